@@ -1,0 +1,41 @@
+# Everything a developer or a machine runs. `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test lint bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+setup: $(VENV)/.ready ## make .venv with the pinned dependencies
+
+$(VENV)/.ready: requirements.lock pyproject.toml tools/system-packages
+	tools/system-packages setup
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup ## run the main job from Dockerfile to running application (KEEP=1 leaves it running)
+	tools/system-packages demo
+	$(BIN)/python examples/demo/demo.py $(if $(KEEP),--keep)
+
+test: setup ## all tests (integration tests need root)
+	tools/system-packages test
+	$(BIN)/python -m pytest tests
+
+lint: setup ## style, types and import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## measure against docker and podman, write docs/benchmarks.md
+	tools/system-packages bench
+	$(BIN)/python bench/run.py
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .demo .bench build dist

@@ -1,0 +1,3 @@
+"""A complete, Docker-compatible container platform."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,26 @@
+"""What a container's root file system is assembled from: read-only layers and a writable one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class LayerMount(msgspec.Struct, frozen=True):
+    """One read-only layer as it lies on disk: an EROFS image file, or a directory tree."""
+
+    kind: Literal["erofs", "dir"]
+    path: str
+
+
+class RootAssembly(msgspec.Struct, frozen=True):
+    """An overlay mount in the making.
+
+    `layers` are ordered from the lowest (the base) to the topmost. `upper` and `work` are absolute
+    directories on one file system; both None make a read-only root.
+    """
+
+    layers: tuple[LayerMount, ...]
+    upper: str | None = None
+    work: str | None = None
