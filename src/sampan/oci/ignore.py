@@ -1,0 +1,205 @@
+"""`.dockerignore` and the wildcards of Dockerfiles: which paths of a build context do not count.
+
+Pure, and used on both sides: the client leaves these files out of what it sends, the builder out of what it
+copies and hashes. Rules: https://docs.docker.com/build/concepts/context/#dockerignore-files; the wildcards are
+those of Go's filepath.Match plus `**`. A pattern that matches a directory matches everything below it; the last
+pattern that matches decides.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from sampan.errors import Invalid
+
+MAX_PATTERNS = 10_000
+_WILD = frozenset("*?[\\")
+
+
+class IgnoreRules:
+    """The rules of one ignore file.
+
+    `keep` names paths that stay in whatever the text says (the client has to send the Dockerfile and
+    `.dockerignore` although they may be ignored). Raises `Invalid` for a malformed pattern.
+    """
+
+    def __init__(self, text: str | bytes = "", *, keep: Iterable[str] = ()) -> None:
+        patterns = parse_patterns(text)
+        patterns += [(True, clean_path(path)) for path in keep]
+        self.patterns: tuple[tuple[bool, str], ...] = tuple(patterns)
+        # From the last group to the first: the first group that matches decides.
+        self._groups = [
+            (negated, _any_of([pattern for _, pattern in group]))
+            for negated, group in groupby(reversed(patterns), key=lambda item: item[0])
+        ]
+        self._returning = [pattern.split("/") for negated, pattern in patterns if negated]
+
+    def __bool__(self) -> bool:
+        return bool(self._groups)
+
+    def excludes(self, path: str, is_dir: bool = False) -> bool:
+        """Whether `path` (relative to the context's root, separated by slashes) is ignored.
+
+        `is_dir` makes no difference to Docker's rules (a trailing slash in a pattern is dropped); it is
+        accepted so that callers need not care.
+        """
+        for negated, matcher in self._groups:
+            if matcher.fullmatch(path):
+                return not negated
+        return False
+
+    def prunes(self, directory: str) -> bool:
+        """Whether `directory` and everything below it is ignored, so that nobody needs to look inside."""
+        if not self.excludes(directory, True):
+            return False
+        parts = directory.split("/")
+        return not any(_may_match_below(pattern, parts) for pattern in self._returning)
+
+
+def parse_patterns(text: str | bytes) -> list[tuple[bool, str]]:
+    """The lines of an ignore file as (negated, cleaned pattern).
+
+    A `#` in the first column starts a comment; blanks around a pattern do not count.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "surrogateescape")
+    patterns: list[tuple[bool, str]] = []
+    for line in text.removeprefix("\ufeff").split("\n"):
+        pattern = line.strip()
+        if line.startswith("#") or not pattern:
+            continue
+        negated = pattern.startswith("!")
+        if negated:
+            pattern = pattern[1:].strip()
+            if not pattern:
+                raise Invalid('illegal exclusion pattern: "!"', hint="write the pattern after the `!`")
+        patterns.append((negated, clean_path(pattern)))
+        if len(patterns) > MAX_PATTERNS:
+            raise Invalid(f"too many ignore patterns: more than {MAX_PATTERNS}")
+    return patterns
+
+
+def clean_path(path: str) -> str:
+    """Go's filepath.Clean, and without a leading slash: patterns count from the context's root."""
+    cleaned = posixpath.normpath(path)
+    return cleaned.lstrip("/") or "/"
+
+
+def has_wildcards(pattern: str) -> bool:
+    """Whether Docker treats this source as a pattern (`*`, `?`, `[`, or an escaping backslash)."""
+    return not _WILD.isdisjoint(pattern)
+
+
+def match_path(pattern: str, path: str) -> bool:
+    """Go's filepath.Match: the whole `path` against `pattern`, where `*` and `?` stop at slashes.
+
+    Raises `Invalid` for a malformed pattern.
+    """
+    return compile_match(pattern).fullmatch(path) is not None
+
+
+def compile_match(pattern: str) -> re.Pattern[str]:
+    """`pattern` of Go's filepath.Match as a regular expression (for `fullmatch`)."""
+    return re.compile(_translate(pattern, double_star=False), re.DOTALL)
+
+
+def _any_of(patterns: Sequence[str]) -> re.Pattern[str]:
+    alternatives = "|".join(dict.fromkeys(_translate_ignore(pattern) for pattern in patterns))
+    return re.compile(f"(?:{alternatives})(?:/.*)?", re.DOTALL)
+
+
+def _translate_ignore(pattern: str) -> str:
+    """`**` matches any number of directories; at the pattern's very start it may end inside a name."""
+    if pattern == ".":
+        return ".*"  # the context itself, and therefore everything below it
+    rest = pattern.removeprefix("**")
+    if rest != pattern and rest and not rest.startswith("/") and not has_wildcards(rest):
+        return ".*" + re.escape(rest)
+    return _translate(pattern, double_star=True)
+
+
+def _translate(pattern: str, *, double_star: bool) -> str:
+    out: list[str] = []
+    index = 0
+    while index < len(pattern):
+        char = pattern[index]
+        index += 1
+        if char == "*":
+            index = _star(pattern, index, out, double_star)
+        elif char == "?":
+            out.append("[^/]")
+        elif char == "[":
+            index = _char_class(pattern, index, out)
+        elif char == "\\":
+            if index == len(pattern):
+                raise _malformed(pattern)
+            out.append(re.escape(pattern[index]))
+            index += 1
+        else:
+            out.append(re.escape(char))
+    return "".join(out)
+
+
+def _star(pattern: str, index: int, out: list[str], double_star: bool) -> int:
+    run = index
+    while run < len(pattern) and pattern[run] == "*":
+        run += 1
+    if not double_star or run == index:
+        out.append("[^/]*")  # several stars in a row mean the same as one
+        return run if not double_star else index
+    if run < len(pattern) and pattern[run] == "/":
+        run += 1
+    out.append(".*" if run == len(pattern) else "(?:.*/)?")
+    return run
+
+
+def _char_class(pattern: str, index: int, out: list[str]) -> int:
+    """`[abc]`, `[a-z]`, `[^a]` with backslash escapes; an empty or unclosed one is malformed."""
+    negated = index < len(pattern) and pattern[index] == "^"
+    if negated:
+        index += 1
+    ranges: list[str] = []
+    while True:
+        if ranges and index < len(pattern) and pattern[index] == "]":
+            break
+        low, index = _class_char(pattern, index)
+        high = low
+        if index < len(pattern) and pattern[index] == "-":
+            high, index = _class_char(pattern, index + 1)
+        if low > high:
+            ranges.append("")  # an empty range matches nothing
+        else:
+            ranges.append(f"{re.escape(low)}-{re.escape(high)}")
+    body = "".join(ranges)
+    if body:
+        out.append(f"[{'^' if negated else ''}{body}]")
+    else:
+        out.append("." if negated else "(?!)")
+    return index + 1
+
+
+def _class_char(pattern: str, index: int) -> tuple[str, int]:
+    if index < len(pattern) and pattern[index] in "-]":
+        raise _malformed(pattern)
+    if index < len(pattern) and pattern[index] == "\\":
+        index += 1
+    if index >= len(pattern):
+        raise _malformed(pattern)
+    return pattern[index], index + 1
+
+
+def _may_match_below(pattern: Sequence[str], directory: Sequence[str]) -> bool:
+    """Whether a pattern could match something below `directory` (or the directory itself)."""
+    for part, name in zip(pattern, directory, strict=False):
+        if "**" in part:
+            return True
+        if not compile_match(part).fullmatch(name):
+            return False
+    return True
+
+
+def _malformed(pattern: str) -> Invalid:
+    return Invalid(f"syntax error in pattern {pattern!r}", hint="an unclosed `[` or a trailing backslash")
