@@ -1,0 +1,198 @@
+"""The values that go into and come out of a control group, and the protocol that both versions implement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sampan.errors import Invalid
+
+UNLIMITED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRule:
+    """One entry of a device policy. `type`: "c", "b" or "a" (both); `major`, `minor`: None is any;
+    `access`: letters of "rwm"."""
+
+    allow: bool
+    type: str = "a"
+    major: int | None = None
+    minor: int | None = None
+    access: str = "rwm"
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """`rate` in bytes or operations per second for the block device `major`:`minor`."""
+
+    major: int
+    minor: int
+    rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceWeight:
+    """`weight` is 10 to 1000."""
+
+    major: int
+    minor: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupLimits:
+    """Limits in the terms of the OCI runtime-spec (config-linux.md, "Control groups"), whatever the version.
+
+    None means "leave as it is"; -1 means unlimited. Memory in bytes (`memory_swap` is memory plus swap),
+    `cpu_quota`, `cpu_period`, `cpu_burst`, `cpu_rt_*` in microseconds, `cpu_shares` 2 to 262144, `blkio_weight` 10 to 1000.
+    `devices`: rules in order, later ones win; an empty tuple leaves the policy as it is.
+    `unified`: file name to value, version 2 only.
+    """
+
+    memory: int | None = None
+    memory_swap: int | None = None
+    memory_reservation: int | None = None
+    memory_swappiness: int | None = None
+    oom_kill_disable: bool | None = None
+    cpu_shares: int | None = None
+    cpu_quota: int | None = None
+    cpu_period: int | None = None
+    cpu_burst: int | None = None
+    cpu_rt_runtime: int | None = None
+    cpu_rt_period: int | None = None
+    cpu_idle: int | None = None
+    cpuset_cpus: str | None = None
+    cpuset_mems: str | None = None
+    pids: int | None = None
+    blkio_weight: int | None = None
+    blkio_weight_devices: tuple[DeviceWeight, ...] = ()
+    read_bps: tuple[Throttle, ...] = ()
+    write_bps: tuple[Throttle, ...] = ()
+    read_iops: tuple[Throttle, ...] = ()
+    write_iops: tuple[Throttle, ...] = ()
+    devices: tuple[DeviceRule, ...] = ()
+    unified: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CpuStats:
+    """Nanoseconds. `per_cpu` is empty where the kernel does not count it (version 2)."""
+
+    total: int = 0
+    user: int = 0
+    system: int = 0
+    per_cpu: tuple[int, ...] = ()
+    periods: int = 0
+    throttled_periods: int = 0
+    throttled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStats:
+    """Bytes. `limit` None is unlimited; `max_usage` None where the kernel does not record it.
+
+    `stat` holds memory.stat as the kernel gives it (its keys differ between the versions, as in Docker's API).
+    """
+
+    usage: int = 0
+    max_usage: int | None = None
+    limit: int | None = None
+    failures: int = 0
+    stat: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PidsStats:
+    """`limit` None is unlimited."""
+
+    current: int = 0
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockIoEntry:
+    """`operation`: "Read", "Write", "Sync", "Async", "Discard", "Total" (version 1), "read", "write" (version 2)."""
+
+    major: int
+    minor: int
+    operation: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupStats:
+    cpu: CpuStats = CpuStats()
+    memory: MemoryStats = MemoryStats()
+    pids: PidsStats = PidsStats()
+    io_service_bytes: tuple[BlockIoEntry, ...] = ()
+    io_serviced: tuple[BlockIoEntry, ...] = ()
+
+
+class Cgroup(Protocol):
+    """One control group (in version 1: the group of this name in every hierarchy).
+
+    Life: `create`, then `enter`/`add`, `update`, …, `kill_all`, `remove`. All calls are synchronous.
+    """
+
+    @property
+    def path(self) -> str:
+        """The group's path below the root(s), without a leading slash."""
+
+    def create(self, limits: CgroupLimits) -> None:
+        """Make the group, with its parents, and apply `limits`; what exists already is taken over.
+
+        Raises `Unsupported` when a limit was asked for that the host can't enforce, `Invalid` for a value the
+        kernel refuses. A group that could not be set up completely is removed again.
+        """
+
+    def update(self, limits: CgroupLimits) -> None:
+        """Apply those limits that are not None. Raises as `create`; `Conflict` when memory in use is in the way."""
+
+    def add(self, pid: int) -> None:
+        """Move a whole process (it may wait for an RCU grace period: several milliseconds).
+
+        Raises `NotFound` when the group or the process does not exist.
+        """
+
+    def enter(self) -> None:
+        """Move the calling process, which must have one thread only: far cheaper than `add` in version 1."""
+
+    def directory(self) -> int | None:
+        """An open directory descriptor for clone3's CLONE_INTO_CGROUP (caller closes it); None in version 1."""
+
+    def pids(self) -> list[int]:
+        """Processes in this group and all below it; empty when there is no such group."""
+
+    def freeze(self) -> None:
+        """Returns when all processes are frozen."""
+
+    def thaw(self) -> None: ...
+
+    def frozen(self) -> bool: ...
+
+    def kill_all(self) -> None:
+        """SIGKILL to every process in the group and below it, those that fork meanwhile included."""
+
+    def stats(self) -> CgroupStats:
+        """Raises `NotFound` when there is no such group."""
+
+    def oom_kills(self) -> int:
+        """How often the OOM killer struck in this group; 0 when there is no such group."""
+
+    def remove(self) -> None:
+        """Remove the group and all below it; no error when it does not exist.
+
+        Waits, at most about 10 s, for dying processes; then raises `Conflict`.
+        """
+
+    def exists(self) -> bool: ...
+
+
+def check_path(path: str) -> str:
+    """The group path without surrounding slashes. Raises `Invalid` for one that could climb out of the root."""
+    parts = [part for part in path.split("/") if part]
+    if not parts or any(part in (".", "..") or "\0" in part or len(part) > 255 for part in parts):
+        raise Invalid(f"invalid cgroup path: {path!r}")
+    return "/".join(parts)
