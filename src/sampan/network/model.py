@@ -1,0 +1,94 @@
+"""The values that travel between the engine and the network package. All are frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from types import MappingProxyType
+
+import msgspec
+
+ANY_IPV4 = "0.0.0.0"  # a published port on every address of the host, as Docker writes it
+ANY_IPV6 = "::"
+
+
+class NetworkSpec(msgspec.Struct, frozen=True):
+    """A bridge network as the engine has stored it.
+
+    `bridge` is the name of the bridge device (at most 15 bytes). `subnet` is in CIDR notation, `gateway`
+    an address in it (the bridge's own). `ip_range` is the part of the subnet that automatic addresses
+    come from (None: all of it), `aux` are addresses that are never given out. `mtu` is in bytes.
+    """
+
+    id: str
+    name: str
+    bridge: str
+    subnet: str
+    gateway: str
+    ip_range: str | None = None
+    aux: tuple[str, ...] = ()
+    internal: bool = False
+    mtu: int = 1500
+    masquerade: bool = True
+    icc: bool = True
+
+
+class EndpointSpec(msgspec.Struct, frozen=True):
+    """One container's place in one network.
+
+    `address` has its prefix length ("172.17.0.2/16"). `gateway` None means no default route through
+    this endpoint (an internal network, or not the container's first one).
+    """
+
+    id: str
+    network_id: str
+    address: str
+    gateway: str | None = None
+    interface: str = "eth0"
+    mac: str = ""  # empty: derived from the address, 02:42:<address>
+
+
+class PortBinding(msgspec.Struct, frozen=True):
+    """One published port.
+
+    As a request: `host_address` "" means all of the host's addresses, IPv4 and IPv6; `host_port` 0 means any
+    free port from the ephemeral range; `host_port_end` > `host_port` means the first free one of a range.
+    As an answer of `publish` the address and the port are definite, and a request for all addresses
+    has become two bindings (0.0.0.0 and ::) where the host has IPv6.
+    """
+
+    container_port: int
+    protocol: str = "tcp"
+    host_address: str = ""
+    host_port: int = 0
+    host_port_end: int = 0
+
+
+class PublishMode(Enum):
+    """How ports are published: by NAT in the kernel, or by a relay process that the host's firewall sees."""
+
+    AUTO = "auto"
+    NAT = "nat"
+    RELAY = "relay"
+
+
+_EMPTY: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+
+class NameRecords(msgspec.Struct, frozen=True):
+    """What one container's name server knows by itself; replaced as a whole when the network changes.
+
+    `addresses`: lower-case name, without the last dot -> IPv4 and IPv6 addresses (shared names have several).
+    `pointers`: address -> name that a reverse look-up answers.
+    `forward`: False on an internal network: nothing is asked outside.
+    """
+
+    addresses: Mapping[str, tuple[str, ...]] = _EMPTY
+    pointers: Mapping[str, str] = MappingProxyType({})
+    forward: bool = True
+
+
+def derived_mac(address: str) -> str:
+    """Docker's MAC for an IPv4 address ("172.17.0.2" or "172.17.0.2/16"): 02:42 and its four bytes."""
+    host = address.partition("/")[0]
+    return "02:42:" + ":".join(f"{int(part):02x}" for part in host.split("."))
