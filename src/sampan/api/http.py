@@ -1,0 +1,375 @@
+"""The HTTP/1.1 server of the Engine API: connections on asyncio, parsed by httptools.
+
+One request at a time per connection. Bytes that arrive while a request is being answered are kept
+unparsed, because after a hijack they belong to whoever took the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable
+from urllib.parse import parse_qs
+
+import httptools
+
+from sampan import __version__
+from sampan.api.messages import (
+    AnyResponse,
+    HijackedResponse,
+    Request,
+    Response,
+    StreamingResponse,
+    json_response,
+)
+from sampan.api.router import API_VERSION
+from sampan.errors import Invalid, SampanError, http_status
+
+log = logging.getLogger(__name__)
+
+MAX_HEADER_BYTES = 64 * 1024
+_BODY_HIGH_WATER = 1024 * 1024
+_PENDING_HIGH_WATER = 256 * 1024
+
+_REASONS = {
+    200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 304: "Not Modified", 400: "Bad Request",
+    401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 409: "Conflict", 500: "Internal Server Error",
+    501: "Not Implemented", 503: "Service Unavailable",
+}  # fmt: skip
+
+_COMMON = (
+    f"Api-Version: {API_VERSION}\r\nDocker-Experimental: false\r\nOstype: linux\r\n"
+    f"Server: Sampan/{__version__} (linux)\r\n"
+)
+
+Dispatch = Callable[[Request], Awaitable[AnyResponse]]
+
+
+class _Message:
+    """One request as it arrives: its head, and the pieces of its body that nobody has taken yet."""
+
+    __slots__ = ("arrived", "body", "complete", "headers", "keep_alive", "request", "size", "url")
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: dict[str, str] = {}
+        self.keep_alive = True
+        self.request: Request | None = None
+        self.body: deque[bytes] = deque()
+        self.size = 0
+        self.complete = False
+        self.arrived = asyncio.Event()
+
+
+class HttpConnection(asyncio.Protocol):
+    """One client connection."""
+
+    def __init__(self, dispatch: Dispatch, connections: set[HttpConnection]) -> None:
+        self._dispatch = dispatch
+        self._connections = connections
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._incoming = _Message()
+        self._waiting: deque[_Message] = deque()
+        self._current: _Message | None = None
+        self._pending = bytearray()
+        self._upgrade_body: int | None = None
+        self._head_size = 0
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._task: asyncio.Task[None] | None = None
+        self._streaming = False
+        self._hijacked = False
+        self._paused = False
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        self._transport = None
+        if self._hijacked:
+            return
+        self._writable.set()
+        if self._current is not None and self._current.request is not None:
+            self._current.arrived.set()
+            self._current.request.closed.set()
+        if self._streaming and self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        if self._upgrade_body is not None:
+            self._take_upgrade_body(data)
+        elif self._current is not None and self._current.complete:
+            self._pending += data
+            if len(self._pending) > _PENDING_HIGH_WATER:
+                self._pause()
+        else:
+            self._feed(data)
+
+    def shut_down(self) -> None:
+        """Close the connection now; a request in progress is cancelled."""
+        if self._task is not None:
+            self._task.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        self._incoming = _Message()
+
+    def on_url(self, url: bytes) -> None:
+        self._incoming.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._incoming.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self._head_size = 0
+        message = self._incoming
+        url = httptools.parse_url(message.url)
+        path = (url.path or b"/").decode("utf-8", "replace")
+        query = parse_qs((url.query or b"").decode("utf-8", "replace"), keep_blank_values=True)
+        method = self._parser.get_method().decode("ascii")
+        message.request = Request(method, path, query, message.headers, self)
+        message.keep_alive = self._parser.should_keep_alive() and "upgrade" not in message.headers
+        if self._current is None:
+            self._begin(message)
+        else:
+            self._waiting.append(message)
+
+    def on_body(self, body: bytes) -> None:
+        message = self._incoming
+        message.body.append(body)
+        message.size += len(body)
+        if message.size > _BODY_HIGH_WATER:
+            self._pause()
+        message.arrived.set()
+
+    def on_message_complete(self) -> None:
+        self._incoming.complete = True
+        self._incoming.arrived.set()
+
+    # Connection, for Request
+
+    async def read_body(self) -> bytes:
+        """The next piece of the body, b"" at its end."""
+        message = self._current
+        if message is None:
+            return b""
+        while not message.body:
+            if message.complete:
+                return b""
+            if self._transport is None:
+                raise ConnectionResetError("the client closed the connection in the middle of the request")
+            message.arrived.clear()
+            await message.arrived.wait()
+        chunk = message.body.popleft()
+        message.size -= len(chunk)
+        if message.size < _BODY_HIGH_WATER // 2:
+            self._resume()
+        return chunk
+
+    async def take_socket(self, head: bytes) -> tuple[socket.socket, bytes]:
+        while await self.read_body():
+            pass  # what was not read of the request is not the stream's
+        transport = self._transport
+        if transport is None:
+            raise ConnectionResetError("the client closed the connection")
+        transport.set_write_buffer_limits(high=0)
+        self._write(head)
+        await self._writable.wait()
+        transport.pause_reading()
+        self._hijacked = True
+        original = transport.get_extra_info("socket")
+        taken = socket.socket(fileno=os.dup(original.fileno()))
+        transport.abort()  # closes the descriptor without shutting the connection down
+        return taken, bytes(self._pending)
+
+    # Answering
+
+    def _begin(self, message: _Message) -> None:
+        self._current = message
+        if message.headers.get("expect", "").lower() == "100-continue":
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if message.request is not None:
+            self._task = asyncio.get_running_loop().create_task(self._answer(message.request))
+
+    async def _answer(self, request: Request) -> None:
+        response: AnyResponse
+        try:
+            response = await self._dispatch(request)
+        except SampanError as error:
+            if self._hijacked:
+                log.warning(
+                    "%s %s failed after its connection was taken: %s", request.method, request.path, error
+                )
+                return
+            response = error_response(error)
+        except ConnectionError:
+            self._close()
+            return
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            response = json_response({"message": "internal error, see the daemon's log"}, 500)
+        if isinstance(response, HijackedResponse) or self._hijacked:
+            return
+        if isinstance(response, StreamingResponse):
+            await self._send_stream(request, response)
+        else:
+            self._send(request, response)
+        await self._next_request()
+
+    def _send(self, request: Request, response: Response) -> None:
+        bodyless = response.status in (204, 304)
+        length = "" if bodyless else f"Content-Length: {len(response.body)}\r\n"
+        content_type = "" if bodyless or not response.body else f"Content-Type: {response.content_type}\r\n"
+        head = self._head(response.status, response.headers, content_type + length)
+        self._write(head + (b"" if bodyless or request.method == "HEAD" else response.body))
+
+    async def _send_stream(self, request: Request, response: StreamingResponse) -> None:
+        head = self._head(
+            response.status,
+            response.headers,
+            f"Content-Type: {response.content_type}\r\nTransfer-Encoding: chunked\r\n",
+        )
+        self._streaming = True
+        try:
+            if response.flush_headers:
+                self._write(head)
+                head = b""
+            async for chunk in response.chunks:
+                if chunk:
+                    self._write(b"%s%x\r\n%s\r\n" % (head, len(chunk), chunk))
+                    head = b""
+                    await self._writable.wait()
+            self._write(head + b"0\r\n\r\n")
+        except SampanError as error:
+            if head:
+                self._send(request, error_response(error))
+            else:
+                log.warning("%s %s broke off: %s", request.method, request.path, error)
+                self._close()
+        except ConnectionError:
+            self._close()
+        except Exception:
+            log.exception("%s %s broke off", request.method, request.path)
+            self._close()
+        finally:
+            self._streaming = False
+            close = getattr(response.chunks, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _next_request(self) -> None:
+        if self._current is None or not self._current.keep_alive or self._transport is None:
+            self._close()
+            return
+        while await self.read_body():
+            pass  # an unread body would be taken for the next request
+        self._current = None
+        self._task = None
+        self._resume()
+        if self._waiting:
+            self._begin(self._waiting.popleft())
+        elif self._pending:
+            data = bytes(self._pending)
+            self._pending.clear()
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        self._head_size += len(data) if self._current is None else 0
+        try:
+            self._parser.feed_data(data)
+            if self._head_size > MAX_HEADER_BYTES and self._current is None:
+                raise Invalid(f"request head is larger than {MAX_HEADER_BYTES} bytes")
+        except httptools.HttpParserUpgrade as upgrade:
+            # The parser leaves the body of a request for an upgrade to its caller.
+            length = self._incoming.headers.get("content-length", "0")
+            self._upgrade_body = int(length) if length.isdecimal() and len(length) < 10 else 0
+            self._take_upgrade_body(data[upgrade.args[0] :])
+        except (httptools.HttpParserError, Invalid) as error:
+            if self._current is None:
+                self._write(self._head(400, {}, "Content-Length: 0\r\n"))
+            log.info("malformed HTTP request: %s", error)
+            self._close()
+
+    def _take_upgrade_body(self, data: bytes) -> None:
+        left = self._upgrade_body or 0
+        if left and data:
+            self.on_body(data[:left])
+        self._upgrade_body = max(left - len(data), 0)
+        if not self._upgrade_body:
+            self._upgrade_body = None
+            self.on_message_complete()
+            self._pending += data[left:]
+
+    def _head(self, status: int, headers: dict[str, str], more: str) -> bytes:
+        extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        keep_alive = self._current is not None and self._current.keep_alive
+        connection = "" if keep_alive else "Connection: close\r\n"
+        reason = _REASONS.get(status, "")
+        return f"HTTP/1.1 {status} {reason}\r\n{_COMMON}{more}{extra}{connection}\r\n".encode(
+            "latin-1", "replace"
+        )
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _pause(self) -> None:
+        if self._transport is not None and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._transport is not None and self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+
+def error_response(error: SampanError) -> Response:
+    """Docker's error body; a hint follows the message on a line of its own."""
+    message = f"{error.message}\n{error.hint}" if error.hint else error.message
+    return json_response({"message": message}, http_status(error))
+
+
+class HttpServer:
+    """Listening sockets and the connections accepted on them."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+        self._connections: set[HttpConnection] = set()
+        self._servers: list[asyncio.Server] = []
+
+    async def listen(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        factory = lambda: HttpConnection(self._dispatch, self._connections)  # noqa: E731
+        if sock.family == socket.AF_UNIX:
+            # The socket file is the daemon's (it holds the root's lock); asyncio must not judge it.
+            self._servers.append(await loop.create_unix_server(factory, sock=sock, backlog=512))
+        else:
+            self._servers.append(await loop.create_server(factory, sock=sock, backlog=512))
+
+    async def close(self) -> None:
+        for server in self._servers:
+            server.close()
+        for connection in tuple(self._connections):
+            connection.shut_down()

@@ -1,0 +1,30 @@
+"""The engine: one service per noun, each the only writer of its noun's state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sampan.engine.builds import Builds
+    from sampan.engine.containers import Containers
+    from sampan.engine.events import EventBus
+    from sampan.engine.execs import Execs
+    from sampan.engine.images import Images
+    from sampan.engine.networks import Networks
+    from sampan.engine.settings import Settings
+    from sampan.engine.system import System
+    from sampan.engine.volumes import Volumes
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    settings: Settings
+    events: EventBus
+    containers: Containers
+    execs: Execs
+    images: Images
+    volumes: Volumes
+    networks: Networks
+    builds: Builds
+    system: System

@@ -1,0 +1,52 @@
+"""What the engine is told at its start; values only (the daemon reads files and flags)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`root` outlives a reboot, `run` does not. `instance` tells engines on one host apart."""
+
+    root: Path = Path("/var/lib/sampan")
+    run: Path = Path("/run/sampan")
+    instance: str = "sampan0"
+    """Name of the default bridge, and part of the names of everything made on the host."""
+    default_subnet: str | None = None
+    """CIDR of the default bridge with the gateway's address; None takes the first free pool."""
+    address_pools: tuple[tuple[str, int], ...] = ()
+    """(base CIDR, prefix length of each subnet) for networks made without a subnet; () is Docker's."""
+    cgroup_parent: str = "/sampan"
+    port_mode: str = "auto"
+    """How ports are published: auto, nat or relay (docs/architecture.md, "Ports")."""
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    mtu: int = 1500
+    log_driver: str = "json-file"
+    log_options: dict[str, str] = field(default_factory=dict)
+    """Options for containers that choose none; rotation is on without any (10 MiB, 3 files)."""
+    insecure_registries: tuple[str, ...] = ()
+    registry_mirrors: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Registry host -> base URLs that are tried first."""
+    registry_certs: Path = Path("/etc/docker/certs.d")
+    max_concurrent_downloads: int = 3
+    max_concurrent_uploads: int = 5
+    init_by_default: bool = False
+    shutdown_timeout: int = 15
+    labels: tuple[str, ...] = ()
+    debug: bool = False
+
+    @property
+    def containers_dir(self) -> Path:
+        return self.root / "containers"
+
+    @property
+    def containers_run_dir(self) -> Path:
+        return self.run / "containers"
+
+    @property
+    def socket(self) -> Path:
+        return self.run / "sampan.sock"

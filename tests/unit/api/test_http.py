@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from sampan.api.http import HttpServer
+from sampan.api.messages import (
+    AnyResponse,
+    HijackedResponse,
+    Request,
+    Response,
+    StreamingResponse,
+    json_response,
+)
+from sampan.errors import NotFound
+
+
+def exchange(
+    handler: Callable[[Request], Awaitable[AnyResponse]], *parts: bytes, until: bytes = b""
+) -> bytes:
+    """Send `parts` one after the other; everything the server answers until it closes or `until` is seen."""
+
+    async def main() -> bytes:
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        server = HttpServer(handler)
+        await server.listen(listener)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            async with asyncio.timeout(10):
+                for part in parts:
+                    writer.write(part)
+                    await writer.drain()
+                if until:
+                    return await reader.readuntil(until)
+                return await reader.read()
+        finally:
+            writer.close()
+            await server.close()
+
+    return asyncio.run(main())
+
+
+async def say_path(request: Request) -> AnyResponse:
+    return Response(body=request.path.encode(), content_type="text/plain")
+
+
+def test_requests_on_one_connection_are_answered_in_their_order_also_when_pipelined() -> None:
+    answer = exchange(
+        say_path,
+        b"GET /one HTTP/1.1\r\nHost: x\r\n\r\nGET /two HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    )
+    assert answer.count(b"HTTP/1.1 200 OK") == 2
+    assert answer.index(b"/one") < answer.index(b"/two")
+
+
+def test_a_raised_error_becomes_dockers_body_with_the_status_of_its_kind() -> None:
+    async def fail(request: Request) -> AnyResponse:
+        raise NotFound("No such container: x")
+
+    answer = exchange(fail, b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 404 Not Found\r\n")
+    assert answer.endswith(b'{"message":"No such container: x"}\n')
+
+
+def test_an_unexpected_error_does_not_show_its_insides() -> None:
+    async def fail(request: Request) -> AnyResponse:
+        raise KeyError("secret")
+
+    answer = exchange(fail, b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert b"secret" not in answer
+
+
+def test_a_body_sent_in_pieces_reaches_the_handler_whole() -> None:
+    async def echo(request: Request) -> AnyResponse:
+        return Response(body=await request.body())
+
+    answer = exchange(
+        echo,
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhel",
+        b"lo\r\n3\r\n wo\r\n0\r\n\r\n",
+    )
+    assert answer.endswith(b"\r\n\r\nhello wo")
+
+
+def test_a_body_over_the_limit_is_refused() -> None:
+    async def small(request: Request) -> AnyResponse:
+        return Response(body=await request.body(limit=4))
+
+    answer = exchange(small, b"POST / HTTP/1.1\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_request_head_without_end_is_refused() -> None:
+    answer = exchange(say_path, b"GET / HTTP/1.1\r\n" + b"X-A: " + b"a" * 70_000)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_body_that_nobody_read_does_not_spoil_the_next_request() -> None:
+    answer = exchange(
+        say_path,
+        b"POST /one HTTP/1.1\r\nContent-Length: 9\r\n\r\nGET /evil",
+        b"GET /two HTTP/1.1\r\nConnection: close\r\n\r\n",
+    )
+    assert answer.count(b"HTTP/1.1 200 OK") == 2
+    assert b"/evil" not in answer
+
+
+def test_a_stream_sends_its_status_only_with_the_first_chunk() -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        raise NotFound("no such image")
+        yield b""
+
+    async def handler(request: Request) -> AnyResponse:
+        return StreamingResponse(broken())
+
+    answer = exchange(handler, b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 404 ")
+
+
+def test_a_stream_that_flushes_its_head_answers_before_there_is_a_chunk() -> None:
+    async def silent() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async def handler(request: Request) -> AnyResponse:
+        return StreamingResponse(silent(), flush_headers=True)
+
+    answer = exchange(handler, b"GET / HTTP/1.1\r\n\r\n", until=b"\r\n\r\n")
+    assert b"Transfer-Encoding: chunked" in answer
+
+
+def test_a_streams_iterator_is_closed_when_the_client_goes_away() -> None:
+    closed = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    async def handler(request: Request) -> AnyResponse:
+        return StreamingResponse(endless())
+
+    async def main() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = HttpServer(handler)
+        await server.listen(listener)
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await reader.readuntil(b"first")
+        writer.close()
+        async with asyncio.timeout(10):
+            await closed.wait()
+        await server.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("upgrade", [True, False])
+def test_a_hijacked_connection_is_handed_over_with_what_was_read_already(upgrade: bool) -> None:
+    async def handler(request: Request) -> AnyResponse:
+        taken = await request.hijack()
+        with taken.socket as sock:
+            sock.setblocking(True)
+            sock.sendall(b"got:" + taken.preread)
+        return HijackedResponse()
+
+    fields = b"Connection: Upgrade\r\nUpgrade: tcp\r\n" if upgrade else b""
+    early = b"early" if upgrade else b""
+    answer = exchange(handler, b"POST /attach HTTP/1.1\r\n" + fields + b"Content-Length: 2\r\n\r\n{}" + early)
+    status = b"HTTP/1.1 101 UPGRADED" if upgrade else b"HTTP/1.1 200 OK"
+    assert answer.startswith(status)
+    assert answer.endswith(b"got:early" if upgrade else b"got:")
+
+
+def test_filters_are_read_in_both_of_dockers_forms() -> None:
+    async def handler(request: Request) -> AnyResponse:
+        return json_response(request.filters())
+
+    for text in ('{"label":["a=b"]}', '{"label":{"a=b":true}}'):
+        quoted = text.replace('"', "%22").replace("{", "%7B").replace("}", "%7D").replace("=", "%3D")
+        answer = exchange(handler, f"GET /?filters={quoted} HTTP/1.1\r\nConnection: close\r\n\r\n".encode())
+        assert answer.endswith(b'{"label":["a=b"]}\n')
