@@ -1,0 +1,140 @@
+"""The engine's side of the launcher: starts it, and asks it for containers."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from sampan.errors import Internal, Unavailable
+from sampan.oci.rootfs import RootAssembly
+from sampan.runtime import wire
+from sampan.runtime.failure import Failure
+from sampan.runtime.messages import (
+    CreateCall,
+    Created,
+    CreateRequest,
+    Done,
+    ExecCall,
+    ExecRequest,
+    LauncherAnswer,
+    LauncherCall,
+    OpenRootCall,
+    ReleaseLayersCall,
+)
+
+_ANSWERS: Final[wire.Codec[Created | Done | Failure]] = wire.Codec(LauncherAnswer)
+_READY: Final[wire.Codec[Done | Failure]] = wire.Codec(Done | Failure)
+
+
+class LauncherClient:
+    """Thread-safe and blocking; any number of calls may be under way at once.
+
+    A call's answer comes on a socket of its own, mostly straight from the shim that was made for it, so that
+    no call waits for another's container. Every method raises the `SampanError` that the other side met, and
+    `Unavailable` when it is gone.
+    """
+
+    def __init__(self, sock: socket.socket, process: subprocess.Popen[bytes] | None = None) -> None:
+        self._socket = sock
+        self._process = process
+        self._send_lock = threading.Lock()
+
+    @classmethod
+    def start(cls, run_dir: Path, command: Sequence[str]) -> LauncherClient:
+        """Start a launcher and wait until it serves.
+
+        `command` is its argv up to its own arguments (`python -m sampan.daemon.launcher`); `run_dir` is
+        made when absent. The launcher ends when this client is closed or its process dies; containers live on.
+        """
+        run_dir.mkdir(parents=True, exist_ok=True)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            process = subprocess.Popen(
+                [*command, "--run-dir", str(run_dir), "--socket", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        client = cls(ours, process)
+        try:
+            ready, _ = _READY.receive(ours)
+            if ready is None:
+                raise Unavailable(
+                    "the launcher ended while it started", hint="its messages are on standard error"
+                )
+            if isinstance(ready, Failure):
+                raise ready.error()
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    @property
+    def pid(self) -> int:
+        """The launcher's process id; 0 when it was not started here."""
+        return self._process.pid if self._process else 0
+
+    def create(
+        self,
+        request: CreateRequest,
+        stdio: tuple[int, int, int] | None = None,
+        network: int | None = None,
+    ) -> Created:
+        """Make a container up to the point where its init waits before execve (`ShimClient.start` lets it go).
+
+        `stdio`: descriptors that the container uses directly (no log, no attach). `network`: a descriptor of
+        its network namespace, instead of a path in the specification. All stay the caller's.
+        """
+        descriptors = [*(stdio or ()), *(() if network is None else (network,))]
+        call = CreateCall(request, stdio is not None, network is not None)
+        return self._created(call, descriptors)
+
+    def exec(self, request: ExecRequest, stdio: tuple[int, int, int] | None = None) -> Created:
+        """A further process in a container; it waits for `ShimClient.start` (with its own run directory) too."""
+        return self._created(ExecCall(request, stdio is not None), stdio or ())
+
+    def open_root(self, assembly: RootAssembly) -> int:
+        """A directory descriptor of a detached mount of `assembly`; closing it is all the cleaning up."""
+        answer, descriptors = self._call(OpenRootCall(assembly))
+        if not isinstance(answer, Done) or len(descriptors) != 1:
+            wire.close_all(descriptors)
+            raise Internal("the launcher answered without a descriptor")
+        return descriptors[0]
+
+    def release_layers(self, paths: Sequence[str]) -> None:
+        """Unmount layers that are going to be removed. Containers that use one keep it."""
+        _, descriptors = self._call(ReleaseLayersCall(tuple(paths)))
+        wire.close_all(descriptors)
+
+    def close(self) -> None:
+        """End the launcher, and wait for its end. Containers live on."""
+        self._socket.close()
+        if self._process is not None:
+            self._process.wait()
+
+    def _created(self, call: LauncherCall, descriptors: Sequence[int]) -> Created:
+        answer, received = self._call(call, descriptors)
+        wire.close_all(received)
+        if not isinstance(answer, Created):
+            raise Internal("the launcher answered another question")
+        return answer
+
+    def _call(self, call: LauncherCall, descriptors: Sequence[int] = ()) -> tuple[Created | Done, list[int]]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs, self._send_lock:
+                wire.send(self._socket, call, (theirs.fileno(), *descriptors))
+            answer, received = _ANSWERS.receive(ours)
+        if answer is None:
+            raise Unavailable(
+                "the container's launcher or shim ended without an answer",
+                hint="its messages are on the daemon's standard error",
+            )
+        if isinstance(answer, Failure):
+            wire.close_all(received)
+            raise answer.error()
+        return answer, received

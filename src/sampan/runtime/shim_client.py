@@ -1,0 +1,155 @@
+"""The engine's side of a shim: start, attach, resize, kill, and the end of a container or an exec."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from sampan.errors import Conflict, Internal, NotFound, Unavailable
+from sampan.runtime import wire
+from sampan.runtime.failure import Failure
+from sampan.runtime.messages import (
+    EXIT_FILE,
+    SHIM_SOCKET,
+    Attach,
+    AttachOptions,
+    Done,
+    ExitRecord,
+    Kill,
+    Resize,
+    ShimAnswer,
+    ShimCall,
+    Start,
+    Subscribe,
+)
+
+_ANSWERS: Final[wire.Codec[Done | Failure]] = wire.Codec(ShimAnswer)
+_EXITS: Final[wire.Codec[ExitRecord]] = wire.Codec(ExitRecord)
+
+
+def read_exit(run_dir: Path) -> ExitRecord | None:
+    """What the shim recorded at the end, or None when there is no (whole) record. Raises `Internal` when it is malformed."""
+    try:
+        raw = (run_dir / EXIT_FILE).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=ExitRecord)
+    except msgspec.MsgspecError as error:
+        raise Internal(f"malformed exit record {run_dir / EXIT_FILE}: {error}") from error
+
+
+class ShimClient:
+    """A connection to one shim. Thread-safe; calls are answered at once, except `wait`.
+
+    Every method raises the `SampanError` that the shim met, and `Unavailable` when it is gone.
+    """
+
+    def __init__(self, run_dir: Path, control: socket.socket) -> None:
+        self._run_dir = run_dir
+        self._control = control
+        self._lock = threading.Lock()
+        self._exit_lock = threading.Lock()
+        self._exit: ExitRecord | None = None
+        self._events, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._call(Subscribe(), theirs.fileno())
+
+    @classmethod
+    def connect(cls, run_dir: Path) -> ShimClient:
+        """Raises `NotFound` when no shim listens there (then `read_exit` knows how it ended)."""
+        control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                # A socket's address has room for 107 bytes only; run directories may be longer.
+                control.connect(f"/proc/self/fd/{directory}/{SHIM_SOCKET}")
+            finally:
+                os.close(directory)
+            return cls(run_dir, control)
+        except (FileNotFoundError, ConnectionError, Unavailable) as error:
+            control.close()
+            raise NotFound(f"no shim listens in {run_dir}") from error
+        except BaseException:
+            control.close()
+            raise
+
+    def start(self) -> None:
+        """Let the process go on to its execve; returns when that succeeded.
+
+        Raises `ExecFailed` (with `exit_code` 126 or 127) when it did not; the shim then ends, having recorded it.
+        """
+        self._call(Start())
+
+    def attach(self, connection_fd: int, preread: bytes, options: AttachOptions) -> None:
+        """Hand a client's connection to the shim, which serves it from then on (it gets a duplicate).
+
+        Clients attached before `start` get every byte of output. The shim closes its duplicate after the
+        last byte at the end of the process, or when the client detaches.
+        """
+        self._call(Attach(preread, options), connection_fd)
+
+    def resize(self, height: int, width: int) -> None:
+        """Rows and columns; `Invalid` without a terminal."""
+        self._call(Resize(height, width))
+
+    def kill(self, signal: int) -> None:
+        """Signal the container's init (or the exec's process); `Conflict` when it has ended."""
+        try:
+            self._call(Kill(signal))
+        except Unavailable as error:
+            raise Conflict("the process has ended") from error
+
+    def fileno(self) -> int:
+        """Readable when the process has ended (then `exit_nowait` gives the record). For `loop.add_reader`."""
+        return self._events.fileno()
+
+    def exit_nowait(self) -> ExitRecord | None:
+        """The record of the end, or None while the process lives."""
+        with self._exit_lock:
+            if self._exit is None and select.select([self._events], [], [], 0)[0]:
+                self._exit = self._receive_exit()
+            return self._exit
+
+    def wait(self) -> ExitRecord:
+        """Block until the process has ended."""
+        with self._exit_lock:
+            if self._exit is None:
+                self._exit = self._receive_exit()
+            return self._exit
+
+    def close(self) -> None:
+        """Leave; the shim and the process go on."""
+        self._control.close()
+        self._events.close()
+
+    def _receive_exit(self) -> ExitRecord:
+        try:
+            record, _ = _EXITS.receive(self._events)
+        except ConnectionError:
+            record = None
+        if record is None:
+            record = read_exit(self._run_dir)
+        if record is None:
+            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+            return ExitRecord(137, now, error="the container's shim was killed; its exit code is not known")
+        return record
+
+    def _call(self, call: ShimCall, descriptor: int | None = None) -> None:
+        with self._lock:
+            try:
+                wire.send(self._control, call, () if descriptor is None else (descriptor,))
+                answer, _ = _ANSWERS.receive(self._control)
+            except ConnectionError as error:
+                raise Unavailable("the container's shim is gone") from error
+        if answer is None:
+            raise Unavailable("the container's shim is gone")
+        if isinstance(answer, Failure):
+            raise answer.error()
