@@ -1,9 +1,9 @@
 """`.dockerignore` and the wildcards of Dockerfiles: which paths of a build context do not count.
 
-Pure, and used on both sides: the client leaves these files out of what it sends, the builder out of what it
-copies and hashes. Rules: https://docs.docker.com/build/concepts/context/#dockerignore-files; the wildcards are
-those of Go's filepath.Match plus `**`. A pattern that matches a directory matches everything below it; the last
-pattern that matches decides.
+Pure, and used on both sides: the client leaves these files out of what it sends, the builder out of what
+it copies and hashes. Rules: https://docs.docker.com/build/concepts/context/#dockerignore-files; the
+wildcards are those of Go's filepath.Match plus `**`. A pattern that matches a directory matches everything
+below it; the last pattern that matches decides.
 """
 
 from __future__ import annotations

@@ -1,0 +1,144 @@
+"""What the builder needs done by somebody who has layers, snapshots, images and a runtime.
+
+The engine implements `Worker` on the real storage and launcher; `sampan.testing.fake_worker` does on plain
+directories. All methods block and are called in threads; several builds use one worker at the same time.
+
+Life of a step that changes files:
+
+    snapshot = create_snapshot(diff_ids)          a writable layer on top of what exists
+    run(...)  or  fd = open_root(...); write; close(fd)
+    layer = adopt_snapshot(snapshot)              its upper directory becomes a layer; the snapshot is gone
+    remove_snapshot(snapshot)                     instead, when the step failed or was cancelled
+
+A descriptor of `open_root` must be closed before its snapshot is adopted or removed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from sampan.build.model import BuildEvent, RunLimits
+from sampan.oci.digest import Digest
+from sampan.oci.image import ImageConfig
+from sampan.oci.reference import Reference
+from sampan.storage.layers import Layer
+
+Report = Callable[[BuildEvent], None]
+
+EMPTY_LAYER = Digest("sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef")
+"""The diff-id of a tar with no entry (1024 zero bytes): Docker leaves such layers out of an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseImage:
+    id: Digest
+    config: ImageConfig
+    diff_ids: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunMount:
+    """A mount for one RUN.
+
+    bind: `source` is an absolute path on the host, a directory or a file; nothing is created there.
+    tmpfs: `size` in bytes (0: the kernel's default), `mode` of its root.
+    The mount point is created in the container's root when it is missing.
+    """
+
+    kind: Literal["bind", "tmpfs"]
+    target: str
+    source: str = ""
+    readonly: bool = False
+    size: int = 0
+    mode: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A process to run to its end in a snapshot.
+
+    `user` is the text of USER ("name", "uid", "name:group", ...), resolved by the worker in the root's
+    /etc/passwd and /etc/group. `network`: "" or "default" (bridge), "none", "host", or a network's name.
+    `extra_hosts`: "name:address". `shm_size` in bytes, 0 is the default (64 MiB).
+    """
+
+    snapshot_id: str
+    diff_ids: tuple[Digest, ...]
+    args: tuple[str, ...]
+    env: tuple[str, ...]
+    cwd: str
+    user: str = ""
+    network: str = ""
+    mounts: tuple[RunMount, ...] = ()
+    shm_size: int = 0
+    limits: RunLimits = RunLimits()
+    extra_hosts: tuple[str, ...] = ()
+    hostname: str = ""
+
+
+class Worker(Protocol):
+    def resolve_image(
+        self, reference: str, *, pull: bool, platform: str | None, report: Report, cancelled: threading.Event
+    ) -> BaseImage:
+        """The image called `reference`; pulled when it is missing, or always with `pull`.
+
+        Also accepts an image id or its prefix, as `docker build` does in FROM. Raises `NotFound` ("pull access
+        denied ...", Docker's words) when there is none.
+        """
+        ...
+
+    def has_layer(self, diff_id: Digest) -> bool:
+        """Whether the layer is on disk; asked for before a cache entry is believed."""
+        ...
+
+    def has_image(self, image_id: Digest) -> bool: ...
+
+    def create_snapshot(self, diff_ids: Sequence[Digest]) -> str:
+        """A new writable layer on top of `diff_ids` (lowest first; may be empty: scratch)."""
+        ...
+
+    def open_root(self, diff_ids: Sequence[Digest], snapshot_id: str | None) -> int:
+        """A directory descriptor of the assembled root, usable with `dir_fd=`; the caller closes it.
+
+        Read-only when `snapshot_id` is None. Nothing else may use the snapshot while it is open.
+        """
+        ...
+
+    def run(
+        self, request: RunRequest, output: Callable[[int, bytes], None], cancelled: threading.Event
+    ) -> int:
+        """Run the process to its end; its exit status (128 + n when signal n ended it).
+
+        `output(stream, data)` gets what it writes, stream 1 or 2, in order, from the calling thread. When
+        `cancelled` is set the process is killed and the call returns soon. A command that can't be executed
+        raises a `SampanError` with the runtime's words, or returns 126/127. The mount points and files that the
+        runtime makes for itself (/etc/hosts, /etc/resolv.conf, /dev, ...) must not stay in the snapshot.
+        """
+        ...
+
+    def adopt_snapshot(self, snapshot_id: str) -> Layer:
+        """The snapshot's changes become a layer, moved and not copied; the snapshot is gone afterwards.
+
+        A snapshot without changes gives the layer `EMPTY_LAYER`, and nothing needs to be stored for it.
+        """
+        ...
+
+    def remove_snapshot(self, snapshot_id: str) -> None:
+        """Throw the changes away; no error when it is gone already."""
+        ...
+
+    def cache_directory(self, cache_id: str) -> str:
+        """The host's path of the directory behind `RUN --mount=type=cache,id=...`; made when missing."""
+        ...
+
+    def create_image(self, config: ImageConfig, parent: Digest | None) -> Digest:
+        """Store an image whose layers exist; its id is the digest of the encoded configuration.
+
+        Making one that exists already changes nothing. `parent` is the image that FROM named.
+        """
+        ...
+
+    def tag(self, image_id: Digest, reference: Reference) -> None: ...
