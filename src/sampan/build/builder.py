@@ -20,8 +20,8 @@ class Builder:
     ) -> Digest:
         """Build the image and tag it; its id.
 
-        `context_fd` is a directory descriptor of the unpacked context; it stays the caller's. Blocks; `report`
-        is called from this thread. Raises `DockerfileError`, `RunFailed` (with `exit_code`), `BuildCancelled`,
+        `context_fd` is a directory descriptor of the unpacked context; it stays the caller's. Blocks;
+        `report` is called from this thread. Raises `DockerfileError`, `RunFailed` (with `exit_code`), `BuildCancelled`,
         `NotFound`, `Invalid`, ...; nothing half-made remains then.
         """
         raise NotImplementedError

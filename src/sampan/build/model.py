@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from sampan.errors import Invalid
 from sampan.oci.digest import Digest
 from sampan.oci.reference import Reference
 
@@ -107,6 +108,10 @@ class Plan:
     global_args: dict[str, str]
     names: dict[str, int]
     """Stage name -> index in the Dockerfile."""
+    every_stage: dict[int, Stage]
+    """All of the Dockerfile's stages: a base image's ONBUILD trigger may ask for any."""
+    platform_args: dict[str, str]
+    """TARGETPLATFORM and its like; a stage sees them after a bare ARG."""
     escape: str
 
     @property
@@ -116,6 +121,19 @@ class Plan:
     @property
     def step_count(self) -> int:
         return len(self.global_instructions) + sum(1 + len(stage.instructions) for stage in self.stages)
+
+    def stage_called(self, origin: str) -> int | None:
+        """The index behind `--from=origin`, or None when it can only be an image.
+
+        Raises `Invalid` for an index that no stage has.
+        """
+        if origin.lower() in self.names:
+            return self.names[origin.lower()]
+        if not (origin.isascii() and origin.isdecimal()):
+            return None
+        if len(origin) > 6 or int(origin) not in self.every_stage:
+            raise Invalid(f"invalid stage index {origin}")
+        return int(origin)
 
 
 MountKind = Literal["bind", "cache", "tmpfs", "secret", "ssh"]
@@ -222,7 +240,7 @@ class BuildRequest:
     network: str = ""
     extra_hosts: tuple[str, ...] = ()
     shm_size: int = 0
-    limits: RunLimits = RunLimits()
+    limits: RunLimits = field(default_factory=RunLimits)
 
 
 class BuildEvent(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from sampan.build.model import BuildEvent, RunLimits
@@ -74,7 +74,7 @@ class RunRequest:
     network: str = ""
     mounts: tuple[RunMount, ...] = ()
     shm_size: int = 0
-    limits: RunLimits = RunLimits()
+    limits: RunLimits = field(default_factory=RunLimits)
     extra_hosts: tuple[str, ...] = ()
     hostname: str = ""
 
@@ -85,8 +85,8 @@ class Worker(Protocol):
     ) -> BaseImage:
         """The image called `reference`; pulled when it is missing, or always with `pull`.
 
-        Also accepts an image id or its prefix, as `docker build` does in FROM. Raises `NotFound` ("pull access
-        denied ...", Docker's words) when there is none.
+        Also accepts an image id or its prefix, as `docker build` does in FROM. Raises `NotFound`
+        ("pull access denied ...", Docker's words) when there is none.
         """
         ...
 
@@ -113,9 +113,10 @@ class Worker(Protocol):
         """Run the process to its end; its exit status (128 + n when signal n ended it).
 
         `output(stream, data)` gets what it writes, stream 1 or 2, in order, from the calling thread. When
-        `cancelled` is set the process is killed and the call returns soon. A command that can't be executed
-        raises a `SampanError` with the runtime's words, or returns 126/127. The mount points and files that the
-        runtime makes for itself (/etc/hosts, /etc/resolv.conf, /dev, ...) must not stay in the snapshot.
+        `cancelled` is set the process is killed and the call returns soon. A command that can't be
+        executed raises a `SampanError` with the runtime's words, or returns 126/127. HOME is set from
+        /etc/passwd when the environment has none. The mount points and files that the runtime makes for
+        itself (/etc/hosts, /etc/resolv.conf, /dev, ...) must not stay in the snapshot.
         """
         ...
 

@@ -1,0 +1,111 @@
+"""Pure checks of an instruction's shape: its flags and how many arguments it takes, in Docker's words."""
+
+from __future__ import annotations
+
+import difflib
+
+from sampan.build.errors import DockerfileError
+from sampan.build.model import Instruction
+
+_FLAGS: dict[str, frozenset[str]] = {
+    "FROM": frozenset({"platform"}),
+    "RUN": frozenset({"mount", "network", "security", "device"}),
+    "COPY": frozenset({"from", "chown", "chmod", "link", "parents", "exclude"}),
+    "ADD": frozenset({"chown", "chmod", "link", "keep-git-dir", "checksum", "exclude", "unpack"}),
+    "HEALTHCHECK": frozenset({"interval", "timeout", "start-period", "start-interval", "retries"}),
+}
+_BOOLEAN = frozenset({"link", "parents", "keep-git-dir", "unpack"})
+_REPEATABLE = frozenset({"mount", "exclude", "device"})
+_TRUTH = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
+
+_EXACTLY_ONE = frozenset({"MAINTAINER", "ONBUILD", "STOPSIGNAL", "USER", "WORKDIR"})
+_AT_LEAST_ONE = frozenset({"ARG", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "SHELL", "VOLUME"})
+
+
+class Flags:
+    """The flags of one instruction by name. Raises `DockerfileError` for one that it does not have."""
+
+    def __init__(self, instruction: Instruction) -> None:
+        self._instruction = instruction
+        self._values: dict[str, list[str]] = {}
+        known = _FLAGS.get(instruction.keyword, frozenset())
+        for flag in instruction.flags:
+            name, equals, value = flag.removeprefix("--").partition("=")
+            if name not in known:
+                raise self._mistake(f"unknown flag: --{name}{_suggestion(name, known)}", name, known)
+            if name in self._values and name not in _REPEATABLE:
+                raise self._mistake(f"duplicate flag specified: {name}", name, known)
+            if name in _BOOLEAN:
+                if equals and value.lower() not in _TRUTH:
+                    raise self._mistake(f"expecting boolean value for flag {name}, not: {value}", name, known)
+                value = value or "true"
+            elif not equals:
+                raise self._mistake(f"missing a value on flag: {name}", name, known)
+            self._values.setdefault(name, []).append(value)
+
+    def get(self, name: str) -> str:
+        return self._values.get(name, [""])[0]
+
+    def every(self, name: str) -> list[str]:
+        return self._values.get(name, [])
+
+    def truth(self, name: str) -> bool:
+        return _TRUTH[self.get(name).lower()] if name in self._values else False
+
+    def has(self, name: str) -> bool:
+        return name in self._values
+
+    def _mistake(self, reason: str, name: str, known: frozenset[str]) -> DockerfileError:
+        expected = ", ".join(f"--{flag}" for flag in sorted(known)) or "no flag"
+        return DockerfileError(reason, self._instruction.place(f"--{name}"), expected=expected)
+
+
+def _suggestion(name: str, known: frozenset[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def check(instruction: Instruction) -> None:
+    """Raises `DockerfileError` for a shape that can't work whatever the variables are."""
+    Flags(instruction)
+    keyword, args = instruction.keyword, instruction.args
+    if keyword in _EXACTLY_ONE and len(args) != 1:
+        raise mistake(instruction, f"{keyword} requires exactly one argument", "one argument")
+    if keyword in _AT_LEAST_ONE and not args:
+        raise mistake(instruction, f"{keyword} requires at least one argument", "an argument")
+    if keyword == "FROM" and not _is_from(args):
+        raise mistake(
+            instruction,
+            "FROM requires either one or three arguments",
+            "FROM [--platform=os/arch] image [AS name]",
+        )
+    if keyword in ("COPY", "ADD") and len(args) < 2:
+        count = "no arguments were" if not args else "only one argument was"
+        raise mistake(
+            instruction,
+            f"{keyword} requires at least two arguments, but {count} provided. "
+            "Destination could not be determined",
+            f"{keyword} source ... destination",
+        )
+    if keyword == "SHELL" and not instruction.is_json:
+        raise mistake(instruction, "SHELL requires the arguments to be in JSON form", '["shell", "-c"]')
+    if keyword == "RUN" and not args and not instruction.heredocs:
+        raise mistake(instruction, "RUN requires at least one argument", "a command")
+    if instruction.trigger is not None:
+        _check_trigger(instruction, instruction.trigger)
+
+
+def mistake(instruction: Instruction, reason: str, expected: str = "", fragment: str = "") -> DockerfileError:
+    return DockerfileError(reason, instruction.place(fragment), expected=expected)
+
+
+def _is_from(args: tuple[str, ...]) -> bool:
+    return len(args) == 1 or (len(args) == 3 and args[1].lower() == "as")
+
+
+def _check_trigger(instruction: Instruction, trigger: Instruction) -> None:
+    if trigger.keyword == "ONBUILD":
+        raise mistake(instruction, "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
+    if trigger.keyword in ("FROM", "MAINTAINER"):
+        raise mistake(instruction, f"{trigger.keyword} isn't allowed as an ONBUILD trigger")
+    check(trigger)

@@ -1,0 +1,312 @@
+"""Words of a Dockerfile: quotes, escapes and variables, as in a shell but without anything else of one.
+
+Checked against the tables of Docker's own tests. Forms: `$x ${x} ${x:-y} ${x-y} ${x:+y} ${x+y} ${x:?e}
+${x?e} ${x#p} ${x##p} ${x%p} ${x%%p} ${x/a/b} ${x//a/b}`. Errors are `Invalid`; the caller knows the place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sampan.errors import Invalid
+
+MAX_RESULT = 1 << 20
+"""Characters: `${a/x/yy}` in a chain must not grow without end."""
+MAX_DEPTH = 64
+
+_SPECIAL = frozenset("@*#?-$!")
+
+
+@dataclass(slots=True)
+class Expansion:
+    """What came out of a word: the text, the words it falls into, and the variables it looked at."""
+
+    text: str
+    words: list[str]
+    used: set[str] = field(default_factory=set)
+    unset: set[str] = field(default_factory=set)
+
+
+def expand(text: str, env: Mapping[str, str], escape: str = "\\") -> str:
+    """`text` with quotes removed and variables replaced, as one word."""
+    return process(text, env, escape).text
+
+
+def expand_words(text: str, env: Mapping[str, str], escape: str = "\\") -> list[str]:
+    """As `expand`, cut at unquoted blanks, those that came from variables included."""
+    return process(text, env, escape).words
+
+
+def expand_heredoc(text: str, env: Mapping[str, str], escape: str = "\\") -> str:
+    """The content of a here-document: variables are replaced, quotes stay."""
+    return process(text, env, escape, keep_quotes=True).text
+
+
+def unquoted_words(text: str, escape: str = "\\") -> list[str]:
+    """The words without quotes and escapes; variables are left as they are written."""
+    return process(text, {}, escape, keep_variables=True).words
+
+
+def process(
+    text: str,
+    env: Mapping[str, str],
+    escape: str = "\\",
+    *,
+    keep_quotes: bool = False,
+    keep_variables: bool = False,
+) -> Expansion:
+    """Raises `Invalid`: an unfinished quote or substitution, an unknown modifier, a `${x:?}` that fails."""
+    lexer = _Lexer(text, env, escape, keep_quotes, keep_variables)
+    result = lexer.word("")
+    lexer.collected.finish()
+    return Expansion(result, lexer.collected.words, lexer.used, lexer.unset)
+
+
+class _Words:
+    """Collects words: blanks of raw text and of unquoted variables separate, quoted ones do not."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self._current: list[str] = []
+        self._open = False
+
+    def char(self, text: str) -> None:
+        for char in text:
+            if char.isspace():
+                self.finish()
+            else:
+                self.literal(char)
+
+    def literal(self, text: str) -> None:
+        self._current.append(text)
+        self._open = True
+
+    def finish(self) -> None:
+        if self._open:
+            self.words.append("".join(self._current))
+        self._current = []
+        self._open = False
+
+
+class _Lexer:
+    def __init__(
+        self, text: str, env: Mapping[str, str], escape: str, keep_quotes: bool, keep_variables: bool
+    ) -> None:
+        self.text = text
+        self.position = 0
+        self.env = env
+        self.escape = escape
+        self.keep_quotes = keep_quotes
+        self.keep_variables = keep_variables
+        self.collected = _Words()
+        self.used: set[str] = set()
+        self.unset: set[str] = set()
+        self.depth = 0
+
+    def peek(self) -> str:
+        return self.text[self.position] if self.position < len(self.text) else ""
+
+    def next(self) -> str:
+        char = self.peek()
+        self.position += 1
+        return char
+
+    def word(self, stop: str, collect: bool = True) -> str:
+        """Up to the character `stop` (which is consumed), or to the end when `stop` is empty."""
+        out: list[str] = []
+        while char := self.peek():
+            if stop and char == stop:
+                self.next()
+                return "".join(out)
+            if char == "'" and not self.keep_quotes:
+                self._quoted(out, self._single(), collect)
+            elif char == '"' and not self.keep_quotes:
+                self._quoted(out, self._double(), collect)
+            elif char == "$" and not self.keep_variables:
+                value = self._dollar()
+                out.append(value)
+                if collect:
+                    self.collected.char(value)
+            else:
+                self._plain(out, collect)
+        if stop:
+            raise Invalid(f"unexpected end of statement while looking for matching {stop}")
+        return "".join(out)
+
+    def _quoted(self, out: list[str], value: str, collect: bool) -> None:
+        out.append(value)
+        if collect:
+            self.collected.literal(value)
+
+    def _plain(self, out: list[str], collect: bool) -> None:
+        char = self.next()
+        escaped = False
+        if char == self.escape:
+            following = self.peek()
+            if not following:
+                if self.keep_quotes:
+                    out.append(char)
+                return
+            if not self.keep_quotes or following in ("$", self.escape):
+                char = self.next()
+                escaped = True
+        out.append(char)
+        if collect and escaped:
+            self.collected.literal(char)
+        elif collect:
+            self.collected.char(char)
+
+    def _single(self) -> str:
+        """Everything counts as it is until the next single quote."""
+        self.next()
+        end = self.text.find("'", self.position)
+        if end < 0:
+            raise Invalid("unexpected end of statement while looking for matching single-quote")
+        value = self.text[self.position : end]
+        self.position = end + 1
+        return value
+
+    def _double(self) -> str:
+        """Variables are replaced; an escape counts before `"`, `$` and itself only."""
+        self.next()
+        out: list[str] = []
+        while char := self.peek():
+            if char == '"':
+                self.next()
+                return "".join(out)
+            if char == "$" and not self.keep_variables:
+                out.append(self._dollar())
+                continue
+            self.next()
+            if char == self.escape and self.peek() and self.peek() in ('"', "$", self.escape):
+                char = self.next()
+            out.append(char)
+        raise Invalid("unexpected end of statement while looking for matching double-quote")
+
+    def _dollar(self) -> str:
+        self.next()
+        if self.peek() == "{":
+            self.next()
+            return self._braces()
+        name = self._name()
+        if not name:
+            return "$"
+        return self._value(name) or ""
+
+    def _name(self) -> str:
+        """A variable's name, all digits of a positional one, or one special character."""
+        rest = self.text[self.position :][:4096]
+        match = re.match(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+", rest)
+        if match:
+            self.position += match.end()
+            return match[0]
+        if rest[:1] in _SPECIAL:
+            return self.next()
+        return ""
+
+    def _value(self, name: str) -> str | None:
+        value = self.env.get(name)
+        (self.unset if value is None else self.used).add(name)
+        return value
+
+    def _braces(self) -> str:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Invalid(f"variable substitutions are nested deeper than {MAX_DEPTH}")
+        char = self.peek()
+        if not char:
+            raise Invalid("syntax error: missing '}'")
+        if char in "{}:":
+            raise Invalid("syntax error: bad substitution")
+        name = self._name()
+        if not name:
+            raise Invalid("syntax error: bad substitution")
+        result = self._modified(name)
+        self.depth -= 1
+        if len(result) > MAX_RESULT:
+            raise Invalid(f"the value of ${{{name}...}} is longer than {MAX_RESULT} characters")
+        return result
+
+    def _modified(self, name: str) -> str:
+        char = self.next()
+        if char == "}":
+            return self._value(name) or ""
+        if not char:
+            raise Invalid("syntax error: missing '}'")
+        if char == ":":
+            modifier = self.next()
+            if modifier not in ("-", "+", "?"):
+                raise Invalid(f"unsupported modifier ({modifier}) in substitution")
+            return self._conditional(name, modifier, empty_counts_as_unset=True)
+        if char in "-+?":
+            return self._conditional(name, char, empty_counts_as_unset=False)
+        if char in "#%":
+            return self._trimmed(name, char)
+        if char == "/":
+            return self._replaced(name)
+        raise Invalid(f"unsupported modifier ({char}) in substitution")
+
+    def _conditional(self, name: str, modifier: str, *, empty_counts_as_unset: bool) -> str:
+        value = self._value(name)
+        present = bool(value) if empty_counts_as_unset else value is not None
+        word = self.word("}", collect=False)
+        if modifier == "+":
+            return word if present else ""
+        if present:
+            return value or ""
+        if modifier == "-":
+            return word
+        raise Invalid(f"{name}: {word or 'is not allowed to be unset'}")
+
+    def _trimmed(self, name: str, char: str) -> str:
+        longest = self.peek() == char
+        if longest:
+            self.next()
+        value = self._value(name) or ""
+        pattern = self.word("}", collect=False)
+        return _trim_suffix(value, pattern, longest) if char == "%" else _trim_prefix(value, pattern, longest)
+
+    def _replaced(self, name: str) -> str:
+        everywhere = self.peek() == "/"
+        if everywhere:
+            self.next()
+        value = self._value(name) or ""
+        pattern = self.word("/", collect=False)
+        replacement = self.word("}", collect=False)
+        if not pattern:
+            return value
+        return re.sub(_glob(pattern, greedy=True), lambda _: replacement, value, count=0 if everywhere else 1)
+
+
+def _glob(pattern: str, *, greedy: bool) -> str:
+    """Only `*` and `?` are special, a backslash escapes; slashes are like any character here."""
+    out: list[str] = []
+    characters = iter(pattern)
+    for char in characters:
+        if char == "*":
+            out.append(".*" if greedy else ".*?")
+        elif char == "?":
+            out.append(".")
+        elif char == "\\":
+            out.append(re.escape(next(characters, "\\")))
+        else:
+            out.append(re.escape(char))
+    return "(?s:" + re.sub(r"(\.\*\??)(?:\.\*\??)+", r"\1", "".join(out)) + ")"
+
+
+def _trim_prefix(value: str, pattern: str, longest: bool) -> str:
+    match = re.match(_glob(pattern, greedy=longest), value)
+    return value[match.end() :] if match else value
+
+
+def _trim_suffix(value: str, pattern: str, longest: bool) -> str:
+    regex = re.compile(_glob(pattern, greedy=True))
+    positions = range(len(value) + 1) if longest else range(len(value), -1, -1)
+    if len(value) * len(value) > MAX_RESULT * 16:
+        raise Invalid("a value is too long to trim its end by a pattern")
+    for start in positions:
+        if regex.fullmatch(value, start):
+            return value[:start]
+    return value

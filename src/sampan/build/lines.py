@@ -1,0 +1,141 @@
+"""A Dockerfile's text as logical lines: directives, comments and continuations dealt with.
+
+Docker's rules: a comment line vanishes, also in the middle of a continuation; an empty line does not end a
+continuation; a line ends in a continuation when its last character (blanks aside) is a single escape
+character, so that `trailing\\\\` is none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sampan.build.errors import DockerfileError
+from sampan.build.model import Place, Segment
+
+MAX_SIZE = 4 << 20
+"""Bytes of a Dockerfile."""
+MAX_LINES = 100_000
+MAX_LINE = 1 << 20
+"""Characters of a logical line."""
+
+_DIRECTIVE = re.compile(r"#[ \t]*([A-Za-z][A-Za-z0-9]*)[ \t]*=[ \t]*(.+?)[ \t]*")
+_KNOWN_DIRECTIVES = ("escape", "syntax", "check")
+
+
+@dataclass(frozen=True, slots=True)
+class Directives:
+    escape: str = "\\"
+    syntax: str = ""
+
+
+class LineReader:
+    """Reads logical lines; after one of them, `take` gives the raw lines of a here-document."""
+
+    def __init__(self, raw: bytes, file: str) -> None:
+        self.file = file
+        self.lines = _physical_lines(raw, file)
+        self.next = 0
+        self.directives = self._read_directives()
+        escape = re.escape(self.directives.escape)
+        self._continued = re.compile(rf"(?:(?<!{escape}))({escape})[ \t]*$")
+
+    def place(self, number: int, column: int = 1) -> Place:
+        """`number` counts from 0."""
+        text = self.lines[number] if number < len(self.lines) else ""
+        return Place(self.file, number + 1, column, text)
+
+    def logical_lines(self) -> Iterator[tuple[str, tuple[Segment, ...]]]:
+        while self.next < len(self.lines):
+            line = self.lines[self.next].lstrip(" \t\r\f\v")
+            if not line.strip() or line.startswith("#"):
+                self.next += 1
+                continue
+            text, segments = self._join()
+            if text.strip():
+                yield text.rstrip(), segments
+
+    def take(self) -> str | None:
+        """The next physical line as it stands, for here-documents; None at the end."""
+        if self.next >= len(self.lines):
+            return None
+        self.next += 1
+        return self.lines[self.next - 1]
+
+    def _join(self) -> tuple[str, tuple[Segment, ...]]:
+        parts: list[str] = []
+        segments: list[Segment] = []
+        length = 0
+        while self.next < len(self.lines):
+            physical = self.lines[self.next]
+            self.next += 1
+            stripped = physical.lstrip(" \t\r\f\v")
+            if parts and (not stripped or stripped.startswith("#")):
+                continue
+            piece, column = (physical, 1) if parts else (stripped, len(physical) - len(stripped) + 1)
+            match = self._continued.search(piece)
+            piece = piece[: match.start(1)] if match else piece
+            segments.append(Segment(length, self.next, column, physical))
+            parts.append(piece)
+            length += len(piece)
+            if length > MAX_LINE:
+                raise DockerfileError(
+                    f"dockerfile line greater than maximum allowed size of {MAX_LINE}",
+                    self.place(self.next - 1),
+                )
+            if not match:
+                break
+        return "".join(parts), tuple(segments)
+
+    def _read_directives(self) -> Directives:
+        """Comments of the form `# name=value` at the very top; anything else ends them."""
+        found: dict[str, str] = {}
+        for number, line in enumerate(self.lines):
+            match = _DIRECTIVE.fullmatch(line.strip())
+            if not match or match[1].lower() not in _KNOWN_DIRECTIVES:
+                break
+            name, value = match[1].lower(), match[2]
+            if name in found:
+                raise DockerfileError(
+                    f"only one {name} parser directive can be used",
+                    self.place(number),
+                    expected="one of them",
+                )
+            if name == "escape" and value not in ("\\", "`"):
+                column = line.find(value, line.find("=")) + 1
+                raise DockerfileError(
+                    f"invalid ESCAPE '{value}'. Must be ` or \\",
+                    self.place(number, column),
+                    expected="` or \\",
+                )
+            found[name] = value
+        return Directives(found.get("escape", "\\"), found.get("syntax", ""))
+
+
+def _physical_lines(raw: bytes, file: str) -> list[str]:
+    start = Place(file, 1, 1, "")
+    if len(raw) > MAX_SIZE:
+        raise DockerfileError(f"the Dockerfile is larger than {MAX_SIZE} bytes", start)
+    raw = raw.removeprefix(b"\xef\xbb\xbf")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        column = error.start - (raw.rfind(b"\n", 0, error.start) + 1) + 1
+        raise DockerfileError(
+            f"byte 0x{raw[error.start]:02x} is not UTF-8",
+            Place(file, line, column, ""),
+            expected="UTF-8 text",
+        ) from error
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    if "\0" in text:
+        number = next(index for index, line in enumerate(lines) if "\0" in line)
+        raise DockerfileError(
+            "the line contains a NUL character",
+            Place(file, number + 1, lines[number].index("\0") + 1, lines[number].replace("\0", "\ufffd")),
+            expected="text",
+        )
+    if len(lines) > MAX_LINES:
+        raise DockerfileError(f"the Dockerfile has more than {MAX_LINES} lines", start)
+    return lines
