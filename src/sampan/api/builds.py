@@ -1,0 +1,139 @@
+"""`POST /build`, `/build/prune`: the query becomes a `BuildRequest`, events become Docker's JSON stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+import msgspec
+
+from sampan.api.auth import registry_config
+from sampan.api.messages import AnyResponse, Request, Route, StreamingResponse, json_response
+from sampan.build.model import BuildEvent, BuildRequest, RunLimits
+from sampan.engine.engine import Engine
+from sampan.errors import Invalid, SampanError, Unsupported
+from sampan.oci.reference import Reference, parse_reference
+
+T = TypeVar("T")
+
+
+class _Ulimit(msgspec.Struct, rename="pascal"):
+    name: str
+    soft: int = -1
+    hard: int = -1
+
+
+async def build(engine: Engine, request: Request) -> AnyResponse:
+    if request.get("version") == "2":
+        raise Unsupported(
+            "BuildKit's session protocol is not offered",
+            hint="build with `sampan build`, or with DOCKER_BUILDKIT=0 docker build",
+        )
+    if request.get("remote"):
+        raise Unsupported("a build context from a URL is not supported yet", hint="send the context as a tar")
+    wanted = build_request(request)
+    events = engine.builds.build(wanted, request.stream(), registry_config(request))
+
+    async def lines() -> AsyncIterator[bytes]:
+        try:
+            async for event in events:
+                if not wanted.quiet or event.image_id is not None:
+                    yield _line(event)
+        except SampanError as error:
+            code = getattr(error, "exit_code", 0)
+            detail = {"code": code, "message": error.message} if code else {"message": error.message}
+            yield _encode({"errorDetail": detail, "error": error.message})
+
+    return StreamingResponse(lines(), flush_headers=True)
+
+
+def build_request(request: Request) -> BuildRequest:
+    """The query of `POST /build`, checked. Raises `Invalid`."""
+    dockerfile = request.get("dockerfile") or "Dockerfile"
+    if ".." in PurePosixPath(dockerfile).parts:
+        raise Invalid(f"forbidden path outside the build context: {dockerfile}")
+    return BuildRequest(
+        dockerfile=dockerfile,
+        tags=tuple(_tag(text) for text in request.query_list("t") if text),
+        build_args=_json(request, "buildargs", dict[str, str | None]) or {},
+        labels=_json(request, "labels", dict[str, str]) or {},
+        target=request.get("target"),
+        platform=request.get("platform") or None,
+        no_cache=request.flag("nocache"),
+        pull=request.flag("pull"),
+        quiet=request.flag("q"),
+        network=request.get("networkmode"),
+        extra_hosts=tuple(_extra_hosts(request)),
+        shm_size=request.integer("shmsize") or 0,
+        limits=_limits(request),
+    )
+
+
+def _limits(request: Request) -> RunLimits:
+    ulimits = _json(request, "ulimits", list[_Ulimit]) or []
+    return RunLimits(
+        memory=request.integer("memory") or 0,
+        memory_swap=request.integer("memswap") or 0,
+        cpu_shares=request.integer("cpushares") or 0,
+        cpu_period=request.integer("cpuperiod") or 0,
+        cpu_quota=request.integer("cpuquota") or 0,
+        cpuset_cpus=request.get("cpusetcpus"),
+        cpuset_mems=request.get("cpusetmems"),
+        ulimits=tuple((each.name, each.soft, each.hard) for each in ulimits),
+    )
+
+
+def _tag(text: str) -> Reference:
+    reference = parse_reference(text)
+    if reference.digest is not None:
+        raise Invalid(f"invalid tag {text!r}: a digest cannot be given to a build's result")
+    return reference.with_default_tag()
+
+
+def _extra_hosts(request: Request) -> list[str]:
+    """A list in one parameter (comma-separated), a JSON list, or the parameter several times."""
+    entries: list[str] = []
+    for text in request.query_list("extrahosts"):
+        entries += _decoded("extrahosts", text, list[str]) if text.startswith("[") else text.split(",")
+    return [entry for entry in entries if entry]
+
+
+def _json(request: Request, name: str, kind: type[T]) -> T | None:
+    text = request.get(name)
+    return _decoded(name, text, kind) if text else None
+
+
+def _decoded(name: str, text: str, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError as error:
+        raise Invalid(f"invalid {name}: {error}") from error
+
+
+def _line(event: BuildEvent) -> bytes:
+    if event.image_id is not None:
+        return _encode({"aux": {"ID": event.image_id}})
+    if event.stream:
+        return _encode({"stream": event.stream})
+    body: dict[str, object] = {"status": event.status}
+    if event.id:
+        body["id"] = event.id
+    if event.current or event.total:
+        body["progressDetail"] = {"current": event.current, "total": event.total}
+    return _encode(body)
+
+
+def _encode(value: object) -> bytes:
+    return msgspec.json.encode(value) + b"\r\n"
+
+
+async def prune(engine: Engine, request: Request) -> AnyResponse:
+    deleted, reclaimed = await engine.builds.prune()
+    return json_response({"CachesDeleted": deleted, "SpaceReclaimed": reclaimed})
+
+
+ROUTES = (
+    Route("POST", "/build", build),
+    Route("POST", "/build/prune", prune),
+)

@@ -1,0 +1,225 @@
+"""The daemon's flags and its configuration file; a flag wins over the file.
+
+The file has Docker's keys (`/etc/docker/daemon.json`) where Docker has them, so that one can be copied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sampan.engine.settings import Settings
+from sampan.errors import Invalid
+
+DEFAULT_CONFIG = Path("/etc/sampan/daemon.json")
+_INTERFACE_NAME_BYTES = 15  # IFNAMSIZ - 1
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonOptions:
+    settings: Settings
+    hosts: tuple[str, ...]
+    """Addresses to listen at: unix://PATH or tcp://HOST:PORT."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Invalid(message, hint="see 'sampan daemon --help'")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="sampan daemon", description="Run the engine in the foreground.")
+    add = parser.add_argument
+    add("--config-file", type=Path, help=f"configuration file (default {DEFAULT_CONFIG}, if it exists)")
+    add("--root", "--data-root", type=Path, help="persistent state (default /var/lib/sampan)")
+    add("--run", "--exec-root", type=Path, help="state that ends with the host's boot (default /run/sampan)")
+    add("-H", "--host", action="append", help="listen here: unix://PATH, tcp://HOST:PORT; may be repeated")
+    add("-b", "--bridge", help="name of the default bridge; engines on one host need different ones")
+    add("--bip", help="address and prefix of the default bridge, e.g. 10.1.0.1/24")
+    add("--default-address-pool", action="append", help="base=CIDR,size=PREFIX for networks without a subnet")
+    add("--cgroup-parent", help="control group below which containers get theirs (default /sampan)")
+    add("--port-mode", choices=("auto", "nat", "relay"), help="how ports are published (default auto)")
+    add("--dns", action="append", help="name server for containers")
+    add("--dns-search", action="append")
+    add("--dns-opt", action="append")
+    add("--mtu", type=int)
+    add("--insecure-registry", action="append", help="registry (host[:port] or CIDR) without verified TLS")
+    add(
+        "--registry-mirror",
+        action="append",
+        help="[HOST=]URL tried before the registry (default host docker.io)",
+    )
+    add("--registry-certs", type=Path, help="directory of HOST/*.crt (default /etc/docker/certs.d)")
+    add("--max-concurrent-downloads", type=int)
+    add("--max-concurrent-uploads", type=int)
+    add("--log-driver", help="default log driver of containers (json-file, local, none)")
+    add("--log-opt", action="append", help="default log options, KEY=VALUE")
+    add("--label", action="append", help="label of the engine, KEY=VALUE")
+    add("--init", action=argparse.BooleanOptionalAction, default=None, help="run an init in every container")
+    add("-D", "--debug", action=argparse.BooleanOptionalAction, default=None)
+    return parser
+
+
+_LISTS = {
+    "host": "hosts",
+    "default_address_pool": "default-address-pools",
+    "dns": "dns",
+    "dns_search": "dns-search",
+    "dns_opt": "dns-opts",
+    "insecure_registry": "insecure-registries",
+    "registry_mirror": "registry-mirrors",
+    "label": "labels",
+}
+"""Flags that may be repeated -> the key of the file that holds their list."""
+
+_RENAMED = {"root": "data-root", "run": "exec-root", "log_opt": "log-opts"}
+
+
+def parse_options(argv: Sequence[str]) -> DaemonOptions:
+    """Raises `Invalid` for unknown flags and keys, and for values that cannot work."""
+    flags = vars(_parser().parse_args(argv))
+    given = flags.pop("config_file")
+    path = given or DEFAULT_CONFIG
+    stored = _read_file(path) if given or path.exists() else {}
+    known = {_key(flag) for flag in flags}
+    if unknown := sorted(set(stored) - known):
+        raise Invalid(f"{path}: unknown key {unknown[0]!r}", hint=f"known keys: {', '.join(sorted(known))}")
+    values = {flag: stored.get(_key(flag)) if value is None else value for flag, value in flags.items()}
+    return _typed(values)
+
+
+def _key(flag: str) -> str:
+    return _LISTS.get(flag) or _RENAMED.get(flag) or flag.replace("_", "-")
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise Invalid(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise Invalid(f"{path}: malformed JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise Invalid(f"{path}: expected a JSON object")
+    return content
+
+
+def _typed(values: Mapping[str, Any]) -> DaemonOptions:
+    default = Settings()
+    root = Path(values["root"] or default.root).absolute()
+    run = Path(values["run"] or default.run).absolute()
+    settings = Settings(
+        root=root,
+        run=run,
+        instance=_bridge(values["bridge"], root, default),
+        default_subnet=_bip(values["bip"]),
+        address_pools=tuple(_pool(pool) for pool in values["default_address_pool"] or ()),
+        cgroup_parent=values["cgroup_parent"] or default.cgroup_parent,
+        port_mode=values["port_mode"] or default.port_mode,
+        dns=_strings(values, "dns"),
+        dns_search=_strings(values, "dns_search"),
+        dns_options=_strings(values, "dns_opt"),
+        mtu=_positive(values, "mtu", default.mtu),
+        log_driver=values["log_driver"] or default.log_driver,
+        log_options=_pairs(values["log_opt"], "log-opt"),
+        insecure_registries=_strings(values, "insecure_registry"),
+        registry_mirrors=_mirrors(values["registry_mirror"]),
+        registry_certs=Path(values["registry_certs"] or default.registry_certs),
+        max_concurrent_downloads=_positive(
+            values, "max_concurrent_downloads", default.max_concurrent_downloads
+        ),
+        max_concurrent_uploads=_positive(values, "max_concurrent_uploads", default.max_concurrent_uploads),
+        init_by_default=bool(values["init"]),
+        labels=_strings(values, "label"),
+        debug=bool(values["debug"]),
+    )
+    return DaemonOptions(settings, _strings(values, "host") or (f"unix://{settings.socket}",))
+
+
+def _bridge(name: str | None, root: Path, default: Settings) -> str:
+    if name is None:
+        if root == default.root:
+            return default.instance
+        # Another root is another engine: without a name of its own it would fight for the bridge.
+        return "smp" + hashlib.sha256(str(root).encode()).hexdigest()[:10]
+    if not 0 < len(name.encode()) <= _INTERFACE_NAME_BYTES or "/" in name or any(c.isspace() for c in name):
+        raise Invalid(
+            f"invalid bridge name {name!r}: at most {_INTERFACE_NAME_BYTES} bytes, no space, no slash"
+        )
+    return name
+
+
+def _bip(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        return str(IPv4Interface(text))
+    except ValueError as error:
+        raise Invalid(f"invalid bridge address {text!r}: {error}") from error
+
+
+def _pool(pool: object) -> tuple[str, int]:
+    """`base=10.0.0.0/8,size=24`, or the file's {"base": "10.0.0.0/8", "size": 24}."""
+    fields = (
+        pool
+        if isinstance(pool, dict)
+        else dict(part.split("=", 1) for part in str(pool).split(",") if "=" in part)
+    )
+    try:
+        base, size = IPv4Network(fields["base"]), int(fields["size"])
+    except (KeyError, ValueError) as error:
+        raise Invalid(f"invalid address pool {pool!r}: expected base=CIDR,size=PREFIX") from error
+    if not base.prefixlen <= size <= 30:
+        raise Invalid(f"invalid address pool {pool!r}: size must be between {base.prefixlen} and 30")
+    return str(base), size
+
+
+def _mirrors(value: object) -> dict[str, tuple[str, ...]]:
+    """A list of `[HOST=]URL`, or the file's {"host": ["url", ...]}."""
+    found: dict[str, list[str]] = {}
+    if isinstance(value, dict):
+        entries = [(str(host), str(url)) for host, urls in value.items() for url in urls]
+    else:
+        entries = []
+        for item in value if isinstance(value, list) else ():
+            host, equals, url = str(item).partition("=")
+            entries.append((host, url) if equals and "/" not in host else ("docker.io", str(item)))
+    for host, url in entries:
+        if not url.startswith(("http://", "https://")):
+            raise Invalid(f"invalid registry mirror {url!r}: expected http:// or https://")
+        found.setdefault(host, []).append(url.rstrip("/"))
+    return {host: tuple(urls) for host, urls in found.items()}
+
+
+def _strings(values: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    value = values[name] or ()
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise Invalid(f"{_key(name)}: expected a list of strings")
+    return tuple(value)
+
+
+def _positive(values: Mapping[str, Any], name: str, default: int) -> int:
+    value = values[name]
+    if value is None:
+        return default
+    if not isinstance(value, int) or value <= 0:
+        raise Invalid(f"{_key(name)}: expected a positive number, not {value!r}")
+    return value
+
+
+def _pairs(value: object, name: str) -> dict[str, str]:
+    if isinstance(value, dict):
+        return {str(key): str(item) for key, item in value.items()}
+    pairs: dict[str, str] = {}
+    for item in value if isinstance(value, list) else ():
+        key, equals, text = str(item).partition("=")
+        if not equals:
+            raise Invalid(f"invalid {name} {item!r}: expected KEY=VALUE")
+        pairs[key] = text
+    return pairs

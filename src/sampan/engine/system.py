@@ -1,0 +1,153 @@
+"""Facts about this engine and its host: `version`, `info`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sampan import __version__
+from sampan.engine.settings import Settings
+from sampan.linux.cgroups import CgroupHost
+
+Json = dict[str, object]
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    running: int
+    paused: int
+    stopped: int
+    images: int
+
+
+class System:
+    def __init__(
+        self,
+        settings: Settings,
+        engine_id: str,
+        cgroups: CgroupHost,
+        counts: Callable[[], Counts],
+        *,
+        layer_kind: str,
+    ) -> None:
+        """`counts` is asked at every `info`; `layer_kind` is "erofs" or "dir"."""
+        self._settings = settings
+        self._id = engine_id
+        self._cgroups = cgroups
+        self._counts = counts
+        self._layer_kind = layer_kind
+
+    def version(self) -> Json:
+        details = {"KernelVersion": platform.release(), "Os": "linux", "Arch": architecture()}
+        return {
+            "Platform": {"Name": "sampan"},
+            "Components": [{"Name": "Engine", "Version": __version__, "Details": details}],
+            "Version": __version__,
+            "GitCommit": "",
+            "PythonVersion": platform.python_version(),
+            "GoVersion": f"python{platform.python_version()}",
+            **details,
+        }
+
+    def info(self) -> Json:
+        counts = self._counts()
+        memory = memory_total()
+        release = os_release(Path("/etc/os-release"))
+        controllers = self._cgroups.controllers
+        return {
+            "ID": self._id,
+            "Containers": counts.running + counts.paused + counts.stopped,
+            "ContainersRunning": counts.running,
+            "ContainersPaused": counts.paused,
+            "ContainersStopped": counts.stopped,
+            "Images": counts.images,
+            "Driver": "overlay2",
+            "DriverStatus": [["Layers", self._layer_kind], ["Backing Filesystem", "extfs"]],
+            "Plugins": {
+                "Volume": ["local"],
+                "Network": ["bridge", "host", "null"],
+                "Authorization": None,
+                "Log": ["json-file", "local", "none"],
+            },
+            "MemoryLimit": "memory" in controllers,
+            "SwapLimit": "memory" in controllers,
+            "CpuCfsPeriod": "cpu" in controllers,
+            "CpuCfsQuota": "cpu" in controllers,
+            "CPUShares": "cpu" in controllers,
+            "CPUSet": "cpuset" in controllers,
+            "PidsLimit": "pids" in controllers,
+            "OomKillDisable": self._cgroups.layout != "v2",
+            "IPv4Forwarding": True,
+            "BridgeNfIptables": False,
+            "BridgeNfIp6tables": False,
+            "Debug": self._settings.debug,
+            "LoggingDriver": self._settings.log_driver,
+            "CgroupDriver": "cgroupfs",
+            "CgroupVersion": "2" if self._cgroups.layout == "v2" else "1",
+            "KernelVersion": platform.release(),
+            "OperatingSystem": release.get("PRETTY_NAME", "Linux"),
+            "OSVersion": release.get("VERSION_ID", ""),
+            "OSType": "linux",
+            "Architecture": platform.machine(),
+            "NCPU": os.cpu_count() or 1,
+            "MemTotal": memory,
+            "IndexServerAddress": "https://index.docker.io/v1/",
+            "RegistryConfig": self._registries(),
+            "DockerRootDir": str(self._settings.root),
+            "HttpProxy": os.environ.get("HTTP_PROXY", ""),
+            "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
+            "NoProxy": os.environ.get("NO_PROXY", ""),
+            "Name": platform.node(),
+            "Labels": list(self._settings.labels),
+            "ExperimentalBuild": False,
+            "ServerVersion": __version__,
+            "Runtimes": {"sampan": {"path": "sampan-runtime"}},
+            "DefaultRuntime": "sampan",
+            "Swarm": {"NodeID": "", "LocalNodeState": "inactive", "ControlAvailable": False},
+            "LiveRestoreEnabled": True,
+            "InitBinary": "sampan",
+            "SecurityOptions": self._security_options(),
+            "Warnings": [],
+        }
+
+    def _registries(self) -> Json:
+        insecure = ("127.0.0.0/8", "::1/128", *self._settings.insecure_registries)
+        networks = [entry for entry in insecure if "/" in entry]
+        hosts = [entry for entry in insecure if "/" not in entry]
+        own = {"Name": "docker.io", "Mirrors": list(self._settings.registry_mirrors.get("docker.io", ()))}
+        configs: dict[str, Json] = {"docker.io": {**own, "Secure": True, "Official": True}}
+        for host in hosts:
+            configs[host] = {"Name": host, "Mirrors": [], "Secure": False, "Official": False}
+        return {"InsecureRegistryCIDRs": networks, "IndexConfigs": configs, "Mirrors": own["Mirrors"]}
+
+    def _security_options(self) -> list[str]:
+        options = ["name=seccomp,profile=builtin", "name=cgroupns"]
+        if Path("/sys/module/apparmor/parameters/enabled").is_file():
+            options.insert(0, "name=apparmor")
+        return options
+
+
+def architecture() -> str:
+    """This machine's architecture in OCI's (Go's) words."""
+    machine = platform.machine()
+    return _ARCHITECTURES.get(machine, machine)
+
+
+def memory_total() -> int:
+    """Bytes of memory of the host."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def os_release(path: Path) -> Mapping[str, str]:
+    """The fields of an os-release file (os-release(5)); empty when the host has none."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return {}
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
+    return {name.strip(): value.strip().strip("\"'") for name, _, value in pairs}

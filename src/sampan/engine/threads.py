@@ -1,0 +1,125 @@
+"""Between the event loop and blocking work in threads: uploads going in, progress coming out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import BinaryIO, Generic, TypeVar, cast
+
+T = TypeVar("T")
+Report = Callable[[T], None]
+
+
+def blocking_chunks(stream: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
+    """The pieces of an upload, for a thread; each is fetched when it is wanted, so a slow reader slows the client."""
+
+    async def next_chunk() -> bytes:
+        return await anext(stream, b"")
+
+    while chunk := asyncio.run_coroutine_threadsafe(next_chunk(), loop).result():
+        yield chunk
+
+
+class ChunkReader:
+    """A file-like object (`read`) over pieces."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def read(self, size: int = -1) -> bytes:
+        parts = [self._rest]
+        have = len(self._rest)
+        while size < 0 or have < size:
+            chunk = next(self._chunks, b"")
+            if not chunk:
+                break
+            parts.append(chunk)
+            have += len(chunk)
+        data = b"".join(parts)
+        if size < 0:
+            self._rest = b""
+            return data
+        self._rest = data[size:]
+        return data[:size]
+
+
+def upload_file(stream: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> BinaryIO:
+    """The upload as something to `read` from, in a thread."""
+    return cast(BinaryIO, ChunkReader(blocking_chunks(stream, loop)))
+
+
+class ReportedWork(Generic[T]):
+    """Blocking work that reports its progress, run in a thread; its reports are iterated on the loop.
+
+    The iteration ends with the work; an error of the work is raised there. When the iteration is given up, the
+    work's `cancelled` event is set and its end is awaited, so that nothing goes on unseen.
+    """
+
+    def __init__(self, work: Callable[[Report[T], threading.Event], object]) -> None:
+        self._work = work
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[T | None] = asyncio.Queue()
+        cancelled = threading.Event()
+
+        def report(item: T) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, item)
+
+        def run() -> None:
+            try:
+                self._work(report, cancelled)
+            finally:
+                loop.call_soon_threadsafe(queue.put_nowait, None)
+
+        task = asyncio.ensure_future(asyncio.to_thread(run))
+        try:
+            while (item := await queue.get()) is not None:
+                yield item
+            await task
+        finally:
+            if not task.done():
+                cancelled.set()
+                await asyncio.wait([task])
+                task.exception()  # taken notice of: the one who would hear of it has left
+
+
+async def streamed(
+    work: Callable[[Callable[[bytes], object]], object], *, depth: int = 8
+) -> AsyncIterator[bytes]:
+    """What blocking work writes, piece by piece; at most `depth` pieces wait to be taken.
+
+    When the iteration is given up, the work's next write raises `ConnectionError` in its thread.
+    """
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+    room = threading.Semaphore(depth)
+    gone = threading.Event()
+
+    def write(data: bytes) -> int:
+        room.acquire()
+        if gone.is_set():
+            raise ConnectionResetError("the reader has left")
+        loop.call_soon_threadsafe(queue.put_nowait, bytes(data))
+        return len(data)
+
+    def run() -> None:
+        try:
+            work(write)
+        finally:
+            loop.call_soon_threadsafe(queue.put_nowait, None)
+
+    task = asyncio.ensure_future(asyncio.to_thread(run))
+    try:
+        while (chunk := await queue.get()) is not None:
+            yield chunk
+            room.release()
+        await task
+    finally:
+        if not task.done():
+            gone.set()
+            room.release()
+            await asyncio.wait([task])
+            task.exception()

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sampan.daemon.options import parse_options
+from sampan.errors import Invalid
+
+
+def with_file(tmp_path: Path, content: object, *flags: str) -> list[str]:
+    file = tmp_path / "daemon.json"
+    file.write_text(json.dumps(content))
+    return ["--config-file", str(file), *flags]
+
+
+def test_a_flag_wins_over_the_file(tmp_path: Path) -> None:
+    argv = with_file(tmp_path, {"data-root": "/from/file", "mtu": 1400}, "--root", "/from/flag")
+    settings = parse_options(argv).settings
+    assert (settings.root, settings.mtu) == (Path("/from/flag"), 1400)
+
+
+def test_dockers_own_configuration_file_is_understood(tmp_path: Path) -> None:
+    argv = with_file(
+        tmp_path,
+        {
+            "insecure-registries": ["registry.local:5000"],
+            "registry-mirrors": ["https://mirror.local"],
+            "log-opts": {"max-size": "1m"},
+            "default-address-pools": [{"base": "10.0.0.0/8", "size": 24}],
+            "bip": "10.9.0.1/24",
+        },
+    )
+    settings = parse_options(argv).settings
+    assert settings.insecure_registries == ("registry.local:5000",)
+    assert settings.registry_mirrors == {"docker.io": ("https://mirror.local",)}
+    assert settings.log_options == {"max-size": "1m"}
+    assert settings.address_pools == (("10.0.0.0/8", 24),)
+    assert settings.default_subnet == "10.9.0.1/24"
+
+
+def test_mirrors_may_be_given_for_any_registry(tmp_path: Path) -> None:
+    argv = ["--registry-mirror", "quay.io=http://cache:5000/", "--registry-mirror", "https://hub.local"]
+    assert parse_options(with_file(tmp_path, {}, *argv)).settings.registry_mirrors == {
+        "quay.io": ("http://cache:5000",),
+        "docker.io": ("https://hub.local",),
+    }
+
+
+def test_engines_with_different_roots_get_different_bridges(tmp_path: Path) -> None:
+    names = {parse_options(with_file(tmp_path, {}, "--root", f"/r{n}")).settings.instance for n in range(3)}
+    assert len(names) == 3
+    assert all(len(name) <= 15 for name in names)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--nonsense"],
+        ["--bip", "300.0.0.1/8"],
+        ["--bridge", "a-name-that-is-too-long"],
+        ["--bridge", "a/b"],
+        ["--mtu", "many"],
+        ["--default-address-pool", "base=10.0.0.0/8"],
+        ["--default-address-pool", "base=10.0.0.0/24,size=16"],
+        ["--registry-mirror", "ftp://x"],
+        ["--log-opt", "max-size"],
+    ],
+)
+def test_values_that_cannot_work_are_refused(tmp_path: Path, flags: list[str]) -> None:
+    with pytest.raises(Invalid):
+        parse_options(with_file(tmp_path, {}, *flags))
+
+
+@pytest.mark.parametrize("content", [{"unknown": 1}, [], {"hosts": "unix:///x"}, {"mtu": -1}])
+def test_a_file_that_says_nonsense_is_refused(tmp_path: Path, content: object) -> None:
+    with pytest.raises(Invalid):
+        parse_options(with_file(tmp_path, content))

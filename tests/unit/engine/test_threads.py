@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from sampan.engine.threads import ReportedWork, streamed, upload_file
+from sampan.errors import Conflict
+
+
+async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 100, -1])
+def test_an_upload_is_read_whole_whatever_the_size_of_the_reads(size: int) -> None:
+    async def main() -> bytes:
+        file = upload_file(pieces(b"abc", b"de", b"fghij"), asyncio.get_running_loop())
+
+        def read_all() -> bytes:
+            parts = []
+            while part := file.read(size):
+                assert size < 0 or len(part) <= size
+                parts.append(part)
+            return b"".join(parts)
+
+        return await asyncio.to_thread(read_all)
+
+    assert asyncio.run(main()) == b"abcdefghij"
+
+
+def test_reports_come_in_order_and_the_works_error_at_their_end() -> None:
+    def work(report: Callable[[int], None], cancelled: threading.Event) -> None:
+        report(1)
+        report(2)
+        raise Conflict("no")
+
+    async def main() -> list[int]:
+        seen: list[int] = []
+        with pytest.raises(Conflict, match="no"):
+            async for item in ReportedWork(work):
+                seen.append(item)
+        return seen
+
+    assert asyncio.run(main()) == [1, 2]
+
+
+def test_work_that_nobody_follows_any_more_is_told_and_waited_for() -> None:
+    ended = threading.Event()
+
+    def work(report: Callable[[int], None], cancelled: threading.Event) -> None:
+        report(1)
+        assert cancelled.wait(10)
+        ended.set()
+
+    async def main() -> None:
+        stream = aiter(ReportedWork(work))
+        assert await anext(stream) == 1
+        await stream.aclose()  # type: ignore[attr-defined]
+        assert ended.is_set()
+
+    asyncio.run(main())
+
+
+def test_a_stream_that_is_given_up_stops_its_writer() -> None:
+    refused = threading.Event()
+
+    def work(write: Callable[[bytes], object]) -> None:
+        try:
+            while True:
+                write(b"x")
+        except ConnectionResetError:
+            refused.set()
+            raise
+
+    async def main() -> None:
+        stream = streamed(work, depth=2)
+        assert await anext(stream) == b"x"
+        await stream.aclose()  # type: ignore[attr-defined]
+        assert refused.is_set()
+
+    asyncio.run(main())
+
+
+def test_what_is_written_arrives_whole_and_in_order() -> None:
+    async def main() -> bytes:
+        parts = [bytes([number]) * 10 for number in range(50)]
+
+        def work(write: Callable[[bytes], object]) -> None:
+            for part in parts:
+                write(part)
+
+        received = b"".join([chunk async for chunk in streamed(work, depth=3)])
+        assert received == b"".join(parts)
+        return received
+
+    assert len(asyncio.run(main())) == 500
