@@ -59,7 +59,7 @@ def in_namespace(namespace: int, work: Callable[[], T]) -> T:
 
 
 def in_new_namespace(work: Callable[[], T]) -> tuple[int, T]:
-    """Make a network namespace and call `work` in it; returns its descriptor (the caller's) and the result."""
+    """Make a network namespace and call `work` in it: its descriptor (the caller's) and the result."""
 
     def open_after() -> tuple[int, T]:
         descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

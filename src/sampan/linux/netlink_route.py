@@ -38,7 +38,7 @@ IFF_UP = 0x1
 IFF_RUNNING = 0x40
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
-_IFLA_NET_NS_FD = 28
+_IFLA_IFALIAS, _IFLA_NET_NS_FD = 20, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 _VETH_INFO_PEER = 1
 _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
@@ -66,6 +66,7 @@ class Link:
     mtu: int
     address: str  # MAC, "" when it has none
     master: int  # index of the bridge it is a port of, 0 when none
+    alias: str = ""  # free text of whoever made it
 
     @property
     def is_up(self) -> bool:
@@ -149,7 +150,7 @@ def create_veth(name: str, peer: PeerLink, *, mtu: int, master: int = 0) -> Mess
 
 
 def set_bridge_port(name: str, *, hairpin: bool, isolated: bool) -> Message:
-    """Flags of a bridge port: `hairpin` sends frames back where they came from, `isolated` keeps ports apart."""
+    """Flags of a bridge port: `hairpin` sends frames back out of it, `isolated` keeps ports apart."""
     data = attribute(_IFLA_BRPORT_MODE, bytes([hairpin])) + attribute(
         _IFLA_BRPORT_ISOLATED, bytes([isolated])
     )
@@ -167,6 +168,7 @@ def set_link(
     address: str = "",
     master: int | None = None,
     namespace: int | None = None,
+    alias: str = "",
 ) -> Message:
     """Change what is given. `master` 0 takes the link out of its bridge; `namespace` moves it there."""
     flags, mask = (IFF_UP if up else 0), (0 if up is None else IFF_UP)
@@ -179,6 +181,8 @@ def set_link(
         payload += attribute(_IFLA_ADDRESS, _mac(address))
     if master is not None:
         payload += _u32(_IFLA_MASTER, master)
+    if alias:
+        payload += text(_IFLA_IFALIAS, alias)
     if namespace is not None:
         payload += _u32(_IFLA_NET_NS_FD, namespace)
     return Message(RTM_NEWLINK, payload, 0, f"change link {name or index}")
@@ -327,6 +331,7 @@ def _decode_link(payload: bytes) -> Link:
         mtu=number(_IFLA_MTU),
         address=attributes.get(_IFLA_ADDRESS, b"").hex(":"),
         master=number(_IFLA_MASTER),
+        alias=decode_text(attributes.get(_IFLA_IFALIAS, b"")),
     )
 
 

@@ -32,7 +32,9 @@ class NameServer:
     def set_upstream(self, upstream: Sequence[str]) -> None:
         raise NotImplementedError
 
-    async def serve(self, namespace: int, records: NameRecords, upstream: Sequence[str] | None = None) -> ServedNamespace:
+    async def serve(
+        self, namespace: int, records: NameRecords, upstream: Sequence[str] | None = None
+    ) -> ServedNamespace:
         """Open 127.0.0.11:53 (UDP and TCP) in the namespace and answer there.
 
         `upstream` replaces the host's resolvers for this container (`--dns`). Conflict when the port is taken there.

@@ -1,0 +1,208 @@
+"""Expressions of nf_tables rules (include/uapi/linux/netfilter/nf_tables.h), as bytes for the kernel.
+
+An expression loads data into registers, compares registers, or ends in a verdict. Registers are 4 bytes
+each; a concatenated key is a run of registers, every field padded to 4 bytes. Numbers in attributes are in
+network order; what `meta`, `ct` and `fib` load is in the host's order.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from enum import IntEnum
+
+from sampan.linux.netlink import attribute, nested, text
+
+FIRST_REGISTER = 8  # NFT_REG32_00: the first of the sixteen 4-byte registers
+_VERDICT_REGISTER = 0
+
+_DATA_VALUE, _DATA_VERDICT = 1, 2
+_EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
+_LIST_ELEMENT = 1
+_IFNAMSIZ = 16
+
+CT_ESTABLISHED, CT_RELATED = 2, 4  # bits of the connection's state
+IPS_DST_NAT = 1 << 5  # bit of its status: the destination was translated
+ADDRESS_TYPE_LOCAL = 2  # RTN_LOCAL
+
+
+class Verdict(IntEnum):
+    DROP = 0
+    ACCEPT = 1
+    CONTINUE = -1
+    JUMP = -3
+    GOTO = -4
+    RETURN = -5
+
+
+class Meta(IntEnum):
+    MARK = 3
+    IIFNAME = 6
+    OIFNAME = 7
+    NFPROTO = 15
+    L4PROTO = 16
+
+
+class Base(IntEnum):
+    """What the offset of a payload expression counts from."""
+
+    NETWORK = 1
+    TRANSPORT = 2
+
+
+class Ct(IntEnum):
+    STATE = 0
+    STATUS = 2
+
+
+class Compare(IntEnum):
+    EQUAL = 0
+    NOT_EQUAL = 1
+
+
+def u32(kind: int, value: int) -> bytes:
+    return attribute(kind, struct.pack("!I", value))
+
+
+def data(kind: int, value: bytes) -> bytes:
+    return nested(kind, attribute(_DATA_VALUE, value))
+
+
+def verdict_data(kind: int, code: Verdict, chain: str = "") -> bytes:
+    parts = [attribute(1, struct.pack("!i", code))]
+    if chain:
+        parts.append(text(2, chain))
+    return nested(kind, nested(_DATA_VERDICT, *parts))
+
+
+def expression(name: str, *attributes: bytes) -> bytes:
+    return nested(_LIST_ELEMENT, text(_EXPRESSION_NAME, name), nested(_EXPRESSION_DATA, *attributes))
+
+
+def meta(key: Meta, register: int = FIRST_REGISTER) -> bytes:
+    return expression("meta", u32(1, register), u32(2, key))
+
+
+def payload(base: Base, offset: int, length: int, register: int = FIRST_REGISTER) -> bytes:
+    return expression("payload", u32(1, register), u32(2, base), u32(3, offset), u32(4, length))
+
+
+def ct(key: Ct, register: int = FIRST_REGISTER) -> bytes:
+    return expression("ct", u32(1, register), u32(2, key))
+
+
+def fib_destination_type(register: int = FIRST_REGISTER) -> bytes:
+    """Load what kind of address the packet's destination is, by the routing tables."""
+    address_type, by_destination = 3, 2
+    return expression("fib", u32(1, register), u32(2, address_type), u32(3, by_destination))
+
+
+def compare(value: bytes, operator: Compare = Compare.EQUAL, register: int = FIRST_REGISTER) -> bytes:
+    return expression("cmp", u32(1, register), u32(2, operator), data(3, value))
+
+
+def mask(value: bytes, register: int = FIRST_REGISTER) -> bytes:
+    """Keep only these bits of a register."""
+    zero = bytes(len(value))
+    return expression(
+        "bitwise", u32(1, register), u32(2, register), u32(3, len(value)), data(4, value), data(5, zero)
+    )
+
+
+def lookup(
+    name: str, register: int = FIRST_REGISTER, result: int | None = None, *, inverted: bool = False
+) -> bytes:
+    """Look the key in a set; the rule ends when it is not there. `result`: register for a map's value."""
+    parts = [text(1, name), u32(2, register)]
+    if result is not None:
+        parts.append(u32(3, result))
+    if inverted:
+        parts.append(u32(5, 1))
+    return expression("lookup", *parts)
+
+
+def lookup_verdict(name: str, register: int = FIRST_REGISTER) -> bytes:
+    return lookup(name, register, _VERDICT_REGISTER)
+
+
+def immediate(value: bytes, register: int = FIRST_REGISTER) -> bytes:
+    return expression("immediate", u32(1, register), data(2, value))
+
+
+def verdict(code: Verdict, chain: str = "") -> bytes:
+    return expression("immediate", u32(1, _VERDICT_REGISTER), verdict_data(2, code, chain))
+
+
+def destination_nat(family: int, address: int = FIRST_REGISTER, port: int | None = None) -> bytes:
+    """Translate the destination to the address, and the port, in these registers (AF_INET or AF_INET6)."""
+    parts = [u32(1, 1), u32(2, family), u32(3, address)]
+    if port is not None:
+        parts.append(u32(5, port))
+    return expression("nat", *parts)
+
+
+def masquerade() -> bytes:
+    return expression("masq")
+
+
+def counter() -> bytes:
+    return expression("counter")
+
+
+# Matches: the usual pairs of a load and a comparison.
+
+
+def interface_value(name: str) -> bytes:
+    return name.encode().ljust(_IFNAMSIZ, b"\0")
+
+
+def input_is(name: str) -> bytes:
+    return meta(Meta.IIFNAME) + compare(interface_value(name))
+
+
+def input_is_not(name: str) -> bytes:
+    return meta(Meta.IIFNAME) + compare(interface_value(name), Compare.NOT_EQUAL)
+
+
+def output_is(name: str) -> bytes:
+    return meta(Meta.OIFNAME) + compare(interface_value(name))
+
+
+def output_is_not(name: str) -> bytes:
+    return meta(Meta.OIFNAME) + compare(interface_value(name), Compare.NOT_EQUAL)
+
+
+def _ipv4_in(offset: int, network: str) -> bytes:
+    address, _, length = network.partition("/")
+    packed = socket.inet_aton(address)
+    prefix = int(length or "32")
+    if prefix == 32:
+        return payload(Base.NETWORK, offset, 4) + compare(packed)
+    bits = struct.pack("!I", (0xFFFFFFFF << (32 - prefix)) & 0xFFFFFFFF)
+    return payload(Base.NETWORK, offset, 4) + mask(bits) + compare(packed)
+
+
+def source_in(network: str) -> bytes:
+    """The IPv4 source is in this network (CIDR, without host bits)."""
+    return _ipv4_in(12, network)
+
+
+def destination_in(network: str) -> bytes:
+    return _ipv4_in(16, network)
+
+
+def destination_is_local() -> bytes:
+    return fib_destination_type() + compare(struct.pack("=I", ADDRESS_TYPE_LOCAL))
+
+
+def state_has(bits: int) -> bytes:
+    """The connection's state is one of these bits."""
+    return _has(Ct.STATE, bits)
+
+
+def status_has(bits: int) -> bytes:
+    return _has(Ct.STATUS, bits)
+
+
+def _has(key: Ct, bits: int) -> bytes:
+    return ct(key) + mask(struct.pack("=I", bits)) + compare(bytes(4), Compare.NOT_EQUAL)

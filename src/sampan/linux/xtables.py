@@ -1,0 +1,71 @@
+"""The legacy iptables of IPv4, read only: whether its INPUT chain lets everything pass.
+
+Formats: include/uapi/linux/netfilter_ipv4/ip_tables.h. Python's `getsockopt` can't hand data to the kernel,
+so the call is made through ctypes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+
+from sampan.errors import Internal
+
+_GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES
+_LOCAL_IN = 1
+_NAME_BYTES = 32
+_INFO = struct.Struct("=32sI5I5III")  # name, valid hooks, hook entries, underflows, number of entries, size
+_ENTRIES_HEADER = 40  # struct ipt_get_entries: name, size, padding to 8 bytes
+_ENTRY_BYTES = 112  # struct ipt_entry up to its matches
+_TARGET_OFFSET, _NEXT_OFFSET = 88, 90
+_NF_ACCEPT_VERDICT = -2  # -NF_ACCEPT - 1, in a standard target
+_MAX_SIZE = 64 << 20
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def input_can_drop() -> bool:
+    """False when there is no legacy `filter` table, or its INPUT chain is empty and its policy is ACCEPT.
+
+    Any rule in INPUT counts as one that can drop: what the many extensions do is not looked at.
+    """
+    try:
+        with open("/proc/thread-self/net/ip_tables_names", encoding="ascii", errors="replace") as file:
+            tables = file.read().split()
+    except FileNotFoundError:
+        return False
+    if "filter" not in tables:
+        return False
+    entries, start, policy = _read_filter_table()
+    return start != policy or _standard_verdict(entries, policy) != _NF_ACCEPT_VERDICT
+
+
+def _read_filter_table() -> tuple[bytes, int, int]:
+    """(entries, offset of INPUT's first entry, offset of the entry that is its policy)."""
+    name = b"filter".ljust(_NAME_BYTES, b"\0")
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        info = _get(raw, _GET_INFO, name + bytes(_INFO.size - _NAME_BYTES))
+        fields = _INFO.unpack(info)
+        start, policy, size = fields[2 + _LOCAL_IN], fields[7 + _LOCAL_IN], fields[13]
+        if not 0 < size <= _MAX_SIZE or policy + _ENTRY_BYTES > size:
+            raise Internal(f"the legacy iptables filter table says its size is {size} bytes")
+        answer = _get(raw, _GET_ENTRIES, name + struct.pack("=II", size, 0) + bytes(size))
+    return answer[_ENTRIES_HEADER:], start, policy
+
+
+def _standard_verdict(entries: bytes, offset: int) -> int:
+    (target,) = struct.unpack_from("=H", entries, offset + _TARGET_OFFSET)
+    (verdict,) = struct.unpack_from("=i", entries, offset + target + 32)  # after struct xt_entry_target
+    return int(verdict)
+
+
+def _get(raw: socket.socket, option: int, request: bytes) -> bytes:
+    buffer = ctypes.create_string_buffer(request, len(request))
+    length = ctypes.c_uint32(len(request))
+    result = _libc.getsockopt(raw.fileno(), socket.IPPROTO_IP, option, buffer, ctypes.byref(length))
+    if result != 0:
+        number = ctypes.get_errno()
+        raise Internal(f"read the legacy iptables filter table: {os.strerror(number)}")
+    return buffer.raw[: length.value]

@@ -1,0 +1,54 @@
+"""Does the host filter its input? Then published ports must not go around that filter.
+
+A port published by NAT is translated before the input hook and so escapes the host's own rules. Where the
+host has an input filter, ports are published by the relay instead, whose packets pass it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sampan.linux import xtables
+from sampan.linux.nftables import NF_ACCEPT, Chain, Family, Hook, NftablesSocket, Rule
+from sampan.linux.nftables_expressions import Verdict
+
+_IPV4_FAMILIES = (Family.INET, Family.IPV4)
+_CAN_DROP = frozenset(
+    ("reject", "queue", "lookup verdict", "synproxy", "target REJECT", "target NFQUEUE", "target TARPIT")
+)
+
+
+def filters_input(chains: Iterable[Chain], rules: Sequence[Rule]) -> bool:
+    """Can a chain on the input hook that sees IPv4 drop or reject a packet, itself or in chains it calls?"""
+    seen: set[tuple[int, str, str]] = set()
+    waiting = []
+    for chain in chains:
+        if chain.family in _IPV4_FAMILIES and chain.base is not None and chain.base.hook == Hook.INPUT:
+            if chain.base.policy != NF_ACCEPT:
+                return True
+            waiting.append((chain.family, chain.table, chain.name))
+    while waiting:
+        place = waiting.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        for rule in rules:
+            if (rule.family, rule.table, rule.chain) != place:
+                continue
+            if _CAN_DROP.intersection(rule.expressions):
+                return True
+            for code, target in rule.verdicts:
+                if code == Verdict.DROP:
+                    return True
+                if target:
+                    waiting.append((rule.family, rule.table, target))
+    return False
+
+
+def host_filters_input(nftables: NftablesSocket) -> bool:
+    """For the calling thread's namespace: nf_tables (also as iptables-nft) and the legacy iptables of IPv4."""
+    chains = nftables.chains()
+    if any(chain.base is not None and chain.base.hook == Hook.INPUT for chain in chains):
+        if filters_input(chains, nftables.rules()):
+            return True
+    return xtables.input_can_drop()
