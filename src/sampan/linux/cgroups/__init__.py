@@ -1,4 +1,4 @@
-"""Control groups of both versions behind one protocol: making, limiting, measuring, freezing, killing, removing.
+"""Control groups of both versions behind one protocol: make, limit, measure, freeze, kill, remove.
 
 Knows nothing of containers or of the OCI configuration; roots are passed in.
 """

@@ -46,8 +46,9 @@ class CgroupLimits:
     """Limits in the terms of the OCI runtime-spec (config-linux.md, "Control groups"), whatever the version.
 
     None means "leave as it is"; -1 means unlimited. Memory in bytes (`memory_swap` is memory plus swap),
-    `cpu_quota`, `cpu_period`, `cpu_burst`, `cpu_rt_*` in microseconds, `cpu_shares` 2 to 262144, `blkio_weight` 10 to 1000.
-    `devices`: rules in order, later ones win; an empty tuple leaves the policy as it is.
+    `cpu_quota`, `cpu_period`, `cpu_burst`, `cpu_rt_*` in microseconds, `cpu_shares` 2 to 262144,
+    `blkio_weight` 10 to 1000.
+    `devices`: rules applied in order to a policy that refuses everything; an empty tuple leaves it as it is.
     `unified`: file name to value, version 2 only.
     """
 
@@ -93,7 +94,7 @@ class CpuStats:
 class MemoryStats:
     """Bytes. `limit` None is unlimited; `max_usage` None where the kernel does not record it.
 
-    `stat` holds memory.stat as the kernel gives it (its keys differ between the versions, as in Docker's API).
+    `stat` holds memory.stat as the kernel gives it; the keys differ between the versions, as in Docker's API.
     """
 
     usage: int = 0
@@ -113,7 +114,7 @@ class PidsStats:
 
 @dataclass(frozen=True, slots=True)
 class BlockIoEntry:
-    """`operation`: "Read", "Write", "Sync", "Async", "Discard", "Total" (version 1), "read", "write" (version 2)."""
+    """`operation`: "Read", "Write", "Sync", "Async", "Discard", "Total"; version 2 has "read", "write" only."""
 
     major: int
     minor: int
@@ -148,7 +149,7 @@ class Cgroup(Protocol):
         """
 
     def update(self, limits: CgroupLimits) -> None:
-        """Apply those limits that are not None. Raises as `create`; `Conflict` when memory in use is in the way."""
+        """Apply those limits that are not None. Raises as `create`, and `Conflict` when memory is in use."""
 
     def add(self, pid: int) -> None:
         """Move a whole process (it may wait for an RCU grace period: several milliseconds).
@@ -160,7 +161,7 @@ class Cgroup(Protocol):
         """Move the calling process, which must have one thread only: far cheaper than `add` in version 1."""
 
     def directory(self) -> int | None:
-        """An open directory descriptor for clone3's CLONE_INTO_CGROUP (caller closes it); None in version 1."""
+        """An open descriptor for clone3's CLONE_INTO_CGROUP, which the caller closes; None in version 1."""
 
     def pids(self) -> list[int]:
         """Processes in this group and all below it; empty when there is no such group."""
@@ -191,7 +192,7 @@ class Cgroup(Protocol):
 
 
 def check_path(path: str) -> str:
-    """The group path without surrounding slashes. Raises `Invalid` for one that could climb out of the root."""
+    """The group path without surrounding slashes. Raises `Invalid` for one that could leave the root."""
     parts = [part for part in path.split("/") if part]
     if not parts or any(part in (".", "..") or "\0" in part or len(part) > 255 for part in parts):
         raise Invalid(f"invalid cgroup path: {path!r}")

@@ -1,0 +1,226 @@
+"""Reading and writing the files of control groups, and waiting for groups to empty."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from sampan.errors import Conflict, Denied, Internal, Invalid, NotFound, SampanError, Unsupported
+
+_READ_SIZE = 65536
+_PAUSE = 0.001
+_MOST_WATCHED = 64
+
+
+class Directories(Protocol):
+    """How groups are made and removed; tests have a kind that fills in what the kernel would."""
+
+    def make(self, path: str) -> None: ...
+
+    def remove(self, path: str) -> None: ...
+
+
+class KernelDirectories:
+    def make(self, path: str) -> None:
+        os.mkdir(path, 0o755)
+
+    def remove(self, path: str) -> None:
+        os.rmdir(path)
+
+
+def write(path: str, value: str) -> None:
+    """One write(2), as the kernel wants it. The kinds of error are those of `failure`."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, value.encode())
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise failure(error, path, value) from error
+
+
+def failure(error: OSError, path: str, value: str | None = None) -> SampanError:
+    """The error of a control group file that was written (`value` given) or read."""
+    doing = f"writing {value!r} to" if value is not None else "reading"
+    text = f"cgroup: {doing} {path}: {error.strerror}"
+    match error.errno:
+        case errno.ENOENT | errno.ENODEV if value is not None and os.path.isdir(os.path.dirname(path)):
+            return Unsupported(text, hint="this kernel or host does not offer the limit")
+        case errno.ENOENT | errno.ENODEV | errno.ESRCH:
+            return NotFound(text)
+        case errno.EINVAL | errno.ERANGE | errno.E2BIG | errno.ENOSPC:
+            return Invalid(text)
+        case errno.EBUSY | errno.EEXIST:
+            return Conflict(text)
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return Denied(text)
+        case errno.EOPNOTSUPP:
+            return Unsupported(text)
+    return Internal(text)
+
+
+def read(path: str) -> str | None:
+    """The file's text; None when it or its group does not exist."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            chunk = os.read(descriptor, _READ_SIZE)
+            if len(chunk) < 4096:  # the kernel fills at most a page of a short file: this was all
+                return chunk.decode()
+            chunks = [chunk]
+            while chunk := os.read(descriptor, _READ_SIZE):
+                chunks.append(chunk)
+            return b"".join(chunks).decode()
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+            return None
+        raise failure(error, path) from error
+
+
+def read_number(path: str) -> int | None:
+    """None for "max" and where there is no such file."""
+    text = read(path)
+    return int(text) if text is not None and text.strip().lstrip("-").isdigit() else None
+
+
+def read_table(path: str) -> dict[str, int]:
+    """A file of `name number` lines; empty when there is none."""
+    return parse_table(read(path) or "")
+
+
+def parse_table(text: str) -> dict[str, int]:
+    table: dict[str, int] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        if value.isdigit():
+            table[name] = int(value)
+    return table
+
+
+def subgroups(path: str) -> Iterator[str]:
+    """Directories right below; none when there is no such group."""
+    try:
+        with os.scandir(path) as entries:
+            found = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return
+    yield from found
+
+
+def process_ids(path: str) -> list[int]:
+    """Processes in the group at `path` and all below it, as far as this PID namespace can see them."""
+    # A process of an outer PID namespace reads as 0, which must never reach kill(2).
+    found = [pid for pid in map(int, (read(f"{path}/cgroup.procs") or "").split()) if pid > 0]
+    for below in subgroups(path):
+        found += process_ids(below)
+    return found
+
+
+def make_with_parents(
+    root: str, path: str, directories: Directories, made: Callable[[str], None] | None = None
+) -> list[str]:
+    """Make `root`/`path` and those parents that are missing; returns what was made, outermost first.
+
+    `made` is called for each new directory before the next one is made.
+    """
+    full = f"{root}/{path}"
+    try:
+        directories.make(full)
+    except FileExistsError:
+        return []
+    except FileNotFoundError:
+        parent, _, _ = path.rpartition("/")
+        if not parent:
+            raise
+        above = make_with_parents(root, parent, directories, made)
+        return above + make_with_parents(root, path, directories, made)
+    except OSError as error:
+        raise failure(error, full, "") from error
+    if made is not None:
+        made(full)
+    return [full]
+
+
+def remove_tree(
+    path: str, directories: Directories, wait: Callable[[str, float], None], deadline: float
+) -> None:
+    """Remove a group and those below it. `wait(path, deadline)` returns when another try makes sense.
+
+    `deadline` in seconds of time.monotonic(). Raises `Conflict` when it has passed.
+    """
+    while True:
+        try:
+            directories.remove(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+                raise failure(error, path, "") from error
+        else:
+            return
+        for below in subgroups(path):
+            remove_tree(below, directories, wait, deadline)
+        if time.monotonic() >= deadline:
+            raise Conflict(
+                f"cgroup {path} cannot be removed: processes {process_ids(path)} are still in it",
+            )
+        wait(path, deadline)
+
+
+def wait_for_processes(path: str, deadline: float) -> None:
+    """Version 1 has no event for an empty group: wait for a process of it to end, or a moment when none shows."""
+    poller = select.poll()
+    descriptors: list[int] = []
+    try:
+        for pid in process_ids(path)[:_MOST_WATCHED]:
+            try:
+                descriptor = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            descriptors.append(descriptor)
+            poller.register(descriptor, select.POLLIN)
+        if not descriptors:
+            # The process has ended but the kernel has not let go of the group yet: there is no event for that.
+            time.sleep(_PAUSE)
+            return
+        poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def wait_for_event(path: str, name: str, value: int, deadline: float) -> bool:
+    """Until `name` in the version 2 group's cgroup.events has `value`; False when the deadline passed.
+
+    The kernel notifies pollers of the file (cgroup-v2.rst, "Un-populated Notification").
+    A group that is gone counts as reached.
+    """
+    try:
+        descriptor = os.open(f"{path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        poller = select.poll()
+        poller.register(descriptor, select.POLLPRI)
+        while True:
+            try:
+                table = parse_table(os.pread(descriptor, 4096, 0).decode())
+            except OSError as error:
+                if error.errno == errno.ENODEV:
+                    return True
+                raise failure(error, path) from error
+            if table.get(name) == value:
+                return True
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return False
+            poller.poll(remaining * 1000)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,64 @@
+"""Measurements of a version 2 group. `group`: its directory."""
+
+from __future__ import annotations
+
+from sampan.linux.cgroups import files
+from sampan.linux.cgroups.model import BlockIoEntry, CgroupStats, CpuStats, MemoryStats, PidsStats
+
+_NANOSECONDS = 1000
+"""In a microsecond, which is what version 2 counts in."""
+
+
+def read_stats(group: str) -> CgroupStats:
+    io = files.read(f"{group}/io.stat") or ""
+    return CgroupStats(
+        cpu=_cpu(group),
+        memory=_memory(group),
+        pids=PidsStats(
+            current=files.read_number(f"{group}/pids.current") or 0,
+            limit=files.read_number(f"{group}/pids.max"),
+        ),
+        io_service_bytes=parse_io(io, {"rbytes": "read", "wbytes": "write"}),
+        io_serviced=parse_io(io, {"rios": "read", "wios": "write"}),
+    )
+
+
+def oom_kill_count(group: str) -> int:
+    return files.read_table(f"{group}/memory.events").get("oom_kill", 0)
+
+
+def _cpu(group: str) -> CpuStats:
+    table = files.read_table(f"{group}/cpu.stat")
+    return CpuStats(
+        total=table.get("usage_usec", 0) * _NANOSECONDS,
+        user=table.get("user_usec", 0) * _NANOSECONDS,
+        system=table.get("system_usec", 0) * _NANOSECONDS,
+        periods=table.get("nr_periods", 0),
+        throttled_periods=table.get("nr_throttled", 0),
+        throttled=table.get("throttled_usec", 0) * _NANOSECONDS,
+    )
+
+
+def _memory(group: str) -> MemoryStats:
+    return MemoryStats(
+        usage=files.read_number(f"{group}/memory.current") or 0,
+        max_usage=files.read_number(f"{group}/memory.peak"),
+        limit=files.read_number(f"{group}/memory.max"),
+        failures=files.read_table(f"{group}/memory.events").get("max", 0),
+        stat=files.read_table(f"{group}/memory.stat"),
+    )
+
+
+def parse_io(text: str, keys: dict[str, str]) -> tuple[BlockIoEntry, ...]:
+    """Lines of `major:minor rbytes=… wbytes=… rios=… …`; `keys`: which to take, and their operation."""
+    entries: list[BlockIoEntry] = []
+    for line in text.splitlines():
+        device, *pairs = line.split()
+        major, separator, minor = device.partition(":")
+        if not separator:
+            continue
+        for pair in pairs:
+            key, _, value = pair.partition("=")
+            if key in keys and value.isdigit():
+                entries.append(BlockIoEntry(int(major), int(minor), keys[key], int(value)))
+    return tuple(entries)
