@@ -1,0 +1,164 @@
+"""An engine of its own for a test: own root, run directory, bridge, subnet and control group; gone afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+START_SECONDS = 60
+STOP_SECONDS = 60
+
+
+class EngineProcess:
+    """A daemon started by `start` (or on entering), stopped with all that it made by `stop`.
+
+    `directory` must not exist or be empty; everything is below it. `options` are further daemon flags.
+    Used as a context manager it cleans up whatever happens in the block.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        options: Sequence[str] = (),
+        subnet: str | None = None,
+        config: object = None,
+    ) -> None:
+        token = secrets.token_hex(4)
+        self.directory = directory
+        self.root = directory / "root"
+        self.run_dir = directory / "run"
+        self.socket = self.run_dir / "sampan.sock"
+        self.log = directory / "daemon.log"
+        self.bridge = f"smpt{token}"
+        self.cgroup_parent = f"/sampan-test-{token}"
+        # One of 4096 networks of a range that nothing else here uses, so that engines in parallel don't meet.
+        number = int(token, 16) % 4096
+        self.subnet = subnet or f"10.{200 + number // 256}.{number % 256}.1/24"
+        self.options = tuple(options)
+        self._config = directory / "daemon.json"
+        directory.mkdir(parents=True, exist_ok=True)
+        self._config.write_text(json.dumps(config or {}))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def host(self) -> str:
+        """For --host, SAMPAN_HOST or DOCKER_HOST."""
+        return f"unix://{self.socket}"
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise RuntimeError("the engine is not running")
+        return self._process.pid
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the command line needs to talk to this engine; its configuration directory is private too."""
+        config = self.directory / "client"
+        return {
+            **os.environ,
+            "SAMPAN_HOST": self.host,
+            "DOCKER_HOST": self.host,
+            "DOCKER_CONFIG": str(config),
+            "DOCKER_BUILDKIT": "0",
+        }
+
+    def start(self) -> None:
+        """Start the daemon and wait until it serves. Raises RuntimeError with its log when it fails."""
+        read_end, write_end = os.pipe()
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(write_end,),
+                env={**os.environ, "SAMPAN_READY_FD": str(write_end)},
+                start_new_session=True,
+            )
+        os.close(write_end)
+        try:
+            ready, _, _ = select.select([read_end], [], [], START_SECONDS)
+            if not ready or os.read(read_end, 1) == b"":
+                raise RuntimeError(f"the engine did not start:\n{self.log.read_text(errors='replace')}")
+        finally:
+            os.close(read_end)
+
+    def kill(self) -> None:
+        """kill -9 of the daemon alone; its containers run on."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def terminate(self) -> None:
+        """The orderly end of the daemon; running containers run on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait(STOP_SECONDS)
+            self._process = None
+
+    def cli(
+        self, *arguments: str, stdin: bytes | None = None, check: bool = True, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `sampan ARGUMENTS` against this engine. With `check` a failure raises RuntimeError with its output."""
+        result = subprocess.run(
+            [sys.executable, "-m", "sampan.cli.main", *arguments],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            env=self.environment,
+            timeout=timeout,
+            check=False,
+        )
+        out, err = result.stdout.decode("utf-8", "replace"), result.stderr.decode("utf-8", "replace")
+        if check and result.returncode != 0:
+            raise RuntimeError(f"sampan {' '.join(arguments)} ended with {result.returncode}:\n{out}{err}")
+        return subprocess.CompletedProcess(result.args, result.returncode, out, err)
+
+    def stop(self) -> None:
+        """Remove every container, end the daemon (which takes its bridges and rules away) and all files."""
+        if self._process is None:
+            self.start()
+        try:
+            containers = self.cli("ps", "-aq", "--no-trunc").stdout.split()
+            if containers:
+                self.cli("rm", "-f", "-v", *containers)
+            for network in self.cli("network", "ls", "-q", "--filter", "type=custom").stdout.split():
+                self.cli("network", "rm", network)
+        finally:
+            self.terminate()
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self.directory)
+
+    def __enter__(self) -> EngineProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _command(self) -> list[str]:
+        return [
+            sys.executable, "-m", "sampan.cli.main", "daemon",
+            "--config-file", str(self._config),
+            "--root", str(self.root),
+            "--run", str(self.run_dir),
+            "--bridge", self.bridge,
+            "--bip", self.subnet,
+            "--cgroup-parent", self.cgroup_parent,
+            *self.options,
+        ]  # fmt: skip
