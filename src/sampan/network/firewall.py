@@ -48,7 +48,5 @@ def filters_input(chains: Iterable[Chain], rules: Sequence[Rule]) -> bool:
 def host_filters_input(nftables: NftablesSocket) -> bool:
     """For the calling thread's namespace: nf_tables (also as iptables-nft) and the legacy iptables of IPv4."""
     chains = nftables.chains()
-    if any(chain.base is not None and chain.base.hook == Hook.INPUT for chain in chains):
-        if filters_input(chains, nftables.rules()):
-            return True
-    return xtables.input_can_drop()
+    has_input = any(chain.base is not None and chain.base.hook == Hook.INPUT for chain in chains)
+    return (has_input and filters_input(chains, nftables.rules())) or xtables.input_can_drop()

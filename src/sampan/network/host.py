@@ -2,61 +2,95 @@
 
 Everything here blocks and is thread-safe; the engine calls it through `asyncio.to_thread`. Nothing is
 stored on disk: bridges and the nftables table live in the kernel, and `reconcile` puts them in order
-again from the engine's records.
+again from the engine's records. All of it belongs to the network namespace of the thread that calls.
 """
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network
 
+from sampan.errors import Invalid
+from sampan.linux.netlink_namespace import in_new_namespace
+from sampan.linux.netlink_route import RouteSocket
+from sampan.linux.nftables import Batch, NftablesSocket
+from sampan.network import bridge, passage, rules
 from sampan.network.model import EndpointSpec, NetworkSpec, PortBinding, PublishMode
+from sampan.network.ports import PublishedPorts
+
+_INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
 
 
 class NetworkHost:
     """Bridges, namespaces, address translation and published ports of one engine."""
 
     def __init__(self, instance: str, *, mode: PublishMode = PublishMode.AUTO) -> None:
-        """`instance` tells engines on one host apart: it names the nftables table `sampan-<instance>`."""
-        raise NotImplementedError
+        """`instance` tells engines on one host apart: it names the nftables table `sampan-<instance>`.
+
+        The object belongs to the network namespace of the thread that makes it.
+        """
+        if not _INSTANCE.fullmatch(instance):
+            raise Invalid(f"{instance!r} is not a name for an engine instance")
+        self.instance = instance
+        self._alias = f"sampan:{instance}"  # on our bridges: how we know them again
+        self._table = rules.table_name(instance)
+        self._lock = threading.RLock()
+        self._nftables = NftablesSocket()
+        self._ports = PublishedPorts(instance, mode, self._nftables, self._lock)
+        self._networks: dict[str, NetworkSpec] = {}
 
     def setup(self) -> None:
         """Make the nftables table and switch IPv4 forwarding on. Idempotent."""
-        raise NotImplementedError
+        bridge.write_sysctl("ipv4/ip_forward", "1")
+        self._write_rules()
 
     def ensure(self, network: NetworkSpec) -> None:
-        """Make the network's bridge, address and rules exist. Idempotent. Conflict when the device name is taken."""
-        raise NotImplementedError
+        """Make the network's bridge, address and rules exist. Idempotent. Conflict: the device name is taken."""
+        with self._lock:
+            with RouteSocket() as route:
+                bridge.ensure_bridge(route, network, self._alias)
+            self._networks[network.id] = network
+            self._write_rules()
 
     def remove(self, network: NetworkSpec) -> None:
         """Remove the network's bridge and rules. Idempotent."""
-        raise NotImplementedError
+        with self._lock:
+            with RouteSocket() as route:
+                bridge.remove_bridge(route, network.bridge, self._alias)
+            self._networks.pop(network.id, None)
+            self._write_rules()
 
     def create_namespace(self) -> int:
         """A new network namespace with its loopback up; returns a descriptor owned by the caller.
 
         The namespace lives as long as the descriptor or a process in it.
         """
-        raise NotImplementedError
+        descriptor, _ = in_new_namespace(bridge.configure_loopback)
+        return descriptor
 
     def attach(self, namespace: int, network: NetworkSpec, endpoint: EndpointSpec) -> None:
         """Make and configure the endpoint's interface in the namespace (a descriptor, not kept)."""
-        raise NotImplementedError
+        with RouteSocket() as route:
+            bridge.attach(route, namespace, network, endpoint)
 
     def detach(self, endpoint: EndpointSpec) -> None:
         """Remove the endpoint's interface (which also ends with its namespace). Idempotent."""
-        raise NotImplementedError
+        with RouteSocket() as route:
+            route.delete(bridge.host_interface(endpoint.id))
 
     def publish(self, address: str, bindings: Sequence[PortBinding]) -> tuple[PortBinding, ...]:
         """Publish ports of the endpoint that has this address; all or nothing.
 
-        Returns definite bindings, in order. Raises Conflict in Docker's words when a host port is taken.
+        Returns definite bindings, in order. Raises Conflict in Docker's words when a host port is taken,
+        Invalid when the host address is not the host's.
         """
-        raise NotImplementedError
+        return self._ports.publish(_without_prefix(address), bindings)
 
     def unpublish(self, address: str, bindings: Sequence[PortBinding]) -> None:
         """Take back what `publish` returned. Idempotent."""
-        raise NotImplementedError
+        self._ports.unpublish(_without_prefix(address), bindings)
 
     def reconcile(
         self,
@@ -69,16 +103,60 @@ class NetworkHost:
         `endpoints` are those of running containers, `published` maps their addresses to definite bindings.
         Returns the bindings that could not be restored (their port was taken meanwhile).
         """
-        raise NotImplementedError
+        with self._lock:
+            bridge.write_sysctl("ipv4/ip_forward", "1")
+            with RouteSocket() as route:
+                ports = {bridge.host_interface(endpoint.id) for endpoint in endpoints}
+                bridge.remove_leftovers(route, self._alias, {network.bridge for network in networks}, ports)
+                for network in networks:
+                    bridge.ensure_bridge(route, network, self._alias)
+            self._networks = {network.id: network for network in networks}
+            plain = {_without_prefix(address): bindings for address, bindings in published.items()}
+            lost = self._ports.restore(self._networks.values(), plain)
+            self._open_passage()
+            return lost
 
     def subnets_in_use(self) -> tuple[IPv4Network, ...]:
         """Subnets that the host's interfaces and routes use; a new network must avoid them."""
-        raise NotImplementedError
+        with RouteSocket() as route:
+            return bridge.subnets_in_use(route)
+
+    @property
+    def relay_process(self) -> int | None:
+        """The process id of the port relay, when it runs."""
+        return self._ports.relay_process
 
     def close(self) -> None:
-        """Let go of descriptors; networks and NAT stay as they are (the containers run on)."""
-        raise NotImplementedError
+        """Let go of descriptors; networks, NAT and the relay stay as they are (the containers run on)."""
+        with self._lock:
+            self._ports.close(stop=False)
+            self._nftables.close()
 
     def teardown(self) -> None:
-        """Remove everything of this instance from the host: ports, bridges, table, relay."""
-        raise NotImplementedError
+        """Remove everything of this instance from the host: ports, bridges, table, relay; then close."""
+        with self._lock:
+            self._ports.close(stop=True)
+            self._networks.clear()
+            with RouteSocket() as route:
+                bridge.remove_leftovers(route, self._alias, (), ())
+            passage.close(self._nftables, self._alias)
+            batch = Batch(rules.FAMILY)
+            batch.add_table(self._table)  # so that deleting does not fail when it is not there
+            batch.delete_table(self._table)
+            self._nftables.commit(batch)
+            self._nftables.close()
+
+    def _write_rules(self) -> None:
+        with self._lock:
+            batch = Batch(rules.FAMILY)
+            rules.build_table(batch, self._table, self._networks.values())
+            self._ports.commit(batch)
+            self._open_passage()
+
+    def _open_passage(self) -> None:
+        bridges = [network.bridge for network in self._networks.values()]
+        passage.open_for(self._nftables, self._alias, bridges)
+
+
+def _without_prefix(address: str) -> str:
+    return address.partition("/")[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 
 from sampan.errors import Conflict, Invalid
@@ -47,7 +47,7 @@ class SubnetPool:
         )
 
     @staticmethod
-    def _free_pieces(pool: IPv4Network, prefix: int, busy: list[IPv4Network]) -> Iterable[IPv4Network]:
+    def _free_pieces(pool: IPv4Network, prefix: int, busy: list[IPv4Network]) -> Iterator[IPv4Network]:
         relevant = [network for network in busy if network.overlaps(pool)]
         for piece in pool.subnets(new_prefix=prefix):
             if not any(piece.overlaps(network) for network in relevant):

@@ -133,9 +133,8 @@ class Connection:
 
     def _on_event(self, _events: int) -> None:
         try:
-            if not self._connected:
-                if not self._finish_connecting():
-                    return
+            if not self._connected and not self._finish_connecting():
+                return
             self._pump()
         except OSError:  # either side has reset: the other is closed too, which is all there is to say
             self.close()
@@ -178,12 +177,15 @@ class Connection:
 class Port(Protocol):
     """What listens: one published port."""
 
-    def close(self, *, sessions: bool) -> None: ...
+    def close(self, *, sessions: bool) -> None:
+        """Stop listening, and end the connections when `sessions`."""
 
-    def sweep(self, now: float) -> None: ...
+    def sweep(self, now: float) -> float | None:
+        """End what has timed out; returns in how many seconds to ask again (None: not needed)."""
 
     @property
-    def busy(self) -> bool: ...
+    def busy(self) -> bool:
+        """Somebody is connected."""
 
 
 class TcpPort:
@@ -231,10 +233,14 @@ class TcpPort:
         self._loop.remove(self._listener.fileno())
         self._paused_until = time.monotonic() + _PAUSE
 
-    def sweep(self, now: float) -> None:
-        if self._paused_until and now >= self._paused_until and self._listener.fileno() >= 0:
-            self._paused_until = 0.0
-            self._listen()
+    def sweep(self, now: float) -> float | None:
+        if not self._paused_until or self._listener.fileno() < 0:
+            return None
+        if now < self._paused_until:
+            return self._paused_until - now
+        self._paused_until = 0.0
+        self._listen()
+        return None
 
     def close(self, *, sessions: bool) -> None:
         if self._listener.fileno() >= 0:
@@ -248,7 +254,7 @@ class TcpPort:
 class UdpSession:
     """One client of a UDP port. It answers from the address of ours that the client has written to."""
 
-    def __init__(self, server: socket.socket, client: object, source: Ancillary) -> None:
+    def __init__(self, server: socket.socket, client: tuple[object, ...], source: Ancillary) -> None:
         self.server, self.client, self.source = server, client, source
         self.used = time.monotonic()
 
@@ -282,7 +288,7 @@ class UdpPort:
             except OSError:
                 continue  # datagrams may be lost: the container does not listen, or its queue is full
 
-    def _session(self, client: object, source: Ancillary) -> UdpSession | None:
+    def _session(self, client: tuple[object, ...], source: Ancillary) -> UdpSession | None:
         key = (client, tuple(source))
         session = self._sessions.get(key)
         if session is None:
@@ -315,12 +321,13 @@ class UdpPort:
         self._loop.remove(session.server.fileno())
         session.server.close()
 
-    def sweep(self, now: float) -> None:
+    def sweep(self, now: float) -> float | None:
         while self._sessions:
             key, session = next(iter(self._sessions.items()))
             if now - session.used < UDP_IDLE:
-                return
+                return session.used + UDP_IDLE - now
             self._end(key)
+        return None
 
     def close(self, *, sessions: bool) -> None:
         """UDP has no connections that could go on without the socket; all sessions end."""
@@ -365,11 +372,9 @@ class Relay:
 
     def run(self) -> None:
         while self._running:
-            everything = [*self._ports.values(), *self._leaving]
-            self._loop.turn(_PAUSE if everything else None)
             now = time.monotonic()
-            for port in everything:
-                port.sweep(now)
+            due = [port.sweep(now) for port in self._ports.values()]
+            self._loop.turn(min((seconds for seconds in due if seconds is not None), default=None))
             self._leaving = [port for port in self._leaving if port.busy]
             if (self._retired or (self._orphan and not self._ports)) and not self._leaving:
                 return

@@ -11,7 +11,7 @@ the one that is common beside us, the FORWARD policy DROP of Docker, see `passag
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
@@ -79,15 +79,11 @@ def build_table(batch: Batch, table: str, networks: Iterable[NetworkSpec]) -> No
     _postrouting_rules(batch, table, ordered)
 
 
-def rebuild_table(
-    batch: Batch, table: str, networks: Iterable[NetworkSpec], published: Mapping[str, Sequence[PortBinding]]
-) -> None:
+def rebuild_table(batch: Batch, table: str, networks: Iterable[NetworkSpec]) -> None:
     """The table from nothing, in the same transaction that removes what was there."""
     batch.add_table(table)
     batch.delete_table(table)
     build_table(batch, table, networks)
-    elements = [port_element(address, one) for address, bindings in published.items() for one in bindings]
-    add_ports(batch, table, elements)
 
 
 def add_ports(batch: Batch, table: str, elements: Sequence[MapElement]) -> None:

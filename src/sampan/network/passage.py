@@ -1,0 +1,51 @@
+"""A way through another program's forward chain that drops by policy.
+
+Docker sets the policy of iptables' FORWARD chain to DROP. A packet has to be accepted by every base
+chain of the hook, so whatever our own table says, our containers' packets would end there. iptables offers the
+chain DOCKER-USER for such cases; without it, FORWARD itself is the place. We put two rules per bridge at its
+top, marked with our alias as comment, and take them away again. They only say that our bridges' traffic may
+pass there: our own forward chain has decided already which does. Where that filter is the legacy
+iptables (not nf_tables), which can't be changed by netlink, the administrator has to accept the bridges' traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sampan.linux import nftables_expressions as ex
+from sampan.linux.nftables import NF_ACCEPT, Batch, Chain, Family, NftablesSocket
+
+_TABLE = "filter"
+_CHAINS = ("DOCKER-USER", "FORWARD")
+
+
+def choose_chain(chains: Sequence[Chain]) -> str | None:
+    """The chain of iptables' filter table that must let us pass; None when its policy lets everything."""
+    names = {chain.name: chain for chain in chains if chain.family == Family.IPV4 and chain.table == _TABLE}
+    forward = names.get("FORWARD")
+    if forward is None or forward.base is None or forward.base.policy == NF_ACCEPT:
+        return None
+    return next(name for name in _CHAINS if name in names)
+
+
+def open_for(nftables: NftablesSocket, mark: str, bridges: Sequence[str]) -> None:
+    """Exactly these bridges may pass; rules of ours for others are removed. Idempotent."""
+    _replace(nftables, mark, choose_chain(nftables.chains(Family.IPV4)), bridges)
+
+
+def close(nftables: NftablesSocket, mark: str) -> None:
+    _replace(nftables, mark, None, ())
+
+
+def _replace(nftables: NftablesSocket, mark: str, target: str | None, bridges: Sequence[str]) -> None:
+    batch = Batch(Family.IPV4)
+    if any(chain.table == _TABLE for chain in nftables.chains(Family.IPV4)):
+        for rule in nftables.rules(Family.IPV4, _TABLE):
+            if rule.comment == mark:
+                batch.delete_rule(_TABLE, rule.chain, rule.handle)
+    if target is not None:
+        accept = ex.counter() + ex.verdict(ex.Verdict.ACCEPT)
+        for name in bridges:
+            batch.add_rule(_TABLE, target, ex.input_is(name), accept, comment=mark, first=True)
+            batch.add_rule(_TABLE, target, ex.output_is(name), accept, comment=mark, first=True)
+    nftables.commit(batch)
