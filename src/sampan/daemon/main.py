@@ -1,0 +1,116 @@
+"""`sampan daemon`: start, serve, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sampan.api.http import HttpServer
+from sampan.daemon.listen import open_listener
+from sampan.daemon.options import DaemonOptions, parse_options
+from sampan.daemon.wiring import assemble
+from sampan.errors import Conflict, SampanError, exit_code
+
+log = logging.getLogger(__name__)
+
+READY_FD_VARIABLE = "SAMPAN_READY_FD"
+_THREADS = 64
+"""Blocking work at the same time: pulls, copies, waits for the launcher. Threads are made when needed."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run until SIGTERM or SIGINT; the exit code."""
+    try:
+        options = parse_options(argv)
+        _set_up_logging(options.settings.debug)
+        if os.geteuid() != 0:
+            raise Conflict("the engine needs root", hint="start it with sudo")
+        with _RunLock(options.settings.run):
+            asyncio.run(_serve(options))
+    except SampanError as error:
+        sys.stderr.write(f"sampan daemon: {error.message}\n" + (f"{error.hint}\n" if error.hint else ""))
+        return exit_code(error)
+    return 0
+
+
+class _RunLock:
+    """One daemon per run directory (the root has a lock of its own, held by the metadata database)."""
+
+    def __init__(self, run: Path) -> None:
+        run.mkdir(parents=True, exist_ok=True, mode=0o711)
+        self._path = run / "daemon.pid"
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def __enter__(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._fd)
+            raise Conflict(
+                f"another sampan daemon (pid {holder}) uses {self._path.parent}",
+                hint="stop it, or give this one directories of its own with --root and --run",
+            ) from error
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def __exit__(self, *_: object) -> None:
+        os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+
+async def _serve(options: DaemonOptions) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="work"))
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    assembled = await assemble(options.settings)
+    server = HttpServer(assembled.dispatch)
+    try:
+        await assembled.recover()
+        for host in options.hosts:
+            await server.listen(open_listener(host))
+            log.info("API listening at %s", host)
+        # What lives from here to the end need not be looked at by every collection.
+        gc.collect()
+        gc.freeze()
+        _say_ready()
+        await stop.wait()
+        log.info("stopping; containers run on")
+    finally:
+        await server.close()
+        _forget_sockets(options)
+        await assembled.close()
+
+
+def _say_ready() -> None:
+    """Tell whoever started the daemon that it serves: one byte, then the end of the pipe."""
+    text = os.environ.pop(READY_FD_VARIABLE, "")
+    if text.isdecimal():
+        with contextlib.suppress(BrokenPipeError):
+            os.write(int(text), b"\n")
+        os.close(int(text))
+
+
+def _forget_sockets(options: DaemonOptions) -> None:
+    for host in options.hosts:
+        if host.startswith("unix://"):
+            Path(host.removeprefix("unix://")).unlink(missing_ok=True)
+
+
+def _set_up_logging(debug: bool) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
