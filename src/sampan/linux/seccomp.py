@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 
 from sampan.errors import Denied, Internal, Invalid, Unsupported
+from sampan.linux import libc
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,6 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
 def load_filter(program: bytes, flags: tuple[str, ...] = ()) -> int | None:
     """Load a compiled filter into the calling thread; it can never be removed.
 
@@ -108,18 +106,13 @@ def load_filter(program: bytes, flags: tuple[str, ...] = ()) -> int | None:
     if machine not in _SECCOMP_CALL:
         raise Unsupported(f"seccomp is not supported on {machine}")
     wanted = _Program(length, program)
-    result = _libc.syscall(
-        ctypes.c_long(_SECCOMP_CALL[machine]),
-        ctypes.c_ulong(_SET_MODE_FILTER),
-        ctypes.c_ulong(bits),
-        ctypes.byref(wanted),
-    )
+    result = libc.syscall(_SECCOMP_CALL[machine], _SET_MODE_FILTER, bits, wanted)
     if result < 0:
         raise _load_error(ctypes.get_errno(), length)
     if result > 0 and not bits & _NEW_LISTENER:
         # With TSYNC the kernel answers with the thread that could not be brought along.
         raise Denied(f"seccomp: thread {result} has a filter of its own")
-    return int(result) if bits & _NEW_LISTENER else None
+    return result if bits & _NEW_LISTENER else None
 
 
 def _load_error(code: int, length: int) -> Denied | Invalid | Unsupported | Internal:

@@ -8,6 +8,7 @@ import os
 import struct
 
 from sampan.errors import Denied, Internal, SampanError, Unsupported
+from sampan.linux import libc
 
 _PROG_LOAD, _PROG_ATTACH, _PROG_DETACH, _PROG_GET_FD_BY_ID, _PROG_QUERY = 5, 8, 9, 13, 16
 _TYPE_CGROUP_DEVICE = 15
@@ -17,23 +18,12 @@ _MOST_PROGRAMS = 64
 _BPF_CALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "i686": 357, "armv7l": 386}
 _LICENSE = b"Apache-2.0\0"
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def _bpf(command: int, attributes: ctypes.Array[ctypes.c_char], size: int) -> int:
     machine = os.uname().machine
     if machine not in _BPF_CALL:
         raise Unsupported(f"bpf(2) is not supported on {machine}")
-    result = _libc.syscall(
-        ctypes.c_long(_BPF_CALL[machine]),
-        ctypes.c_long(command),
-        ctypes.byref(attributes),
-        ctypes.c_ulong(size),
-    )
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return int(result)
+    return libc.checked("bpf", str(command), _BPF_CALL[machine], command, attributes, size)
 
 
 def _call(command: int, layout: str, *values: int) -> int:

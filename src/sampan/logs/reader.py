@@ -1,0 +1,323 @@
+"""Reading what the json-file writer wrote, rotated files included, and following it while it grows."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from sampan.errors import NotFound
+from sampan.linux import inotify
+
+_BLOCK = 64 * 1024
+_MAX_LINE = 1 << 20
+"""A longer line was not written by us: its beginning is dropped."""
+_MOST_FILES = 10_000
+_STREAMS = {"stdout": 1, "stderr": 2}
+_NANOSECONDS = 1_000_000_000
+
+
+class LogRecord(msgspec.Struct, frozen=True):
+    """`line` ends with a newline unless it is a part of a line or the last one. `time`: RFC 3339, nanoseconds."""
+
+    stream: int
+    time: str
+    line: bytes
+    attributes: dict[str, str] | None = None
+
+    @property
+    def time_ns(self) -> int:
+        """Unix time in nanoseconds."""
+        return parse_time(self.time)
+
+
+class _Line(msgspec.Struct):
+    log: str = ""
+    stream: str = "stdout"
+    time: str = ""
+    attrs: dict[str, str] | None = None
+
+
+_decoder = msgspec.json.Decoder(_Line)
+
+
+def parse_record(raw: bytes) -> LogRecord | None:
+    """None for a line that is torn or not ours: a crash leaves such, and reading goes on after it."""
+    try:
+        line = _decoder.decode(raw)
+        stream = _STREAMS[line.stream]
+        parse_time(line.time)
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, ValueError):
+        return None
+    return LogRecord(stream, line.time, line.log.encode("utf-8", "replace"), line.attrs)
+
+
+def parse_time(text: str) -> int:
+    """Unix time in nanoseconds of an RFC 3339 time. Raises `ValueError`."""
+    seconds, fraction = text[:19], "0"
+    zone = text[19:]
+    if zone.startswith("."):
+        digits = zone[1:]
+        length = next((at for at, letter in enumerate(digits) if not letter.isdigit()), len(digits))
+        fraction, zone = digits[:length], digits[length:]
+    moment = datetime.fromisoformat(seconds + ("+00:00" if zone == "Z" else zone))
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return int(moment.timestamp()) * _NANOSECONDS + int(fraction[:9].ljust(9, "0"))
+
+
+class _Range:
+    """Which records are wanted by their time."""
+
+    def __init__(self, since_ns: int | None, until_ns: int | None) -> None:
+        self.since_ns = since_ns
+        self.until_ns = until_ns
+
+    def wants(self, record: LogRecord) -> bool:
+        return self.since_ns is None or record.time_ns >= self.since_ns
+
+    def ends_before(self, record: LogRecord) -> bool:
+        return self.until_ns is not None and record.time_ns > self.until_ns
+
+
+def read(
+    path: str | Path, *, since_ns: int | None = None, until_ns: int | None = None, tail: int | None = None
+) -> Iterator[LogRecord]:
+    """The records of `path` and its rotated files, oldest first, as they are now.
+
+    Times are Unix time in nanoseconds, both ends included. `tail`: only the last that many records; it counts before
+    the times are looked at, as in Docker. No file at all is an empty log.
+    """
+    window = _Range(since_ns, until_ns)
+    descriptors = _open_all(str(path))
+    try:
+        sizes = [os.fstat(descriptor).st_size for descriptor in descriptors]
+        starts = [0] * len(descriptors) if tail is None else _tail_starts(descriptors, sizes, tail)
+        for descriptor, start, size in zip(descriptors, starts, sizes, strict=True):
+            for raw in _lines(descriptor, start, size):
+                record = parse_record(raw)
+                if record is None:
+                    continue
+                if window.ends_before(record):
+                    return
+                if window.wants(record):
+                    yield record
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _open_all(path: str) -> list[int]:
+    """Descriptors of the rotated files and the current one, oldest first, consistent even if it rotates meanwhile."""
+    while True:
+        opened: list[int] = []
+        inodes: set[int] = set()
+        for name in _names(path):
+            try:
+                descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                if name == path:
+                    continue  # between the two steps of a rotation
+                break
+            opened.append(descriptor)
+            inodes.add(os.fstat(descriptor).st_ino)
+        if len(inodes) == len(opened):
+            return opened[::-1]
+        for descriptor in opened:  # the same file under its old and its new name
+            os.close(descriptor)
+
+
+def _names(path: str) -> Iterator[str]:
+    yield path
+    for number in range(1, _MOST_FILES):
+        yield f"{path}.{number}"
+
+
+def _lines(descriptor: int, start: int, end: int) -> Iterator[bytes]:
+    """Lines between the offsets; a last one without a newline is included."""
+    rest = b""
+    at = start
+    while at < end:
+        block = os.pread(descriptor, min(_BLOCK, end - at), at)
+        if not block:
+            break
+        at += len(block)
+        lines = (rest + block).split(b"\n")
+        rest = lines.pop()[-_MAX_LINE:]
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _tail_starts(descriptors: list[int], sizes: list[int], tail: int) -> list[int]:
+    """The offset in each file (oldest first) where the last `tail` lines of all together begin."""
+    starts = list(sizes)
+    missing = tail
+    for index in range(len(descriptors) - 1, -1, -1):
+        if missing <= 0:
+            break
+        starts[index], found = _start_of_last(descriptors[index], sizes[index], missing)
+        missing -= found
+    return starts
+
+
+def _start_of_last(descriptor: int, size: int, count: int) -> tuple[int, int]:
+    """Where the last `count` lines begin, and how many there are; read from the end in blocks."""
+    found = 0
+    at = end = size
+    while at > 0:
+        at = max(0, at - _BLOCK)
+        block = os.pread(descriptor, end - at, at)
+        where = len(block)
+        while (where := block.rfind(b"\n", 0, where)) >= 0:
+            # The newline that ends the file begins no line.
+            if at + where + 1 < size:
+                found += 1
+                if found == count:
+                    return at + where + 1, found
+        end = at
+    return 0, found + (1 if size else 0)
+
+
+async def follow(
+    path: str | Path,
+    *,
+    since_ns: int | None = None,
+    until_ns: int | None = None,
+    tail: int | None = None,
+    ended: asyncio.Event,
+) -> AsyncIterator[LogRecord]:
+    """As `read`, then what is written from now on, without a gap, across rotations.
+
+    Ends when `ended` is set and everything is read, or when `until_ns` has passed.
+    Raises `NotFound` when the log's directory does not exist.
+    """
+    window = _Range(since_ns, until_ns)
+    follower = _Follower(str(path), tail)
+    try:
+        while True:
+            last = ended.is_set() or _passed(until_ns)
+            for raw in follower.read_lines():
+                record = parse_record(raw)
+                if record is None:
+                    continue
+                if window.ends_before(record):
+                    return
+                if window.wants(record):
+                    yield record
+            if last:
+                return
+            await _either(follower.changed, ended, until_ns)
+    finally:
+        follower.close()
+
+
+def _passed(until_ns: int | None) -> bool:
+    return until_ns is not None and time.time_ns() > until_ns
+
+
+async def _either(changed: asyncio.Event, ended: asyncio.Event, until_ns: int | None) -> None:
+    """Until the file may have changed, the writer has ended or the time is up."""
+    timeout = None if until_ns is None else max(0.0, (until_ns - time.time_ns()) / _NANOSECONDS) + 0.001
+    waiting = [asyncio.ensure_future(event.wait()) for event in (changed, ended)]
+    try:
+        await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+class _Follower:
+    """The open file that is being read, the newer ones behind it, and the watch on their directory.
+
+    Must be made and closed in a running event loop.
+    """
+
+    def __init__(self, path: str, tail: int | None) -> None:
+        self.changed = asyncio.Event()
+        self._path = path
+        self._name = os.path.basename(path)
+        self._rest = b""
+        self._watch = inotify.Inotify()
+        try:
+            # The directory, not the file: names change hands in a rotation. Watched before it is read: no gap.
+            mask = (
+                inotify.MODIFY
+                | inotify.CREATE
+                | inotify.MOVED_FROM
+                | inotify.MOVED_TO
+                | inotify.ONLY_DIRECTORY
+            )
+            self._watch.add(os.path.dirname(path) or ".", mask)
+        except FileNotFoundError as error:
+            self._watch.close()
+            raise NotFound(f"no such log: {path}") from error
+        except BaseException:
+            self._watch.close()
+            raise
+        self._files = _open_all(path)
+        self._offsets = [0] * len(self._files)
+        if tail is not None:
+            sizes = [os.fstat(descriptor).st_size for descriptor in self._files]
+            self._offsets = _tail_starts(self._files, sizes, tail)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._watch.fileno(), self._on_events)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._watch.fileno())
+        self._watch.close()
+        for descriptor in self._files:
+            os.close(descriptor)
+        self._files.clear()
+
+    def _on_events(self) -> None:
+        for event in self._watch.read_nowait():
+            if event.name == self._name or event.mask & inotify.OVERFLOW:
+                self.changed.set()
+
+    def read_lines(self) -> Iterator[bytes]:
+        """Whole lines that were not given yet; a last one without a newline is kept for later."""
+        self.changed.clear()
+        while True:
+            while self._files:
+                yield from self._drain()
+                if len(self._files) == 1:
+                    break
+                os.close(self._files.pop(0))
+                self._offsets.pop(0)
+                self._rest = b""  # torn for ever: lines do not go on in the next file
+            if not self._open_newer():
+                return
+
+    def _drain(self) -> Iterator[bytes]:
+        descriptor = self._files[0]
+        if os.fstat(descriptor).st_size < self._offsets[0]:
+            self._offsets[0], self._rest = 0, b""  # a single log file that is full begins anew
+        while block := os.pread(descriptor, _BLOCK, self._offsets[0]):
+            self._offsets[0] += len(block)
+            lines = (self._rest + block).split(b"\n")
+            self._rest = lines.pop()[-_MAX_LINE:]
+            yield from lines
+
+    def _open_newer(self) -> bool:
+        """Put the files that are newer than the one being read behind it; False when there is none."""
+        current = os.fstat(self._files[0]).st_ino if self._files else None
+        try:
+            if os.stat(self._path).st_ino == current:
+                return False
+        except FileNotFoundError:
+            return False  # between the two steps of a rotation, or not begun: an event follows
+        newest = _open_all(self._path)
+        inodes = [os.fstat(descriptor).st_ino for descriptor in newest]
+        # When ours was rotated out of existence, all that is left is newer.
+        keep = inodes.index(current) + 1 if current in inodes else 0
+        for descriptor in newest[:keep]:
+            os.close(descriptor)
+        self._files += newest[keep:]
+        self._offsets += [0] * (len(newest) - keep)
+        return len(newest) > keep
