@@ -7,7 +7,6 @@ from typing import Literal
 
 import msgspec
 
-from sampan.errors import Invalid
 from sampan.oci.digest import Digest
 from sampan.oci.reference import Reference
 
@@ -121,19 +120,6 @@ class Plan:
     @property
     def step_count(self) -> int:
         return len(self.global_instructions) + sum(1 + len(stage.instructions) for stage in self.stages)
-
-    def stage_called(self, origin: str) -> int | None:
-        """The index behind `--from=origin`, or None when it can only be an image.
-
-        Raises `Invalid` for an index that no stage has.
-        """
-        if origin.lower() in self.names:
-            return self.names[origin.lower()]
-        if not (origin.isascii() and origin.isdecimal()):
-            return None
-        if len(origin) > 6 or int(origin) not in self.every_stage:
-            raise Invalid(f"invalid stage index {origin}")
-        return int(origin)
 
 
 MountKind = Literal["bind", "cache", "tmpfs", "secret", "ssh"]

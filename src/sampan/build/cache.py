@@ -1,0 +1,126 @@
+"""The layer cache: what a step gave, by everything that went into it.
+
+A step's key is a SHA-256 over the key of what it was done to (beginning with the base image's id), the
+normalised instruction and the content of the files it copies. An entry whose layer is gone is a miss.
+Metadata-only steps have entries too: they remember when they were first done, so that a repeated build gives
+the identical image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from sampan.oci.digest import Digest
+from sampan.storage.metadata import Metadata, Table
+
+USED_RESOLUTION = 24 * 3600
+"""Seconds: `used` is written again only when it is older, so that a cached build writes nothing."""
+
+
+class CacheEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    created: str
+    """RFC 3339, of the first time."""
+    layer: str = ""
+    """The diff-id; empty for a step that changed no file."""
+    size: int = 0
+    """Bytes of the layer's file data."""
+    used: int = 0
+    """Unix time of the last use, coarse."""
+    content: str = ""
+    """For entries that remember a checksum instead of a layer."""
+    step: str = ""
+
+
+class CacheTable(Protocol):
+    """Where entries are kept; `MetadataTable` is the real one."""
+
+    def get(self, key: str) -> bytes | None: ...
+    def put(self, key: str, body: bytes) -> None: ...
+    def delete(self, key: str) -> None: ...
+    def items(self) -> list[tuple[str, bytes]]: ...
+
+
+class MetadataTable:
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+
+    def get(self, key: str) -> bytes | None:
+        return self._metadata.get(Table.BUILD_CACHE, key)
+
+    def put(self, key: str, body: bytes) -> None:
+        self._metadata.put(Table.BUILD_CACHE, key, body)
+
+    def delete(self, key: str) -> None:
+        self._metadata.delete(Table.BUILD_CACHE, key)
+
+    def items(self) -> list[tuple[str, bytes]]:
+        return self._metadata.items(Table.BUILD_CACHE)
+
+
+class BuildCache:
+    """Thread-safe as far as its table is; two builds that do the same step both write the same entry."""
+
+    def __init__(self, table: CacheTable, has_layer: Callable[[Digest], bool]) -> None:
+        self._table = table
+        self._has_layer = has_layer
+
+    def lookup(self, key: str) -> CacheEntry | None:
+        entry = self._load(key)
+        if entry is None or (entry.layer and not self._has_layer(Digest(entry.layer))):
+            return None
+        now = int(time.time())
+        if now - entry.used > USED_RESOLUTION:
+            self.store(key, entry)
+        return entry
+
+    def store(self, key: str, entry: CacheEntry) -> None:
+        stamped = msgspec.structs.replace(entry, used=int(time.time()))
+        self._table.put(key, msgspec.json.encode(stamped))
+
+    def entries(self) -> dict[str, CacheEntry]:
+        """All readable entries; for `system df`, prune, and as roots of the layer collection."""
+        found = {}
+        for key, _ in self._table.items():
+            entry = self._load(key)
+            if entry is not None:
+                found[key] = entry
+        return found
+
+    def layers(self) -> set[Digest]:
+        return {Digest(entry.layer) for entry in self.entries().values() if entry.layer}
+
+    def prune(self, unused_since: int | None = None) -> dict[str, CacheEntry]:
+        """Forget entries last used before the Unix time `unused_since` (None: all); those that went."""
+        removed = {
+            key: entry
+            for key, entry in self.entries().items()
+            if unused_since is None or entry.used < unused_since
+        }
+        for key in removed:
+            self._table.delete(key)
+        return removed
+
+    def _load(self, key: str) -> CacheEntry | None:
+        body = self._table.get(key)
+        if body is None:
+            return None
+        try:
+            return msgspec.json.decode(body, type=CacheEntry)
+        except msgspec.MsgspecError:
+            self._table.delete(key)  # written by another version: a miss
+            return None
+
+
+def key_of(kind: str, parts: Sequence[str]) -> str:
+    """A key over `parts`; their lengths are counted, so that no two lists of parts give the same bytes."""
+    digest = hashlib.sha256(f"1 {kind}\n".encode())
+    for part in parts:
+        raw = part.encode("utf-8", "surrogateescape")
+        digest.update(b"%d:" % len(raw))
+        digest.update(raw)
+    return digest.hexdigest()

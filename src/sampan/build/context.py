@@ -1,0 +1,67 @@
+"""The build context: its Dockerfile and its ignore file."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+
+from sampan.build.lines import MAX_SIZE
+from sampan.build.model import BuildRequest
+from sampan.build.tree import Tree
+from sampan.errors import Invalid, NotFound
+from sampan.linux.paths import open_in_root
+from sampan.oci.ignore import IgnoreRules
+
+_MAX_IGNORE = 4 << 20
+
+
+def read_dockerfile(fd: int, request: BuildRequest) -> bytes:
+    """The Dockerfile of the request, or of the context. Raises `NotFound`, `Invalid`."""
+    if request.dockerfile_text is not None:
+        raw = request.dockerfile_text
+    else:
+        name = posixpath.normpath(request.dockerfile or "Dockerfile").lstrip("/")
+        if name == ".." or name.startswith("../"):
+            raise Invalid(f"forbidden path outside the build context: {request.dockerfile} ()")
+        found = _read(fd, name, MAX_SIZE)
+        if found is None and name == "Dockerfile":
+            found = _read(fd, "dockerfile", MAX_SIZE)
+        if found is None:
+            raise NotFound(
+                f"Cannot locate specified Dockerfile: {request.dockerfile}",
+                hint="it is looked for in the build context; -f names another one",
+            )
+        raw = found
+    if not raw:
+        raise Invalid(f"the Dockerfile ({request.dockerfile}) cannot be empty")
+    return raw
+
+
+def context_tree(fd: int, request: BuildRequest) -> Tree:
+    """The context without what its ignore file names: `<Dockerfile>.dockerignore` wins over `.dockerignore`."""
+    name = posixpath.normpath(request.dockerfile or "Dockerfile").lstrip("/")
+    text = _read(fd, f"{name}.dockerignore", _MAX_IGNORE)
+    if text is None:
+        text = _read(fd, ".dockerignore", _MAX_IGNORE)
+    try:
+        rules = IgnoreRules(text or b"")
+    except Invalid as error:
+        raise Invalid(f"error reading .dockerignore: {error.message}", hint=error.hint) from error
+    return Tree(fd, rules, is_context=True)
+
+
+def _read(fd: int, name: str, limit: int) -> bytes | None:
+    try:
+        file_fd = open_in_root(fd, name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Invalid(f"cannot read {name} in the build context: {error.strerror}") from error
+    with os.fdopen(file_fd, "rb") as file:
+        try:
+            data = file.read(limit + 1)
+        except IsADirectoryError as error:
+            raise Invalid(f"{name} in the build context is a directory") from error
+    if len(data) > limit:
+        raise Invalid(f"{name} is larger than {limit} bytes")
+    return data

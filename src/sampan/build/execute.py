@@ -1,0 +1,266 @@
+"""Operations carried out through a worker: each gives a layer, or finds that nothing changed.
+
+Knows nothing of Dockerfiles: it is given operations. A step that fails or is cancelled leaves no snapshot.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sampan.build.cache import CacheEntry, key_of
+from sampan.build.checksum import checksum
+from sampan.build.copy import RootWriter
+from sampan.build.errors import BuildCancelled, RunFailed
+from sampan.build.model import (
+    BuildEvent,
+    BuildRequest,
+    CopyOperation,
+    MountOption,
+    Operation,
+    Place,
+    RunOperation,
+    WorkdirOperation,
+)
+from sampan.build.placing import Placing, ownership_of
+from sampan.build.progress import Progress
+from sampan.build.sources import CopySources, Surroundings
+from sampan.build.state import Applied
+from sampan.build.worker import EMPTY_LAYER, RunMount, RunRequest
+from sampan.errors import Invalid, NotFound, SampanError
+from sampan.linux.paths import open_in_root
+from sampan.oci.digest import Digest
+from sampan.storage.layers import Layer
+
+_LAST_OUTPUT = 8 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    around: Surroundings
+    request: BuildRequest
+
+    def step(self, progress: Progress, applied: Applied, where: Place) -> Progress:
+        """Do what `applied` asks for, or find it in the cache."""
+        if self.around.cancelled.is_set():
+            raise BuildCancelled
+        operation = applied.operation
+        if isinstance(operation, CopyOperation):
+            return self._copy_step(progress, applied, operation)
+        content = self._content_key(operation)
+        key = key_of("step", [progress.key, applied.history, content])
+        entry = self._lookup(key)
+        if entry is None:
+            layer = self._layer_of(progress, operation, where)
+            entry = self._remember(key, applied, layer)
+        return _advanced(progress, applied, key, entry)
+
+    def _copy_step(self, progress: Progress, applied: Applied, operation: CopyOperation) -> Progress:
+        with _named(operation), CopySources(self.around, operation) as sources:
+            key = key_of("step", [progress.key, applied.history, sources.content_key()])
+            entry = self._lookup(key)
+            if entry is None:
+                layer = self._copied(progress, operation, sources)
+                entry = self._remember(key, applied, layer)
+        return _advanced(progress, applied, key, entry)
+
+    def _lookup(self, key: str) -> CacheEntry | None:
+        entry = None if self.request.no_cache else self.around.cache.lookup(key)
+        if entry is not None:
+            self.around.report(BuildEvent(stream=" ---> Using cache\n"))
+        return entry
+
+    def _remember(self, key: str, applied: Applied, layer: Layer | None) -> CacheEntry:
+        changed = layer is not None and layer.diff_id != EMPTY_LAYER
+        entry = CacheEntry(
+            created=timestamp(),
+            layer=layer.diff_id if layer is not None and changed else "",
+            size=layer.size if layer is not None else 0,
+            step=applied.history[:200],
+        )
+        self.around.cache.store(key, entry)
+        return entry
+
+    def _content_key(self, operation: Operation | None) -> str:
+        if not isinstance(operation, RunOperation):
+            return ""
+        binds = [self._bind_sum(mount) for mount in operation.mounts if mount.kind == "bind"]
+        mounts = [repr(mount) for mount in operation.mounts]
+        return json.dumps([operation.args, operation.script, operation.network, mounts, binds])
+
+    def _bind_sum(self, mount: MountOption) -> str:
+        context = self.around.context
+        return checksum(context, context.select(mount.source or "."), self.around.cancelled)
+
+    def _layer_of(self, progress: Progress, operation: Operation | None, where: Place) -> Layer | None:
+        if isinstance(operation, RunOperation):
+            return self._run(progress, operation, where)
+        if isinstance(operation, WorkdirOperation):
+            return self._make_workdir(progress, operation)
+        return None
+
+    @contextlib.contextmanager
+    def _snapshot(self, progress: Progress) -> Iterator[_Change]:
+        """A writable layer that becomes a real one, or is removed when the body fails."""
+        worker = self.around.worker
+        change = _Change(worker.create_snapshot(progress.diff_ids))
+        try:
+            yield change
+            if self.around.cancelled.is_set():
+                raise BuildCancelled
+            change.layer = worker.adopt_snapshot(change.snapshot_id)
+        except BaseException as error:
+            try:
+                worker.remove_snapshot(change.snapshot_id)
+            except (SampanError, OSError) as failure:
+                error.add_note(f"snapshot {change.snapshot_id} could not be removed either: {failure}")
+            raise
+
+    def _run(self, progress: Progress, operation: RunOperation, where: Place) -> Layer:
+        with ExitStack() as stack, self._snapshot(progress) as change:
+            name = change.snapshot_id[:12]
+            self.around.report(BuildEvent(stream=f" ---> Running in {name}\n"))
+            request = RunRequest(
+                snapshot_id=change.snapshot_id,
+                diff_ids=progress.diff_ids,
+                args=operation.args,
+                env=operation.env,
+                cwd=operation.cwd,
+                user=operation.user,
+                network=operation.network or self.request.network,
+                mounts=self._run_mounts(operation, stack),
+                shm_size=self.request.shm_size,
+                limits=self.request.limits,
+                extra_hosts=self.request.extra_hosts,
+                hostname=name,
+            )
+            output = _Output(self)
+            status = self.around.worker.run(request, output.write, self.around.cancelled)
+            output.finish()
+            if self.around.cancelled.is_set():
+                raise BuildCancelled
+            if status != 0:
+                raise RunFailed(operation.shown, status, where, output.last())
+            self.around.report(BuildEvent(stream=f" ---> Removed intermediate container {name}\n"))
+        return change.made()
+
+    def _run_mounts(self, operation: RunOperation, stack: ExitStack) -> tuple[RunMount, ...]:
+        mounts = [self._run_mount(mount) for mount in operation.mounts]
+        if operation.script:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sampan-heredoc-"))
+            path = os.path.join(folder, "script")
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(operation.script)
+            os.chmod(path, 0o755)
+            mounts.append(RunMount("bind", operation.args[0], source=path, readonly=True))
+        return tuple(mounts)
+
+    def _run_mount(self, mount: MountOption) -> RunMount:
+        if mount.kind == "tmpfs":
+            return RunMount("tmpfs", mount.target, size=mount.size, mode=mount.mode)
+        if mount.kind == "cache":
+            source = self.around.worker.cache_directory(mount.id)
+            return RunMount("bind", mount.target, source=source, readonly=mount.readonly)
+        fd = open_in_root(self.around.context.fd, mount.source.lstrip("/") or ".", os.O_PATH | os.O_CLOEXEC)
+        try:
+            source = os.readlink(f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
+        return RunMount("bind", mount.target, source=source, readonly=True)
+
+    def _make_workdir(self, progress: Progress, operation: WorkdirOperation) -> Layer | None:
+        """No layer when the directory is there already."""
+        root_fd = self.around.worker.open_root(progress.diff_ids, None)
+        try:
+            _, found = RootWriter(root_fd, self.around.cancelled).resolve(operation.path)
+        finally:
+            os.close(root_fd)
+        if found is not None:
+            if not stat.S_ISDIR(found.st_mode):
+                raise Invalid(f"cannot use {operation.path} as working directory: it is not a directory")
+            return None
+        with self._snapshot(progress) as change, self._writer(progress, change) as (writer, _):
+            writer.make_directory(operation.path)
+        return change.made()
+
+    @contextlib.contextmanager
+    def _writer(self, progress: Progress, change: _Change) -> Iterator[tuple[RootWriter, int]]:
+        """The snapshot's root, open for writing; closed again before the snapshot is adopted."""
+        root_fd = self.around.worker.open_root(progress.diff_ids, change.snapshot_id)
+        try:
+            yield RootWriter(root_fd, self.around.cancelled), root_fd
+        finally:
+            os.close(root_fd)
+
+    def _copied(self, progress: Progress, operation: CopyOperation, sources: CopySources) -> Layer:
+        sources.selections()
+        sources.downloads()
+        with self._snapshot(progress) as change, self._writer(progress, change) as (writer, root_fd):
+            Placing(writer, root_fd, operation, sources, ownership_of(operation, root_fd)).perform()
+        return change.made()
+
+
+@dataclass(slots=True)
+class _Change:
+    snapshot_id: str
+    layer: Layer | None = None
+
+    def made(self) -> Layer:
+        if self.layer is None:
+            raise Invalid(f"snapshot {self.snapshot_id} was not adopted")
+        return self.layer
+
+
+class _Output:
+    """Decodes what a command writes, passes it on and keeps the end of it."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._report = executor.around.report
+        self._decoders = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in (1, 2)}
+        self._tail = bytearray()
+
+    def write(self, stream: int, data: bytes) -> None:
+        self._tail += data
+        del self._tail[:-_LAST_OUTPUT]
+        text = self._decoders[stream].decode(data)
+        if text:
+            self._report(BuildEvent(stream=text))
+
+    def finish(self) -> None:
+        for decoder in self._decoders.values():
+            text = decoder.decode(b"", final=True)
+            if text:
+                self._report(BuildEvent(stream=text))
+
+    def last(self) -> str:
+        return self._tail.decode("utf-8", "replace")
+
+
+def _advanced(progress: Progress, applied: Applied, key: str, entry: CacheEntry) -> Progress:
+    layer = Digest(entry.layer) if entry.layer else None
+    return progress.advance(applied, key, entry.created, layer)
+
+
+@contextlib.contextmanager
+def _named(operation: CopyOperation) -> Iterator[None]:
+    """Docker begins these messages with the instruction's name."""
+    keyword = "ADD" if operation.is_add else "COPY"
+    try:
+        yield
+    except (NotFound, Invalid) as error:
+        if type(error) not in (NotFound, Invalid):
+            raise  # it says its place itself
+        raise type(error)(f"{keyword} failed: {error.message}", hint=error.hint) from error
+
+
+def timestamp() -> str:
+    """Now, as Docker writes it: RFC 3339 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,383 @@
+"""One instruction applied to a stage's state: the next state, the work to do, the line for history. Pure.
+
+History lines are in BuildKit's style (`RUN /bin/sh -c ... # buildkit`, `ENV A=b`), which is what
+`docker history` shows for images built today.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+
+from sampan.build.check import Flags, mistake
+from sampan.build.expand import expand, expand_heredoc, expand_words
+from sampan.build.model import CopyOperation, Instruction, RunOperation, WorkdirOperation
+from sampan.build.mounts import parse_mount, require_supported
+from sampan.build.ports import parse_port_specs
+from sampan.build.state import Applied, StageState
+from sampan.build.timespan import parse_duration
+from sampan.errors import Invalid
+from sampan.oci.image import Healthcheck
+
+SUFFIX = " # buildkit"
+
+
+def apply(state: StageState, instruction: Instruction) -> Applied:
+    """Raises `DockerfileError` when a value can't work."""
+    try:
+        return _HANDLERS[instruction.keyword](state, instruction)
+    except Invalid as error:
+        if hasattr(error, "place"):
+            raise
+        raise mistake(instruction, error.message, error.hint) from error
+
+
+def _quoted(items: tuple[str, ...]) -> str:
+    return "[" + " ".join(json.dumps(item, ensure_ascii=False) for item in items) + "]"
+
+
+def _expanded(state: StageState, instruction: Instruction, text: str) -> str:
+    try:
+        return expand(text, state.variables(), state.escape)
+    except Invalid as error:
+        raise mistake(
+            instruction, f"failed to process {json.dumps(text)}: {error.message}", fragment=text
+        ) from error
+
+
+def _all_words(state: StageState, instruction: Instruction) -> list[str]:
+    words: list[str] = []
+    for arg in instruction.args:
+        try:
+            words += expand_words(arg, state.variables(), state.escape)
+        except Invalid as error:
+            raise mistake(instruction, f"failed to process {json.dumps(arg)}: {error.message}") from error
+    return words
+
+
+def _pairs(state: StageState, instruction: Instruction, *, kind: str) -> list[tuple[str, str]]:
+    """All values see the variables as they were before this instruction."""
+    flat = instruction.args
+    pairs: list[tuple[str, str]] = []
+    for index in range(0, len(flat), 3):
+        name = _expanded(state, instruction, flat[index])
+        if not name:
+            raise mistake(instruction, f"{kind} names can not be blank", "name=value", flat[index] or "=")
+        pairs.append((name, _expanded(state, instruction, flat[index + 1])))
+    return pairs
+
+
+def _env(state: StageState, instruction: Instruction) -> Applied:
+    pairs = _pairs(state, instruction, kind="ENV")
+    merged = {**state.environment(), **dict(pairs)}
+    env = tuple(f"{name}={value}" for name, value in merged.items())
+    return Applied(state.with_config(env=env), "ENV " + " ".join(f"{name}={value}" for name, value in pairs))
+
+
+def _label(state: StageState, instruction: Instruction) -> Applied:
+    pairs = _pairs(state, instruction, kind="LABEL")
+    labels = {**(state.config.labels or {}), **dict(pairs)}
+    return Applied(
+        state.with_config(labels=labels), "LABEL " + " ".join(f"{key}={text}" for key, text in pairs)
+    )
+
+
+def _arg(state: StageState, instruction: Instruction) -> Applied:
+    args = dict(state.args)
+    shown: list[str] = []
+    for argument in instruction.args:
+        name, equals, default = argument.partition("=")
+        if not name:
+            raise mistake(instruction, "ARG names can not be blank", "ARG name[=default]")
+        visible = replace(state, args=args)
+        value = state.scope.value(name, _expanded(visible, instruction, default) if equals else None)
+        args[name] = value
+        shown.append(name if value is None else f"{name}={value}")
+    return Applied(replace(state, args=args), "ARG " + " ".join(shown))
+
+
+def _run(state: StageState, instruction: Instruction) -> Applied:
+    flags = Flags(instruction)
+    network = flags.get("network")
+    if network not in ("", "default", "none", "host"):
+        raise mistake(instruction, f'invalid network mode: "{network}"', "default, none or host")
+    if flags.get("security") not in ("", "sandbox"):
+        raise mistake(instruction, "security.insecure is not allowed", "--security=sandbox")
+    mounts = tuple(
+        parse_mount(text, lambda value: _expanded(state, instruction, value), state.cwd)
+        for text in flags.every("mount")
+    )
+    for mount in mounts:
+        require_supported(mount)
+    args, script = _run_command(state, instruction)
+    shown = " ".join(args) if not script else f"{args[0]} ({script.splitlines()[0]})"
+    key_args = state.run_args()
+    prefix = f"|{len(key_args)} {' '.join(key_args)} " if key_args else ""
+    operation = RunOperation(
+        args=args,
+        env=state.run_environment(),
+        key_args=key_args,
+        cwd=state.cwd,
+        user=state.config.user,
+        network="" if network == "default" else network,
+        mounts=mounts,
+        shown=shown,
+        script=script,
+    )
+    return Applied(state, f"RUN {prefix}{shown}{SUFFIX}", operation)
+
+
+def _run_command(state: StageState, instruction: Instruction) -> tuple[tuple[str, ...], str]:
+    """The command, and the content of a script when a here-document brings its own interpreter."""
+    if instruction.is_json:
+        return instruction.args, ""
+    command = instruction.args[0] if instruction.args else ""
+    heredocs = instruction.heredocs
+    if not heredocs:
+        return (*state.shell, command), ""
+    alone = len(heredocs) == 1 and re.fullmatch(r"\d*<<-?\s*(['\"]?)(.+?)\1", command)
+    if alone and alone[2] == heredocs[0].name:
+        content = heredocs[0].content
+        if content.startswith("#!"):
+            return (f"/dev/pipes/{heredocs[0].name}",), content
+        return (*state.shell, content), ""
+    whole = command + "\n" + "".join(f"{item.content}{item.name}\n" for item in heredocs)
+    return (*state.shell, whole), ""
+
+
+def _cmd(state: StageState, instruction: Instruction) -> Applied:
+    command = _command(state, instruction)
+    return Applied(replace(state.with_config(cmd=command), cmd_is_own=True), f"CMD {_quoted(command)}")
+
+
+def _entrypoint(state: StageState, instruction: Instruction) -> Applied:
+    command = _command(state, instruction)
+    state = state.with_config(entrypoint=command or None)
+    if not state.cmd_is_own:
+        state = state.with_config(cmd=None)
+    return Applied(state, f"ENTRYPOINT {_quoted(command)}")
+
+
+def _command(state: StageState, instruction: Instruction) -> tuple[str, ...]:
+    if instruction.is_json or not instruction.args:
+        return instruction.args
+    return (*state.shell, instruction.args[0])
+
+
+def _copy(state: StageState, instruction: Instruction) -> Applied:
+    flags = Flags(instruction)
+    keyword = instruction.keyword
+    names = {item.name for item in instruction.heredocs}
+    words = [_expanded(state, instruction, arg) for arg in instruction.args]
+    destination = words.pop()
+    sources = [
+        word for arg, word in zip(instruction.args, words, strict=False) if not _is_heredoc(arg, names)
+    ]
+    if any(not source for source in sources):
+        raise mistake(instruction, f"{keyword}: a source is empty after expansion", "a path")
+    absolute = _absolute(state.cwd, destination)
+    variables = state.variables()
+    heredocs = tuple(
+        replace(item, content=expand_heredoc(item.content, variables, state.escape)) if item.expand else item
+        for item in instruction.heredocs
+    )
+    chown, chmod = (_expanded(state, instruction, flags.get(name)) for name in ("chown", "chmod"))
+    operation = CopyOperation(
+        sources=tuple(sources),
+        heredocs=heredocs,
+        destination=absolute,
+        origin=flags.get("from"),
+        chown=chown,
+        chmod=_checked_mode(instruction, chmod),
+        is_add=keyword == "ADD",
+        link=flags.truth("link"),
+        parents=flags.truth("parents"),
+        exclude=tuple(_expanded(state, instruction, pattern) for pattern in flags.every("exclude")),
+        checksum=_expanded(state, instruction, flags.get("checksum")),
+        unpack=flags.truth("unpack") if flags.has("unpack") else None,
+        keep_git_dir=flags.truth("keep-git-dir"),
+    )
+    shown = "".join(f"--{name}={text} " for name, text in _shown_flags(operation))
+    listed = [*sources, *(f"<<{item.name}" for item in heredocs), destination]
+    return Applied(state, f"{keyword} {shown}{' '.join(listed)}{SUFFIX}", operation)
+
+
+def _shown_flags(operation: CopyOperation) -> list[tuple[str, str]]:
+    flags = [
+        ("from", operation.origin),
+        ("chown", operation.chown),
+        ("chmod", operation.chmod),
+        ("link", "true" if operation.link else ""),
+        ("parents", "true" if operation.parents else ""),
+        ("checksum", operation.checksum),
+        ("unpack", "" if operation.unpack is None else str(operation.unpack).lower()),
+        *(("exclude", pattern) for pattern in operation.exclude),
+    ]
+    return [(name, text) for name, text in flags if text]
+
+
+def _is_heredoc(arg: str, names: set[str]) -> bool:
+    match = re.fullmatch(r"\d*<<-?\s*(['\"]?)(.+?)\1", arg)
+    return bool(match) and match is not None and match[2] in names
+
+
+def _checked_mode(instruction: Instruction, chmod: str) -> str:
+    if chmod and not re.fullmatch(r"[0-7]{1,5}", chmod):
+        raise mistake(
+            instruction,
+            f'invalid chmod parameter: "{chmod}". it should be octal string and between 0 and 07777',
+            "an octal number such as 755",
+            "--chmod",
+        )
+    return chmod
+
+
+def _absolute(cwd: str, path: str) -> str:
+    """A trailing slash (or `.` as the last part) is kept: it says that a directory is meant."""
+    joined = posixpath.normpath(posixpath.join(cwd or "/", path)).replace("//", "/", 1)
+    is_directory = path.endswith("/") or posixpath.basename(path) == "."
+    return joined + "/" if is_directory and joined != "/" else joined
+
+
+def _workdir(state: StageState, instruction: Instruction) -> Applied:
+    text = _expanded(state, instruction, instruction.args[0])
+    if not text:
+        raise mistake(instruction, "WORKDIR requires exactly one argument", "a path")
+    path = posixpath.normpath(posixpath.join(state.cwd, text))
+    path = "/" + path.lstrip("/")
+    return Applied(state.with_config(working_dir=path), f"WORKDIR {path}", WorkdirOperation(path))
+
+
+def _user(state: StageState, instruction: Instruction) -> Applied:
+    user = _expanded(state, instruction, instruction.args[0])
+    for part in user.split(":"):
+        if part.isdecimal() and int(part[:12]) > 2**31 - 1:
+            raise mistake(
+                instruction,
+                f"user {user!r}: uids and gids must be in range 0-2147483647",
+                "a name or a number",
+            )
+    return Applied(state.with_config(user=user), f"USER {user}")
+
+
+def _expose(state: StageState, instruction: Instruction) -> Applied:
+    ports = parse_port_specs(_all_words(state, instruction))
+    exposed = {**(state.config.exposed_ports or {}), **{port: {} for port in ports}}
+    return Applied(
+        state.with_config(exposed_ports=dict(sorted(exposed.items()))), f"EXPOSE [{' '.join(ports)}]"
+    )
+
+
+def _volume(state: StageState, instruction: Instruction) -> Applied:
+    if instruction.is_json:
+        paths = [_expanded(state, instruction, arg) for arg in instruction.args]
+    else:
+        paths = _all_words(state, instruction)
+    if not paths or any(not path.strip() for path in paths):
+        raise mistake(instruction, "VOLUME specified can not be an empty string", "a path")
+    volumes = {**(state.config.volumes or {}), **{path.strip(): {} for path in paths}}
+    return Applied(state.with_config(volumes=volumes), f"VOLUME [{' '.join(paths)}]")
+
+
+def _stopsignal(state: StageState, instruction: Instruction) -> Applied:
+    name = _expanded(state, instruction, instruction.args[0])
+    if not _is_signal(name):
+        raise mistake(instruction, f"Invalid signal: {name}", "a name such as SIGTERM, or a number up to 64")
+    return Applied(state.with_config(stop_signal=name), f"STOPSIGNAL {name}")
+
+
+def _is_signal(name: str) -> bool:
+    if name.isdecimal():
+        return len(name) <= 2 and 1 <= int(name) <= 64
+    short = name.upper().removeprefix("SIG")
+    known = {item.name.removeprefix("SIG") for item in signal.Signals} | {"POLL", "CLD", "IOT", "STKFLT"}
+    return (
+        short in known or re.fullmatch(r"RTM(IN(\+([1-9]|1[0-5]))?|AX(-([1-9]|1[0-4]))?)", short) is not None
+    )
+
+
+def _shell(state: StageState, instruction: Instruction) -> Applied:
+    if not instruction.args:
+        raise mistake(instruction, "SHELL requires at least one argument", '["shell", "-c"]')
+    return Applied(state.with_config(shell=instruction.args), f"SHELL {_quoted(instruction.args)}")
+
+
+def _healthcheck(state: StageState, instruction: Instruction) -> Applied:
+    kind, rest = instruction.args[0], instruction.args[1:]
+    flags = Flags(instruction)
+    if kind == "NONE":
+        if rest or instruction.flags:
+            raise mistake(instruction, "HEALTHCHECK NONE takes no arguments", "nothing after NONE")
+        check = Healthcheck(test=("NONE",))
+        return Applied(state.with_config(healthcheck=check), "HEALTHCHECK NONE")
+    if kind != "CMD":
+        raise mistake(instruction, f'Unknown type "{kind}" in HEALTHCHECK (try CMD)', "CMD or NONE", kind)
+    if not rest:
+        raise mistake(instruction, "Missing command after HEALTHCHECK CMD", "a command")
+    test = ("CMD", *rest) if instruction.is_json else ("CMD-SHELL", rest[0])
+    retries = flags.get("retries") or "0"
+    if not re.fullmatch(r"-?\d{1,9}", retries):
+        raise mistake(instruction, f"invalid --retries {retries!r}", "a number", "--retries")
+    if int(retries) < 0:
+        raise mistake(instruction, f"--retries cannot be negative ({retries})", "a number", "--retries")
+    check = Healthcheck(
+        test=test,
+        interval=_span(instruction, flags, "interval"),
+        timeout=_span(instruction, flags, "timeout"),
+        start_period=_span(instruction, flags, "start-period"),
+        start_interval=_span(instruction, flags, "start-interval"),
+        retries=int(retries),
+    )
+    shown = "".join(f"{flag} " for flag in instruction.flags)
+    return Applied(state.with_config(healthcheck=check), f"HEALTHCHECK {shown}{kind} {_quoted(rest)}")
+
+
+def _span(instruction: Instruction, flags: Flags, name: str) -> int:
+    """Nanoseconds."""
+    text = flags.get(name)
+    if not text:
+        return 0
+    try:
+        value = parse_duration(text)
+    except Invalid as error:
+        raise mistake(instruction, error.message, "a time such as 30s or 1m30s", f"--{name}") from error
+    if value != 0 and value < 1_000_000:
+        raise mistake(
+            instruction, f'Interval "{name}" cannot be less than 1ms', "at least 1ms, or 0", f"--{name}"
+        )
+    return value
+
+
+def _onbuild(state: StageState, instruction: Instruction) -> Applied:
+    text = instruction.args[0]
+    triggers = (*(state.config.on_build or ()), text)
+    return Applied(state.with_config(on_build=triggers), f"ONBUILD {text}")
+
+
+def _maintainer(state: StageState, instruction: Instruction) -> Applied:
+    return Applied(replace(state, author=instruction.args[0]), f"MAINTAINER {instruction.args[0]}")
+
+
+_HANDLERS: dict[str, Callable[[StageState, Instruction], Applied]] = {
+    "ADD": _copy,
+    "ARG": _arg,
+    "CMD": _cmd,
+    "COPY": _copy,
+    "ENTRYPOINT": _entrypoint,
+    "ENV": _env,
+    "EXPOSE": _expose,
+    "HEALTHCHECK": _healthcheck,
+    "LABEL": _label,
+    "MAINTAINER": _maintainer,
+    "ONBUILD": _onbuild,
+    "RUN": _run,
+    "SHELL": _shell,
+    "STOPSIGNAL": _stopsignal,
+    "USER": _user,
+    "VOLUME": _volume,
+    "WORKDIR": _workdir,
+}

@@ -1,0 +1,33 @@
+"""Port specifications of EXPOSE: `port`, `first-last`, `.../protocol`. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from sampan.errors import Invalid
+
+_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+_PROTOCOLS = ("tcp", "udp", "sctp")
+
+
+def parse_port_specs(words: Iterable[str]) -> tuple[str, ...]:
+    """Each port as `number/protocol`, sorted. Host parts of `-p` (`host:container`) are accepted and dropped,
+    as Docker does. Raises `Invalid`.
+    """
+    ports: dict[str, None] = {}
+    for word in words:
+        numbers, _, protocol = word.partition("/")
+        protocol = protocol.lower() or "tcp"
+        if protocol not in _PROTOCOLS:
+            raise Invalid(f"invalid proto: {protocol}", hint="tcp, udp or sctp")
+        container = numbers.rpartition(":")[2]
+        match = _RANGE.fullmatch(container)
+        if not match:
+            raise Invalid(f"invalid containerPort: {container}", hint="a number or a range such as 8000-8010")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last > 65535 or first > last:
+            raise Invalid(f"invalid containerPort: {container}", hint="ports go from 0 to 65535")
+        for port in range(first, last + 1):
+            ports[f"{port}/{protocol}"] = None
+    return tuple(sorted(ports))

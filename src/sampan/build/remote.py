@@ -1,0 +1,112 @@
+"""ADD of a URL: downloaded with bounds, verified when a checksum is given."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+
+from sampan.build.errors import BuildCancelled
+from sampan.build.model import BuildEvent
+from sampan.build.worker import Report
+from sampan.errors import Invalid, Unavailable, Unsupported
+
+MAX_DOWNLOAD = 64 << 30
+_CHUNK = 1 << 20
+_GIT = re.compile(r"^git@|^git://|^(?:https?|ssh)://[^?#]*\.git(?:[?#].*)?$|^github\.com/")
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    name: str
+    """The file's name, from the URL's path; empty when the path ends in a slash."""
+    sha256: str
+    mtime: float
+    """Unix time of Last-Modified; 0 when the server does not say."""
+
+
+def is_remote(source: str) -> bool:
+    return source.startswith(("http://", "https://")) or is_git(source)
+
+
+def is_git(source: str) -> bool:
+    return _GIT.search(source) is not None
+
+
+def refuse_git(source: str) -> None:
+    if is_git(source):
+        raise Unsupported(
+            f"ADD of a git repository is not supported by this version of sampan: {source}",
+            hint="clone it into the build context, or RUN git clone",
+        )
+
+
+def parse_checksum(text: str) -> str:
+    """`sha256:<hex>` -> hex. Raises `Invalid`."""
+    match = re.fullmatch(r"sha256:([0-9a-f]{64})", text)
+    if not match:
+        raise Invalid(f"invalid checksum {text!r}: expected sha256 and 64 hexadecimal digits")
+    return match[1]
+
+
+def name_of(url: str) -> str:
+    name = unquote(urlsplit(url).path.rpartition("/")[2])
+    return "" if name in (".", "..") or "/" in name or "\0" in name else name
+
+
+def download(url: str, out: BinaryIO, report: Report, cancelled: threading.Event) -> Download:
+    """Raises `Unavailable` when the server does not give it, `BuildCancelled`."""
+    timeout = urllib3.Timeout(connect=30, read=60)
+    with urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(3, redirect=10)) as pool:
+        try:
+            response = pool.request(
+                "GET", url, preload_content=False, headers={"Accept-Encoding": "identity"}
+            )
+            try:
+                return _receive(url, response, out, report, cancelled)
+            finally:
+                response.release_conn()
+        except urllib3.exceptions.HTTPError as error:
+            raise Unavailable(f"cannot download {_redacted(url)}: {error}") from error
+
+
+def _receive(
+    url: str, response: urllib3.BaseHTTPResponse, out: BinaryIO, report: Report, cancelled: threading.Event
+) -> Download:
+    if response.status != 200:
+        raise Unavailable(f"invalid response status {response.status} for {_redacted(url)}")
+    total = int(response.headers.get("Content-Length", "0") or 0)
+    digest = hashlib.sha256()
+    count = 0
+    for chunk in response.stream(_CHUNK, decode_content=False):
+        if cancelled.is_set():
+            raise BuildCancelled
+        digest.update(chunk)
+        out.write(chunk)
+        count += len(chunk)
+        if count > MAX_DOWNLOAD:
+            raise Invalid(f"{_redacted(url)} is larger than {MAX_DOWNLOAD} bytes")
+        report(BuildEvent(status="Downloading", current=count, total=total))
+    out.flush()
+    os.lseek(out.fileno(), 0, os.SEEK_SET)
+    return Download(name_of(url), digest.hexdigest(), _modified(response.headers.get("Last-Modified")))
+
+
+def _modified(header: str | None) -> float:
+    if not header:
+        return 0.0
+    try:
+        return max(parsedate_to_datetime(header).timestamp(), 0.0)
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+
+
+def _redacted(url: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", url)

@@ -1,0 +1,134 @@
+"""What one COPY or ADD copies: found, checked and hashed, before anything is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import BinaryIO
+
+from sampan.build.cache import BuildCache, CacheEntry, key_of
+from sampan.build.checksum import checksum
+from sampan.build.model import CopyOperation
+from sampan.build.remote import Download, download, is_remote, name_of, parse_checksum, refuse_git
+from sampan.build.tree import Selection, Tree
+from sampan.build.worker import Report, Worker
+from sampan.errors import Invalid, NotFound
+from sampan.oci.digest import Digest
+from sampan.oci.ignore import IgnoreRules
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What looking for sources needs of a build."""
+
+    worker: Worker
+    cache: BuildCache
+    context: Tree
+    report: Report
+    cancelled: threading.Event
+    layers_of: Callable[[str], tuple[Digest, ...]]
+    """The layers of what `--from` names: a stage (built when it must be) or an image."""
+
+
+class CopySources:
+    """A context manager: leaving it closes what was opened and deletes what was downloaded."""
+
+    def __init__(self, around: Surroundings, operation: CopyOperation) -> None:
+        self._around = around
+        self._operation = operation
+        self._stack = ExitStack()
+        self._selections: list[Selection] | None = None
+        self._downloads: list[tuple[Download, BinaryIO]] = []
+        self.tree = around.context
+        self._layers: tuple[Digest, ...] = ()
+        if operation.origin:
+            self._layers = around.layers_of(operation.origin)
+        self.urls = [source for source in operation.sources if operation.is_add and is_remote(source)]
+        self.paths = [source for source in operation.sources if source not in self.urls]
+        for url in self.urls:
+            refuse_git(url)
+        self._sum = parse_checksum(operation.checksum) if operation.checksum else ""
+        if self._sum and (len(self.urls) != 1 or self.paths or operation.heredocs):
+            raise Invalid("checksum can't be specified for multiple sources or a source that is no URL")
+
+    def __enter__(self) -> CopySources:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def content_key(self) -> str:
+        """Everything that the copied content depends on, as one string."""
+        parts = [json.dumps([item.name, item.content]) for item in self._operation.heredocs]
+        parts += [f"{url} {self._url_sum(url)}" for url in self.urls]
+        if self.paths:
+            parts.append(self._tree_sum())
+        return key_of("copy", [self._operation.destination, *parts])
+
+    def selections(self) -> list[Selection]:
+        """Raises `NotFound` when nothing was found."""
+        if self._selections is None:
+            self._open()
+            found: dict[str, Selection] = {}
+            for source in self.paths:
+                for selection in self.tree.select(source, self._operation.exclude):
+                    found.setdefault(selection.asked, selection)
+            if self.paths and not found:
+                raise NotFound(
+                    "no source files were specified", hint=f"nothing matches {' '.join(self.paths)}"
+                )
+            self._selections = list(found.values())
+        return self._selections
+
+    def downloads(self) -> Sequence[tuple[Download, BinaryIO]]:
+        """Each URL's content, positioned at its start."""
+        if len(self._downloads) < len(self.urls):
+            for url in self.urls[len(self._downloads) :]:
+                self._downloads.append(self._fetch(url))
+        return self._downloads
+
+    def _fetch(self, url: str) -> tuple[Download, BinaryIO]:
+        out = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
+        got = download(url, out, self._around.report, self._around.cancelled)
+        if self._sum and got.sha256 != self._sum:
+            raise Invalid(f"digest mismatch sha256:{got.sha256}: sha256:{self._sum} for {url}")
+        return got, out
+
+    def _url_sum(self, url: str) -> str:
+        """With `--checksum` nothing needs to be downloaded to know the content."""
+        if self._sum:
+            return self._sum
+        index = self.urls.index(url)
+        got = self.downloads()[index][0]
+        return f"{got.sha256} {name_of(url)} {got.mtime}"
+
+    def _tree_sum(self) -> str:
+        """The checksum of files of a stage is remembered by the stage's layers: layers never change."""
+        if not self._operation.origin:
+            return checksum(self.tree, self.selections(), self._around.cancelled)
+        memo = key_of("tree", [*self._layers, "", *self.paths, "", *self._operation.exclude])
+        entry = self._around.cache.lookup(memo)
+        if entry is not None and entry.content:
+            return entry.content
+        content = checksum(self._opened(), self.selections(), self._around.cancelled)
+        self._around.cache.store(memo, CacheEntry(created="", content=content, step="COPY --from"))
+        return content
+
+    def _opened(self) -> Tree:
+        self._open()
+        return self.tree
+
+    def _open(self) -> None:
+        if not self._operation.origin or self.tree is not self._around.context:
+            return
+        fd = self._around.worker.open_root(self._layers, None)
+        self._stack.callback(os.close, fd)
+        self.tree = Tree(fd, IgnoreRules(), is_context=False)

@@ -1,0 +1,104 @@
+"""What a stage has become so far: its configuration, its build arguments, the shell that RUN uses. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from sampan.build.model import Operation
+from sampan.oci.image import ContainerDefaults
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_SHELL = ("/bin/sh", "-c")
+
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
+PREDEFINED_ARGS = frozenset(name for upper in _PROXIES for name in (upper, upper.lower()))
+"""Usable in RUN without ARG, and left out of history and cache unless they are declared."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArgScope:
+    """Where the value of an ARG comes from: the request, then the default, then the global scope."""
+
+    given: Mapping[str, str | None]
+    global_args: Mapping[str, str]
+    platform_args: Mapping[str, str]
+
+    def value(self, name: str, default: str | None) -> str | None:
+        given = self.given.get(name)
+        if given is not None:
+            return given
+        if default is not None:
+            return default
+        return self.global_args.get(name, self.platform_args.get(name))
+
+
+@dataclass(frozen=True, slots=True)
+class StageState:
+    config: ContainerDefaults
+    scope: ArgScope
+    escape: str = "\\"
+    args: dict[str, str | None] = field(default_factory=dict)
+    """The build arguments declared so far in this stage; None: declared, no value."""
+    cmd_is_own: bool = False
+    """CMD stands in this Dockerfile: a later ENTRYPOINT must not forget it."""
+    author: str = ""
+
+    @property
+    def shell(self) -> tuple[str, ...]:
+        return self.config.shell or DEFAULT_SHELL
+
+    @property
+    def cwd(self) -> str:
+        return self.config.working_dir or "/"
+
+    def environment(self) -> dict[str, str]:
+        """The image's ENV alone."""
+        pairs = (item.partition("=") for item in self.config.env or ())
+        return {name: value for name, _, value in pairs}
+
+    def variables(self) -> dict[str, str]:
+        """What `$name` means in an instruction: build arguments, overridden by ENV."""
+        declared = {name: value for name, value in self.args.items() if value is not None}
+        return {**declared, **self.environment()}
+
+    def with_config(self, **changes: object) -> StageState:
+        return replace(self, config=msgspec.structs.replace(self.config, **changes))
+
+    def run_args(self) -> tuple[str, ...]:
+        """The declared build arguments that RUN sees and the cache counts, sorted, as `name=value`."""
+        environment = self.environment()
+        return tuple(
+            f"{name}={value}"
+            for name, value in sorted(self.args.items())
+            if value is not None and name not in environment
+        )
+
+    def run_environment(self) -> tuple[str, ...]:
+        """Everything a RUN process gets."""
+        merged = {
+            name: value for name, value in self.scope.given.items() if name in PREDEFINED_ARGS and value
+        }
+        merged |= {name: value for name, value in self.args.items() if value is not None}
+        merged |= self.environment()
+        return tuple(f"{name}={value}" for name, value in merged.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What an instruction means for a state: the next state, and the work to do on files, if any."""
+
+    state: StageState
+    history: str
+    """What `docker history` shows; also the normalised instruction that the cache counts."""
+    operation: Operation | None = None
+
+
+def initial_state(config: ContainerDefaults, scope: ArgScope, escape: str) -> StageState:
+    """The start of a stage. An image without PATH gets the default one, as Docker does."""
+    names = {item.partition("=")[0] for item in config.env or ()}
+    if "PATH" not in names:
+        config = msgspec.structs.replace(config, env=(*(config.env or ()), f"PATH={DEFAULT_PATH}"))
+    return StageState(msgspec.structs.replace(config, on_build=None), scope, escape)

@@ -1,0 +1,465 @@
+"""Whole builds over plain directories (`sampan.testing.fake_worker`); root because owners are set."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sampan.build.builder import Builder
+from sampan.build.errors import BuildCancelled, DockerfileError, RunFailed
+from sampan.build.model import BuildEvent, BuildRequest
+from sampan.errors import Invalid, NotFound
+from sampan.oci.digest import Digest
+from sampan.oci.image import ContainerDefaults
+from sampan.oci.reference import parse_reference
+from sampan.testing.fake_worker import FakeTable, FakeWorker
+
+pytestmark = pytest.mark.root
+
+
+class Bench:
+    """A context, a worker and a builder that keep their state from build to build."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.context = tmp_path / "context"
+        self.context.mkdir()
+        self.worker = FakeWorker(tmp_path / "worker")
+        self.worker.add_image(
+            "base", {"/etc/passwd": "web:x:33:44::/:/bin/sh\n", "/etc/group": "ops:x:55:\n"}
+        )
+        self.table = FakeTable()
+        self.builder = Builder(self.worker, None, table=self.table)
+        self.output: list[str] = []
+        self.cancelled = threading.Event()
+
+    def file(self, path: str, text: str = "text", mode: int = 0o644) -> Path:
+        target = self.context / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        target.chmod(mode)
+        return target
+
+    def build(self, dockerfile: str, **options: object) -> Digest:
+        self.output = []
+        request = BuildRequest(dockerfile_text=dockerfile.encode(), **options)  # type: ignore[arg-type]
+        fd = os.open(self.context, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            return self.builder.build(request, fd, self._report, self.cancelled)
+        finally:
+            os.close(fd)
+
+    def tree(self, dockerfile: str, **options: object) -> Path:
+        return self.worker.tree(self.build(dockerfile, **options))
+
+    def _report(self, event: BuildEvent) -> None:
+        self.output.append(event.stream)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.output)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def paths(tree: Path, below: str) -> list[str]:
+    top = tree / below.lstrip("/")
+    return sorted(str(path.relative_to(top)) for path in top.rglob("*"))
+
+
+def test_a_build_speaks_dockers_classic_words(bench: Bench) -> None:
+    bench.file("a.txt")
+    image = bench.build(
+        'FROM base\nCOPY a.txt /\nRUN echo hello\nCMD ["x"]\n', tags=(parse_reference("me/app"),)
+    )
+    short = image[7:19]
+    lines = bench.text.splitlines()
+    assert lines[0] == "Step 1/4 : FROM base"
+    assert lines[2] == "Step 2/4 : COPY a.txt /"
+    assert 'Step 4/4 : CMD ["x"]' in lines
+    assert "hello" in lines
+    assert f" ---> {short}" in lines
+    assert lines[-2:] == [f"Successfully built {short}", "Successfully tagged me/app:latest"]
+    assert bench.worker.tags == {"me/app:latest": image}
+
+
+def test_a_cached_rebuild_does_no_work_and_gives_the_same_image(bench: Bench) -> None:
+    bench.file("a.txt")
+    dockerfile = (
+        "FROM base AS one\nWORKDIR /w\nRUN write /made x\n"
+        "FROM base\nCOPY a.txt /\nCOPY --from=one /made /\nENV A=1\n"
+    )
+    first = bench.build(dockerfile)
+    counts = (bench.worker.snapshots_made, bench.worker.roots_opened, bench.worker.images_made)
+    rows = dict(bench.table.rows)
+    assert bench.build(dockerfile) == first
+    assert (bench.worker.snapshots_made, bench.worker.roots_opened, bench.worker.images_made) == counts
+    assert bench.table.rows == rows
+    assert bench.text.count(" ---> Using cache") == 5
+
+
+def test_a_touched_file_hits_and_a_changed_one_misses(bench: Bench) -> None:
+    target = bench.file("a.txt", "one")
+    first = bench.build("FROM base\nCOPY a.txt /\n")
+    os.utime(target, (1, 1))
+    assert bench.build("FROM base\nCOPY a.txt /\n") == first
+    target.write_text("two")
+    assert bench.build("FROM base\nCOPY a.txt /\n") != first
+    assert "Using cache" not in bench.text
+
+
+def test_a_changed_mode_misses(bench: Bench) -> None:
+    target = bench.file("a.txt")
+    bench.build("FROM base\nCOPY a.txt /\n")
+    target.chmod(0o755)
+    bench.build("FROM base\nCOPY a.txt /\n")
+    assert "Using cache" not in bench.text
+
+
+def test_an_ignored_file_does_not_disturb_the_cache(bench: Bench) -> None:
+    bench.file(".dockerignore", "*.log\n")
+    bench.file("a.txt")
+    log = bench.file("x.log", "1")
+    tree = bench.tree("FROM base\nCOPY . /c\n")
+    assert paths(tree, "/c") == [".dockerignore", "a.txt"]
+    log.write_text("2")
+    bench.build("FROM base\nCOPY . /c\n")
+    assert bench.text.count("Using cache") == 1
+
+
+def test_equal_files_of_a_changed_stage_still_hit(bench: Bench) -> None:
+    bench.build("FROM base AS b\nRUN write /out same\nFROM base\nCOPY --from=b /out /\n")
+    bench.build("FROM base AS b\nRUN write /out same; write /other x\nFROM base\nCOPY --from=b /out /\n")
+    assert bench.text.count("Using cache") == 1
+
+
+def test_an_entry_whose_layer_is_gone_is_a_miss(bench: Bench) -> None:
+    image = bench.build("FROM base\nRUN write /x 1\n")
+    bench.worker.forget_layer(bench.worker.images[image].rootfs.diff_ids[-1])
+    bench.build("FROM base\nRUN write /x 1\n")
+    assert len(bench.worker.runs) == 2
+
+
+def test_a_base_that_changed_is_a_miss(bench: Bench) -> None:
+    bench.build("FROM base\nRUN write /x 1\n")
+    bench.worker.add_image("base", {"/other": "x"})
+    bench.build("FROM base\nRUN write /x 1\n")
+    assert len(bench.worker.runs) == 2
+
+
+def test_no_cache_runs_again(bench: Bench) -> None:
+    for _ in range(2):
+        bench.build("FROM base\nRUN write /x 1\n", no_cache=True)
+    assert len(bench.worker.runs) == 2
+
+
+def test_a_build_argument_that_run_could_see_counts(bench: Bench) -> None:
+    dockerfile = "FROM base\nARG V=1\nRUN env V\n"
+    bench.build(dockerfile)
+    assert "V=1" in bench.text
+    bench.build(dockerfile, build_args={"V": "2"})
+    assert "V=2" in bench.text
+    bench.build(dockerfile, build_args={"V": "2"})
+    assert bench.text.count("Using cache") == 2
+
+
+def test_a_proxy_argument_reaches_run_but_neither_cache_nor_history(bench: Bench) -> None:
+    dockerfile = "FROM base\nRUN env http_proxy\n"
+    image = bench.build(dockerfile, build_args={"http_proxy": "http://one"})
+    assert "http_proxy=http://one" in bench.text
+    bench.build(dockerfile, build_args={"http_proxy": "http://two"})
+    assert "Using cache" in bench.text
+    assert "one" not in str(bench.worker.images[image])
+
+
+def test_only_what_the_target_needs_is_built(bench: Bench) -> None:
+    dockerfile = "FROM base AS a\nRUN write /a 1\nFROM base AS b\nRUN exit 1\nFROM a AS c\nRUN write /c 1\n"
+    tree = bench.tree(dockerfile)
+    assert (tree / "a").read_text() == "1"
+    assert bench.text.startswith("Step 1/4 : FROM base AS a\n")
+    with pytest.raises(RunFailed):
+        bench.build(dockerfile, target="b")
+    with pytest.raises(NotFound, match='target stage "zzz" could not be found'):
+        bench.build(dockerfile, target="zzz")
+
+
+def test_a_failed_command_passes_its_code_and_leaves_nothing(bench: Bench) -> None:
+    with pytest.raises(RunFailed) as caught:
+        bench.build("FROM base\nRUN write /x 1\nRUN echo doing; exit 7\n")
+    assert caught.value.message == "The command '/bin/sh -c echo doing; exit 7' returned a non-zero code: 7"
+    assert caught.value.exit_code == 7
+    assert caught.value.place.line == 3
+    assert caught.value.last_output == "doing\n"
+    assert bench.worker.open_snapshots == []
+    assert bench.worker.images == {}
+
+
+def test_a_failed_build_keeps_the_cache_of_what_succeeded(bench: Bench) -> None:
+    with pytest.raises(RunFailed):
+        bench.build("FROM base\nRUN write /x 1\nRUN exit 7\n")
+    bench.build("FROM base\nRUN write /x 1\nRUN true\n")
+    assert len(bench.worker.runs) == 3
+
+
+def test_a_cancelled_build_stops_and_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
+    def runner(root: Path, request: object, output: object) -> int:
+        bench.cancelled.set()
+        return 137
+
+    worker = FakeWorker(tmp_path / "second", runner)
+    worker.add_image("base")
+    bench.builder = Builder(worker, None, table=bench.table)
+    with pytest.raises(BuildCancelled):
+        bench.build("FROM base\nRUN sleep\nRUN true\n")
+    assert worker.open_snapshots == []
+    assert bench.table.rows == {}
+
+
+def test_the_configuration_is_what_the_instructions_say(bench: Bench) -> None:
+    image = bench.build(
+        "FROM base\nENV A=1 B='two words'\nENV C=$A\nLABEL a.b=\"c d\" e=f\nEXPOSE 80 9000-9001/udp\nUSER web\n"
+        'WORKDIR /srv\nWORKDIR app\nVOLUME /data /more\nSTOPSIGNAL SIGINT\nENTRYPOINT ["/e"]\nCMD c $A\n'
+        'HEALTHCHECK --interval=5s --retries=2 CMD curl x\nONBUILD RUN echo\nSHELL ["/bin/bash","-c"]\n'
+        "MAINTAINER me\nCMD x\n",
+        labels={"l": "m $A"},
+    )
+    config = bench.worker.images[image]
+    defaults = config.defaults
+    assert defaults.env is not None and defaults.env[1:] == ("A=1", "B=two words", "C=1")
+    assert defaults.env[0] == "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert defaults.labels == {"a.b": "c d", "e": "f", "l": "m $A"}
+    assert defaults.exposed_ports == {"80/tcp": {}, "9000/udp": {}, "9001/udp": {}}
+    assert (defaults.user, defaults.working_dir, defaults.stop_signal) == ("web", "/srv/app", "SIGINT")
+    assert defaults.volumes == {"/data": {}, "/more": {}}
+    assert defaults.entrypoint == ("/e",) and defaults.cmd == ("/bin/bash", "-c", "x")
+    assert defaults.healthcheck is not None and defaults.healthcheck.test == ("CMD-SHELL", "curl x")
+    assert defaults.healthcheck.interval == 5_000_000_000 and defaults.healthcheck.retries == 2
+    assert defaults.on_build == ("RUN echo",) and defaults.shell == ("/bin/bash", "-c")
+    assert config.author == "me"
+    assert config.history is not None and len(config.history) == 17
+    layers = [entry for entry in config.history if not entry.empty_layer]
+    assert [entry.created_by for entry in layers] == ["WORKDIR /srv", "WORKDIR /srv/app"]
+    assert len(config.rootfs.diff_ids) == 3
+
+
+def test_history_is_in_buildkits_style(bench: Bench) -> None:
+    bench.file("a.txt")
+    image = bench.build('FROM base\nARG V=1\nCOPY a.txt ./\nRUN echo x\nCMD ["a", "b"]\nEXPOSE 80\n')
+    history = bench.worker.images[image].history or ()
+    assert [entry.created_by for entry in history] == [
+        "ARG V=1",
+        "COPY a.txt ./ # buildkit",
+        "RUN |1 V=1 /bin/sh -c echo x # buildkit",
+        'CMD ["a" "b"]',
+        "EXPOSE [80/tcp]",
+    ]
+    assert {entry.comment for entry in history} == {"buildkit.dockerfile.v0"}
+
+
+def test_a_run_that_changes_nothing_adds_no_layer(bench: Bench) -> None:
+    image = bench.build("FROM base\nRUN true\n")
+    assert len(bench.worker.images[image].rootfs.diff_ids) == 1
+
+
+def test_triggers_of_the_base_run_first(bench: Bench) -> None:
+    bench.file("a.txt")
+    defaults = ContainerDefaults(on_build=("COPY a.txt /triggered", "RUN write /second x"))
+    bench.worker.add_image("trigger", {"/x": ""}, defaults)
+    image = bench.build("FROM trigger\nRUN true\n")
+    tree = bench.worker.tree(image)
+    assert (tree / "triggered").exists() and (tree / "second").exists()
+    assert "# Executing 2 build triggers" in bench.text
+    assert bench.worker.images[image].defaults.on_build is None
+
+
+def test_from_scratch_holds_only_what_was_copied(bench: Bench) -> None:
+    bench.file("a.txt")
+    tree = bench.tree("FROM scratch\nCOPY a.txt /bin/\n")
+    assert paths(tree, "/") == ["bin", "bin/a.txt"]
+
+
+def test_an_image_can_be_copied_from_by_name(bench: Bench) -> None:
+    bench.worker.add_image("tools:1", {"/usr/bin/tool": "t"})
+    tree = bench.tree("FROM scratch\nCOPY --from=tools:1 /usr/bin/tool /t\n")
+    assert (tree / "t").read_text() == "t"
+
+
+def test_an_unknown_image_is_refused_in_dockers_words(bench: Bench) -> None:
+    with pytest.raises(NotFound, match="pull access denied for nothere"):
+        bench.build("FROM nothere\n")
+
+
+def test_here_documents_become_files_and_scripts(bench: Bench) -> None:
+    tree = bench.tree(
+        "FROM base\nENV W=world\nCOPY <<EOF <<'RAW' /d/\nhello $W\nEOF\nhello $W\nRAW\n"
+        "COPY <<-one /single\n\ttext\n\tone\nRUN <<X\nwrite /made by-script\nX\n"
+    )
+    assert (tree / "d/EOF").read_text() == "hello world\n"
+    assert (tree / "d/RAW").read_text() == "hello $W\n"
+    assert (tree / "single").read_text() == "text\n"
+    assert (tree / "made").read_text() == "by-script"
+
+
+def test_a_mistake_in_a_later_line_is_told_before_anything_runs(bench: Bench) -> None:
+    with pytest.raises(DockerfileError, match="unknown flag: --form"):
+        bench.build("FROM base\nRUN write /x 1\nCOPY --form=a b c\n")
+    assert bench.worker.runs == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("COPY ../x /", r"forbidden path outside the build context: \.\./x \(\)"),
+        (
+            "COPY nothere /",
+            "COPY failed: file not found in build context or excluded by .dockerignore: stat nothere",
+        ),
+        ("COPY *.zzz /", "COPY failed: no source files were specified"),
+        (
+            "COPY a b /dir",
+            "When using COPY with more than one source file, the destination must be a directory",
+        ),
+        ("COPY d /etc/passwd", "cannot copy to non-directory: /etc/passwd"),
+        ("COPY a /etc/passwd/", "cannot copy to non-directory: /etc/passwd"),
+        ("COPY a /etc/passwd/x", "cannot copy to non-directory: /etc/passwd"),
+        ("COPY --chown=nobody2 a /", "no such user: nobody2"),
+        ("COPY outside /x", "file not found in build context"),
+        ("ADD https://example.com/x.git /", "git repository is not supported"),
+    ],
+)
+def test_a_copy_that_can_not_work_is_refused(bench: Bench, line: str, message: str) -> None:
+    for name in ("a", "b", "d/x"):
+        bench.file(name)
+    (bench.context / "outside").symlink_to("../../../etc/hostname")
+    with pytest.raises((Invalid, NotFound, Exception), match=message):
+        bench.build(f"FROM base\n{line}\n")
+    assert bench.worker.open_snapshots == []
+
+
+# Source -> destination -> where things must be; expected values from Docker's documentation of COPY and from
+# dockerd 20.10 with the same context.
+COPY_MATRIX: list[tuple[str, list[str]]] = [
+    ("COPY a /t", ["t"]),
+    ("COPY a /t/", ["t", "t/a"]),
+    ("COPY a b /t/", ["t", "t/a", "t/b"]),
+    ("COPY d /t", ["t", "t/sub", "t/sub/y", "t/x"]),
+    ("COPY d/ /t/", ["t", "t/sub", "t/sub/y", "t/x"]),
+    ("COPY d/sub d/x /t/", ["t", "t/x", "t/y"]),
+    ("COPY d/* /t/", ["t", "t/x", "t/y"]),
+    ("COPY ? /t/", ["t", "t/a", "t/b", "t/sub", "t/sub/y", "t/x"]),
+    ('COPY ["a", "/t/with space"]', ["t", "t/with space"]),
+    ("COPY link /t", ["t"]),
+    ("COPY link /t/", ["t", "t/link"]),
+    ("COPY dlink /t", ["t", "t/sub", "t/sub/y", "t/x"]),
+    ("COPY a /deep/er/t", ["deep", "deep/er", "deep/er/t"]),
+    ("WORKDIR /w\nCOPY a .", ["w", "w/a"]),
+    ("WORKDIR /w\nCOPY a b ./", ["w", "w/a", "w/b"]),
+    ("WORKDIR /w\nCOPY a b .", ["w", "w/a", "w/b"]),
+    ("WORKDIR /w\nCOPY a sub/n", ["w", "w/sub", "w/sub/n"]),
+    ("COPY a /t\nCOPY b /t", ["t"]),
+    ("COPY --parents d/sub/y a /t/", ["t", "t/a", "t/d", "t/d/sub", "t/d/sub/y"]),
+    ("COPY --exclude=sub d /t", ["t", "t/x"]),
+]
+
+
+@pytest.mark.parametrize(("lines", "expected"), COPY_MATRIX, ids=[lines for lines, _ in COPY_MATRIX])
+def test_copies_land_where_docker_puts_them(bench: Bench, lines: str, expected: list[str]) -> None:
+    for name in ("a", "b", "d/x", "d/sub/y"):
+        bench.file(name, name)
+    (bench.context / "link").symlink_to("a")
+    (bench.context / "dlink").symlink_to("d")
+    tree = bench.tree(f"FROM scratch\n{lines}\n")
+    assert paths(tree, "/") == expected
+    if lines == "COPY link /t/":
+        assert not (tree / "t/link").is_symlink() and (tree / "t/link").read_text() == "a"
+    if lines == "COPY a /t\nCOPY b /t":
+        assert (tree / "t").read_text() == "b"
+
+
+def test_links_inside_a_copied_directory_stay_links(bench: Bench) -> None:
+    bench.file("d/x")
+    (bench.context / "d/l").symlink_to("/nowhere")
+    tree = bench.tree("FROM scratch\nCOPY d /t\n")
+    assert os.readlink(tree / "t/l") == "/nowhere"
+
+
+def test_a_destination_behind_a_link_stays_inside_the_image(bench: Bench, tmp_path: Path) -> None:
+    bench.file("a", "new")
+    image = bench.worker.add_image("links", {"/usr/lib/x": ""})
+    top = bench.worker._tops[image.diff_ids]
+    (top / "lib").symlink_to("usr/lib")
+    (top / "abs").symlink_to("/usr/lib")
+    (top / "out").symlink_to("../../../../../../tmp")
+    bench.file("root/lib/y")
+    tree = bench.tree("FROM links\nCOPY a /abs/\nCOPY root/ /\nCOPY a /out/sampan-escaped\n")
+    assert (tree / "usr/lib/a").read_text() == "new"
+    assert (tree / "usr/lib/y").exists() and (tree / "lib").is_symlink()
+    assert (tree / "tmp/sampan-escaped").exists() and not Path("/tmp/sampan-escaped").exists()
+
+
+def test_owners_modes_and_times_are_dockers(bench: Bench) -> None:
+    source = bench.file("d/x", mode=0o640)
+    (bench.context / "d").chmod(0o750)
+    os.chown(source, 1000, 1000)
+    os.utime(source, (1_000_000_000, 1_000_000_000))
+    tree = bench.tree(
+        "FROM base\nCOPY d /plain\nCOPY --chown=web d /named\nCOPY --chown=web:ops --chmod=600 d/x /x\n"
+        "COPY --chown=7:8 d/x /made/x\n"
+    )
+    info = (tree / "plain/x").stat()
+    assert (info.st_uid, info.st_gid, info.st_mode & 0o7777, info.st_mtime) == (0, 0, 0o640, 1_000_000_000)
+    assert ((tree / "named/x").stat().st_uid, (tree / "named/x").stat().st_gid) == (33, 44)
+    assert (tree / "named").stat().st_uid == 33
+    info = (tree / "x").stat()
+    assert (info.st_uid, info.st_gid, info.st_mode & 0o7777) == (33, 55, 0o600)
+    assert ((tree / "made").stat().st_uid, (tree / "made").stat().st_gid) == (7, 8)
+
+
+def test_hard_links_inside_a_copied_directory_stay_one_file(bench: Bench) -> None:
+    os.link(bench.file("d/x"), bench.context / "d/hard")
+    tree = bench.tree("FROM scratch\nCOPY d /t\n")
+    assert (tree / "t/hard").stat().st_ino == (tree / "t/x").stat().st_ino
+
+
+def test_files_of_a_stage_keep_their_owner(bench: Bench) -> None:
+    bench.file("x")
+    tree = bench.tree("FROM base AS a\nCOPY --chown=5:6 x /d/x\nFROM base\nCOPY --from=a /d/x /y\n")
+    assert ((tree / "y").stat().st_uid, (tree / "y").stat().st_gid) == (5, 6)
+
+
+def guide() -> list[str]:
+    path = Path(__file__).parents[3].parent / "shared/reference/deployment-guide.ko.md"
+    if not path.is_file():
+        return []
+    blocks = path.read_text().split("```dockerfile\n")[1:]
+    return [block.partition("```")[0] for block in blocks]
+
+
+@pytest.mark.skipif(not guide(), reason="../shared/reference is absent")
+def test_the_dockerfiles_of_the_deployment_guide_build_as_they_stand(bench: Bench) -> None:
+    def runner(root: Path, request: object, output: object) -> int:
+        (root / "app").mkdir(exist_ok=True)
+        (root / "app/dist").mkdir(exist_ok=True)
+        (root / "app/dist/index.js").write_text("x")
+        return 0
+
+    worker = FakeWorker(bench.context.parent / "second", runner)  # type: ignore[arg-type]
+    for name in ("node:18", "node:18-alpine", "python:3.11-slim"):
+        worker.add_image(name)
+    bench.builder = Builder(worker, None, table=bench.table)
+    for name in ("package.json", "package-lock.json", "index.js", "requirements.txt", "app.py"):
+        bench.file(name)
+    built = [
+        worker.images[bench.build(text)]
+        for text in guide()
+        if text.lstrip("# B").startswith(("FROM", "a", "u"))
+    ]
+    commands: list[Callable[[], object] | tuple[str, ...] | None] = [image.defaults.cmd for image in built]
+    assert commands[:3] == [("node", "index.js"), ("python", "app.py"), ("node", "dist/index.js")]
+    assert all(image.defaults.working_dir == "/app" for image in built[:3])
