@@ -6,87 +6,357 @@ that has them. It appears under its name by one rename, after its data is on dis
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
+import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from types import TracebackType
+from typing import Final, Literal, Protocol
 
 import msgspec
 
-from sampan.oci.digest import Digest
+from sampan.errors import Internal, Invalid, NotFound, Unavailable, Unsupported
+from sampan.oci.digest import Digest, hex_of
 from sampan.oci.rootfs import LayerMount
+from sampan.storage.layer_ingest import Content, DirectorySink, ErofsSink, LayerLimits, LayerSink, Pipeline
+from sampan.storage.removal import remove_tree
+from sampan.storage.tar_writer import Sink, write_tree
+
+_IMAGE: Final = "layer.erofs"
+_TREE: Final = "fs"
+_RECORD: Final = "layer.json"
+_NAME: Final = re.compile(r"[0-9a-f]{64}")
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """A complete layer. `size` is the bytes of its regular files' content."""
+    """A complete layer. `size` is the bytes of its regular files' content; `entries` the names in it."""
 
     diff_id: Digest
     size: int
     entries: int = 0
 
 
-class LayerIngest:
+class _Record(msgspec.Struct, frozen=True):
+    """`layer.json`. `origin`: "tar" came as a stream, "upper" and "tree" were directories here."""
+
+    size: int
+    entries: int
+    origin: Literal["tar", "upper", "tree"]
+
+
+class LayerIngest(Protocol):
     """A layer that is being written; a context manager that aborts what was not committed."""
 
     def write(self, data: bytes) -> None:
-        """Take the next bytes of the (compressed or plain) tar stream. Raises `Invalid` early for a bad stream."""
-        raise NotImplementedError
+        """The next bytes of the (compressed or plain) tar stream. Raises `Invalid` as soon as it is found bad."""
 
     def commit(self) -> Layer:
-        """End of the stream: verify and publish. Raises `Invalid` (nothing is visible then)."""
-        raise NotImplementedError
+        """End of the stream: verify and publish. Raises `Invalid`, and then nothing is visible."""
 
     def abort(self) -> None:
         """Forget everything; does nothing after a commit."""
-        raise NotImplementedError
+
+    def __enter__(self) -> LayerIngest: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class LayerStore:
-    def __init__(self, root: Path, *, prefer: Literal["erofs", "dir"] = "erofs") -> None:
-        """`root` is the `layers` directory itself (made when missing)."""
-        raise NotImplementedError
+    """Thread-safe: everything that is visible is complete and never changes until it is removed."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        prefer: Literal["erofs", "dir"] = "erofs",
+        limits: LayerLimits | None = None,
+    ) -> None:
+        """`root` is the `layers` directory itself, made when missing.
+
+        `prefer`: what a layer that comes as a tar becomes; "dir" where EROFS can't be mounted.
+        """
+        self._root = root
+        self._prefer = prefer
+        self._limits = limits or LayerLimits()
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def has(self, diff_id: Digest) -> bool:
-        raise NotImplementedError
+        return self._path(diff_id).is_dir()
 
     def get(self, diff_id: Digest) -> Layer:
         """Raises `NotFound`."""
-        raise NotImplementedError
+        record = self._record(diff_id)
+        return Layer(diff_id, record.size, record.entries)
 
     def digests(self) -> Iterator[Digest]:
-        raise NotImplementedError
+        for entry in sorted(os.listdir(self._root)):
+            if _NAME.fullmatch(entry):
+                yield Digest("sha256:" + entry)
 
     def mount_of(self, diff_id: Digest) -> LayerMount:
         """How to mount it. Raises `NotFound`."""
-        raise NotImplementedError
+        path = self._path(diff_id)
+        if (path / _IMAGE).is_file():
+            return LayerMount("erofs", str(path / _IMAGE))
+        if (path / _TREE).is_dir():
+            return LayerMount("dir", str(path / _TREE))
+        raise NotFound(f"No such layer: {diff_id}")
 
     def size(self, diff_id: Digest) -> int:
         """Bytes of file data. Raises `NotFound`."""
-        raise NotImplementedError
+        return self._record(diff_id).size
 
     def ingest(self, media_type: str, diff_id: Digest | None = None) -> LayerIngest:
-        """A tar stream pushed in; gzip, zstd or plain, told by its first bytes."""
-        raise NotImplementedError
+        """A tar stream pushed in: gzip, zstd or plain, told by its first bytes (media types are often wrong).
+
+        With a `diff_id` that is here already the stream is ignored. Raises `Invalid` for a media type of
+        something that can't be a layer.
+        """
+        if "foreign" in media_type or media_type.endswith("+encrypted"):
+            raise Invalid(f"media type {media_type} is not supported for layers")
+        if diff_id is not None and self.has(diff_id):
+            return _PresentLayer(self.get(diff_id))
+        return _NewLayer(self, self._limits, self._prefer, diff_id)
 
     def adopt(self, upper: Path) -> Layer:
-        """An overlay upper directory becomes the layer: moved, not copied (same file system)."""
-        raise NotImplementedError
+        """An overlay's upper directory becomes the layer: moved, not copied (it is on the same file system).
+
+        Its whiteouts and opaque marks stay as they are; overlayfs's other attributes are taken off. Nobody
+        may write to it any more. Raises `Unsupported` when it needs the layers below to be complete.
+        """
+        return self._adopt(upper, "upper")
 
     def adopt_tree(self, tree: Path) -> Layer:
         """A plain directory (no overlay marks in it) becomes the layer: moved, not copied."""
-        raise NotImplementedError
+        return self._adopt(tree, "tree")
+
+    def _adopt(self, source: Path, origin: Literal["upper", "tree"]) -> Layer:
+        hasher = _HashSink()
+        fd = os.open(source, _DIRECTORY)
+        try:
+            overlay = origin == "upper"
+            stats = write_tree(fd, hasher, overlay=overlay, strip=overlay)
+        finally:
+            os.close(fd)
+        diff_id = hasher.digest()
+        layer = Layer(diff_id, stats.size, stats.entries)
+        if self.has(diff_id):
+            remove_tree(source)
+            return layer
+        staging = self._staging()
+        try:
+            _move(source, staging / _TREE)
+            self._publish(staging, diff_id, _Record(stats.size, stats.entries, origin), sync=True)
+        except BaseException:
+            remove_tree(staging)
+            raise
+        return layer
 
     def reproducible(self, diff_id: Digest) -> bool:
-        """True when `tar` can give the layer's tar stream again; else only its blob has it."""
-        raise NotImplementedError
+        """True when `tar` can give the stream of this diff-id; else only its blob has it. Raises `NotFound`."""
+        return self._record(diff_id).origin != "tar"
 
-    def tar(self, diff_id: Digest, out: BinaryIO) -> None:
-        """The tar stream again. Raises `Unsupported` unless `reproducible(diff_id)`."""
-        raise NotImplementedError
+    def tar(self, diff_id: Digest, out: Sink) -> None:
+        """The tar stream again, byte for byte, checked while it is written.
+
+        Possible for adopted layers. A layer that came as a tar was written by another's tar writer: its
+        stream is in its compressed blob only, and this raises `Unsupported`. Raises `Internal` when the
+        layer was changed since.
+        """
+        record = self._record(diff_id)
+        if record.origin == "tar":
+            raise Unsupported(
+                f"layer {diff_id} came as a tar stream that can't be made again",
+                hint="use its compressed blob",
+            )
+        fd = os.open(self._path(diff_id) / _TREE, _DIRECTORY)
+        hasher = _HashSink(out)
+        try:
+            write_tree(fd, hasher, overlay=record.origin == "upper")
+        finally:
+            os.close(fd)
+        if hasher.digest() != diff_id:
+            raise Internal(f"layer {diff_id} was changed on disk")
 
     def remove(self, diff_id: Digest) -> None:
-        """Idempotent."""
-        raise NotImplementedError
+        """Idempotent; the name is gone before the content is removed."""
+        doomed = self._root / f"remove-{secrets.token_hex(8)}"
+        try:
+            os.rename(self._path(diff_id), doomed)
+        except FileNotFoundError:
+            return
+        remove_tree(doomed)
 
     def sweep(self) -> None:
-        """Remove what an interrupted ingest, adopt or remove left; call it once at start."""
-        raise NotImplementedError
+        """Remove what an interrupted ingest, adopt or remove left. Only at start: it would take work under way too."""
+        for entry in os.listdir(self._root):
+            if not _NAME.fullmatch(entry):
+                remove_tree(self._root / entry)
+
+    def _path(self, diff_id: Digest) -> Path:
+        return self._root / hex_of(diff_id)
+
+    def _record(self, diff_id: Digest) -> _Record:
+        try:
+            return msgspec.json.decode((self._path(diff_id) / _RECORD).read_bytes(), type=_Record)
+        except FileNotFoundError:
+            raise NotFound(f"No such layer: {diff_id}") from None
+        except msgspec.DecodeError as error:
+            raise Internal(f"layer {diff_id}: {_RECORD} is damaged: {error}") from error
+
+    def _staging(self) -> Path:
+        path = self._root / f"ingest-{secrets.token_hex(8)}"
+        path.mkdir(mode=0o700)
+        return path
+
+    def _publish(self, staging: Path, diff_id: Digest, record: _Record, *, sync: bool = False) -> None:
+        """Give the complete layer in `staging` its name; somebody else may have been quicker."""
+        with open(staging / _RECORD, "wb") as file:
+            file.write(msgspec.json.encode(record))
+            file.flush()
+            if not sync:
+                os.fsync(file.fileno())
+        if sync:
+            sync_all(staging)
+        try:
+            os.rename(staging, self._path(diff_id))
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            remove_tree(staging)
+            return
+        fd = os.open(self._root, _DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+class _PresentLayer:
+    """An ingest of a layer that is here already."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+
+    def write(self, data: bytes) -> None:
+        """Ignored."""
+
+    def commit(self) -> Layer:
+        return self._layer
+
+    def abort(self) -> None:
+        """Nothing to forget."""
+
+    def __enter__(self) -> LayerIngest:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+
+class _NewLayer:
+    def __init__(
+        self, store: LayerStore, limits: LayerLimits, kind: Literal["erofs", "dir"], diff_id: Digest | None
+    ) -> None:
+        self._store = store
+        self._expected = diff_id
+        self._staging = store._staging()
+        self._over = False
+        self._fd = -1
+        try:
+            self._pipeline = Pipeline(self._sink(kind, limits), limits)
+        except BaseException:
+            self._clean()
+            raise
+
+    def _sink(self, kind: Literal["erofs", "dir"], limits: LayerLimits) -> LayerSink:
+        if kind == "erofs":
+            self._fd = os.open(
+                self._staging / _IMAGE, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+            )
+            return ErofsSink(self._fd, limits.tar)
+        tree = self._staging / _TREE
+        tree.mkdir(mode=0o755)
+        os.chmod(tree, 0o755)
+        self._fd = os.open(tree, _DIRECTORY)
+        return DirectorySink(self._fd, limits.tar, lambda: sync_all(tree))
+
+    def write(self, data: bytes) -> None:
+        if self._over:
+            raise Internal("the layer's ingest is over")
+        self._pipeline.write(data)
+
+    def commit(self) -> Layer:
+        if self._over:
+            raise Internal("the layer's ingest is over")
+        try:
+            diff_id = self._pipeline.digest()
+            if self._expected is not None and diff_id != self._expected:
+                raise Invalid(
+                    f"wrong diff id calculated on extraction {diff_id!r}, expected {self._expected!r}"
+                )
+            content: Content = self._pipeline.finish()
+            record = _Record(content.size, content.entries, "tar")
+            self._store._publish(self._staging, diff_id, record)
+        except OSError as error:
+            raise Unavailable(f"storing the layer: {error.strerror or error}") from error
+        finally:
+            self.abort()
+        return Layer(diff_id, content.size, content.entries)
+
+    def abort(self) -> None:
+        if not self._over:
+            self._over = True
+            self._pipeline.cancel()
+            self._clean()
+
+    def _clean(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        remove_tree(self._staging)  # a published layer is not there any more
+
+    def __enter__(self) -> LayerIngest:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+
+class _HashSink:
+    """Hashes what passes, on to another sink when there is one."""
+
+    def __init__(self, out: Sink | None = None) -> None:
+        self._hash = hashlib.sha256()
+        self._out = out
+
+    def write(self, data: bytes) -> None:
+        self._hash.update(data)
+        if self._out is not None:
+            self._out.write(data)
+
+    def digest(self) -> Digest:
+        return Digest("sha256:" + self._hash.hexdigest())
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise Invalid(f"{source} is not on the file system of the layers") from error
+        raise
+
+
+def sync_all(path: Path) -> None:
+    """Bring the whole tree at `path` to disk."""
+    os.sync()

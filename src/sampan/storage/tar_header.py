@@ -1,0 +1,97 @@
+"""Header blocks for the tar writer: POSIX ustar where it holds the values, a pax header before it where it doesn't."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from sampan.storage import tar_format as tf
+from sampan.storage.tar_pax import XATTR, record
+
+_HEADER: Final = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
+_OCTAL_7: Final = 0o7777777
+_OCTAL_11: Final = 0o77777777777
+
+
+def pack_header(
+    name: bytes,
+    kind: bytes,
+    *,
+    mode: int,
+    uid: int,
+    gid: int,
+    mtime: int,
+    size: int = 0,
+    link: bytes = b"",
+    device: tuple[int, int] = (0, 0),
+    xattrs: dict[bytes, bytes] | None = None,
+) -> bytes:
+    """All the blocks that stand before a member's content. Times are whole seconds."""
+    records: list[bytes] = []
+    head, tail = _split(name)
+    if head is None:
+        records.append(record(b"path", name))
+        head, tail = b"", name[:100]
+    if len(link) > 100:
+        records.append(record(b"linkpath", link))
+    for key, value, limit in (
+        (b"uid", uid, _OCTAL_7),
+        (b"gid", gid, _OCTAL_7),
+        (b"size", size, _OCTAL_11),
+        (b"mtime", mtime, _OCTAL_11),
+    ):
+        if not 0 <= value <= limit:
+            records.append(record(key, b"%d" % value))
+    for key in sorted(xattrs or ()):
+        records.append(record(XATTR + key, (xattrs or {})[key]))
+    block = _block(tail, kind, mode, uid, gid, size, mtime, link[:100], device, head)
+    if not records:
+        return block
+    body = b"".join(sorted(records))
+    label = b"PaxHeaders.0/" + name.rstrip(b"/").rpartition(b"/")[2][:80]
+    before = _block(label, tf.PAX_HEADER, 0o644, 0, 0, len(body), 0, b"", (0, 0), b"")
+    return before + body + bytes(-len(body) % tf.BLOCK) + block
+
+
+def _split(name: bytes) -> tuple[bytes | None, bytes]:
+    """(prefix, name) of ustar; the prefix is None when the name doesn't fit."""
+    if len(name) <= 100:
+        return b"", name
+    at = name.rfind(b"/", 0, 156)
+    # The slash itself is in neither part; a directory's last slash must stay in the name.
+    if at > 0 and 0 < len(name) - at - 1 <= 100:
+        return name[:at], name[at + 1 :]
+    return None, b""
+
+
+def _block(
+    name: bytes,
+    kind: bytes,
+    mode: int,
+    uid: int,
+    gid: int,
+    size: int,
+    mtime: int,
+    link: bytes,
+    device: tuple[int, int],
+    prefix: bytes,
+) -> bytes:
+    block = _HEADER.pack(
+        name,
+        b"%07o\0" % mode,
+        b"%07o\0" % (uid if uid <= _OCTAL_7 else 0),
+        b"%07o\0" % (gid if gid <= _OCTAL_7 else 0),
+        b"%011o\0" % (size if size <= _OCTAL_11 else 0),
+        b"%011o\0" % (mtime if 0 <= mtime <= _OCTAL_11 else 0),
+        b"        ",
+        kind,
+        link,
+        tf.MAGIC_USTAR,
+        b"00",
+        b"",
+        b"",
+        b"%07o\0" % device[0],
+        b"%07o\0" % device[1],
+        prefix,
+    )
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
