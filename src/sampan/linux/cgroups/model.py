@@ -45,7 +45,8 @@ class DeviceWeight:
 class CgroupLimits:
     """Limits in the terms of the OCI runtime-spec (config-linux.md, "Control groups"), whatever the version.
 
-    None means "leave as it is"; -1 means unlimited. Memory in bytes (`memory_swap` is memory plus swap),
+    None means "leave as it is", and so does 0 where a limit of nothing makes no sense (memory, CPU, pids, weights),
+    as Docker writes it; -1 means unlimited. Memory in bytes (`memory_swap` is memory plus swap),
     `cpu_quota`, `cpu_period`, `cpu_burst`, `cpu_rt_*` in microseconds, `cpu_shares` 2 to 262144,
     `blkio_weight` 10 to 1000.
     `devices`: rules applied in order to a policy that refuses everything; an empty tuple leaves it as it is.

@@ -86,7 +86,7 @@ class CgroupV1:
             if controller in self._hierarchies:
                 continue
             for field in fields:
-                if getattr(limits, field) not in (None, ()):
+                if getattr(limits, field):
                     raise Unsupported(
                         f"the limit {field} needs the cgroup controller {controller!r}, which this host does not have"
                     )
@@ -224,9 +224,9 @@ def _apply_cpuset(directory: str, limits: CgroupLimits, fresh: bool) -> None:
 def _apply_cpu(directory: str, limits: CgroupLimits, fresh: bool) -> None:
     for name, value in (
         ("cpu.idle", limits.cpu_idle),
-        ("cpu.shares", limits.cpu_shares),
-        ("cpu.rt_period_us", limits.cpu_rt_period),
-        ("cpu.rt_runtime_us", limits.cpu_rt_runtime),
+        ("cpu.shares", limits.cpu_shares or None),
+        ("cpu.rt_period_us", limits.cpu_rt_period or None),
+        ("cpu.rt_runtime_us", limits.cpu_rt_runtime or None),
     ):
         if value is not None:
             files.write(f"{directory}/{name}", str(value))
@@ -236,9 +236,9 @@ def _apply_cpu(directory: str, limits: CgroupLimits, fresh: bool) -> None:
 
 
 def _apply_quota(directory: str, limits: CgroupLimits) -> None:
-    quota = None if limits.cpu_quota is None else str(limits.cpu_quota)
+    quota = str(limits.cpu_quota) if limits.cpu_quota else None
     later = None
-    if limits.cpu_period is not None:
+    if limits.cpu_period:
         try:
             files.write(f"{directory}/cpu.cfs_period_us", str(limits.cpu_period))
         except Invalid:
@@ -254,21 +254,21 @@ def _apply_quota(directory: str, limits: CgroupLimits) -> None:
 
 def _apply_memory(directory: str, limits: CgroupLimits, fresh: bool) -> None:
     wanted = [("memory.limit_in_bytes", limits.memory), ("memory.memsw.limit_in_bytes", limits.memory_swap)]
-    if limits.memory_swap is None and limits.memory == UNLIMITED and not fresh:
+    if not limits.memory_swap and limits.memory == UNLIMITED and not fresh:
         # The kernel refuses a memory limit above that of memory and swap together.
         wanted = [("memory.memsw.limit_in_bytes", UNLIMITED), ("memory.limit_in_bytes", UNLIMITED)]
-    elif limits.memory is not None and limits.memory_swap is not None and not fresh:
+    elif limits.memory and limits.memory_swap and not fresh:
         present = files.read_number(f"{directory}/memory.memsw.limit_in_bytes")
         if limits.memory_swap == UNLIMITED or (present is not None and present < limits.memory_swap):
             wanted.reverse()
     for name, value in wanted:
-        if value is not None:
+        if value:
             _write_memory(directory, name, value)
-    if limits.memory_reservation is not None:
+    if limits.memory_reservation:
         _write_memory(directory, "memory.soft_limit_in_bytes", limits.memory_reservation)
     if limits.memory_swappiness is not None and limits.memory_swappiness >= 0:
         files.write(f"{directory}/memory.swappiness", str(limits.memory_swappiness))
-    if limits.oom_kill_disable is not None:
+    if limits.oom_kill_disable or (limits.oom_kill_disable is not None and not fresh):
         files.write(f"{directory}/memory.oom_control", str(int(limits.oom_kill_disable)))
 
 
@@ -284,7 +284,7 @@ def _write_memory(directory: str, name: str, value: int) -> None:
 
 
 def _apply_pids(directory: str, limits: CgroupLimits, fresh: bool) -> None:
-    if limits.pids is not None:
+    if limits.pids:
         files.write(f"{directory}/pids.max", str(limits.pids) if limits.pids > 0 else "max")
 
 

@@ -202,7 +202,7 @@ def unified_values(limits: CgroupLimits) -> dict[str, str]:
         values["cpuset.mems"] = limits.cpuset_mems
     _cpu_values(limits, values)
     _memory_values(limits, values)
-    if limits.pids is not None:
+    if limits.pids:
         values["pids.max"] = str(limits.pids) if limits.pids > 0 else "max"
     _io_values(limits, values)
     for name, value in limits.unified.items():
@@ -217,7 +217,7 @@ def _cpu_values(limits: CgroupLimits, values: dict[str, str]) -> None:
         values["cpu.idle"] = str(limits.cpu_idle)
     if limits.cpu_shares:
         values["cpu.weight"] = str(weight_of_shares(limits.cpu_shares))
-    if limits.cpu_quota is not None or limits.cpu_period is not None:
+    if limits.cpu_quota or limits.cpu_period:
         quota = str(limits.cpu_quota) if limits.cpu_quota and limits.cpu_quota > 0 else "max"
         values["cpu.max"] = f"{quota} {limits.cpu_period or _DEFAULT_PERIOD}"
     if limits.cpu_burst is not None:
@@ -243,9 +243,9 @@ def _memory_values(limits: CgroupLimits, values: dict[str, str]) -> None:
     swap = swap_maximum(limits.memory, limits.memory_swap)
     if swap is not None:
         values["memory.swap.max"] = swap
-    if limits.memory is not None:
+    if limits.memory:
         values["memory.max"] = _maximum(limits.memory)
-    if limits.memory_reservation is not None:
+    if limits.memory_reservation:
         values["memory.low"] = _maximum(limits.memory_reservation)
 
 
@@ -255,13 +255,11 @@ def _maximum(value: int) -> str:
 
 def swap_maximum(memory: int | None, memory_swap: int | None) -> str | None:
     """memory.swap.max, which counts swap alone, from version 1's memory plus swap; None: not set."""
-    if memory == UNLIMITED and memory_swap is None:
-        return "max"
-    if memory_swap is None or memory_swap == 0:
-        return None
+    if not memory_swap:
+        return "max" if memory == UNLIMITED else None
     if memory_swap == UNLIMITED:
         return "max"
-    if memory is None or memory == UNLIMITED:
+    if not memory or memory == UNLIMITED:
         raise Invalid("a limit of memory and swap needs a memory limit")
     if memory_swap < memory:
         raise Invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
