@@ -1,0 +1,315 @@
+"""Values of single flags: checked and brought into the API's form while the command line is parsed.
+
+Each takes the flag's text and raises `ValueError` with Docker's words for a bad one.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sampan.cli import units
+from sampan.cli.flags import go_quote, parse_bool, split_csv
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_ULIMITS = frozenset(
+    [
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ]
+)
+_MOUNT_SWITCHES = ("readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src")
+
+
+def is_ip(text: str) -> bool:
+    """An IPv4 or IPv6 address (the C functions decide; `ipaddress` is slow to import)."""
+    import _socket
+
+    for family in (_socket.AF_INET, _socket.AF_INET6):
+        try:
+            _socket.inet_pton(family, text)
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def ip_address(text: str) -> str:
+    if not is_ip(text.strip()):
+        raise ValueError(f"{text} is not an ip address")
+    return text.strip()
+
+
+def extra_host(text: str) -> str:
+    """host:ip or host=ip; `host-gateway` stands for the host's own address."""
+    separator = "=" if "=" in text else ":"
+    name, found, address = text.partition(separator)
+    if not found or not name:
+        raise ValueError(f"bad format for add-host: {go_quote(text)}")
+    plain = address[1:-1] if address.startswith("[") and address.endswith("]") else address
+    if plain != "host-gateway" and not is_ip(plain):
+        raise ValueError(f"invalid IP address in add-host: {go_quote(address)}")
+    return f"{name}:{plain}"
+
+
+def stream_name(text: str) -> str:
+    name = text.lower()
+    if name not in ("stdin", "stdout", "stderr"):
+        raise ValueError("valid streams are STDIN, STDOUT and STDERR")
+    return name
+
+
+def environment(text: str) -> str:
+    """NAME=value, or NAME alone: the value it has here, and without one NAME (the engine then unsets it)."""
+    name, equals, _ = text.partition("=")
+    if not name:
+        raise ValueError(f"invalid environment variable: {text}")
+    if not equals and name in os.environ:
+        return f"{name}={os.environ[name]}"
+    return text
+
+
+def label(text: str) -> str:
+    if not text.partition("=")[0].strip():
+        raise ValueError(f"invalid label '{text}': empty name" if text else "invalid label: ''")
+    return text
+
+
+def link(text: str) -> str:
+    if not text:
+        raise ValueError("empty string specified for links")
+    if text.count(":") > 1:
+        raise ValueError(f"bad format for links: {text}")
+    return text
+
+
+def sysctl(text: str) -> str:
+    return text
+
+
+def device_rule(text: str) -> str:
+    parts = text.split(" ")
+    numbers = parts[1].split(":") if len(parts) == 3 else []
+    access = parts[2] if len(parts) == 3 else ""
+    if (
+        len(numbers) != 2
+        or parts[0] not in ("a", "b", "c")
+        or not all(number == "*" or number.isdigit() for number in numbers)
+        or not access
+        or access.strip("rwm")
+        or len(access) > 3
+    ):
+        raise ValueError(f"invalid device cgroup format '{text}'")
+    return text
+
+
+def weight_device(text: str) -> dict[str, Any]:
+    path, colon, weight = text.partition(":")
+    if not colon:
+        raise ValueError(f"bad format: {text}")
+    if not path.startswith("/dev/"):
+        raise ValueError(f"bad format for device path: {text}")
+    if not weight.isdigit() or (int(weight) and not 10 <= int(weight) <= 1000):
+        raise ValueError(f"invalid weight for device: {text}")
+    return {"Path": path, "Weight": int(weight)}
+
+
+def throttle_bytes(text: str) -> dict[str, Any]:
+    path, rate = _throttle(text)
+    try:
+        return {"Path": path, "Rate": units.parse_size(rate)}
+    except ValueError:
+        raise ValueError(
+            f"invalid rate for device: {text}. The correct format is <device-path>:<number>[<unit>]. "
+            "Number must be a positive integer. Unit is optional and can be kb, mb, or gb"
+        ) from None
+
+
+def throttle_count(text: str) -> dict[str, Any]:
+    path, rate = _throttle(text)
+    if not rate.isdigit():
+        raise ValueError(
+            f"invalid rate for device: {text}. The correct format is <device-path>:<number>. "
+            "Number must be a positive integer"
+        )
+    return {"Path": path, "Rate": int(rate)}
+
+
+def _throttle(text: str) -> tuple[str, str]:
+    path, colon, rate = text.partition(":")
+    if not colon:
+        raise ValueError(f"bad format: {text}")
+    if not path.startswith("/dev/"):
+        raise ValueError(f"bad format for device path: {text}")
+    return path, rate
+
+
+def ulimit(text: str) -> dict[str, Any]:
+    name, equals, limits = text.partition("=")
+    if not equals:
+        raise ValueError(f"invalid ulimit argument: {text}")
+    if name not in _ULIMITS:
+        raise ValueError(f"invalid ulimit type: {name}")
+    parts = limits.split(":")
+    if len(parts) > 2:
+        raise ValueError(f"too many limit value arguments - {limits}, can only have up to two, `soft[:hard]`")
+    try:
+        soft, hard = int(parts[0]), int(parts[-1])
+    except ValueError:
+        bad = next(part for part in parts if not part.lstrip("-").isdigit())
+        raise ValueError(f"strconv.ParseInt: parsing {go_quote(bad)}: invalid syntax") from None
+    if hard != -1 and (soft == -1 or soft > hard):
+        raise ValueError(f"ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")
+    return {"Name": name, "Hard": hard, "Soft": soft}
+
+
+def network(text: str) -> dict[str, Any]:
+    """A network's name, or name=...,alias=...,ip=...,driver-opt=...; the endpoint's settings."""
+    if "=" not in text:
+        if not text:
+            raise ValueError("network name is empty")
+        return {"Target": text}
+    result: dict[str, Any] = {"Target": ""}
+    names = {"ip": "IPv4Address", "ip6": "IPv6Address", "mac-address": "MacAddress", "name": "Target"}
+    for field in split_csv(text):
+        key, equals, value = field.partition("=")
+        key = key.strip().lower()
+        if not equals:
+            raise ValueError(f"invalid field {field}")
+        if key in names:
+            result[names[key]] = value
+        elif key == "alias":
+            result.setdefault("Aliases", []).append(value)
+        elif key == "link-local-ip":
+            result.setdefault("LinkLocalIPs", []).append(value)
+        elif key == "gw-priority":
+            result["GwPriority"] = int(value)
+        elif key == "driver-opt":
+            name, _, option = value.partition("=")
+            result.setdefault("DriverOpts", {})[name] = option
+        else:
+            raise ValueError(f"invalid field key {key}")
+    if not result["Target"]:
+        raise ValueError("network name/id is not specified")
+    return result
+
+
+def mount(text: str) -> dict[str, Any]:
+    """One --mount as the API's Mount."""
+    if not text.strip():
+        raise ValueError("value is empty")
+    result: dict[str, Any] = {"Type": "volume"}
+    for field in split_csv(text.strip()):
+        key, equals, value = field.partition("=")
+        if key != key.strip():
+            raise ValueError(
+                f"invalid option '{key.strip()}' in '{field}': option should not have whitespace"
+            )
+        if equals and not value.strip():
+            raise ValueError(f"invalid value for '{key}': value is empty")
+        if value != value.strip():
+            raise ValueError(f"invalid value for '{key}' in '{field}': value should not have whitespace")
+        key = key.lower()
+        if not equals and key not in _MOUNT_SWITCHES:
+            raise ValueError(f"invalid field '{field}' must be a key=value pair")
+        _mount_field(result, key, value, field, bool(equals))
+    if not result.get("Target"):
+        raise ValueError("target is required")
+    kind = result["Type"]
+    for options, owner in (("VolumeOptions", "volume"), ("BindOptions", "bind"), ("TmpfsOptions", "tmpfs")):
+        if options in result and kind != owner:
+            raise ValueError(f"cannot mix '{owner}-*' options with mount type '{kind}'")
+    return result
+
+
+def _mount_field(result: dict[str, Any], key: str, value: str, field: str, has_value: bool) -> None:
+    if key == "type":
+        result["Type"] = value.lower()
+    elif key in ("source", "src"):
+        result["Source"] = os.path.abspath(value) if value.startswith(".") else value
+    elif key in ("target", "dst", "destination"):
+        result["Target"] = value
+    elif key in ("readonly", "ro"):
+        result["ReadOnly"] = _switch(key, value, has_value)
+    elif key == "consistency":
+        result["Consistency"] = value.lower()
+    elif key.startswith("bind-"):
+        _bind_option(result.setdefault("BindOptions", {}), key, value, has_value)
+    elif key.startswith("volume-"):
+        _volume_option(result.setdefault("VolumeOptions", {}), key, value, field, has_value)
+    elif key == "image-subpath":
+        result.setdefault("ImageOptions", {})["Subpath"] = value
+    elif key == "tmpfs-size":
+        try:
+            result.setdefault("TmpfsOptions", {})["SizeBytes"] = units.parse_size(value)
+        except ValueError:
+            raise ValueError(f"invalid value for {key}: {value}") from None
+    elif key == "tmpfs-mode":
+        try:
+            result.setdefault("TmpfsOptions", {})["Mode"] = int(value, 8)
+        except ValueError:
+            raise ValueError(f"invalid value for {key}: {value}") from None
+    else:
+        raise ValueError(f"unknown option '{key}' in '{field}'")
+
+
+def _switch(key: str, value: str, has_value: bool) -> bool:
+    if not has_value:
+        return True
+    try:
+        return parse_bool(value)
+    except ValueError:
+        raise ValueError(f"invalid value for {key}: {value}") from None
+
+
+def _bind_option(options: dict[str, Any], key: str, value: str, has_value: bool) -> None:
+    if key == "bind-propagation":
+        options["Propagation"] = value.lower()
+    elif key == "bind-nonrecursive":
+        options["NonRecursive"] = _switch(key, value, has_value)
+    elif key == "bind-create-src":
+        options["CreateMountpoint"] = _switch(key, value, has_value)
+    elif key == "bind-recursive":
+        names = {
+            "disabled": "NonRecursive",
+            "writable": "ReadOnlyNonRecursive",
+            "readonly": "ReadOnlyForceRecursive",
+        }
+        if value in names:
+            options[names[value]] = True
+        elif value != "enabled":
+            choices = '(must be "enabled", "disabled", "writable", or "readonly")'
+            raise ValueError(f"invalid value for {key}: {value} {choices}")
+    else:
+        raise ValueError(f"unknown option '{key}' in '{key}={value}'")
+
+
+def _volume_option(options: dict[str, Any], key: str, value: str, field: str, has_value: bool) -> None:
+    name, _, setting = value.partition("=")
+    if key == "volume-nocopy":
+        options["NoCopy"] = _switch(key, value, has_value)
+    elif key == "volume-subpath":
+        options["Subpath"] = value
+    elif key == "volume-label":
+        options.setdefault("Labels", {})[name] = setting
+    elif key == "volume-driver":
+        options.setdefault("DriverConfig", {})["Name"] = value
+    elif key == "volume-opt":
+        options.setdefault("DriverConfig", {}).setdefault("Options", {})[name] = setting
+    else:
+        raise ValueError(f"unknown option '{key}' in '{field}'")
