@@ -1,13 +1,13 @@
 """The relay: published ports as listening sockets of the host, where NAT will not do. A process of its own.
 
-    python -m sampan.network.relay <control descriptor> <instance>
+    python -m sampan.network.relay <control descriptor> <door descriptor>
 
 It is given bound sockets over the control socket (SOCK_SEQPACKET, one text message each, SCM_RIGHTS):
     "add <id> tcp|udp <address> <port>" with the socket;  "remove <id>", answered "removed <id>";  "stop".
 TCP moves by splice(2) through a pipe for each direction; UDP has a connected socket for each client.
-When the daemon dies it goes on serving. The next daemon says "retire" on the abstract socket
-of `retire_address`: the listening sockets are closed, "retired" is answered, and the process ends
-with its last connection. Few imports: its memory counts once per engine.
+When the daemon dies it goes on serving. The next daemon says "retire" at the door, a listening abstract socket
+with the name of `retire_address` that was made before this process: the listening sockets are closed, "retired" is
+answered, and the process ends with its last connection. Few imports: its memory counts once per engine.
 """
 
 from __future__ import annotations
@@ -264,10 +264,6 @@ class UdpPort:
         self._loop, self._bound, self._target = loop, bound, target
         self._sessions: OrderedDict[object, UdpSession] = OrderedDict()
         bound.setblocking(False)
-        if bound.family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
-        else:
-            bound.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         loop.add(bound.fileno(), select.EPOLLIN, self._on_client)
 
     @property
@@ -339,6 +335,15 @@ class UdpPort:
         self._bound.close()
 
 
+def report_destination(bound: socket.socket) -> None:
+    """Have the kernel say with each datagram which of our addresses it came to. It notes that when the datagram
+    arrives, so this is for the one who binds the socket."""
+    if bound.family == socket.AF_INET6:
+        bound.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+    else:
+        bound.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+
+
 def answer_from(ancillary: Sequence[tuple[int, int, bytes]]) -> Ancillary:
     """Ancillary data that sends from the address a datagram came to. A broadcast can't be answered from.
 
@@ -354,7 +359,7 @@ def answer_from(ancillary: Sequence[tuple[int, int, bytes]]) -> Ancillary:
 
 
 class Relay:
-    def __init__(self, control: socket.socket, instance: str) -> None:
+    def __init__(self, control: socket.socket, door: socket.socket) -> None:
         self._loop = Loop()
         self._ports: dict[str, Port] = {}
         self._leaving: list[Port] = []
@@ -364,10 +369,8 @@ class Relay:
         self._retired = False
         control.setblocking(False)
         self._loop.add(control.fileno(), select.EPOLLIN, self._on_control)
-        self._door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._door.bind(retire_address(instance))
-        self._door.listen(4)
-        self._door.settimeout(1)
+        self._door = door
+        door.settimeout(1)
         self._loop.add(self._door.fileno(), select.EPOLLIN, self._on_door)
 
     def run(self) -> None:
@@ -380,17 +383,23 @@ class Relay:
                 return
 
     def _on_control(self, _events: int) -> None:
+        self._take_message()
+
+    def _take_message(self) -> bool:
+        """Obey one message of the daemon; False when there is none."""
+        if self._orphan:
+            return False
         try:
             message, descriptors, _, _ = socket.recv_fds(self._control, 4096, 4)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             message, descriptors = b"", []
         if not message:
             self._loop.remove(self._control.fileno())
             self._control.close()
             self._orphan = True
-            return
+            return False
         words = message.decode("ascii", "replace").split()
         if words[0] == "add" and len(words) == 5 and len(descriptors) == 1:
             self._add(words, socket.socket(fileno=descriptors[0]))
@@ -398,9 +407,16 @@ class Relay:
             port = self._ports.pop(words[1], None)
             if port is not None:
                 port.close(sessions=True)
-            self._control.send(f"removed {words[1]}".encode())
+            self._answer(f"removed {words[1]}")
         elif words[0] == "stop":
             self._running = False
+        return True
+
+    def _answer(self, text: str) -> None:
+        try:
+            self._control.send(text.encode())
+        except OSError:  # the daemon is gone, as the next read will say
+            return
 
     def _add(self, words: list[str], bound: socket.socket) -> None:
         _, key, protocol, address, number = words
@@ -428,6 +444,8 @@ class Relay:
                 return  # the caller went away
 
     def _retire(self) -> None:
+        while self._take_message():  # what a daemon that is gone has still sent holds sockets too
+            pass
         self._loop.remove(self._door.fileno())
         self._door.close()
         for port in self._ports.values():
@@ -438,10 +456,10 @@ class Relay:
 
 
 def main(arguments: Sequence[str]) -> int:
-    descriptor, instance = arguments
+    control, door = (socket.socket(fileno=int(number)) for number in arguments)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    Relay(socket.socket(fileno=int(descriptor)), instance).run()
+    Relay(control, door).run()
     return 0
 
 

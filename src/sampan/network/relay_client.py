@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -106,12 +107,14 @@ class RelayClient:
                 self._process.wait()
 
     def _start(self) -> None:
+        door = self._open_door()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-I", "-m", "sampan.network.relay", str(theirs.fileno()), self._instance]
-        with theirs:
+        descriptors = (theirs.fileno(), door.fileno())
+        command = [sys.executable, "-I", "-m", "sampan.network.relay", *map(str, descriptors)]
+        with theirs, door:
             self._process = subprocess.Popen(
                 command,
-                pass_fds=[theirs.fileno()],
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -124,6 +127,23 @@ class RelayClient:
             target=self._watch, args=(ours, self._process, time.monotonic()), name="relay", daemon=True
         )
         watcher.start()
+
+    def _open_door(self) -> socket.socket:
+        """Made here, so that a relay can be told to retire from its first moment."""
+        door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            try:
+                door.bind(retire_address(self._instance))
+            except OSError as exc:
+                if exc.errno != errno.EADDRINUSE:
+                    raise
+                self.retire_orphan()
+                door.bind(retire_address(self._instance))
+            door.listen(4)
+        except BaseException:
+            door.close()
+            raise
+        return door
 
     def _send(self, entry: _Entry) -> None:
         control = self._control

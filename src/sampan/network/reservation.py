@@ -14,6 +14,7 @@ from ipaddress import ip_address
 
 from sampan.errors import Conflict, Denied, Internal, Invalid, Unsupported
 from sampan.network.model import ANY_IPV4, ANY_IPV6, PortBinding
+from sampan.network.relay import report_destination
 
 EPHEMERAL = range(49153, 65536)
 _BACKLOG = 4096
@@ -100,6 +101,8 @@ def _bound(protocol: str, address: str, port: int, *, listen: bool) -> socket.so
             found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if protocol == "tcp" and listen:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if protocol == "udp" and listen:
+            report_destination(found)
         found.bind((address, port))
         if protocol == "tcp" and listen:
             found.listen(_BACKLOG)
