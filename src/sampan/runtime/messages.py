@@ -173,7 +173,7 @@ class Console(msgspec.Struct, frozen=True, tag=True):
     """Init to its maker; descriptor: the master side of the container's terminal."""
 
 
-class RunHooks(msgspec.Struct, frozen=True, tag=True):
+class MakerHooksCall(msgspec.Struct, frozen=True, tag=True):
     """Init to its maker: now is the time for the hooks prestart and createRuntime; `Done` is the answer."""
 
 
@@ -187,5 +187,5 @@ class Forked(msgspec.Struct, frozen=True, tag=True):
     pid: int
 
 
-InitReport = Ready | Console | RunHooks | MapIds | Forked | Failure
+InitReport = Ready | Console | MakerHooksCall | MapIds | Forked | Failure
 InitOrder = Start | Done

@@ -1,0 +1,59 @@
+"""Namespaces: flags, unsharing, joining and comparing them (namespaces(7))."""
+
+from __future__ import annotations
+
+import os
+
+from sampan.linux import libc
+
+NEWTIME = 0x00000080
+NEWNS = 0x00020000
+NEWCGROUP = 0x02000000
+NEWUTS = 0x04000000
+NEWIPC = 0x08000000
+NEWUSER = 0x10000000
+NEWPID = 0x20000000
+NEWNET = 0x40000000
+
+FILES = {
+    NEWUSER: "user",
+    NEWCGROUP: "cgroup",
+    NEWIPC: "ipc",
+    NEWUTS: "uts",
+    NEWNET: "net",
+    NEWPID: "pid",
+    NEWNS: "mnt",
+    NEWTIME: "time",
+}
+"""Flag to the name below /proc/<pid>/ns, in the order in which they are to be joined (user first, mount last)."""
+
+
+def unshare(flags: int) -> None:
+    """New namespaces for the calling process (for NEWPID: for its next child)."""
+    libc.unshare(flags)
+
+
+def join(descriptor: int, flags: int, subject: str = "") -> None:
+    """Enter a namespace by its descriptor, or several at once by a process's (pidfd, Linux 5.8)."""
+    libc.setns(descriptor, flags, subject)
+
+
+def open_namespace(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def different(pid: int, flags: int) -> int:
+    """Those of `flags` in which process `pid` is elsewhere than the caller. Raises OSError when it is gone."""
+    result = 0
+    for flag, name in FILES.items():
+        if flags & flag:
+            try:
+                ours = os.stat(f"/proc/self/ns/{name}")
+                theirs = os.stat(f"/proc/{pid}/ns/{name}")
+            except FileNotFoundError:
+                if not os.path.exists(f"/proc/{pid}/ns"):
+                    raise
+                continue  # a kind that this kernel does not know
+            if (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino):
+                result |= flag
+    return result

@@ -1,0 +1,106 @@
+"""Processes: prctl, descriptors to close, start times, file systems behind a descriptor."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+from sampan.linux import libc
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
+PR_SET_NAME = 15
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+
+_CLOSE_RANGE_CLOEXEC = 4
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+
+
+def set_death_signal(signal: int) -> None:
+    """The signal that the caller gets when its parent thread ends; 0: none."""
+    libc.prctl(PR_SET_PDEATHSIG, signal, subject="PR_SET_PDEATHSIG")
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Not dumpable: others without CAP_SYS_PTRACE in the initial namespace can't look at us through /proc."""
+    libc.prctl(PR_SET_DUMPABLE, int(dumpable), subject="PR_SET_DUMPABLE")
+
+
+def set_subreaper() -> None:
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, subject="PR_SET_CHILD_SUBREAPER")
+
+
+def set_no_new_privileges() -> None:
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, subject="PR_SET_NO_NEW_PRIVS")
+
+
+def set_name(name: str) -> None:
+    """The name in /proc/<pid>/comm, cut to 15 bytes."""
+    buffer = ctypes.create_string_buffer(name.encode()[:15])
+    libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), subject="PR_SET_NAME")
+
+
+def join_session_keyring(name: str) -> bool:
+    """A new session keyring: the caller's is out of reach then. False where there are none, or the quota is full."""
+    try:
+        libc.keyctl(_KEYCTL_JOIN_SESSION_KEYRING, name)
+    except libc.SystemCallError as error:
+        if error.errno in (errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EDQUOT):
+            return False
+        raise
+    return True
+
+
+def close_on_exec_above(first: int) -> None:
+    """Mark every descriptor from `first` on close-on-exec."""
+    if libc.syscall(libc.CLOSE_RANGE, first, 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC) == 0:
+        return
+    # Before Linux 5.11 the flag is not known.
+    for descriptor in range(first, os.sysconf("SC_OPEN_MAX")):
+        try:
+            os.set_inheritable(descriptor, False)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+
+
+def close_except(keep: set[int]) -> None:
+    """Close every descriptor above 2 that is not in `keep`."""
+    previous = 2
+    for descriptor in sorted(number for number in keep if number > 2):
+        os.closerange(previous + 1, descriptor)
+        previous = descriptor
+    if libc.syscall(libc.CLOSE_RANGE, previous + 1, 0xFFFFFFFF, 0) != 0:
+        os.closerange(previous + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def start_time(pid: int) -> int:
+    """When `pid` started, in clock ticks since boot (proc(5), stat field 22). Raises OSError when it is gone."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        content = file.read(4096)
+    # The name (field 2) is in parentheses and may hold anything.
+    return int(content.rpartition(b")")[2].split()[19])
+
+
+def state(pid: int) -> str:
+    """The state letter of `pid` (proc(5), stat field 3). Raises OSError when it is gone."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        content = file.read(4096)
+    return content.rpartition(b")")[2].split()[0].decode()
+
+
+def filesystem_type(descriptor: int) -> int:
+    """The magic number of the file system that `descriptor` is on (statfs(2))."""
+    buffer = (ctypes.c_long * 32)()
+    libc.fstatfs(descriptor, buffer)
+    return int(buffer[0])
+
+
+PROC_SUPER_MAGIC = 0x9FA0
+DEVPTS_SUPER_MAGIC = 0x1CD1
+CGROUP2_SUPER_MAGIC = 0x63677270

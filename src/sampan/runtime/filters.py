@@ -1,0 +1,74 @@
+"""Seccomp profiles of specifications to compiled programs, cached in memory and on disk by the profile's hash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import msgspec
+
+from sampan.errors import Unsupported
+from sampan.linux import seccomp
+from sampan.oci import spec as oci
+from sampan.runtime.execute import SeccompProgram
+
+_VERSION = b"1"
+"""Changes when the compiler's output does."""
+_MAX_IN_MEMORY = 64
+
+
+def filter_of(profile: oci.Seccomp) -> seccomp.Filter:
+    if profile.listener_path:
+        raise Unsupported("seccomp: listenerPath is not supported")
+    rules = tuple(
+        seccomp.Rule(
+            rule.names,
+            rule.action,
+            rule.errno_ret,
+            tuple(seccomp.Arg(arg.index, arg.value, arg.op, arg.value_two) for arg in rule.args),
+        )
+        for rule in profile.syscalls
+    )
+    return seccomp.Filter(
+        profile.default_action, profile.default_errno_ret, profile.architectures, rules, profile.flags
+    )
+
+
+class FilterCache:
+    """`directory` is writable by us alone. Entries are written whole or not at all."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._programs: dict[str, SeccompProgram] = {}
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def get(self, profile: oci.Seccomp | None) -> SeccompProgram | None:
+        """Raises `Invalid` or `Unsupported` as the compiler does."""
+        if profile is None:
+            return None
+        key = self._key(profile)
+        program = self._programs.get(key)
+        if program is None:
+            program = SeccompProgram(self._load(key) or self._compile(key, profile), profile.flags)
+            if len(self._programs) >= _MAX_IN_MEMORY:
+                self._programs.clear()
+            self._programs[key] = program
+        return program
+
+    def _key(self, profile: oci.Seccomp) -> str:
+        content = _VERSION + os.uname().machine.encode() + msgspec.msgpack.encode(profile)
+        return hashlib.sha256(content).hexdigest()
+
+    def _load(self, key: str) -> bytes | None:
+        try:
+            return (self._directory / key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _compile(self, key: str, profile: oci.Seccomp) -> bytes:
+        program = seccomp.compile_filter(filter_of(profile))
+        temporary = self._directory / f".{key}.{os.getpid()}"
+        temporary.write_bytes(program)
+        temporary.replace(self._directory / key)
+        return program

@@ -1,0 +1,174 @@
+"""The launcher: a small single-threaded fork server. Everything is imported here once; every container is a fork.
+
+It has a mount namespace of its own, which gets the host's mounts and gives none back, and keeps the layers mounted in it. It
+ends when its client closes the socket; the containers don't notice.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from sampan.errors import Internal, Invalid, SampanError
+from sampan.linux import libc, mount, process
+from sampan.linux import namespaces as ns
+from sampan.oci.spec import Linux, Spec
+from sampan.runtime import wire
+from sampan.runtime.failure import failure_of
+from sampan.runtime.filters import FilterCache
+from sampan.runtime.logsink import LogFactory
+from sampan.runtime.messages import (
+    CreateCall,
+    Done,
+    ExecCall,
+    LauncherCall,
+    OpenRootCall,
+    ReleaseLayersCall,
+)
+from sampan.runtime.overlay import LayerMounts
+from sampan.runtime.sealing import ensure_sealed
+from sampan.runtime.shim import Host, Job, container_job, exec_job, run_shim
+
+_CALLS: Final[wire.Codec[CreateCall | ExecCall | OpenRootCall | ReleaseLayersCall]] = wire.Codec(LauncherCall)
+
+
+class Launcher:
+    def __init__(self, sock: socket.socket, run_dir: Path, log_factory: LogFactory) -> None:
+        self._socket = sock
+        self._log_factory = log_factory
+        mounts = run_dir / "mounts"
+        mounts.mkdir(exist_ok=True)
+        host_mounts = ns.open_namespace("/proc/self/ns/mnt")
+        ns.unshare(ns.NEWNS)
+        # Slaves: what the host mounts and unmounts later happens here too, never the other way round.
+        mount.set_root_propagation(mount.MS_SLAVE)
+        libc.mount("sampan", str(mounts), "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=700")
+        libc.mount(None, str(mounts), None, mount.MS_PRIVATE)
+        self._layers = LayerMounts(str(mounts))
+        root_place = mounts / "root"
+        root_place.mkdir()
+        self._host = Host(str(root_place), host_mounts)
+        self._filters = FilterCache(run_dir / "seccomp")
+
+    def serve(self) -> None:
+        """Until the client is gone."""
+        while True:
+            try:
+                call, descriptors = _CALLS.receive(self._socket)
+            except Invalid as error:
+                sys.stderr.write(f"sampan launcher: {error}\n")
+                continue
+            except ConnectionError:
+                return
+            if call is None:
+                return
+            if not descriptors:
+                continue
+            answer = socket.socket(fileno=descriptors.pop(0))
+            try:
+                self._handle(call, descriptors, answer)
+            except (SampanError, OSError, ValueError, TypeError) as error:
+                self._answer(answer, failure_of(error, "launcher"))
+            finally:
+                answer.close()
+                wire.close_all(descriptors)
+
+    def _handle(self, call: msgspec.Struct, descriptors: list[int], answer: socket.socket) -> None:
+        match call:
+            case CreateCall():
+                self._create(call, descriptors, answer)
+            case ExecCall():
+                self._exec(call, descriptors, answer)
+            case OpenRootCall():
+                root = self._layers.open_root(call.assembly)
+                try:
+                    self._answer(answer, Done(), (root,))
+                finally:
+                    os.close(root)
+            case ReleaseLayersCall():
+                self._layers.release(call.paths)
+                self._answer(answer, Done())
+            case _:
+                raise Internal(f"unknown call {type(call).__name__}")
+
+    def _answer(
+        self, answer: socket.socket, message: msgspec.Struct, descriptors: tuple[int, ...] = ()
+    ) -> None:
+        try:
+            wire.send(answer, message, descriptors)
+        except SampanError as error:
+            sys.stderr.write(f"sampan launcher: an answer was not wanted: {error}\n")
+
+    def _create(self, call: CreateCall, descriptors: list[int], answer: socket.socket) -> None:
+        stdio, rest = _stdio(descriptors, call.stdio)
+        if call.network and not rest:
+            raise Internal("the network namespace's descriptor is missing")
+        request = call.request
+        filter_program = self._filters.get(_seccomp(request.spec))
+        root = self._layers.open_root(request.root) if request.root is not None else -1
+        try:
+            network = rest[0] if call.network else -1
+            job = container_job(request, self._host, root, filter_program, stdio, network)
+            self._fork(job, answer, [*descriptors, root, self._host.host_mounts])
+        finally:
+            if root >= 0:
+                os.close(root)
+
+    def _exec(self, call: ExecCall, descriptors: list[int], answer: socket.socket) -> None:
+        stdio, _ = _stdio(descriptors, call.stdio)
+        filter_program = self._filters.get(_seccomp(call.request.spec))
+        job = exec_job(call.request, filter_program, stdio)
+        try:
+            self._fork(job, answer, [*descriptors, job.entry.target])
+        finally:
+            os.close(job.entry.target)
+
+    def _fork(self, job: Job, answer: socket.socket, keep: list[int]) -> None:
+        # Children are not waited for: SIGCHLD is ignored here, and the kernel reaps them.
+        if os.fork() == 0:
+            run_shim(job, answer, self._log_factory, [number for number in keep if number >= 0])
+
+
+def _seccomp(spec: Spec):  # type: ignore[no-untyped-def]
+    return (spec.linux or Linux()).seccomp
+
+
+def _stdio(descriptors: list[int], given: bool) -> tuple[tuple[int, int, int] | None, list[int]]:
+    if not given:
+        return None, descriptors
+    if len(descriptors) < 3:
+        raise Internal("three standard streams are needed")
+    return (descriptors[0], descriptors[1], descriptors[2]), descriptors[3:]
+
+
+def main(log_factory: LogFactory, arguments: list[str] | None = None) -> int:
+    """`--run-dir DIRECTORY --socket DESCRIPTOR`, as `LauncherClient.start` gives them."""
+    ensure_sealed()
+    given = sys.argv[1:] if arguments is None else arguments
+    if len(given) != 4 or given[0] != "--run-dir" or given[2] != "--socket":
+        sys.stderr.write("usage: launcher --run-dir DIRECTORY --socket DESCRIPTOR\n")
+        return 2
+    with socket.socket(fileno=int(given[3])) as sock:
+        os.set_inheritable(sock.fileno(), False)
+        os.chdir("/")
+        process.set_name("sampan-launcher")
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        # Ctrl-C at the daemon's terminal ends the daemon, and that ends us in order.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            launcher = Launcher(sock, Path(given[1]), log_factory)
+        except (SampanError, OSError) as error:
+            wire.send(sock, failure_of(error, "launcher"))
+            return 1
+        gc.collect()
+        gc.freeze()
+        wire.send(sock, Done())
+        launcher.serve()
+    return 0

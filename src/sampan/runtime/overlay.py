@@ -1,0 +1,145 @@
+"""A root file system from its layers: layer mounts kept by the launcher, and a detached overlay on top of them.
+
+Layers lie at `<directory>/<n>` in the launcher's mount namespace only. Kernel's documentation:
+Documentation/filesystems/overlayfs.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+
+from sampan.errors import Internal, Invalid, NotFound
+from sampan.linux import libc, mount
+from sampan.linux.libc import SystemCallError
+from sampan.oci.rootfs import LayerMount, RootAssembly
+
+MAX_LAYERS = 500
+"""The kernel's own bound (OVL_MAX_STACK)."""
+
+_OPTIONS = (("redirect_dir", "off"), ("metacopy", "off"), ("index", "off"), ("xino", "off"))
+_MAX_MOUNT_DATA = 4095
+_SPECIAL = frozenset(",:\\")
+
+
+class LayerMounts:
+    """The layers that are mounted now; one per launcher, used by one thread."""
+
+    def __init__(self, directory: str) -> None:
+        """`directory` exists and is the caller's own (a tmpfs in its mount namespace)."""
+        self._directory = directory
+        self._places: dict[str, str] = {}
+        self._next = 0
+        self.empty = f"{directory}/empty"
+        self._scratch = f"{directory}/scratch"
+        for path in (self.empty, self._scratch):
+            os.makedirs(path, exist_ok=True)
+
+    def place_of(self, layer: LayerMount) -> str:
+        """The directory at which the layer can be found; it is mounted when it is not yet.
+
+        Raises `NotFound` when it is not on disk, `Internal` when it can't be mounted.
+        """
+        if layer.kind == "dir":
+            if not os.path.isdir(layer.path):
+                raise NotFound(f"layer {layer.path} is missing")
+            return layer.path
+        place = self._places.get(layer.path)
+        if place is None:
+            place = f"{self._directory}/{self._next}"
+            os.mkdir(place)
+            try:
+                mount.mount_erofs(layer.path, place)
+            except OSError as error:
+                os.rmdir(place)
+                if error.errno == errno.ENOENT:
+                    raise NotFound(f"layer {layer.path} is missing") from error
+                raise Internal(f"layer {layer.path} can't be mounted: {error}") from error
+            self._next += 1
+            self._places[layer.path] = place
+        return place
+
+    def release(self, paths: Sequence[str]) -> None:
+        """Unmount layers; what uses them keeps them. Unknown ones are ignored."""
+        for path in paths:
+            place = self._places.pop(path, None)
+            if place is not None:
+                libc.umount(place, mount.MNT_DETACH)
+                os.rmdir(place)
+
+    def open_root(self, assembly: RootAssembly) -> int:
+        """A descriptor of a detached overlay mount. Raises `NotFound`, `Invalid`, `Internal`."""
+        if len(assembly.layers) > MAX_LAYERS:
+            raise Invalid(f"too many layers: {len(assembly.layers)}, at most {MAX_LAYERS} can be mounted")
+        if (assembly.upper is None) != (assembly.work is None):
+            raise Invalid("a writable root needs both an upper and a work directory")
+        lower = [self.place_of(layer) for layer in reversed(assembly.layers)]
+        if assembly.upper is None and not lower:
+            tree = mount.clone_tree(libc.AT_FDCWD, self.empty)
+            mount.set_attributes(tree, mount.ATTR_RDONLY)
+            return tree
+        if not lower or (assembly.upper is None and len(lower) == 1):
+            lower.append(self.empty)
+        for path in (assembly.upper, assembly.work):
+            if path is not None and not os.path.isdir(path):
+                raise NotFound(f"directory {path} of a writable layer is missing")
+        held: list[int] = []
+        try:
+            return self._mount(lower, assembly, held)
+        except OSError as error:
+            raise Internal(f"overlay of {len(lower)} layers can't be mounted: {error}") from error
+        finally:
+            for descriptor in held:
+                os.close(descriptor)
+
+    def _mount(self, lower: list[str], assembly: RootAssembly, held: list[int]) -> int:
+        attributes = mount.ATTR_RDONLY if assembly.upper is None else 0
+        with mount.Filesystem("overlay") as context:
+            context.set("source", "overlay")
+            try:
+                for path in lower:
+                    context.set("lowerdir+", _option_path(path, held))
+            except SystemCallError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                return self._mount_old(lower, assembly)  # before Linux 6.5
+            if assembly.upper is not None and assembly.work is not None:
+                context.set("upperdir", _option_path(assembly.upper, held))
+                context.set("workdir", _option_path(assembly.work, held))
+            for key, value in _OPTIONS:
+                context.set(key, value)
+            return context.create(attributes)
+
+    def _mount_old(self, lower: list[str], assembly: RootAssembly) -> int:
+        """With mount(2), whose options have to fit into a page: directories are named by descriptors."""
+        held: list[int] = []
+        try:
+            data = "lowerdir=" + ":".join(_by_descriptor(path, held) for path in lower)
+            if assembly.upper is not None and assembly.work is not None:
+                data += f",upperdir={_by_descriptor(assembly.upper, held)}"
+                data += f",workdir={_by_descriptor(assembly.work, held)}"
+            data += "".join(f",{key}={value}" for key, value in _OPTIONS)
+            if len(data) > _MAX_MOUNT_DATA:
+                raise Invalid(f"too many layers for this kernel: {len(lower)}")
+            flags = mount.MS_RDONLY if assembly.upper is None else 0
+            libc.mount("overlay", self._scratch, "overlay", flags, data)
+            try:
+                return mount.clone_tree(libc.AT_FDCWD, self._scratch)
+            finally:
+                libc.umount(self._scratch, mount.MNT_DETACH)
+        finally:
+            for descriptor in held:
+                os.close(descriptor)
+
+
+def _option_path(path: str, held: list[int]) -> str:
+    """The path itself where it can be an option's value (people read it in mountinfo), else by descriptor."""
+    if len(os.fsencode(path)) <= mount.MAX_OPTION and _SPECIAL.isdisjoint(path):
+        return path
+    return _by_descriptor(path, held)
+
+
+def _by_descriptor(path: str, held: list[int]) -> str:
+    held.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    return f"/proc/self/fd/{held[-1]}"

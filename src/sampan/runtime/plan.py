@@ -1,0 +1,289 @@
+"""The plan: a container's specification in, the ordered steps of making it out. Pure; nothing is looked up.
+
+The order is that of the runtime-spec's life cycle (runtime.md) and of config.md's mounts: namespaces, the root file system and
+what is mounted in it, hooks, pivot_root, and then what can only be done inside.
+"""
+
+from __future__ import annotations
+
+import posixpath
+
+from sampan.errors import Invalid
+from sampan.linux import mount as m
+from sampan.linux import namespaces as ns
+from sampan.oci.spec import Linux, Mount, Process, Spec
+from sampan.runtime import steps as s
+from sampan.runtime.options import old_data, old_flags, parse_options, root_propagation, superblock_options
+
+NAMESPACE_FLAGS = {
+    "user": ns.NEWUSER,
+    "cgroup": ns.NEWCGROUP,
+    "ipc": ns.NEWIPC,
+    "uts": ns.NEWUTS,
+    "network": ns.NEWNET,
+    "pid": ns.NEWPID,
+    "mount": ns.NEWNS,
+    "time": ns.NEWTIME,
+}
+_MAKERS = ns.NEWPID | ns.NEWUSER | ns.NEWTIME
+
+# config-linux.md, "Default Devices": path, major, minor.
+_DEFAULT_DEVICES = (
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+)
+_DEFAULT_LINKS = (
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/core", "/proc/kcore"),
+    ("/dev/ptmx", "pts/ptmx"),
+)
+_DEVICE_KINDS = {"c": "c", "u": "c", "b": "b", "p": "p"}
+
+_IPC_SYSCTLS = frozenset(
+    {
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    }
+)
+
+Namespaces = dict[int, str | None]
+"""CLONE_NEW* flag to the path of an existing namespace, or None for a new one; what is absent is the host's."""
+
+
+def namespaces_of(spec: Spec) -> Namespaces:
+    """Raises `Invalid` for an unknown or doubled kind."""
+    result: Namespaces = {}
+    for namespace in spec.linux.namespaces if spec.linux else ():
+        flag = NAMESPACE_FLAGS.get(namespace.type)
+        if flag is None:
+            raise Invalid(f"unknown namespace type {namespace.type!r}")
+        if flag in result:
+            raise Invalid(f"malformed spec file: duplicated ns {namespace.type!r}")
+        result[flag] = namespace.path or None
+    return result
+
+
+def plan_container(spec: Spec, container_id: str, *, network_given: bool = False) -> tuple[s.Step, ...]:
+    """The steps that the container's init performs, in order.
+
+    `network_given`: the network namespace is joined by a descriptor, beside the plan. Raises `Invalid`.
+    """
+    validate(spec)
+    process, linux, namespaces = spec.process or Process("/"), spec.linux or Linux(), namespaces_of(spec)
+    return (
+        *_namespace_steps(namespaces, network_given),
+        s.SetMountPropagation(_outer_propagation(linux)),
+        s.AttachRoot(),
+        *(_mount_step(mount, namespaces) for mount in spec.mounts),
+        *_device_steps(spec, linux),
+        *_console_steps(process),
+        *_hook_steps(spec),
+        s.Pivot(),
+        *_inside_steps(spec, linux, namespaces),
+        *process_steps(process, container_id),
+    )
+
+
+def plan_exec(process: Process, container_id: str) -> tuple[s.Step, ...]:
+    """The steps of a further process, after it has entered the container's namespaces."""
+    size = process.console_size
+    console = (
+        (s.OpenConsole(size.height if size else 0, size.width if size else 0),) if process.terminal else ()
+    )
+    return (*console, *process_steps(process, container_id))
+
+
+def process_steps(process: Process, container_id: str) -> tuple[s.Step, ...]:
+    result: list[s.Step] = []
+    if process.oom_score_adj is not None:
+        result.append(s.SetOomScoreAdjustment(process.oom_score_adj))
+    result += [s.SetRlimit(limit.type, _limit(limit.soft), _limit(limit.hard)) for limit in process.rlimits]
+    if process.apparmor_profile:
+        result.append(s.SetApparmorProfile(process.apparmor_profile))
+    result.append(s.JoinKeyring(f"_ses.{container_id}"))
+    return tuple(result)
+
+
+def validate(spec: Spec) -> None:
+    """What config.md demands of a specification as a whole. Raises `Invalid`."""
+    namespaces = namespaces_of(spec)
+    linux = spec.linux or Linux()
+    if spec.process is not None:
+        validate_process(spec.process)
+    if ns.NEWNS not in namespaces:
+        raise Invalid('a container without a mount namespace is not possible: linux.namespaces lacks "mount"')
+    if spec.hostname and ns.NEWUTS not in namespaces:
+        raise Invalid("unable to set hostname without a private UTS namespace")
+    if spec.domainname and ns.NEWUTS not in namespaces:
+        raise Invalid("unable to set domainname without a private UTS namespace")
+    if (linux.uid_mappings or linux.gid_mappings) and ns.NEWUSER not in namespaces:
+        raise Invalid("user namespace mappings specified, but user namespace isn't enabled in the config")
+    for path in (*linux.masked_paths, *linux.readonly_paths):
+        if not path.startswith("/"):
+            raise Invalid(f"masked and read-only paths must be absolute: {path!r}")
+    for name in linux.sysctl or {}:
+        _check_sysctl(name, namespaces)
+
+
+def validate_process(process: Process) -> None:
+    if not process.args:
+        raise Invalid("args must not be empty")
+    if not process.cwd:
+        raise Invalid("Cwd property must not be empty")
+    if not process.cwd.startswith("/"):
+        raise Invalid(f"Cwd must be an absolute path: {process.cwd!r}")
+    if any("\0" in text for text in (*process.args, *process.env, process.cwd)):
+        raise Invalid("arguments, environment and working directory must not contain a NUL byte")
+
+
+def _namespace_steps(namespaces: Namespaces, network_given: bool) -> tuple[s.Step, ...]:
+    joined = tuple(
+        (flag, path)
+        for flag in ns.FILES
+        if (path := namespaces.get(flag)) and not flag & _MAKERS and not (flag == ns.NEWNET and network_given)
+    )
+    new = sum(flag for flag, path in namespaces.items() if path is None) & ~_MAKERS
+    if network_given:
+        new &= ~ns.NEWNET
+    loopback = (s.LoopbackUp(),) if new & ns.NEWNET else ()
+    return (*((s.JoinNamespaces(joined),) if joined else ()), s.NewNamespaces(new), *loopback)
+
+
+def _outer_propagation(linux: Linux) -> int:
+    """Shared roots need mounts that are slaves of the host's at least; runc takes rslave as the default."""
+    name = linux.rootfs_propagation
+    return m.MS_PRIVATE if name in ("private", "rprivate") else m.MS_SLAVE
+
+
+def _mount_step(mount: Mount, namespaces: Namespaces) -> s.Step:
+    if not mount.destination:
+        raise Invalid("a mount's destination must not be empty")
+    if mount.uid_mappings or mount.gid_mappings:
+        raise Invalid(f"idmapped mounts are not supported: {mount.destination}")
+    # config.md: relative destinations are relative to "/", for the sake of old configurations.
+    target = posixpath.normpath("/" + mount.destination)
+    options = parse_options(mount.options)
+    if options.remount:
+        return s.Remount(target, old_flags(options), old_data(options))
+    if options.bind or mount.type == "bind":
+        if not mount.source:
+            raise Invalid(f"a bind mount needs a source: {mount.destination}")
+        return s.BindMount(
+            mount.source,
+            target,
+            options.recursive_bind,
+            options.attributes,
+            options.clear,
+            options.attributes_below,
+            options.clear_below,
+            options.propagation,
+            any(propagation.flag == m.MS_SHARED for propagation in options.propagation),
+        )
+    if not mount.type:
+        raise Invalid(f"a mount needs a type or the option bind: {mount.destination}")
+    if mount.type == "cgroup":
+        return s.MountCgroups(target, options.attributes, ns.NEWCGROUP in namespaces)
+    return s.MountFilesystem(
+        mount.type,
+        mount.source,
+        target,
+        superblock_options(options),
+        options.attributes,
+        options.propagation,
+        options.copy_up,
+    )
+
+
+def _device_steps(spec: Spec, linux: Linux) -> list[s.Step]:
+    """None when the container is given a /dev of somebody else's (a bind mount)."""
+    if any(
+        posixpath.normpath("/" + mount.destination) == "/dev" and parse_options(mount.options).bind
+        for mount in spec.mounts
+    ):
+        return []
+    steps: list[s.Step] = [
+        s.MakeDevice(path, "c", major, minor, 0o666) for path, major, minor in _DEFAULT_DEVICES
+    ]
+    defaults = {path for path, _, _ in _DEFAULT_DEVICES} | {"/dev/ptmx", "/dev/console"}
+    for device in linux.devices:
+        path = posixpath.normpath("/" + device.path)
+        kind = _DEVICE_KINDS.get(device.type)
+        if kind is None:
+            raise Invalid(f"device {device.path}: unknown type {device.type!r}")
+        if path in defaults:
+            continue
+        if kind != "p" and (device.major is None or device.minor is None):
+            raise Invalid(f"device {device.path}: major and minor numbers are needed")
+        mode = 0o666 if device.file_mode is None else device.file_mode & 0o7777
+        owner = (device.uid or 0, device.gid or 0)
+        steps.append(s.MakeDevice(path, kind, device.major or 0, device.minor or 0, mode, *owner))
+    steps += [s.MakeLink(path, destination) for path, destination in _DEFAULT_LINKS]
+    return steps
+
+
+def _console_steps(process: Process) -> tuple[s.Step, ...]:
+    if not process.terminal:
+        return ()
+    size = process.console_size
+    return (s.OpenConsole(size.height if size else 0, size.width if size else 0), s.BindConsole())
+
+
+def _hook_steps(spec: Spec) -> list[s.Step]:
+    result: list[s.Step] = []
+    if spec.hooks is not None:
+        if spec.hooks.prestart or spec.hooks.create_runtime:
+            result.append(s.MakerHooks())
+        if spec.hooks.create_container:
+            result.append(s.ContainerHooks(spec.hooks.create_container, "creating"))
+    return result
+
+
+def _inside_steps(spec: Spec, linux: Linux, namespaces: Namespaces) -> list[s.Step]:
+    result: list[s.Step] = []
+    if spec.hostname:
+        result.append(s.SetHostname(spec.hostname))
+    if spec.domainname:
+        result.append(s.SetDomainname(spec.domainname))
+    result += [s.WriteSysctl(name, value) for name, value in (linux.sysctl or {}).items()]
+    result += [s.ReadonlyPath(path) for path in linux.readonly_paths]
+    result += [s.MaskPath(path) for path in linux.masked_paths]
+    if linux.rootfs_propagation:
+        result.append(s.RootPropagation(root_propagation(linux.rootfs_propagation)))
+    if spec.root is not None and spec.root.readonly:
+        result.append(s.ReadonlyRoot())
+    return result
+
+
+def _check_sysctl(name: str, namespaces: Namespaces) -> None:
+    """Only what belongs to a namespace of the container's own may be changed. Raises `Invalid` with runc's words."""
+    dotted = name.replace("/", ".") if "." not in name.split("/", 1)[0] else name
+    if not all(part and part != ".." for part in name.replace("/", ".").split(".")):
+        raise Invalid(f"sysctl {name!r} is not a valid name")
+    if dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
+        needed = ns.NEWIPC
+    elif dotted.startswith("net."):
+        needed = ns.NEWNET
+    elif dotted in ("kernel.domainname", "kernel.hostname"):
+        needed = ns.NEWUTS
+    else:
+        raise Invalid(f"sysctl {name!r} is not in a separate kernel namespace")
+    if needed not in namespaces:
+        raise Invalid(f"sysctl {name!r} is not allowed in the hosts {ns.FILES[needed]} namespace")
+
+
+def _limit(value: int) -> int:
+    """RLIM_INFINITY is written as the largest 64-bit number."""
+    return -1 if value < 0 or value >= (1 << 63) else value

@@ -1,0 +1,259 @@
+"""Forking a container's init into its pid and user namespaces, and attending to it until it is ready.
+
+Used by the shim and by `sampan-runtime`. The maker itself never changes its namespaces.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+import msgspec
+
+from sampan.errors import Conflict, Internal, Invalid, NotFound, SampanError, Unsupported
+from sampan.linux import namespaces as ns
+from sampan.linux import process
+from sampan.linux.cgroups import Cgroup
+from sampan.oci.spec import IdMapping
+from sampan.runtime import init, wire
+from sampan.runtime.failure import Failure, describe, failure_of
+from sampan.runtime.messages import (
+    Console,
+    Done,
+    Forked,
+    InitOrder,
+    InitReport,
+    MakerHooksCall,
+    MapIds,
+    Ready,
+    Start,
+)
+from sampan.runtime.plan import Namespaces
+
+_REPORTS: Final[wire.Codec[Ready | Console | MakerHooksCall | MapIds | Forked | Failure]] = wire.Codec(
+    InitReport
+)
+_ORDERS: Final[wire.Codec[Start | Done]] = wire.Codec(InitOrder)
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """How the first process gets where it belongs.
+
+    `namespaces`: those of the specification (pid and user are handled here). `target`: a pidfd of a running
+    container's init whose namespaces `target_flags` are entered instead.
+    """
+
+    namespaces: Namespaces = {}
+    uid_mappings: tuple[IdMapping, ...] = ()
+    gid_mappings: tuple[IdMapping, ...] = ()
+    target: int = -1
+    target_flags: int = 0
+
+
+class Spawned(msgspec.Struct, frozen=True):
+    """An init that is ready and waits. `console`: the terminal's master, or -1."""
+
+    pid: int
+    console: int
+
+
+def open_target(pid: int, start_time: int) -> tuple[int, int]:
+    """A pidfd of a container's init and the CLONE_NEW* flags of those namespaces that are not ours.
+
+    Raises `Conflict` when it has ended, also when its number went to another process meanwhile.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError as error:
+        raise Conflict("the container is not running") from error
+    try:
+        # The pidfd is held: from here on the number can't be given away unnoticed.
+        if start_time and process.start_time(pid) != start_time:
+            raise Conflict("the container is not running")
+        flags = ns.different(pid, sum(ns.FILES) & ~ns.NEWTIME)
+        if process.state(pid) in "ZX":
+            raise Conflict("the container is not running")
+    except (OSError, Conflict) as error:
+        os.close(descriptor)
+        if isinstance(error, Conflict):
+            raise
+        raise Conflict("the container is not running") from error
+    return descriptor, flags
+
+
+def spawn(
+    entry: Entry,
+    setup: init.Setup,
+    channel: socket.socket,
+    theirs: socket.socket,
+    cgroup: Cgroup | None,
+    maker_hooks: Callable[[int], None],
+) -> Spawned:
+    """Fork the init, and serve it until it is ready. It is dead when this raises what it met.
+
+    `channel` and `theirs` are a socket pair; `theirs` is closed here. `maker_hooks` gets the init's pid.
+    """
+    pid = _fork(entry, setup, channel, theirs, cgroup)
+    theirs.close()
+    console = -1
+    first = pid
+    try:
+        while True:
+            report, descriptors = _REPORTS.receive(channel)
+            match report:
+                case Ready():
+                    return Spawned(pid, console)
+                case Console() if len(descriptors) == 1:
+                    console = descriptors[0]
+                case MakerHooksCall():
+                    maker_hooks(pid)
+                    wire.send(channel, Done())
+                case MapIds():
+                    _write_maps(pid, entry)
+                    wire.send(channel, Done())
+                case Forked():
+                    pid = report.pid
+                    os.waitpid(first, 0)
+                case Failure():
+                    raise report.error()
+                case _:
+                    raise Internal("the container's init ended while it was being set up")
+    except BaseException:
+        _end(pid)
+        if console >= 0:
+            os.close(console)
+        raise
+
+
+def _end(pid: int) -> None:
+    try:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        return
+
+
+def _fork(
+    entry: Entry, setup: init.Setup, channel: socket.socket, theirs: socket.socket, cgroup: Cgroup | None
+) -> int:
+    """A child in the right pid namespace; the caller's own children are born where they were before."""
+    if ns.NEWTIME in entry.namespaces:
+        raise Unsupported("time namespaces are not supported")
+    staged = ns.NEWUSER in entry.namespaces
+    if staged:
+        process.set_subreaper()
+    changes_pid = not staged and (ns.NEWPID in entry.namespaces or entry.target_flags & ns.NEWPID)
+    own = ns.open_namespace("/proc/self/ns/pid") if changes_pid else -1
+    if changes_pid:
+        _enter_pid_namespace(entry)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            channel.close()
+            _child(entry, setup, theirs, cgroup, staged)
+        return pid
+    finally:
+        if changes_pid:
+            ns.join(own, ns.NEWPID, "the runtime's own pid namespace")
+            os.close(own)
+
+
+def _enter_pid_namespace(entry: Entry) -> None:
+    """For the caller's next child."""
+    if entry.target >= 0:
+        ns.join(entry.target, ns.NEWPID, "the container's pid namespace")
+        return
+    path = entry.namespaces[ns.NEWPID]
+    if path is None:
+        ns.unshare(ns.NEWPID)
+        return
+    try:
+        descriptor = ns.open_namespace(path)
+        ns.join(descriptor, ns.NEWPID, path)
+        os.close(descriptor)
+    except OSError as error:
+        raise Invalid(f"pid namespace path {path} can't be joined: {describe(error)}") from error
+
+
+def _child(
+    entry: Entry, setup: init.Setup, channel: socket.socket, cgroup: Cgroup | None, staged: bool
+) -> NoReturn:
+    try:
+        process.set_dumpable(False)
+        if cgroup is not None:
+            cgroup.enter()
+        process.close_except(_needed(entry, setup, channel))
+        if staged:
+            _enter_user_namespace(entry, channel)
+        if entry.target >= 0:
+            ns.join(entry.target, entry.target_flags & ~ns.NEWPID, "the container's namespaces")
+            os.close(entry.target)
+    except BaseException as error:  # noqa: BLE001 - the border of the process: the maker reports it
+        _report_failure(channel, error)
+    init.run(setup, channel)
+
+
+def _report_failure(channel: socket.socket, error: BaseException) -> NoReturn:
+    try:
+        wire.send(channel, failure_of(error, "container init"))
+    except SampanError:
+        os._exit(2)
+    os._exit(1)
+
+
+def _needed(entry: Entry, setup: init.Setup, channel: socket.socket) -> set[int]:
+    numbers = (
+        setup.root,
+        setup.network,
+        setup.host_mounts,
+        setup.listener,
+        entry.target,
+        channel.fileno(),
+        *(setup.stdio or ()),
+    )
+    return {number for number in numbers if number > 2}
+
+
+def _enter_user_namespace(entry: Entry, channel: socket.socket) -> None:
+    """New or joined; then a second child is forked, whose pid namespace belongs to it. Returns in that child."""
+    path = entry.namespaces[ns.NEWUSER]
+    if path is None:
+        # The maker writes our maps through /proc/<pid>, which is root's as long as we are dumpable.
+        process.set_dumpable(True)
+        ns.unshare(ns.NEWUSER)
+        wire.send(channel, MapIds())
+        if _ORDERS.receive(channel)[0] is None:
+            os._exit(1)
+    else:
+        descriptor = ns.open_namespace(path)
+        ns.join(descriptor, ns.NEWUSER, path)
+        os.close(descriptor)
+    process.set_dumpable(False)
+    os.setresgid(0, 0, 0)
+    os.setgroups(())
+    os.setresuid(0, 0, 0)
+    if ns.NEWPID in entry.namespaces:
+        _enter_pid_namespace(entry)
+    pid = os.fork()
+    if pid:
+        wire.send(channel, Forked(pid))
+        os._exit(0)
+
+
+def _write_maps(pid: int, entry: Entry) -> None:
+    for name, mappings in (("uid_map", entry.uid_mappings), ("gid_map", entry.gid_mappings)):
+        if not mappings:
+            raise Invalid(f"a new user namespace needs linux.{name[:3]}Mappings")
+        lines = "".join(f"{one.container_id} {one.host_id} {one.size}\n" for one in mappings)
+        try:
+            descriptor = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, lines.encode())
+            finally:
+                os.close(descriptor)
+        except FileNotFoundError as error:
+            raise NotFound("user namespaces are not available") from error
+        except OSError as error:
+            raise Invalid(f"the id mappings are refused: {describe(error)}: {lines.strip()}") from error

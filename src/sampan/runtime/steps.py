@@ -1,0 +1,187 @@
+"""The steps of making a container: values that say what is to be done, for `plan` to list and `init` to perform.
+
+Paths named `target` or `path` are inside the container's root; `source` is on the host's side.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from sampan.oci.spec import Hook
+
+
+class Step(msgspec.Struct, frozen=True):
+    def describe(self) -> str:
+        """One line for people: the step's name and what it is about."""
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({values})"
+
+
+class Propagation(msgspec.Struct, frozen=True):
+    """One MS_* of private, slave, shared, unbindable; `recursive` for the mounts below too."""
+
+    flag: int
+    recursive: bool
+
+
+class JoinNamespaces(Step, frozen=True):
+    """Enter existing namespaces: (CLONE_NEW* flag, path) in the order in which they are to be joined."""
+
+    namespaces: tuple[tuple[int, str], ...]
+
+
+class NewNamespaces(Step, frozen=True):
+    """CLONE_NEW* flags without those that the maker handles (pid, user)."""
+
+    flags: int
+
+
+class LoopbackUp(Step, frozen=True):
+    pass
+
+
+class SetMountPropagation(Step, frozen=True):
+    """For every mount of the new mount namespace, so that nothing done here is seen outside."""
+
+    flag: int
+
+
+class AttachRoot(Step, frozen=True):
+    """Give the root file system a place in the mount namespace."""
+
+
+class MountFilesystem(Step, frozen=True):
+    """A new instance of a file system. `attributes`: ATTR_* flags. `copy_up`: a tmpfs gets what lies below it."""
+
+    kind: str
+    source: str | None
+    target: str
+    options: tuple[tuple[str, str | None], ...] = ()
+    attributes: int = 0
+    propagation: tuple[Propagation, ...] = ()
+    copy_up: bool = False
+
+
+class BindMount(Step, frozen=True):
+    """`add` and `clear` are ATTR_* flags for the mount, `add_below` and `clear_below` for all the mounts in it too.
+
+    `shared`: it is taken from the host's mount namespace, so that mount events travel.
+    """
+
+    source: str
+    target: str
+    recursive: bool = False
+    add: int = 0
+    clear: int = 0
+    add_below: int = 0
+    clear_below: int = 0
+    propagation: tuple[Propagation, ...] = ()
+    shared: bool = False
+
+
+class Remount(Step, frozen=True):
+    """Change a mount that is there: `flags` are MS_*, `data` the file system's own options."""
+
+    target: str
+    flags: int
+    data: str
+
+
+class MountCgroups(Step, frozen=True):
+    """The control groups that the container may see."""
+
+    target: str
+    attributes: int
+    own_namespace: bool
+
+
+class MakeDevice(Step, frozen=True):
+    """`kind`: "c", "b" or "p"."""
+
+    path: str
+    kind: str
+    major: int
+    minor: int
+    mode: int
+    uid: int = 0
+    gid: int = 0
+
+
+class MakeLink(Step, frozen=True):
+    path: str
+    destination: str
+
+
+class OpenConsole(Step, frozen=True):
+    """Make the terminal from the container's own devpts and send its master to the maker."""
+
+    height: int
+    width: int
+
+
+class BindConsole(Step, frozen=True):
+    """Put the terminal on /dev/console."""
+
+
+class MakerHooks(Step, frozen=True):
+    """Let the maker run the hooks prestart and createRuntime."""
+
+
+class ContainerHooks(Step, frozen=True):
+    """Run hooks in the container's namespaces."""
+
+    hooks: tuple[Hook, ...]
+    status: str
+
+
+class Pivot(Step, frozen=True):
+    pass
+
+
+class SetHostname(Step, frozen=True):
+    name: str
+
+
+class SetDomainname(Step, frozen=True):
+    name: str
+
+
+class WriteSysctl(Step, frozen=True):
+    name: str
+    value: str
+
+
+class ReadonlyPath(Step, frozen=True):
+    path: str
+
+
+class MaskPath(Step, frozen=True):
+    path: str
+
+
+class ReadonlyRoot(Step, frozen=True):
+    pass
+
+
+class RootPropagation(Step, frozen=True):
+    propagation: Propagation
+
+
+class SetRlimit(Step, frozen=True):
+    """`resource` is RLIMIT_*; -1 is unlimited."""
+
+    resource: str
+    soft: int
+    hard: int
+
+
+class SetOomScoreAdjustment(Step, frozen=True):
+    value: int
+
+
+class SetApparmorProfile(Step, frozen=True):
+    profile: str
+
+
+class JoinKeyring(Step, frozen=True):
+    name: str
