@@ -41,6 +41,8 @@ from sampan.oci.digest import Digest
 from sampan.storage.layers import Layer
 
 _LAST_OUTPUT = 8 << 10
+"""Bytes of a failed command's output that are kept."""
+_ABOUT_SOURCES = ("file not found", "forbidden path", "no source files")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,7 @@ class Executor:
             os.close(root_fd)
         if found is not None:
             if not stat.S_ISDIR(found.st_mode):
-                raise Invalid(f"cannot use {operation.path} as working directory: it is not a directory")
+                raise Invalid(f"Cannot mkdir: {operation.path} is not a directory")
             return None
         with self._snapshot(progress) as change, self._writer(progress, change) as (writer, _):
             writer.make_directory(operation.path)
@@ -251,13 +253,13 @@ def _advanced(progress: Progress, applied: Applied, key: str, entry: CacheEntry)
 
 @contextlib.contextmanager
 def _named(operation: CopyOperation) -> Iterator[None]:
-    """Docker begins these messages with the instruction's name."""
+    """Docker begins the messages about sources with the instruction's name."""
     keyword = "ADD" if operation.is_add else "COPY"
     try:
         yield
     except (NotFound, Invalid) as error:
-        if type(error) not in (NotFound, Invalid):
-            raise  # it says its place itself
+        if type(error) not in (NotFound, Invalid) or not error.message.startswith(_ABOUT_SOURCES):
+            raise
         raise type(error)(f"{keyword} failed: {error.message}", hint=error.hint) from error
 
 

@@ -14,6 +14,7 @@ from sampan.errors import Invalid
 
 MAX_RESULT = 1 << 20
 """Characters: `${a/x/yy}` in a chain must not grow without end."""
+MAX_PATTERN_VALUE = 16 << 10
 MAX_DEPTH = 64
 
 _SPECIAL = frozenset("@*#?-$!")
@@ -104,6 +105,7 @@ class _Lexer:
         self.used: set[str] = set()
         self.unset: set[str] = set()
         self.depth = 0
+        self.inserted = 0
 
     def peek(self) -> str:
         return self.text[self.position] if self.position < len(self.text) else ""
@@ -208,6 +210,9 @@ class _Lexer:
 
     def _value(self, name: str) -> str | None:
         value = self.env.get(name)
+        self.inserted += len(value or "")
+        if self.inserted > MAX_RESULT:
+            raise Invalid(f"variables in one word add up to more than {MAX_RESULT} characters")
         (self.unset if value is None else self.used).add(name)
         return value
 
@@ -265,48 +270,69 @@ class _Lexer:
         if longest:
             self.next()
         value = self._value(name) or ""
-        pattern = self.word("}", collect=False)
-        return _trim_suffix(value, pattern, longest) if char == "%" else _trim_prefix(value, pattern, longest)
+        tokens = self._pattern(value, "}")
+        return _trim_suffix(value, tokens, longest) if char == "%" else _trim_prefix(value, tokens, longest)
 
     def _replaced(self, name: str) -> str:
         everywhere = self.peek() == "/"
         if everywhere:
             self.next()
         value = self._value(name) or ""
-        pattern = self.word("/", collect=False)
+        tokens = self._pattern(value, "/")
         replacement = self.word("}", collect=False)
-        if not pattern:
+        if not tokens:
             return value
-        return re.sub(_glob(pattern, greedy=True), lambda _: replacement, value, count=0 if everywhere else 1)
+        regex = _glob(tokens, longest=True)
+        if everywhere and len(value) * len(replacement) > MAX_RESULT * 16:
+            raise Invalid(f"the value of ${{{name}//...}} could become too long")
+        return regex.sub(lambda _: replacement, value, count=0 if everywhere else 1)
+
+    def _pattern(self, value: str, stop: str) -> list[str]:
+        tokens = _tokens(self.word(stop, collect=False))
+        if len(value) > MAX_PATTERN_VALUE:
+            raise Invalid(
+                f"a value of more than {MAX_PATTERN_VALUE} characters can't be matched by a pattern"
+            )
+        return tokens
 
 
-def _glob(pattern: str, *, greedy: bool) -> str:
-    """Only `*` and `?` are special, a backslash escapes; slashes are like any character here."""
-    out: list[str] = []
+def _tokens(pattern: str) -> list[str]:
+    """`*` and `?` as they are; anything else as a regular expression for one character, escapes removed."""
+    found: list[str] = []
     characters = iter(pattern)
     for char in characters:
-        if char == "*":
-            out.append(".*" if greedy else ".*?")
-        elif char == "?":
-            out.append(".")
-        elif char == "\\":
-            out.append(re.escape(next(characters, "\\")))
+        if char in "*?":
+            found.append(char)
         else:
-            out.append(re.escape(char))
-    return "(?s:" + re.sub(r"(\.\*\??)(?:\.\*\??)+", r"\1", "".join(out)) + ")"
+            found.append(re.escape(next(characters, char) if char == "\\" else char))
+    return found
 
 
-def _trim_prefix(value: str, pattern: str, longest: bool) -> str:
-    match = re.match(_glob(pattern, greedy=longest), value)
+def _glob(tokens: list[str], *, longest: bool) -> re.Pattern[str]:
+    """Only `*` and `?` are special; slashes are like any character here.
+
+    The text between two stars is taken at its first occurrence, for good (an atomic group): that is always
+    right, and no pattern can make the match go back and forth without end.
+    """
+    parts: list[list[str]] = [[]]
+    for token in tokens:
+        if token == "*":
+            parts.append([])
+        else:
+            parts[-1].append("." if token == "?" else token)
+    first, *others = ["".join(part) for part in parts]
+    regex = first
+    for index, part in enumerate(others):
+        last = index == len(others) - 1
+        regex += f".*{part}" if last and longest else f"(?>.*?{part})"
+    return re.compile(regex, re.DOTALL)
+
+
+def _trim_prefix(value: str, tokens: list[str], longest: bool) -> str:
+    match = _glob(tokens, longest=longest).match(value)
     return value[match.end() :] if match else value
 
 
-def _trim_suffix(value: str, pattern: str, longest: bool) -> str:
-    regex = re.compile(_glob(pattern, greedy=True))
-    positions = range(len(value) + 1) if longest else range(len(value), -1, -1)
-    if len(value) * len(value) > MAX_RESULT * 16:
-        raise Invalid("a value is too long to trim its end by a pattern")
-    for start in positions:
-        if regex.fullmatch(value, start):
-            return value[:start]
-    return value
+def _trim_suffix(value: str, tokens: list[str], longest: bool) -> str:
+    """The end of a text is the beginning of its mirror image."""
+    return _trim_prefix(value[::-1], tokens[::-1], longest)[::-1]

@@ -6,6 +6,7 @@ the tree ends at the tree's root, as after a chroot.
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import stat
@@ -125,26 +126,31 @@ class Tree:
         return full[len(root) :].lstrip("/")
 
     def _matches(self, pattern: str) -> Iterator[str]:
-        """Paths that match, found part by part, so that only directories that can matter are read."""
-        found = [""]
-        for part in pattern.split("/"):
-            following: list[str] = []
-            for base in found:
-                following += self._children(base, part)
-            found = following
-        for path in found:
-            if not self.rules.excludes(path) or not self.rules.prunes(path):
-                yield path
+        """Paths that match, found part by part, so that only directories that can matter are read.
 
-    def _children(self, base: str, part: str) -> list[str]:
+        Links are followed in the part before the first wildcard only, as Docker does.
+        """
+        parts = pattern.split("/")
+        first = next(index for index, part in enumerate(parts) if has_wildcards(part))
+        found = ["/".join(parts[:first])]
+        for part in parts[first:]:
+            found = [
+                path for base in found for path in self._children(base, part, follow=part is parts[first])
+            ]
+        yield from found
+
+    def _children(self, base: str, part: str, *, follow: bool) -> list[str]:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+        matcher = compile_match(part)
         try:
-            fd = open_in_root(self.fd, base or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = open_in_root(self.fd, base or ".", flags)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return []
+            raise
         try:
-            if not has_wildcards(part):
-                return [posixpath.join(base, part)] if _exists(fd, part) else []
-            matcher = compile_match(part)
             names = [name for name in os.listdir(fd) if matcher.fullmatch(name)]
         finally:
             os.close(fd)
@@ -154,14 +160,6 @@ class Tree:
     def _missing(self, path: str) -> NotFound:
         words = _NOT_FOUND if self.is_context else "file not found"
         return NotFound(f"{words}: stat {path}: file does not exist")
-
-
-def _exists(fd: int, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _scan(

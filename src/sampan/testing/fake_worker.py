@@ -11,6 +11,7 @@ import itertools
 import os
 import shutil
 import stat
+import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -126,7 +127,8 @@ class FakeWorker:
 
     def create_snapshot(self, diff_ids: Sequence[Digest]) -> str:
         name = f"snapshot{next(self._numbers):06d}"
-        shutil.copytree(self._tops[tuple(diff_ids)], self._snapshot_path(name), symlinks=True)
+        # cp keeps owners, times and hard links, shutil.copytree does not.
+        subprocess.run(["cp", "-a", self._tops[tuple(diff_ids)], self._snapshot_path(name)], check=True)
         self._snapshots[name] = tuple(diff_ids)
         self.snapshots_made += 1
         return name

@@ -1,0 +1,115 @@
+"""Whatever bytes come in, only the builder's own errors come out, and soon."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sampan.build.archive import is_tar
+from sampan.build.builder import host_platform
+from sampan.build.expand import expand
+from sampan.build.instructions import apply
+from sampan.build.owners import resolve_owner
+from sampan.build.parse import parse
+from sampan.build.plan import plan
+from sampan.build.state import ArgScope, initial_state
+from sampan.errors import Invalid, SampanError
+from sampan.oci.ignore import IgnoreRules
+from sampan.oci.image import ContainerDefaults
+
+_VOCABULARY = r"""
+FROM RUN COPY ADD ENV ARG CMD LABEL USER EXPOSE HEALTHCHECK ONBUILD SHELL VOLUME WORKDIR STOPSIGNAL a b=c
+$x ${x:-y} ${x##*} <<EOF EOF \ # --from=0 --mount=type=cache,target=/x ' " [ "] , AS / . -- ü
+"""
+_WORDS = st.sampled_from([*_VOCABULARY.split(), "\n"])
+_TEXT = st.lists(st.one_of(_WORDS, st.text(max_size=4)), max_size=40).map(" ".join)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(_TEXT)
+def test_any_text_is_planned_or_refused(text: str) -> None:
+    try:
+        planned = plan(parse(text.encode("utf-8", "surrogatepass")), build_args={})
+        state = initial_state(ContainerDefaults(), ArgScope({}, {}, {}), planned.escape)
+        for stage in planned.stages:
+            for instruction in stage.instructions:
+                state = apply(state, instruction).state
+    except SampanError as error:
+        assert error.message
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="$x{}:-+?#%/*'\"\\ ab", max_size=60))
+def test_any_word_is_expanded_or_refused(text: str) -> None:
+    try:
+        expand(text, {"x": "abcabc", "a": "*"})
+    except Invalid as error:
+        assert error.message
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="*?[]^-!\\/ab#\n", max_size=40))
+def test_any_ignore_file_is_read_or_refused(text: str) -> None:
+    try:
+        rules = IgnoreRules(text)
+    except Invalid as error:
+        assert error.message
+        return
+    assert rules.excludes("a/b") or not rules.prunes("a/b")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "${x:-" * 100_000,
+        "$x" * 100_000,
+        "'" + "a" * 1_000_000,
+        "${x/" + "*a" * 200 + "/}",
+        "${x%" + "*a" * 200 + "b}",
+    ],
+)
+@pytest.mark.parametrize("char", ["b", "a"])
+def test_a_word_made_to_be_slow_ends_soon(text: str, char: str) -> None:
+    done = threading.Event()
+
+    def work() -> None:
+        try:
+            expand(text, {"x": char * 5000})
+        except Invalid:
+            pass
+        done.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    assert done.wait(5)
+
+
+def test_an_owner_is_bounded() -> None:
+    accounts = {"/etc/passwd": "big:x:4294967296:0\nbad:x:y:z\n", "/etc/group": ""}
+    for name in ("big", "bad", "2147483648", "-1", ":5", "a:", "0:99999999999999999999"):
+        with pytest.raises(Invalid):
+            resolve_owner(name, lambda path: accounts[path])
+    assert resolve_owner("5", lambda path: "") == (5, 5)
+
+
+def test_the_platform_names_system_and_machine() -> None:
+    assert host_platform().startswith("linux/")
+
+
+def test_what_is_no_archive_is_not_taken_for_one() -> None:
+    import tempfile
+
+    for content in (
+        b"",
+        b"\x1f\x8bnonsense",
+        b"BZh9xxxx",
+        b"\xfd7zXZ\0xx",
+        b"\x28\xb5\x2f\xfd",
+        b"\0" * 1024,
+    ):
+        with tempfile.TemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            assert not is_tar(file.fileno())
