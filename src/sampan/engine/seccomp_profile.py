@@ -129,7 +129,9 @@ def default_profile() -> Profile:
     return Profile(
         default_action=seccomp_default.DEFAULT_ACTION,
         default_errno_ret=seccomp_default.DEFAULT_ERRNO,
-        arch_map=tuple(_Architecture(name, below) for name, below in seccomp_default.ARCHITECTURES.items()),
+        arch_map=tuple(
+            _Architecture(name, below or None) for name, below in seccomp_default.ARCHITECTURES.items()
+        ),
         syscalls=tuple(_shipped(rule) for rule in seccomp_default.RULES),
     )
 
