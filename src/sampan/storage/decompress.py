@@ -33,48 +33,89 @@ class _Stream(Protocol):
 
 
 class _ZstdStream:
-    """zstandard's stream in the manner of bz2: it has no `max_length`, so input goes in by small pieces.
+    """One zstd frame in bz2's manner.
 
-    A block is at most 128 KiB plain and takes 4 bytes at least (RFC 8878, 3.1.1.2.3), which bounds the output.
+    The library's push interface has no bound on its output, so whole blocks go in, few at a time: a block
+    is at most 128 KiB when decompressed (RFC 8878, 3.1.1.2.4).
     """
 
-    _PIECE: Final = 64
+    _BLOCKS: Final = CHUNK // (128 << 10)
+    _DICTIONARY: Final = (0, 1, 2, 4)
+    _SIZE: Final = (0, 2, 4, 8)
 
     def __init__(self) -> None:
         self._object = zstandard.ZstdDecompressor(max_window_size=_MEMORY_MAX).decompressobj()
-        self._input = memoryview(b"")
-        self._piece = CHUNK
-
-    @property
-    def eof(self) -> bool:
-        return self._object.eof
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._input
+        self._buffer = b""
+        self._head = True
+        self._checksum = 0
+        self._skip = -1  # bytes left of a skippable frame
+        self.eof = False
+        self.needs_input = True
 
     @property
     def unused_data(self) -> bytes:
-        return self._object.unused_data + bytes(self._input)
+        return self._buffer
 
     def decompress(self, data: bytes, max_length: int = CHUNK, /) -> bytes:
-        if data:
-            self._input = memoryview(data)
-        out: list[bytes] = []
-        size = 0
-        while self._input and size < max_length and not self._object.eof:
-            piece, self._input = self._input[: self._piece], self._input[self._piece :]
-            plain = self._object.decompress(piece)
-            # A stream that expands much is read by smaller pieces, so that memory stays bounded.
-            if len(plain) > max_length:
-                self._piece = max(self._PIECE, self._piece // 8)
-            out.append(plain)
-            size += len(plain)
-        return b"".join(out)
+        self._buffer = self._buffer + data if self._buffer else data
+        self.needs_input = True
+        ready = self._header() if self._head else 0
+        if self._skip >= 0:
+            return self._skipped()
+        if self._head:
+            return b""
+        ready = self._blocks(ready)
+        chunk, self._buffer = self._buffer[:ready], self._buffer[ready:]
+        return self._object.decompress(chunk) if chunk else b""
+
+    def _header(self) -> int:
+        """The frame header's size when it is all there; `_head` stays set otherwise."""
+        buffer = self._buffer
+        if len(buffer) < 8:
+            return 0
+        if not buffer.startswith(_ZSTD):
+            self._skip = 8 + int.from_bytes(buffer[4:8], "little")
+            return 0
+        descriptor = buffer[4]
+        single = descriptor >> 5 & 1
+        size = 6 - single + self._DICTIONARY[descriptor & 3]
+        size += self._SIZE[descriptor >> 6] or single
+        if len(buffer) < size:
+            return 0
+        self._checksum = 4 if descriptor & 4 else 0
+        self._head = False
+        return size
+
+    def _blocks(self, end: int) -> int:
+        """Where the next few blocks that are all there end; `end` is where they begin."""
+        buffer = self._buffer
+        for _ in range(self._BLOCKS):
+            if len(buffer) < end + 3:
+                return end
+            head = int.from_bytes(buffer[end : end + 3], "little")
+            size = 3 + (1 if head >> 1 & 3 == 1 else min(head >> 3, 128 << 10))
+            if head & 1:
+                size += self._checksum
+            if len(buffer) < end + size:
+                return end
+            end += size
+            if head & 1:
+                self.eof = True
+                return end
+        self.needs_input = False
+        return end
+
+    def _skipped(self) -> bytes:
+        taken = min(self._skip, len(self._buffer))
+        self._skip -= taken
+        self._buffer = self._buffer[taken:]
+        self.eof = self._skip == 0
+        return b""
 
 
-def _xz() -> _Stream:
-    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_MEMORY_MAX)
+_GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE: Final = tuple(bytes((0x50 + number,)) + b"\x2a\x4d\x18" for number in range(16))
 
 
 def _gzip() -> _Stream:
@@ -82,11 +123,15 @@ def _gzip() -> _Stream:
     return stream
 
 
-_KINDS: Final[tuple[tuple[bytes, Callable[[], _Stream]], ...]] = (
-    (b"\x1f\x8b", _gzip),
-    (b"\x28\xb5\x2f\xfd", _ZstdStream),
-    (b"BZh", bz2.BZ2Decompressor),
-    (b"\xfd7zXZ\0", _xz),
+def _xz() -> _Stream:
+    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_MEMORY_MAX)
+
+
+_KINDS: Final[tuple[tuple[tuple[bytes, ...], Callable[[], _Stream]], ...]] = (
+    ((_GZIP,), _gzip),
+    ((_ZSTD, *_ZSTD_SKIPPABLE), _ZstdStream),
+    ((b"BZh",), bz2.BZ2Decompressor),
+    ((b"\xfd7zXZ\0",), _xz),
 )
 # isal's type stub has its error class as an instance.
 _IsalError: Final = cast("type[Exception]", igzip_lib.IsalError)
@@ -99,7 +144,8 @@ class Decompressor:
     def __init__(self, max_size: int) -> None:
         """`max_size`: plain bytes that are accepted at most; `Invalid` beyond."""
         self._max_size = max_size
-        self._head = b""
+        self._head = b""  # too short to tell the kind of member
+        self._magics: tuple[bytes, ...] = ()
         self._new: Callable[[], _Stream] | None = None
         self._stream: _Stream | None = None
         self._started = False
@@ -107,7 +153,7 @@ class Decompressor:
         self.size = 0  # plain bytes given out
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Plain pieces of about 1 MiB at most. Raises `Invalid` for a corrupt stream."""
+        """Plain pieces, of about 1 MiB at most when compressed. Raises `Invalid` for a corrupt stream."""
         if not self._started:
             self._head += data
             if len(self._head) < _MAGIC_MAX:
@@ -122,17 +168,16 @@ class Decompressor:
     def finish(self) -> Iterator[bytes]:
         """What is left. Raises `Invalid` when the stream is cut short."""
         if not self._started:
-            head = self._start()
-            yield from self._decompress(head)
-        if self._stream is not None:
+            yield from self._decompress(self._start())
+        if self._stream is not None or self._head:
             raise Invalid("the compressed stream ends before its end: unexpected EOF")
 
     def _start(self) -> bytes:
         self._started = True
         head, self._head = self._head, b""
-        for magic, new in _KINDS:
-            if head.startswith(magic):
-                self._new = new
+        for magics, new in _KINDS:
+            if head.startswith(magics):
+                self._magics, self._new = magics, new
         return head
 
     def _decompress(self, data: bytes) -> Iterator[bytes]:
@@ -161,13 +206,17 @@ class Decompressor:
                 data = b""
 
     def _between(self, data: bytes) -> bytes:
-        """Between two members: zeros may pad the end, anything else must begin another member."""
+        """Between two members: zeros may pad the end of the stream, anything else must begin another member."""
+        data, self._head = self._head + data, b""
         stripped = data.lstrip(b"\0")
-        if self._padding and stripped:
+        self._padding = self._padding or len(stripped) < len(data)
+        if not stripped:
+            return b""
+        if self._padding or not any(stripped.startswith(magic[: len(stripped)]) for magic in self._magics):
             raise Invalid("the compressed stream is followed by garbage")
-        self._padding = self._padding or (len(stripped) < len(data) and self.size > 0)
-        if self._padding and stripped:
-            raise Invalid("the compressed stream is followed by garbage")
+        if len(stripped) < _MAGIC_MAX:
+            self._head = stripped
+            return b""
         return stripped
 
 
