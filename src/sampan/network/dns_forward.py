@@ -7,7 +7,7 @@ import secrets
 import struct
 from collections.abc import Sequence
 
-from sampan.network.dns_message import Query, is_failure, is_reply_to, with_id
+from sampan.network.dns_message import Query, is_failure, is_reply_to, passed_on, with_id
 
 TIMEOUT = 4.0  # seconds for each server, as Docker
 MAX_SERVERS = 3  # as the C library
@@ -79,7 +79,7 @@ async def forward(
             asyncio.IncompleteReadError,
         ):  # no answer (TimeoutError is an OSError), or none there
             continue
-        last = with_id(reply, query.id)
+        last = passed_on(reply, query)
         if not is_failure(last):
             return last
     return last

@@ -185,6 +185,14 @@ def is_reply_to(reply: bytes, query: Query, number: int) -> bool:
     return questions == 1 and asked is not None and asked.lower() == query.question.lower()
 
 
+def passed_on(reply: bytes, query: Query) -> bytes:
+    """A resolver's reply as the client gets it: with its id, and its question where the resolver left it out."""
+    _, flags, questions, *_ = _HEADER.unpack_from(reply)
+    if questions:
+        return with_id(reply, query.id)
+    return _HEADER.pack(query.id, flags, 1, 0, 0, 0) + query.question
+
+
 def is_failure(reply: bytes) -> bool:
     """SERVFAIL or REFUSED: another resolver may know better."""
     return reply[3] & _CODE in (_SERVFAIL, _REFUSED)

@@ -32,6 +32,7 @@ _ROUNDS = 16  # of one connection before the others get their turn
 _EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _IP_PKTINFO = 8
 _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 49, 50
+_KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL = 60, 15  # seconds
 _PAUSE = 0.2  # seconds without accepting when descriptors have run out
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -174,6 +175,14 @@ class Connection:
         self._ended(key)
 
 
+def _keep_alive(end: socket.socket) -> None:
+    """No delay for small pieces, and an end for connections whose other side has vanished."""
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL)
+
+
 class Port(Protocol):
     """What listens: one published port."""
 
@@ -218,8 +227,7 @@ class TcpPort:
             return
         client.setblocking(False)
         for end in (client, server):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _keep_alive(end)
         if server.connect_ex(self._target) not in (0, errno.EINPROGRESS):
             client.close()
             server.close()

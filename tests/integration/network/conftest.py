@@ -5,6 +5,7 @@ Nothing here touches the machine's own network. What is made in a namespace vani
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -75,7 +76,7 @@ class Place:
         listener.settimeout(None)
 
         def answer(client: socket.socket, peer: Any) -> None:
-            with client:
+            with client, contextlib.suppress(ConnectionError):
                 client.sendall(f"{name} {peer[0]} ".encode())
                 while data := client.recv(65536):
                     client.sendall(data)
@@ -159,6 +160,22 @@ class Container(Place):
         world.engine.run(lambda: world.host.attach(self.fd, network, self.endpoint))
 
 
+def relays_in(place: Place) -> list[int]:
+    """Process ids of port relays in this namespace."""
+    inode = os.fstat(place.fd).st_ino
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                    is_relay = b"sampan.network.relay" in file.read()
+                if is_relay and os.stat(f"/proc/{entry}/ns/net").st_ino == inode:
+                    found.append(int(entry))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
+
+
 class World:
     """`engine` (192.0.2.2, 2001:db8::2) and `outside` (192.0.2.1, 2001:db8::1) on one link."""
 
@@ -212,6 +229,9 @@ class World:
     def unpublish(self, container: Container, *bindings: Any) -> None:
         self.engine.run(lambda: self.host.unpublish(container.address, bindings))
 
+    def relays(self) -> list[int]:
+        return relays_in(self.engine)
+
     def ruleset(self) -> str:
         return self.engine.command("nft", "list", "ruleset")
 
@@ -221,8 +241,12 @@ class World:
                 self.engine.run(host.teardown)
             except OSError:
                 continue  # closed by the test itself
+        relays = relays_in(self.engine)
         for place in reversed(self.places):
             place.close()
+        for relay in relays:
+            os.kill(relay, 9)
+        assert relays == [], "a relay was left behind"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -82,6 +83,11 @@ def test_ports_go_on_working_while_the_engine_is_dead_and_after_the_next_one_cam
         assert place.ask_tcp(address, 8080).startswith("web ")
     open_connection.send(b"still there")
     assert open_connection.recv(99) == b"still there"
+    assert len(world.relays()) == 2
+    open_connection.close()
+    end = time.monotonic() + 5
+    while world.relays() != [world.host.relay_process]:  # the old one ends with its last connection
+        assert time.monotonic() < end
     with pytest.raises(OSError, match="in use"):
         world.engine.serve_tcp(8080)
 
