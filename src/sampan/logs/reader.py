@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -254,11 +255,10 @@ class _Follower:
                 | inotify.ONLY_DIRECTORY
             )
             self._watch.add(os.path.dirname(path) or ".", mask)
-        except FileNotFoundError as error:
+        except OSError as error:
             self._watch.close()
-            raise NotFound(f"no such log: {path}") from error
-        except BaseException:
-            self._watch.close()
+            if error.errno == errno.ENOENT:
+                raise NotFound(f"no such log: {path}") from error
             raise
         self._files = _open_all(path)
         self._offsets = [0] * len(self._files)
