@@ -1,0 +1,126 @@
+"""What `build` sends: the context as a tar stream, made while it is being sent, and which Dockerfile in it counts."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from sampan.cli.failure import Failure
+from sampan.cli.tarball import END, TreeWriter, file_entry
+from sampan.oci.ignore import IgnoreRules
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+_MAX_DOCKERFILE = 8 << 20
+_CHUNK = 1 << 18
+_ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+
+
+class BuildContext:
+    """The body of a build request: `dockerfile` names the Dockerfile inside, `remote` a context the engine fetches."""
+
+    __slots__ = ("body", "dockerfile", "remote")
+
+    def __init__(self, dockerfile: str, body: Iterator[bytes] | None, remote: str = "") -> None:
+        self.dockerfile = dockerfile
+        self.body = body
+        self.remote = remote
+
+
+def open_context(place: str, dockerfile: str) -> BuildContext:
+    """The context at `place` (a directory, "-" or a URL). Raises `Failure` with Docker's words."""
+    if place == "-":
+        if dockerfile == "-":
+            raise Failure("invalid argument: can't use stdin for both build context and dockerfile")
+        return _from_stdin(dockerfile)
+    if not os.path.isdir(place) and is_remote(place):
+        return BuildContext(dockerfile, None, place)
+    if not os.path.exists(place):
+        raise Failure(f'unable to prepare context: path "{place}" not found')
+    if not os.path.isdir(place):
+        raise Failure(f"unable to prepare context: context must be a directory: {os.path.abspath(place)}")
+    return _from_directory(os.path.realpath(place), dockerfile)
+
+
+def is_remote(place: str) -> bool:
+    """A URL or a git repository, which the engine fetches itself."""
+    return place.startswith(("http://", "https://", "git://", "git@", "github.com/"))
+
+
+def _from_directory(root: str, dockerfile: str) -> BuildContext:
+    outside: bytes | None = None
+    if dockerfile == "-":
+        outside, name = sys.stdin.buffer.read(_MAX_DOCKERFILE + 1), ""
+    else:
+        name = _relative_dockerfile(root, dockerfile)
+        if name.startswith("../"):
+            outside = _read(os.path.join(root, name))
+    if outside is not None:
+        name = f".dockerfile.{os.getpid():x}{id(outside) & 0xFFFFFF:x}"
+    rules = IgnoreRules(_ignore_text(root, name), keep=(".dockerignore", name))
+    return BuildContext(name, _stream(root, rules, name, outside))
+
+
+def _relative_dockerfile(root: str, dockerfile: str) -> str:
+    if dockerfile:
+        path = os.path.abspath(dockerfile)
+        if not os.path.lexists(path) and not os.path.isabs(dockerfile):
+            inside = os.path.join(root, dockerfile)
+            path = inside if os.path.lexists(inside) else path
+    else:
+        path = os.path.join(root, "Dockerfile")
+        if not os.path.lexists(path) and os.path.lexists(os.path.join(root, "dockerfile")):
+            path = os.path.join(root, "dockerfile")
+    if not os.path.exists(path):
+        raise Failure(
+            "unable to prepare context: unable to evaluate symlinks in Dockerfile path: "
+            f"lstat {path}: no such file or directory"
+        )
+    directory = os.path.realpath(os.path.dirname(path))
+    return os.path.relpath(os.path.join(directory, os.path.basename(path)), root)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        data = file.read(_MAX_DOCKERFILE + 1)
+    if len(data) > _MAX_DOCKERFILE:
+        raise Failure(f"unable to prepare context: {path} is no Dockerfile: it is too large")
+    return data
+
+
+def _ignore_text(root: str, dockerfile: str) -> bytes:
+    """The ignore file beside the Dockerfile (Dockerfile.dockerignore), else the context's own."""
+    for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
+        try:
+            return _read(os.path.join(root, name))
+        except FileNotFoundError:
+            continue
+    return b""
+
+
+def _stream(root: str, rules: IgnoreRules, dockerfile: str, outside: bytes | None) -> Iterator[bytes]:
+    yield from TreeWriter().tree(root, "", rules if rules else None)
+    if outside is not None:
+        yield file_entry(dockerfile, outside, 0o600)
+    yield END
+
+
+def _from_stdin(dockerfile: str) -> BuildContext:
+    """An archive as it comes, or a Dockerfile alone."""
+    source = sys.stdin.buffer
+    start = source.read(512)
+    if not start:
+        raise Failure("unable to prepare context: context from stdin is empty")
+    if start.startswith(_ARCHIVES) or start[257:262] == b"ustar":
+        return BuildContext(dockerfile, _rest(start, source))
+    data = start + source.read(_MAX_DOCKERFILE)
+    return BuildContext("Dockerfile", iter([file_entry("Dockerfile", data), END]))
+
+
+def _rest(start: bytes, source: BinaryIO) -> Iterator[bytes]:
+    yield start
+    while data := source.read(_CHUNK):
+        yield data

@@ -1,0 +1,197 @@
+"""`sampan build`: send the context, show what the engine says about the build."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from sampan.cli import registry_auth, units
+from sampan.cli.build_context import open_context
+from sampan.cli.create import checks, texts
+from sampan.cli.failure import Failure
+from sampan.cli.flags import Command, Flag, Invocation
+from sampan.cli.progress import show_all
+from sampan.client.codec import dumps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+
+class _Counter:
+    """Counts the bytes of a context on their way, shown on a terminal as they go."""
+
+    def __init__(self, body: Iterator[bytes], *, shown: bool) -> None:
+        self._body = body
+        self._live = shown and sys.stdout.isatty()
+        self._shown = shown
+        self.total = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        reported = 0
+        for data in self._body:
+            self.total += len(data)
+            if self._live and self.total - reported >= 1 << 19:
+                reported = self.total
+                self._report("\r")
+            yield data
+        if self._shown:
+            self._report("\r\n" if self._live else "\n")
+
+    def _report(self, end: str) -> None:
+        size = units.human_size(self.total)
+        sys.stdout.write(f"Sending build context to Docker daemon  {size:>7}{end}")
+        sys.stdout.flush()
+
+
+def _build_arguments(values: list[str]) -> dict[str, str | None]:
+    """NAME=value; NAME alone takes the value it has here, and none when it has none."""
+    result: dict[str, str | None] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        result[name] = value if equals else os.environ.get(name)
+    return result
+
+
+def _query(invocation: Invocation, dockerfile: str, remote: str) -> dict[str, Any]:
+    flags = invocation.flags
+    labels = texts.to_map(flags["label"])
+    arguments = _build_arguments(flags["build-arg"])
+    return {
+        "t": flags["tag"],
+        "dockerfile": dockerfile,
+        "remote": remote,
+        "q": flags["quiet"],
+        "nocache": flags["no-cache"],
+        "pull": flags["pull"],
+        "rm": "1" if flags["rm"] else "0",
+        "forcerm": flags["force-rm"],
+        "memory": flags["memory"] or None,
+        "memswap": flags["memory-swap"] or None,
+        "shmsize": flags["shm-size"] or None,
+        "cpushares": flags["cpu-shares"] or None,
+        "cpuperiod": flags["cpu-period"] or None,
+        "cpuquota": flags["cpu-quota"] or None,
+        "cpusetcpus": flags["cpuset-cpus"],
+        "cpusetmems": flags["cpuset-mems"],
+        "cgroupparent": flags["cgroup-parent"],
+        "networkmode": flags["network"],
+        "extrahosts": flags["add-host"],
+        "securityopt": flags["security-opt"],
+        "target": flags["target"],
+        "platform": flags["platform"],
+        "squash": flags["squash"],
+        "buildargs": dumps(arguments) if arguments else "",
+        "labels": dumps(labels) if labels else "",
+        "cachefrom": dumps(flags["cache-from"]) if flags["cache-from"] else "",
+        "ulimits": dumps(flags["ulimit"]) if flags["ulimit"] else "",
+        "version": "1",
+    }
+
+
+def _tag(text: str) -> str:
+    from sampan.errors import SampanError
+    from sampan.oci.reference import parse_reference
+
+    try:
+        parse_reference(text)
+    except SampanError as error:
+        raise ValueError(error.message) from None
+    return text
+
+
+def _build(invocation: Invocation) -> int:
+    flags = invocation.flags
+    context = open_context(invocation.args[0], flags["file"])
+    if flags["iidfile"] and os.path.exists(flags["iidfile"]):
+        os.unlink(flags["iidfile"])
+    headers = {"Content-Type": "application/x-tar"}
+    logins = registry_auth.find_all(invocation.options.config_directory)
+    headers["X-Registry-Config"] = registry_auth.encode_header(logins)
+    client = invocation.client()
+    body = _Counter(context.body, shown=not flags["quiet"]) if context.body is not None else b""
+    query = _query(invocation, context.dockerfile, context.remote)
+    response = client.request("POST", "/build", query, body, headers)
+    found = ""
+
+    def remember(value: Any) -> None:
+        nonlocal found
+        if isinstance(value, dict):
+            found = str(value.get("ID") or found)
+
+    if flags["quiet"]:
+        found = _quietly(client.messages(response), remember) or found
+    else:
+        show_all(client.messages(response), aux=remember)
+    if flags["quiet"]:
+        print(found)
+    if flags["iidfile"]:
+        if not found:
+            raise Failure(f"cannot write {flags['iidfile']}: server did not provide an image ID")
+        with open(flags["iidfile"], "w", encoding="ascii") as file:
+            file.write(found)
+    return 0
+
+
+def _quietly(messages: Iterator[Any], remember: Any) -> str:
+    """Keep the output back; a failed build shows it after all. The ID, when it came as output."""
+    from io import StringIO
+
+    output = StringIO()
+    last = ""
+
+    def passing() -> Iterator[Any]:
+        nonlocal last
+        for message in messages:
+            last = message.get("stream", "").strip() or last
+            yield message
+
+    try:
+        show_all(passing(), output, aux=remember)
+    except Failure:
+        sys.stderr.write(output.getvalue())
+        raise
+    return last if last.startswith("sha256:") else ""
+
+
+BUILD = Command(
+    _build,
+    "PATH | URL | -",
+    (
+        Flag("add-host", "", "list", "Add a line to /etc/hosts (host:ip)", check=checks.extra_host),
+        Flag("build-arg", "", "list", "Set variables of the build", check=checks.environment),
+        Flag("cache-from", "", "strings", "Images to take cached steps from"),
+        Flag("cgroup-parent", "", "string", "Parent control group of RUN instructions"),
+        Flag("compress", "", "bool", "Accepted for compatibility"),
+        Flag("cpu-period", "", "int", "Length of a CFS period in microseconds"),
+        Flag("cpu-quota", "", "int", "CPU time per CFS period in microseconds"),
+        Flag("cpu-shares", "c", "int", "CPU shares (relative weight)"),
+        Flag("cpuset-cpus", "", "string", "CPUs that may be used (0-3, 0,1)"),
+        Flag("cpuset-mems", "", "string", "Memory nodes that may be used (0-3, 0,1)"),
+        Flag("disable-content-trust", "", "bool", "Accepted for compatibility", default=True),
+        Flag("file", "f", "string", "The Dockerfile (by default PATH/Dockerfile), - for STDIN"),
+        Flag("force-rm", "", "bool", "Remove intermediate containers also after a failure"),
+        Flag("iidfile", "", "string", "Write the image's ID to this file"),
+        Flag("isolation", "", "string", "Isolation technology (Windows only)"),
+        Flag("label", "", "list", "Set labels of the image", check=checks.label),
+        Flag("memory", "m", "bytes", "Memory limit"),
+        Flag("memory-swap", "", "memswap", "Limit of memory and swap together, -1 for unlimited swap"),
+        Flag("network", "", "string", "Network of RUN instructions", default="default"),
+        Flag("no-cache", "", "bool", "Use no cached steps"),
+        Flag("platform", "", "string", "Platform to build for"),
+        Flag("progress", "", "string", "Accepted for compatibility", default="auto"),
+        Flag("pull", "", "bool", "Look for newer base images first"),
+        Flag("quiet", "q", "bool", "Print nothing but the image's ID"),
+        Flag("rm", "", "bool", "Remove intermediate containers", default=True),
+        Flag("security-opt", "", "strings", "Security options"),
+        Flag("shm-size", "", "bytes", "Size of /dev/shm"),
+        Flag("squash", "", "bool", "Make one layer of all new ones", hidden=True),
+        Flag("tag", "t", "list", "Name of the image, with a tag if wanted (name:tag)", check=_tag),
+        Flag("target", "", "string", "The stage to build"),
+        Flag("ulimit", "", "ulimit", "Limits of the processes (name=soft[:hard])", check=checks.ulimit),
+    ),
+    minimum=1,
+    maximum=1,
+    aliases=("image build", "build", "builder build"),
+)
