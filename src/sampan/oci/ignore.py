@@ -16,6 +16,7 @@ from itertools import groupby
 from sampan.errors import Invalid
 
 MAX_PATTERNS = 10_000
+MAX_DOUBLE_STARS = 32
 _WILD = frozenset("*?[\\")
 
 
@@ -122,38 +123,78 @@ def _translate_ignore(pattern: str) -> str:
 
 
 def _translate(pattern: str, *, double_star: bool) -> str:
-    out: list[str] = []
+    """A regular expression that never goes back and forth without end, whatever the pattern.
+
+    What stands between two stars is taken at its first occurrence for good (atomic groups), which is right as
+    long as something later is anchored; only the last star of a name, and the last `**`, try further.
+    """
+    chunks = _chunks(pattern, double_star=double_star)
+    regex = _names(chunks[0])
+    for index, chunk in enumerate(chunks[1:], 1):
+        names = _names(chunk)
+        if index == len(chunks) - 1:
+            regex += f"(?:.*/)?{names}" if names else ".*"
+        elif names.endswith("/"):
+            regex += f"(?>(?:.*?/)??{names})"
+        else:
+            regex += f"(?:.*/)?{names}"
+    return regex
+
+
+def _chunks(pattern: str, *, double_star: bool) -> list[list[str]]:
+    """The parts between `**`s, as tokens: `*`, `/`, or the regular expression of one character."""
+    chunks: list[list[str]] = [[]]
     index = 0
     while index < len(pattern):
         char = pattern[index]
         index += 1
         if char == "*":
-            index = _star(pattern, index, out, double_star)
+            run = index
+            while run < len(pattern) and pattern[run] == "*":
+                run += 1
+            if double_star and run > index:
+                index = run + pattern.startswith("/", run)
+                chunks.append([])
+                if len(chunks) > MAX_DOUBLE_STARS:
+                    raise Invalid(f"more than {MAX_DOUBLE_STARS} `**` in one pattern")
+            else:
+                chunks[-1].append("*")  # several stars in a row mean the same as one
+                index = run
         elif char == "?":
-            out.append("[^/]")
+            chunks[-1].append("[^/]")
         elif char == "[":
-            index = _char_class(pattern, index, out)
+            index = _char_class(pattern, index, chunks[-1])
         elif char == "\\":
             if index == len(pattern):
                 raise _malformed(pattern)
-            out.append(re.escape(pattern[index]))
+            chunks[-1].append(re.escape(pattern[index]))
             index += 1
         else:
-            out.append(re.escape(char))
+            chunks[-1].append(char if char == "/" else re.escape(char))
+    return chunks
+
+
+def _names(tokens: Sequence[str]) -> str:
+    out: list[str] = []
+    for is_slash, group in groupby(tokens, key=lambda token: token == "/"):
+        if is_slash:
+            out += group
+            continue
+        first, *others = _split_at_stars(list(group))
+        out.append(first)
+        out += [f"(?>[^/]*?{part})" for part in others[:-1]]
+        out += [f"[^/]*{part}" for part in others[-1:]]
     return "".join(out)
 
 
-def _star(pattern: str, index: int, out: list[str], double_star: bool) -> int:
-    run = index
-    while run < len(pattern) and pattern[run] == "*":
-        run += 1
-    if not double_star or run == index:
-        out.append("[^/]*")  # several stars in a row mean the same as one
-        return run if not double_star else index
-    if run < len(pattern) and pattern[run] == "/":
-        run += 1
-    out.append(".*" if run == len(pattern) else "(?:.*/)?")
-    return run
+def _split_at_stars(tokens: Sequence[str]) -> list[str]:
+    parts = [""]
+    for token in tokens:
+        if token == "*":
+            parts.append("")
+        else:
+            parts[-1] += token
+    return parts
 
 
 def _char_class(pattern: str, index: int, out: list[str]) -> int:

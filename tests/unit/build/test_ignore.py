@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from sampan.errors import Invalid
@@ -74,6 +76,40 @@ def test_what_the_client_must_send_stays_in() -> None:
 def test_a_malformed_pattern_is_refused(text: str) -> None:
     with pytest.raises(Invalid):
         IgnoreRules(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("*a" * 100 + "*b", "a" * 255),
+        ("**/a/" * 30 + "b", "a/" * 2000),
+        ("**/*a*a*a*b/" * 20 + "c", ("a" * 200 + "/") * 20),
+        ("*?" * 100 + "b", "a" * 255),
+    ],
+)
+def test_a_pattern_made_to_be_slow_ends_soon(pattern: str, path: str) -> None:
+    started = time.process_time()
+    assert not IgnoreRules(pattern).excludes(path)
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "ignored"),
+    [
+        ("**/a/**/b", "x/a/y/a/z/b", True),
+        ("**/a*c/**/d", "abc/ac/x/d", True),
+        ("a/**/b/**/c", "a/b/x/b/y/c", True),
+        ("a/**/b/c", "a/b/b/c", True),
+        ("*a*ab", "xaab", True),
+        ("*a*ab", "xab", False),
+        ("x**y", "x/q/y", True),
+        ("x**y", "xy", True),
+        ("**.o", "a/b.o", True),
+        ("a**", "abc/d", True),
+    ],
+)
+def test_several_stars_find_every_way_to_match(pattern: str, path: str, ignored: bool) -> None:
+    assert IgnoreRules(pattern).excludes(path) is ignored
 
 
 # From the table of Go's path/filepath Match tests.
