@@ -1,0 +1,420 @@
+"""The distribution protocol's client (OCI distribution-spec): one registry, as one user.
+
+Reading asks the mirrors first and the registry itself last; writing goes to the registry itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
+
+import msgspec
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from sampan.errors import Denied, Internal, Invalid, NotFound, SampanError, Unauthorized, Unavailable
+from sampan.oci import media
+from sampan.oci.digest import Digest, digest_of, parse_digest
+from sampan.oci.manifest import MAX_MANIFEST_SIZE, Descriptor
+from sampan.oci.reference import Reference
+from sampan.registry.config import Credentials, Endpoint, RegistryConfig, mirror_endpoints, origin_endpoints
+from sampan.registry.transport import Cancel, Cancelled, Transport, pause, redacted
+
+T = TypeVar("T")
+
+CHUNK = 1 << 20
+"""Bytes read from the network at a time."""
+BLOB_ATTEMPTS = 6
+"""Attempts without a single new byte after which a download is given up."""
+
+_ACCEPT = ", ".join(
+    (media.OCI_INDEX, media.OCI_MANIFEST, media.DOCKER_LIST, media.DOCKER_MANIFEST, "*/*;q=0.1")
+)
+
+
+class BlobSink(Protocol):
+    """Where a download goes. `offset`: bytes it has."""
+
+    @property
+    def offset(self) -> int: ...
+
+    def write(self, data: bytes, /) -> None: ...
+
+    def restart(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedManifest:
+    """`raw` are the bytes that `descriptor.digest` names."""
+
+    descriptor: Descriptor
+    raw: bytes
+
+
+class _ErrorItem(msgspec.Struct):
+    code: str = ""
+    message: str = ""
+
+
+class _ErrorBody(msgspec.Struct):
+    errors: tuple[_ErrorItem, ...] = ()
+
+
+def _never() -> bool:
+    return False
+
+
+class RegistryClient:
+    """Thread-safe. `domain` is a reference's domain ("docker.io", "host:5000")."""
+
+    def __init__(self, domain: str, config: RegistryConfig, credentials: Credentials | None = None) -> None:
+        self.domain = domain
+        self._config = config
+        self._credentials = credentials or Credentials()
+        self._mirrors = [Transport(one, config, Credentials()) for one in mirror_endpoints(domain, config)]
+        self._origin: Transport | None = None
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        for transport in (*self._mirrors, *((self._origin,) if self._origin else ())):
+            transport.close()
+
+    # Reading
+
+    def resolve(self, reference: Reference, cancelled: Cancelled = _never) -> FetchedManifest:
+        """The manifest or index that the reference names. Raises `NotFound`, `Denied`, `Unavailable`, ..."""
+        wanted = reference.digest or reference.tag or "latest"
+        return self.fetch_manifest(reference, wanted, cancelled)
+
+    def fetch_manifest(
+        self, reference: Reference, wanted: str, cancelled: Cancelled = _never
+    ) -> FetchedManifest:
+        """`wanted` is a tag or a digest; a digest is verified."""
+        path = f"/v2/{reference.path}/manifests/{quote(wanted, safe=':')}"
+
+        def fetch(transport: Transport) -> FetchedManifest:
+            response = transport.request(
+                "GET",
+                path,
+                headers={"Accept": _ACCEPT},
+                scope=_pull_scope(reference),
+                stream=True,
+                cancelled=cancelled,
+            )
+            try:
+                raw = response.read(MAX_MANIFEST_SIZE + 1, decode_content=True)
+            finally:
+                response.release_conn()
+            if response.status != 200:
+                raise _error(response.status, raw, f"manifest for {reference.familiar}", reference)
+            if len(raw) > MAX_MANIFEST_SIZE:
+                raise Invalid(f"manifest for {reference.familiar} is larger than {MAX_MANIFEST_SIZE} bytes")
+            return _checked_manifest(wanted, raw, response.headers)
+
+        return self._read(fetch)
+
+    def fetch_blob(
+        self, reference: Reference, descriptor: Descriptor, sink: BlobSink, cancelled: Cancelled = _never
+    ) -> None:
+        """Bring `sink` to the blob's whole size, from where it is; a broken connection is taken up again.
+
+        The sink checks the bytes (digest, not more than the size). Raises `NotFound`, `Unavailable`, `Invalid`.
+        """
+        if sink.offset < descriptor.size:
+            self._read(lambda transport: self._fetch_from(transport, reference, descriptor, sink, cancelled))
+
+    def _fetch_from(
+        self,
+        transport: Transport,
+        reference: Reference,
+        descriptor: Descriptor,
+        sink: BlobSink,
+        cancelled: Cancelled,
+    ) -> None:
+        failures = 0
+        while sink.offset < descriptor.size:
+            before = sink.offset
+            try:
+                self._fetch_some(transport, reference, descriptor, sink, cancelled)
+                reason = "the connection was closed too early"
+            except (HTTPError, OSError) as error:
+                reason = str(error)
+            if sink.offset >= descriptor.size:
+                return
+            failures = 0 if sink.offset > before else failures + 1
+            if failures >= BLOB_ATTEMPTS:
+                raise Unavailable(
+                    f"download of {descriptor.digest} from {transport.endpoint.host} broke off at "
+                    f"{sink.offset} of {descriptor.size} bytes: {reason}",
+                    hint="what has arrived is kept; the next pull goes on from there",
+                )
+            pause(failures + 1, None, cancelled)
+
+    def _fetch_some(
+        self,
+        transport: Transport,
+        reference: Reference,
+        descriptor: Descriptor,
+        sink: BlobSink,
+        cancelled: Cancelled,
+    ) -> None:
+        start = sink.offset
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        response = transport.request(
+            "GET",
+            f"/v2/{reference.path}/blobs/{descriptor.digest}",
+            headers={**headers, "Accept-Encoding": "identity"},
+            scope=_pull_scope(reference),
+            stream=True,
+            cancelled=cancelled,
+        )
+        try:
+            if response.status == 416 or (response.status == 206 and not _continues(response, start)):
+                sink.restart()
+                return
+            if response.status not in (200, 206):
+                raw = response.read(4096)
+                raise _error(response.status, raw, f"blob {descriptor.digest}", reference)
+            if response.status == 200 and start:
+                sink.restart()  # the server knows no ranges
+            while chunk := response.read(CHUNK, decode_content=False):
+                if cancelled():
+                    raise Cancel("cancelled")
+                sink.write(chunk)
+        finally:
+            # Not drained: what is left may be endless.
+            response.close()
+
+    def has_blob(self, reference: Reference, digest: Digest) -> bool:
+        response = self._writing().request(
+            "HEAD", f"/v2/{reference.path}/blobs/{digest}", scope=_push_scope(reference)
+        )
+        if response.status in (401, 403):
+            raise _error(response.status, b"", "", reference)
+        return response.status == 200
+
+    def manifest_digest(self, reference: Reference, wanted: str) -> Digest | None:
+        """The digest that a tag has at the registry now; None when there is no such manifest."""
+        path = f"/v2/{reference.path}/manifests/{quote(wanted, safe=':')}"
+        response = self._writing().request(
+            "HEAD", path, headers={"Accept": _ACCEPT}, scope=_push_scope(reference)
+        )
+        header = response.headers.get("Docker-Content-Digest", "")
+        return parse_digest(header) if response.status == 200 and header else None
+
+    # Writing
+
+    def push_blob(
+        self,
+        reference: Reference,
+        descriptor: Descriptor,
+        open_chunks: Callable[[], Iterable[bytes]],
+        *,
+        mount_from: Sequence[str] = (),
+        cancelled: Cancelled = _never,
+    ) -> str:
+        """Upload a blob; the repository it was mounted from, "" when it was sent.
+
+        `open_chunks` begins a new reading of the blob each time it is called. `mount_from`: repository paths on
+        this registry that may have it.
+        """
+        location = ""
+        for source in mount_from:
+            mounted, location = self._start_upload(reference, descriptor.digest, source)
+            if mounted:
+                return source
+            break  # the answer to a mount that failed is an upload under way
+        if not location:
+            _, location = self._start_upload(reference, None, "")
+        self._send(reference, descriptor, location, open_chunks, cancelled)
+        return ""
+
+    def _start_upload(self, reference: Reference, digest: Digest | None, source: str) -> tuple[bool, str]:
+        query = urlencode({"mount": digest, "from": source}) if digest is not None else ""
+        scope = _push_scope(reference) + (f" repository:{source}:pull" if source else "")
+        path = f"/v2/{reference.path}/blobs/uploads/" + (f"?{query}" if query else "")
+        response = self._writing().request(
+            "POST", path, headers={"Content-Length": "0"}, scope=scope, redirect=False
+        )
+        if response.status == 201:
+            return True, ""
+        if response.status != 202:
+            raise _error(response.status, response.data, "upload", reference)
+        return False, self._location(response)
+
+    def _send(
+        self,
+        reference: Reference,
+        descriptor: Descriptor,
+        location: str,
+        open_chunks: Callable[[], Iterable[bytes]],
+        cancelled: Cancelled,
+    ) -> None:
+        """One streamed PATCH and the closing PUT; a broken upload begins again from its start, twice."""
+        for attempt in range(1, 4):
+            try:
+                response = self._writing().request(
+                    "PATCH",
+                    location,
+                    headers={
+                        "Content-Type": "application/octet-stream",
+                        "Content-Length": str(descriptor.size),
+                        "Content-Range": f"0-{max(descriptor.size - 1, 0)}",
+                    },
+                    body=open_chunks(),
+                    scope=_push_scope(reference),
+                    redirect=False,
+                    retry=False,
+                )
+                if response.status != 202:
+                    raise _error(response.status, response.data, "upload", reference)
+                self._finish(reference, descriptor, self._location(response))
+                return
+            except Unavailable:
+                if attempt == 3:
+                    raise
+                pause(attempt, None, cancelled)
+                _, location = self._start_upload(reference, None, "")
+
+    def _finish(self, reference: Reference, descriptor: Descriptor, location: str) -> None:
+        parts = urlsplit(location)
+        query = "&".join(part for part in (parts.query, urlencode({"digest": descriptor.digest})) if part)
+        response = self._writing().request(
+            "PUT",
+            urlunsplit(parts._replace(query=query)),
+            headers={"Content-Length": "0"},
+            scope=_push_scope(reference),
+            redirect=False,
+            retry=False,
+        )
+        if response.status != 201:
+            raise _error(response.status, response.data, f"blob {descriptor.digest}", reference)
+
+    def push_manifest(self, reference: Reference, wanted: str, media_type: str, raw: bytes) -> Digest:
+        """`wanted` is a tag or the manifest's digest."""
+        response = self._writing().request(
+            "PUT",
+            f"/v2/{reference.path}/manifests/{quote(wanted, safe=':')}",
+            headers={"Content-Type": media_type},
+            body=raw,
+            scope=_push_scope(reference),
+            redirect=False,
+        )
+        if response.status != 201:
+            raise _error(response.status, response.data, f"manifest for {reference.familiar}", reference)
+        return digest_of(raw)
+
+    def check_credentials(self) -> str:
+        """Whether the registry accepts the credentials; an identity token if it gives one, else "".
+
+        Raises `Unauthorized`, `Unavailable`.
+        """
+        transport = self._writing()
+        response = transport.request("GET", "/v2/", retry=False)
+        if response.status != 200:
+            raise Unauthorized(
+                f"login attempt to {transport.url}/v2/ failed with status: {response.status} {response.reason}"
+            )
+        challenge = transport.challenge
+        if challenge is not None and challenge.scheme == "bearer" and self._credentials:
+            return transport.fetch_token(challenge, "", offline=True).refresh_token
+        return ""
+
+    # Endpoints
+
+    def _read(self, attempt: Callable[[Transport], T]) -> T:
+        for mirror in self._mirrors:
+            try:
+                return attempt(mirror)
+            except (Unavailable, NotFound, Denied, Unauthorized, Invalid):
+                continue  # whatever is wrong with a mirror, the registry itself decides
+        return attempt(self._writing())
+
+    def _writing(self) -> Transport:
+        """The registry itself: the first of its endpoints that speaks the protocol."""
+        with self._lock:
+            if self._origin is None:
+                self._origin = self._find_origin()
+            return self._origin
+
+    def _find_origin(self) -> Transport:
+        failure: SampanError = Internal("no endpoint")
+        endpoints = origin_endpoints(self.domain, self._config)
+        for endpoint in endpoints:
+            transport = Transport(endpoint, self._config, self._credentials)
+            if len(endpoints) == 1:
+                return transport
+            try:
+                self._ping(endpoint)
+                return transport
+            except Unavailable as error:
+                failure = error
+                transport.close()
+        raise failure
+
+    def _ping(self, endpoint: Endpoint) -> None:
+        probe = Transport(endpoint, self._config, Credentials())
+        try:
+            probe.request("GET", "/v2/", retry=False)
+        except Unauthorized:
+            pass  # it answers: that is all that is asked
+        finally:
+            probe.close()
+
+    def _location(self, response: urllib3.BaseHTTPResponse) -> str:
+        location = response.headers.get("Location", "")
+        url = urljoin(self._writing().url + "/", location)
+        if not location or urlsplit(url).scheme not in ("http", "https"):
+            raise Invalid(
+                f"the registry {self.domain} gave no usable upload location: {redacted(location)!r}"
+            )
+        return url
+
+
+def _pull_scope(reference: Reference) -> str:
+    return f"repository:{reference.path}:pull"
+
+
+def _push_scope(reference: Reference) -> str:
+    return f"repository:{reference.path}:pull,push"
+
+
+def _continues(response: urllib3.BaseHTTPResponse, start: int) -> bool:
+    """Whether a 206 answer really begins where it was asked to (RFC 9110, 14.4)."""
+    return response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+
+
+def _checked_manifest(wanted: str, raw: bytes, headers: urllib3.HTTPHeaderDict) -> FetchedManifest:
+    digest = digest_of(raw)
+    if ":" in wanted and digest != wanted:
+        raise Invalid(f"manifest verification failed for digest {wanted}: its bytes have the digest {digest}")
+    claimed = headers.get("Docker-Content-Digest", "")
+    if ":" not in wanted and claimed.startswith("sha256:") and claimed != digest:
+        raise Invalid(f"the registry says the manifest is {claimed}, but its bytes have the digest {digest}")
+    media_type = headers.get("Content-Type", "").partition(";")[0].strip()
+    return FetchedManifest(Descriptor(media_type, digest, len(raw)), raw)
+
+
+def _error(status: int, raw: bytes, what: str, reference: Reference) -> SampanError:
+    """An error answer in the words that Docker has for it."""
+    try:
+        items = msgspec.json.decode(raw, type=_ErrorBody).errors
+    except msgspec.MsgspecError:
+        items = ()
+    words = "; ".join(f"{one.code.lower().replace('_', ' ')}: {one.message}" for one in items)
+    if status == 404 and "manifest" in what:
+        return NotFound(f"{what} not found: {words or 'manifest unknown: manifest unknown'}")
+    if status in (401, 403) or (status == 404 and any(one.code == "NAME_UNKNOWN" for one in items)):
+        return Denied(
+            f"pull access denied for {reference.familiar_name}, repository does not exist or may require "
+            f"'docker login': {words or 'denied: requested access to the resource is denied'}",
+            hint="log in with `sampan login`" if status != 404 else "",
+        )
+    if status == 404:
+        return NotFound(f"{what} not found: {words or 'unknown'}")
+    if status >= 500 or status == 429:
+        return Unavailable(f"{what}: the registry answers with HTTP status {status} {words}".rstrip())
+    return Invalid(f"{what}: the registry answers with HTTP status {status} {words}".rstrip())

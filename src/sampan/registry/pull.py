@@ -1,0 +1,276 @@
+"""`pull`: from a reference to an image in the store.
+
+Every layer flows once: from the network into the content store (compressed, for pushing it on) and, at the
+same time, through the decompressor into the layer store. The image gets its name when all of it is on disk.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+
+from sampan.errors import Invalid
+from sampan.oci import media
+from sampan.oci.digest import Digest, digest_of, hex_of
+from sampan.oci.image import ImageConfig, parse_image_config
+from sampan.oci.manifest import Descriptor, Index, Manifest, Platform, parse_manifest
+from sampan.oci.reference import Reference
+from sampan.registry.client import FetchedManifest, RegistryClient
+from sampan.registry.platforms import choose
+from sampan.registry.progress import Progress, Report, Transfer
+from sampan.registry.transport import Cancel
+from sampan.storage.content import BlobIngest
+from sampan.storage.images import Image, ImageStore
+from sampan.storage.layers import LayerIngest, LayerStore
+
+MAX_CONFIG_SIZE = 8 << 20
+MAX_LAYERS = 127
+"""overlayfs takes up to 500 lower layers; Docker's own bound is this one."""
+
+_LAYER_TYPES = frozenset(
+    {media.OCI_LAYER, media.OCI_LAYER_GZIP, media.OCI_LAYER_ZSTD, media.DOCKER_LAYER, media.DOCKER_LAYER_GZIP}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the registry says the image is."""
+
+    named: FetchedManifest
+    manifest: FetchedManifest
+    parsed: Manifest
+    config_raw: bytes
+    config: ImageConfig
+
+
+def pull(
+    client: RegistryClient,
+    reference: Reference,
+    images: ImageStore,
+    *,
+    platform: Platform,
+    report: Report,
+    cancelled: threading.Event,
+    parallel: int = 3,
+) -> Image:
+    """Pull an image. Raises `NotFound`, `Denied`, `Unauthorized`, `Unavailable`, `Invalid`; what arrived of
+    the layers stays for the next try, nothing half-made gets a name.
+    """
+    reference = reference.with_default_tag()
+    report(Progress(f"Pulling from {reference.path}", reference.tag or str(reference.digest)))
+    wanted = _describe(client, reference, platform, cancelled)
+    layers = wanted.parsed.layers
+    diff_ids = wanted.config.rootfs.diff_ids
+    with images.hold((*diff_ids, *(layer.digest for layer in layers))):
+        _pull_layers(_LayerPull(client, reference, images, report, cancelled), diff_ids, layers, parallel)
+        digest_name = replace(reference, tag=None, digest=wanted.named.descriptor.digest)
+        known = images.find(str(reference))
+        image = images.register(
+            wanted.config_raw,
+            manifest_raw=wanted.manifest.raw,
+            manifest_descriptor=wanted.manifest.descriptor,
+            blobs=layers,
+            names=(digest_name, *(() if reference.tag is None else (replace(reference, digest=None),))),
+            repository=reference.name,
+        )
+    report(Progress(f"Digest: {wanted.named.descriptor.digest}"))
+    fresh = known is None or known.id != image.id
+    report(
+        Progress(
+            f"Status: Downloaded newer image for {reference.familiar}"
+            if fresh
+            else f"Status: Image is up to date for {reference.familiar}"
+        )
+    )
+    return image
+
+
+def _describe(
+    client: RegistryClient, reference: Reference, platform: Platform, cancelled: threading.Event
+) -> _Wanted:
+    named = manifest = client.resolve(reference, cancelled.is_set)
+    parsed = parse_manifest(named.raw, named.descriptor.media_type)
+    if isinstance(parsed, Index):
+        chosen = choose(parsed, platform, reference.familiar)
+        manifest = client.fetch_manifest(reference, chosen.digest, cancelled.is_set)
+        inner = parse_manifest(manifest.raw, manifest.descriptor.media_type)
+        if isinstance(inner, Index):
+            raise Invalid(f"{reference.familiar}: the index names another index, which is not supported")
+        parsed = inner
+    if len(parsed.layers) > MAX_LAYERS:
+        raise Invalid(f"{reference.familiar} has {len(parsed.layers)} layers, more than {MAX_LAYERS}")
+    for layer in parsed.layers:
+        if layer.media_type not in _LAYER_TYPES:
+            raise Invalid(f"{reference.familiar}: layers of media type {layer.media_type} are not supported")
+    config_raw = _fetch_config(client, reference, parsed.config, cancelled)
+    config = parse_image_config(config_raw)
+    if len(config.rootfs.diff_ids) != len(parsed.layers):
+        raise Invalid(
+            f"{reference.familiar}: the manifest has {len(parsed.layers)} layers, "
+            f"the configuration {len(config.rootfs.diff_ids)}"
+        )
+    return _Wanted(named, manifest, parsed, config_raw, config)
+
+
+class _MemorySink:
+    """A small blob, checked when it is complete."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.data = bytearray()
+
+    @property
+    def offset(self) -> int:
+        return len(self.data)
+
+    def write(self, data: bytes) -> None:
+        if len(self.data) + len(data) > self._limit:
+            raise Invalid(f"more than the expected {self._limit} bytes were sent")
+        self.data += data
+
+    def restart(self) -> None:
+        self.data.clear()
+
+
+def _fetch_config(
+    client: RegistryClient, reference: Reference, descriptor: Descriptor, cancelled: threading.Event
+) -> bytes:
+    if descriptor.size > MAX_CONFIG_SIZE:
+        raise Invalid(f"{reference.familiar}: a configuration of {descriptor.size} bytes is too large")
+    sink = _MemorySink(descriptor.size)
+    client.fetch_blob(reference, descriptor, sink, cancelled.is_set)
+    raw = bytes(sink.data)
+    if digest_of(raw) != descriptor.digest:
+        raise Invalid(
+            f"{reference.familiar}: configuration verification failed for digest {descriptor.digest}"
+        )
+    return raw
+
+
+class _LayerPull:
+    """Downloads single layers; what `_pull_layers` hands to its threads."""
+
+    def __init__(
+        self,
+        client: RegistryClient,
+        reference: Reference,
+        images: ImageStore,
+        report: Report,
+        cancelled: threading.Event,
+    ) -> None:
+        self._client = client
+        self._reference = reference
+        self._images = images
+        self.report = report
+        self._given_up = threading.Event()
+        self._cancelled = cancelled
+
+    def give_up(self) -> None:
+        """One layer failed: the others need not go on (what they have is kept)."""
+        self._given_up.set()
+
+    def stopped(self) -> bool:
+        return self._cancelled.is_set() or self._given_up.is_set()
+
+    def present(self, diff_id: Digest, descriptor: Descriptor) -> bool:
+        return self._images.layers.has(diff_id) and self._images.content.has(descriptor.digest)
+
+    def fetch(self, diff_id: Digest, descriptor: Descriptor) -> None:
+        short = hex_of(descriptor.digest)[:12]
+        with self._images.content.ingest(descriptor.digest, descriptor.size, cancelled=self.stopped) as blob:
+            with _Tee(blob, self._images.layers, descriptor, diff_id) as tee:
+                tee.take_up(Transfer(self.report, "Downloading", short, descriptor.size).at)
+                self._client.fetch_blob(self._reference, descriptor, tee, self.stopped)
+                self.report(Progress("Verifying Checksum", short))
+                blob.commit()
+                self.report(Progress("Download complete", short))
+                self.report(Progress("Extracting", short, descriptor.size, descriptor.size))
+                tee.finish()
+        self.report(Progress("Pull complete", short))
+
+
+class _Tee:
+    """The sink of one layer: into the content store and into the layer store."""
+
+    def __init__(self, blob: BlobIngest, layers: LayerStore, descriptor: Descriptor, diff_id: Digest) -> None:
+        self._blob = blob
+        self._layers = layers
+        self._descriptor = descriptor
+        self._diff_id = diff_id
+        self._layer: LayerIngest | None = None
+        self._progress: Callable[[int], None] = lambda _offset: None
+
+    def __enter__(self) -> _Tee:
+        self._layer = self._layers.ingest(self._descriptor.media_type, self._diff_id)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._layer is not None:
+            self._layer.abort()
+
+    @property
+    def offset(self) -> int:
+        return self._blob.offset
+
+    def take_up(self, progress: Callable[[int], None]) -> None:
+        """Give the layer what an earlier download has left."""
+        self._progress = progress
+        try:
+            for chunk in self._blob.existing():
+                self._to_layer(chunk)
+        except Invalid:
+            # What was kept is no good (the host crashed while it was written): begin anew.
+            self.restart()
+
+    def write(self, data: bytes) -> None:
+        self._blob.write(data)
+        try:
+            self._to_layer(data)
+        except Invalid:
+            self._blob.restart()  # these bytes will never become a layer: don't resume after them
+            raise
+        self._progress(self._blob.offset)
+
+    def restart(self) -> None:
+        self._blob.restart()
+        if self._layer is not None:
+            self._layer.abort()
+        self._layer = self._layers.ingest(self._descriptor.media_type, self._diff_id)
+
+    def finish(self) -> None:
+        if self._layer is not None:
+            self._layer.commit()
+
+    def _to_layer(self, data: bytes) -> None:
+        if self._layer is not None:
+            self._layer.write(data)
+
+
+def _pull_layers(
+    work: _LayerPull, diff_ids: tuple[Digest, ...], layers: tuple[Descriptor, ...], parallel: int
+) -> None:
+    missing: dict[Digest, tuple[Digest, Descriptor]] = {}
+    for diff_id, descriptor in zip(diff_ids, layers, strict=True):
+        short = hex_of(descriptor.digest)[:12]
+        if work.present(diff_id, descriptor):
+            work.report(Progress("Already exists", short))
+        elif descriptor.digest not in missing:
+            work.report(Progress("Pulling fs layer", short))
+            missing[descriptor.digest] = (diff_id, descriptor)
+    for digest in list(missing)[parallel:]:
+        work.report(Progress("Waiting", hex_of(digest)[:12]))
+    if not missing:
+        return
+    with ThreadPoolExecutor(parallel, thread_name_prefix="pull") as pool:
+        futures: list[Future[None]] = [pool.submit(work.fetch, *each) for each in missing.values()]
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        if any(future.exception() for future in done):
+            work.give_up()
+            for future in futures:
+                future.cancel()
+    failures = [error for future in futures if not future.cancelled() and (error := future.exception())]
+    # A layer that was only told to stop is not the reason.
+    for error in sorted(failures, key=lambda one: isinstance(one, Cancel)):
+        raise error

@@ -1,0 +1,139 @@
+"""`push`: an image's layers, configuration and manifest to a registry."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from sampan.errors import Invalid
+from sampan.oci import media
+from sampan.oci.digest import Digest, digest_of, hex_of
+from sampan.oci.manifest import Descriptor, Manifest, encode_manifest, parse_manifest
+from sampan.oci.reference import Reference
+from sampan.registry.client import RegistryClient
+from sampan.registry.progress import Progress, Report, Transfer
+from sampan.registry.transport import Cancel
+from sampan.storage.content import BLOCK
+from sampan.storage.images import Image, ImageStore
+from sampan.storage.layer_blobs import compressed_blob
+
+_TO_DOCKER = {media.OCI_LAYER_GZIP: media.DOCKER_LAYER_GZIP, media.OCI_LAYER: media.DOCKER_LAYER}
+_TO_OCI = {media.DOCKER_LAYER_GZIP: media.OCI_LAYER_GZIP, media.DOCKER_LAYER: media.OCI_LAYER}
+
+
+def push(
+    client: RegistryClient,
+    reference: Reference,
+    image: Image,
+    images: ImageStore,
+    *,
+    report: Report,
+    cancelled: threading.Event,
+    parallel: int = 5,
+) -> Descriptor:
+    """Push the image under `reference` (a tag); the descriptor of its manifest.
+
+    An image that came from a registry is pushed with the manifest it had, so that its digest stays. Raises
+    `Denied`, `Unauthorized`, `Unavailable`, `Invalid`.
+    """
+    if reference.digest is not None:
+        raise Invalid("cannot push a digest reference")
+    reference = reference.with_default_tag()
+    tag = reference.tag or "latest"
+    report(Progress(f"The push refers to repository [{reference.name}]"))
+    for diff_id in image.diff_ids:
+        report(Progress("Preparing", hex_of(diff_id)[:12]))
+    work = _LayerPush(client, reference, images, report, cancelled)
+    with images.hold(image.diff_ids):
+        unique = tuple(dict.fromkeys(image.diff_ids))
+        with ThreadPoolExecutor(parallel, thread_name_prefix="push") as pool:
+            pushed = dict(zip(unique, pool.map(work.push, unique), strict=True))
+        raw, media_type = _manifest(image, [pushed[diff_id] for diff_id in image.diff_ids])
+        config = Descriptor(media.DOCKER_CONFIG, image.id, len(image.config_raw))
+        if not client.has_blob(reference, config.digest):
+            client.push_blob(reference, config, lambda: [image.config_raw], cancelled=cancelled.is_set)
+        digest = client.push_manifest(reference, tag, media_type, raw)
+    images.tag(image.id, replace(reference, tag=None, digest=digest))
+    report(Progress(f"{tag}: digest: {digest} size: {len(raw)}"))
+    report(Progress("", aux={"Tag": tag, "Digest": digest, "Size": len(raw)}))
+    return Descriptor(media_type, digest, len(raw))
+
+
+class _LayerPush:
+    def __init__(
+        self,
+        client: RegistryClient,
+        reference: Reference,
+        images: ImageStore,
+        report: Report,
+        cancelled: threading.Event,
+    ) -> None:
+        self._client = client
+        self._reference = reference
+        self._images = images
+        self._report = report
+        self._cancelled = cancelled
+
+    def push(self, diff_id: Digest) -> Descriptor:
+        """Bring one layer to the registry; the descriptor of its blob."""
+        if self._cancelled.is_set():
+            raise Cancel("cancelled")
+        short = hex_of(diff_id)[:12]
+        descriptor = compressed_blob(self._images, diff_id)
+        if self._client.has_blob(self._reference, descriptor.digest):
+            self._report(Progress("Layer already exists", short))
+        else:
+            source = self._client.push_blob(
+                self._reference,
+                descriptor,
+                lambda: self._chunks(descriptor, short),
+                mount_from=self._mountable(diff_id),
+                cancelled=self._cancelled.is_set,
+            )
+            self._report(Progress(f"Mounted from {source}" if source else "Pushed", short))
+        self._images.remember_blob(diff_id, descriptor, self._reference.name)
+        return descriptor
+
+    def _mountable(self, diff_id: Digest) -> tuple[str, ...]:
+        prefix = self._reference.domain + "/"
+        return tuple(
+            name.removeprefix(prefix)
+            for name in reversed(self._images.repositories_of(diff_id))
+            if name.startswith(prefix) and name != self._reference.name
+        )
+
+    def _chunks(self, descriptor: Descriptor, short: str) -> Iterable[bytes]:
+        transfer = Transfer(self._report, "Pushing", short, descriptor.size)
+        sent = 0
+        with self._images.content.open(descriptor.digest) as file:
+            while block := file.read(BLOCK):
+                if self._cancelled.is_set():
+                    raise Cancel("cancelled")
+                yield block
+                sent += len(block)
+                transfer.at(sent)
+
+
+def _manifest(image: Image, layers: list[Descriptor]) -> tuple[bytes, str]:
+    """The bytes and the media type: as it came, or a new one of Docker's schema 2 (OCI's where zstd needs it)."""
+    if image.manifest_raw and image.manifest_descriptor is not None:
+        known = parse_manifest(image.manifest_raw, image.manifest_descriptor.media_type)
+        if isinstance(known, Manifest) and [one.digest for one in known.layers] == [
+            one.digest for one in layers
+        ]:
+            return image.manifest_raw, image.manifest_descriptor.media_type
+    plain = [Descriptor(one.media_type, one.digest, one.size) for one in layers]
+    if any(one.media_type == media.OCI_LAYER_ZSTD for one in plain):
+        kind, config_type, names = media.OCI_MANIFEST, media.OCI_CONFIG, _TO_OCI
+    else:
+        kind, config_type, names = media.DOCKER_MANIFEST, media.DOCKER_CONFIG, _TO_DOCKER
+    manifest = Manifest(
+        config=Descriptor(config_type, digest_of(image.config_raw), len(image.config_raw)),
+        layers=tuple(
+            Descriptor(names.get(one.media_type, one.media_type), one.digest, one.size) for one in plain
+        ),
+        media_type=kind,
+    )
+    return encode_manifest(manifest), kind

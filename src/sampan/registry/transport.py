@@ -1,0 +1,322 @@
+"""HTTP to one endpoint: TLS, authentication, redirects, retries. Blocking; used from many threads at once."""
+
+from __future__ import annotations
+
+import email.utils
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from sampan.errors import Conflict, Denied, Invalid, Unauthorized, Unavailable
+from sampan.registry.auth import (
+    Challenge,
+    TokenAnswer,
+    basic_header,
+    parse_challenge,
+    parse_token,
+    realm_belongs,
+)
+from sampan.registry.config import Credentials, Endpoint, RegistryConfig
+
+CONNECT_SECONDS = 15.0
+READ_SECONDS = 60.0
+MAX_REDIRECTS = 5
+ATTEMPTS = 5
+_FIRST_PAUSE = 0.2
+_LONGEST_PAUSE = 20.0
+_MAX_ANSWER = 1 << 20
+_RETRIED = frozenset({429, 500, 502, 503, 504})
+
+Headers = Mapping[str, str]
+Body = bytes | Iterable[bytes] | None
+Cancelled = Callable[[], bool]
+
+
+class Cancel(Conflict):
+    """The one who asked has left."""
+
+
+class Transport:
+    """Requests to one endpoint with one set of credentials."""
+
+    def __init__(self, endpoint: Endpoint, config: RegistryConfig, credentials: Credentials) -> None:
+        self.endpoint = endpoint
+        # A mirror is somebody else: it never sees the registry's credentials.
+        self._credentials = Credentials() if endpoint.mirror else credentials
+        self._config = config
+        self._pool = urllib3.PoolManager(
+            num_pools=8,
+            maxsize=8,
+            retries=False,
+            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+            ssl_context=_tls(endpoint, config),
+            headers={"User-Agent": config.user_agent},
+        )
+        self._lock = threading.Lock()
+        self._challenge: Challenge | None = None
+        self._tokens: dict[str, tuple[str, float]] = {}
+
+    @property
+    def url(self) -> str:
+        return self.endpoint.url
+
+    @property
+    def challenge(self) -> Challenge | None:
+        """How the registry wants to be logged in to; None as long as it has not asked."""
+        return self._challenge
+
+    def close(self) -> None:
+        self._pool.clear()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Headers | None = None,
+        body: Body = None,
+        scope: str = "",
+        stream: bool = False,
+        redirect: bool = True,
+        retry: bool = True,
+        cancelled: Cancelled = lambda: False,
+    ) -> urllib3.BaseHTTPResponse:
+        """One request, authenticated when the registry asks for it; redirects of GET and HEAD are followed.
+
+        `path` is absolute on the endpoint, or a whole URL that the registry gave (an upload's location). `retry`
+        False for bodies that can't be sent twice. With `stream` the caller reads and releases the response.
+        Raises `Unavailable` when the endpoint can't be reached or keeps failing, `Unauthorized`.
+        """
+        url = urljoin(self.endpoint.url + "/", path)
+        attempts = ATTEMPTS if retry else 1
+        for attempt in range(1, attempts + 1):
+            if cancelled():
+                raise Cancel("cancelled")
+            try:
+                response = self._authenticated(
+                    method, url, dict(headers or {}), body, scope, stream, redirect
+                )
+            except HTTPError as error:
+                if attempt == attempts or not _worth_retrying(error):
+                    raise Unavailable(f'{method.title()} "{redacted(url)}": {describe(error)}') from error
+                pause(attempt, None, cancelled)
+                continue
+            if response.status in _RETRIED and attempt < attempts:
+                after = response.headers.get("Retry-After")
+                response.drain_conn()
+                response.release_conn()
+                pause(attempt, after, cancelled)
+                continue
+            return response
+        raise Unavailable(f"{redacted(url)} keeps failing")
+
+    def _authenticated(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: Body,
+        scope: str,
+        stream: bool,
+        redirect: bool,
+    ) -> urllib3.BaseHTTPResponse:
+        authorization = self._authorization(scope)
+        response = self._follow(method, url, headers, authorization, body, stream, redirect)
+        if response.status != 401:
+            return response
+        challenge = parse_challenge(response.headers.get("WWW-Authenticate", ""))
+        response.drain_conn()
+        response.release_conn()
+        if challenge is None:
+            raise Unauthorized(f"{redacted(url)}: unauthorized, and the registry does not say how to log in")
+        with self._lock:
+            self._challenge = challenge
+            self._tokens.pop(scope, None)
+        retried = self._authorization(scope or challenge.scope, challenge.scope)
+        if retried is None or (retried == authorization and challenge.scheme == "basic"):
+            raise Unauthorized("unauthorized: authentication required")
+        return self._follow(method, url, headers, retried, body, stream, redirect)
+
+    def _follow(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        authorization: str | None,
+        body: Body,
+        stream: bool,
+        redirect: bool,
+    ) -> urllib3.BaseHTTPResponse:
+        origin = urlsplit(self.endpoint.url)
+        for _ in range(MAX_REDIRECTS):
+            parts = urlsplit(url)
+            own = (parts.scheme, parts.netloc) == (origin.scheme, origin.netloc)
+            sent = {**headers, "Authorization": authorization} if authorization and own else headers
+            response = self._pool.request(
+                method,
+                url,
+                headers=sent,
+                body=body,
+                redirect=False,
+                preload_content=not stream,
+            )
+            location = response.headers.get("Location")
+            if not redirect or response.status not in (301, 302, 303, 307, 308) or not location:
+                return response
+            response.drain_conn()
+            response.release_conn()
+            target = urljoin(url, location)
+            if urlsplit(target).scheme not in ("http", "https") or (
+                parts.scheme == "https" and urlsplit(target).scheme == "http"
+            ):
+                raise Denied(
+                    f"the registry redirects from {redacted(url)} to {redacted(target)}, which is not safe"
+                )
+            url = target
+        raise Invalid(f"{redacted(url)}: too many redirects")
+
+    # Tokens
+
+    def _authorization(self, scope: str, asked: str = "") -> str | None:
+        challenge = self._challenge
+        if challenge is None:
+            return None
+        if challenge.scheme == "basic":
+            return basic_header(self._credentials) if self._credentials.username else None
+        wanted = scope or asked
+        with self._lock:
+            token, until = self._tokens.get(wanted, ("", 0.0))
+        if token and time.monotonic() < until:
+            return f"Bearer {token}"
+        answer = self.fetch_token(challenge, wanted)
+        token = answer.token or answer.access_token
+        with self._lock:
+            # A token is used for a little less than it lives.
+            self._tokens[wanted] = (token, time.monotonic() + max(answer.expires_in, 60) * 0.9)
+        return f"Bearer {token}"
+
+    def fetch_token(self, challenge: Challenge, scope: str, *, offline: bool = False) -> TokenAnswer:
+        """Ask the token service; with credentials only where `realm_belongs`. Raises `Unauthorized`."""
+        if urlsplit(challenge.realm).scheme not in ("http", "https"):
+            raise Invalid(f"the registry names a token service that is not a URL: {challenge.realm!r}")
+        trusted = realm_belongs(challenge.realm, self.endpoint.url)
+        credentials = self._credentials if trusted else Credentials()
+        fields = {"service": challenge.service, "scope": scope}
+        if offline:
+            fields.update({"offline_token": "true", "client_id": "sampan"})
+        fields = {name: value for name, value in fields.items() if value}
+        if credentials.identity_token:
+            response = self._post_token(challenge.realm, fields, credentials.identity_token)
+        else:
+            headers = {"Authorization": basic_header(credentials)} if credentials.username else {}
+            if credentials.username:
+                fields["account"] = credentials.username
+            response = self._get_token(challenge.realm, fields, headers)
+        if response.status != 200:
+            if not trusted and self._credentials:
+                raise Unauthorized(
+                    f"the token service {redacted(challenge.realm)} does not belong to {self.endpoint.host}",
+                    hint="your credentials were not sent there",
+                )
+            if response.status in (401, 403):
+                raise Unauthorized("unauthorized: incorrect username or password")
+            raise Unavailable(f"token service {redacted(challenge.realm)}: HTTP status {response.status}")
+        return parse_token(response.data[:_MAX_ANSWER])
+
+    def _get_token(
+        self, realm: str, fields: dict[str, str], headers: dict[str, str]
+    ) -> urllib3.BaseHTTPResponse:
+        separator = "&" if "?" in realm else "?"
+        scopes = [("scope", one) for one in fields.pop("scope", "").split() if one]
+        return self._pool.request(
+            "GET", realm + separator + urlencode([*fields.items(), *scopes]), headers=headers, redirect=False
+        )
+
+    def _post_token(self, realm: str, fields: dict[str, str], identity: str) -> urllib3.BaseHTTPResponse:
+        form = {**fields, "grant_type": "refresh_token", "refresh_token": identity, "client_id": "sampan"}
+        return self._pool.request(
+            "POST",
+            realm,
+            body=urlencode(form),
+            headers={"Content-Type": "application/x-www-form-urlencoded"},
+            redirect=False,
+        )
+
+
+def pause(attempt: int, retry_after: str | None, cancelled: Cancelled) -> None:
+    """Wait before the next attempt: what the server asks for, else 0.2 s doubling with jitter, at most 20 s."""
+    asked = _seconds(retry_after)
+    wait = min(asked if asked is not None else _FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE)
+    if asked is None:
+        wait *= random.uniform(0.5, 1.5)
+    end = time.monotonic() + wait
+    while (left := end - time.monotonic()) > 0:
+        if cancelled():
+            raise Cancel("cancelled")
+        threading.Event().wait(min(left, 0.2))
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Retry-After (RFC 9110, 10.2.3): seconds or a date."""
+    if not retry_after:
+        return None
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        return max(email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
+    except ValueError:
+        return None
+
+
+def _worth_retrying(error: HTTPError) -> bool:
+    text = str(error)
+    return not isinstance(
+        error, urllib3.exceptions.SSLError | urllib3.exceptions.LocationParseError
+    ) and not any(
+        sign in text
+        for sign in ("Connection refused", "Name or service not known", "CERTIFICATE_VERIFY_FAILED")
+    )
+
+
+def describe(error: Exception) -> str:
+    """The cause in a few words, as Go's HTTP client puts it where people know its words."""
+    text = str(error)
+    for sign, words in (
+        ("Connection refused", "connect: connection refused"),
+        ("Name or service not known", "no such host"),
+        ("Temporary failure in name resolution", "no such host"),
+        ("CERTIFICATE_VERIFY_FAILED", "x509: certificate signed by unknown authority"),
+        ("timed out", "i/o timeout"),
+        ("WRONG_VERSION_NUMBER", "http: server gave HTTP response to HTTPS client"),
+        ("record layer failure", "http: server gave HTTP response to HTTPS client"),
+    ):
+        if sign in text:
+            return words
+    return text
+
+
+def redacted(url: str) -> str:
+    """Without what may be a secret: user information and query (signed locations)."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _tls(endpoint: Endpoint, config: RegistryConfig) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    directory = config.certs_dir / endpoint.host
+    if directory.is_dir():
+        for file in sorted(directory.iterdir()):
+            if file.suffix == ".crt":
+                context.load_verify_locations(file)
+            elif file.suffix == ".cert":
+                context.load_cert_chain(file, file.with_suffix(".key"))
+    if not endpoint.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

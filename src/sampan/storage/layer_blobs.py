@@ -1,0 +1,112 @@
+"""The two forms of a layer: its tar stream, and the compressed blob that registries and archives carry.
+
+A layer that a build made can be written as a tar again at any time; one that came as a tar cannot (another
+program wrote that tar), so its compressed blob is kept in the content store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from isal import isal_zlib
+
+from sampan.errors import Internal
+from sampan.oci import media
+from sampan.oci.digest import Digest
+from sampan.oci.manifest import Descriptor
+from sampan.storage.content import BLOCK, BlobWriter
+from sampan.storage.decompress import decompressed
+from sampan.storage.images import ImageStore
+from sampan.storage.layers import Layer
+
+LEVEL = 2
+"""isal's levels are 0 to 3; 2 compresses about as well as zlib's 4, at several times its speed."""
+_GZIP = 31
+"""zlib's window bits for a gzip stream; its header has no time and no name, so equal input gives equal bytes."""
+_MAX_TAR = 1 << 40
+
+Progress = Callable[[int], None]
+
+
+class Sink(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+
+class GzipSink:
+    """Compresses what is written to it into `out`."""
+
+    def __init__(self, out: Sink, progress: Progress = lambda _size: None) -> None:
+        self._out = out
+        self._progress = progress
+        self._compressor = isal_zlib.compressobj(LEVEL, wbits=_GZIP)
+        self._taken = 0
+
+    def write(self, data: bytes) -> int:
+        compressed = self._compressor.compress(data)
+        if compressed:
+            self._out.write(compressed)
+        self._taken += len(data)
+        self._progress(self._taken)
+        return len(data)
+
+    def finish(self) -> None:
+        self._out.write(self._compressor.flush())
+
+
+def compressed_blob(
+    images: ImageStore, diff_id: Digest, progress: Progress = lambda _size: None
+) -> Descriptor:
+    """The descriptor of the layer's compressed blob, which is made when there is none yet.
+
+    `progress` gets the bytes of the tar that are done. Raises `NotFound` for an unknown layer.
+    """
+    known = images.blob_for(diff_id)
+    if known is not None:
+        return known
+    with images.content.writer() as writer:
+        gzip = GzipSink(writer, progress)
+        images.layers.tar(diff_id, gzip)
+        gzip.finish()
+        return _remember(images, diff_id, writer)
+
+
+def write_tar(images: ImageStore, diff_id: Digest, out: Sink) -> None:
+    """Write the layer's tar stream, byte for byte what its diff-id names."""
+    if images.layers.reproducible(diff_id):
+        images.layers.tar(diff_id, out)
+        return
+    descriptor = images.blob_for(diff_id)
+    if descriptor is None:
+        raise Internal(
+            f"the blob of layer {diff_id} is missing from the content store",
+            hint="pull or load the image again",
+        )
+    with images.content.open(descriptor.digest) as file:
+        blocks = iter(lambda: file.read(BLOCK), b"")
+        for chunk in decompressed(blocks, _MAX_TAR):
+            out.write(chunk)
+
+
+def ingest_tar(images: ImageStore, chunks: Iterable[bytes], diff_id: Digest | None = None) -> Layer:
+    """Make a layer of an uncompressed or compressed tar, and keep it as a blob too.
+
+    Raises `Invalid` (a damaged tar, or another diff-id than expected); nothing is left of it then.
+    """
+    with images.layers.ingest(media.OCI_LAYER, diff_id) as layer_ingest, images.content.writer() as writer:
+        gzip = GzipSink(writer)
+        for chunk in decompressed(chunks, _MAX_TAR):
+            layer_ingest.write(chunk)
+            gzip.write(chunk)
+        gzip.finish()
+        layer = layer_ingest.commit()
+        if images.blob_for(layer.diff_id) is None:
+            _remember(images, layer.diff_id, writer)
+        return layer
+
+
+def _remember(images: ImageStore, diff_id: Digest, writer: BlobWriter) -> Descriptor:
+    size = writer.size
+    descriptor = Descriptor(media.DOCKER_LAYER_GZIP, writer.commit(), size)
+    images.remember_blob(diff_id, descriptor)
+    return descriptor
