@@ -37,6 +37,8 @@ class RegistryConfig:
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     certs_dir: Path = Path("/etc/docker/certs.d")
     user_agent: str = "sampan"
+    loopback_is_insecure: bool = True
+    """As with Docker: a registry on this machine needs no certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def mirror_endpoints(domain: str, config: RegistryConfig) -> tuple[Endpoint, ...
 
 
 def is_insecure(host: str, config: RegistryConfig) -> bool:
-    """Loopback addresses are insecure by default, as with Docker."""
+    """Whether its certificate need not be verified, and plain HTTP will do."""
     name = urlsplit(f"//{host}").hostname or ""
     if name == "localhost" or host in config.insecure_registries or name in config.insecure:
         return True

@@ -38,6 +38,10 @@ Body = bytes | Iterable[bytes] | None
 Cancelled = Callable[[], bool]
 
 
+# Whoever configures a registry as insecure knows it; a warning at every request helps nobody.
+urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+
+
 class Cancel(Conflict):
     """The one who asked has left."""
 

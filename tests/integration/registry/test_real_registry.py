@@ -1,0 +1,247 @@
+"""Pull and push against Debian's docker-registry; what it holds is checked with skopeo."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sampan.errors import Denied, NotFound, SampanError, Unauthorized, Unavailable
+from sampan.oci.image import ContainerDefaults, ImageConfig, RootFS
+from sampan.oci.manifest import Platform
+from sampan.oci.reference import Reference, parse_reference
+from sampan.registry.client import RegistryClient
+from sampan.registry.config import Credentials, RegistryConfig
+from sampan.registry.progress import Progress
+from sampan.registry.pull import pull
+from sampan.registry.push import push
+from sampan.storage.content import ContentStore
+from sampan.storage.images import Image, ImageStore
+from sampan.storage.layer_blobs import ingest_tar
+from sampan.storage.layers import LayerStore
+from sampan.storage.metadata import Metadata
+from sampan.testing.registry import RealRegistry, certificate, password_file
+
+pytestmark = pytest.mark.root
+
+AMD64 = Platform("amd64", "linux")
+
+
+class Stores:
+    def __init__(self, root: Path) -> None:
+        self.metadata = Metadata(root)
+        self.images = ImageStore(ContentStore(root / "content"), LayerStore(root / "layers"), self.metadata)
+        self.reports: list[Progress] = []
+
+    def make_image(self, *contents: bytes) -> Image:
+        layers = [ingest_tar(self.images, [layer_tar(content)]) for content in contents]
+        rootfs = RootFS(tuple(layer.diff_id for layer in layers))
+        return self.images.create(
+            ImageConfig(
+                "amd64", "linux", rootfs, ContainerDefaults(cmd=("true",)), created="2024-01-01T00:00:00Z"
+            )
+        )
+
+    def push(self, client: RegistryClient, reference: Reference, image: Image) -> str:
+        descriptor = push(
+            client, reference, image, self.images, report=self.reports.append, cancelled=threading.Event()
+        )
+        return descriptor.digest
+
+    def pull(self, client: RegistryClient, reference: Reference) -> Image:
+        return pull(
+            client,
+            reference,
+            self.images,
+            platform=AMD64,
+            report=self.reports.append,
+            cancelled=threading.Event(),
+        )
+
+    def statuses(self) -> list[str]:
+        return [report.status for report in self.reports]
+
+
+def layer_tar(content: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        entry = tarfile.TarInfo(f"file-{len(content)}")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return out.getvalue()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Stores]:
+    stores = Stores(tmp_path / "here")
+    yield stores
+    stores.metadata.close()
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Iterator[Stores]:
+    stores = Stores(tmp_path / "there")
+    yield stores
+    stores.metadata.close()
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[RealRegistry]:
+    with RealRegistry(tmp_path / "registry") as started:
+        yield started
+
+
+def client_of(
+    registry: RealRegistry, credentials: Credentials | None = None, **config: object
+) -> RegistryClient:
+    return RegistryClient(registry.host, RegistryConfig(**config), credentials)  # type: ignore[arg-type]
+
+
+def name(registry: RealRegistry, rest: str = "team/app:v1") -> Reference:
+    return parse_reference(f"{registry.host}/{rest}")
+
+
+def test_an_image_that_is_pushed_is_pulled_back_the_same(
+    registry: RealRegistry, here: Stores, there: Stores
+) -> None:
+    image = here.make_image(b"one", b"two" * 100_000)
+    digest = here.push(client_of(registry), name(registry), image)
+    pulled = there.pull(client_of(registry), name(registry))
+    assert pulled.id == image.id
+    assert pulled.diff_ids == image.diff_ids
+    assert [str(tag) for tag in pulled.tags] == [str(name(registry))]
+    assert [found.digest for found in pulled.digests] == [digest]
+    assert f"Status: Downloaded newer image for {registry.host}/team/app:v1" in there.statuses()
+    shown = json.loads(
+        subprocess.run(
+            ["skopeo", "inspect", "--tls-verify=false", f"docker://{registry.host}/team/app:v1"],
+            check=True,
+            capture_output=True,
+        ).stdout
+    )
+    assert shown["Digest"] == digest
+    assert len(shown["Layers"]) == 2
+
+
+def test_an_image_from_skopeo_is_pulled_and_pushed_on_with_its_digest(
+    registry: RealRegistry, here: Stores, there: Stores, tmp_path: Path
+) -> None:
+    here.push(client_of(registry), name(registry), here.make_image(b"x" * 5000))
+    for kind in ("oci", "v2s2"):
+        other = f"docker://{registry.host}/copied/{kind}:1"
+        subprocess.run(
+            ["skopeo", "copy", "--src-tls-verify=false", "--dest-tls-verify=false", f"--format={kind}",
+             f"docker://{registry.host}/team/app:v1", other],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        raw = subprocess.run(
+            ["skopeo", "inspect", "--raw", "--tls-verify=false", other], check=True, capture_output=True
+        ).stdout
+        pulled = there.pull(client_of(registry), name(registry, f"copied/{kind}:1"))
+        assert pulled.manifest_raw == raw
+        again = there.push(client_of(registry), name(registry, f"again/{kind}:1"), pulled)
+        assert again == pulled.digests[0].digest
+
+
+def test_a_second_pull_loads_nothing_and_says_so(registry: RealRegistry, here: Stores) -> None:
+    here.push(client_of(registry), name(registry), here.make_image(b"one"))
+    here.pull(client_of(registry), name(registry))
+    here.reports.clear()
+    here.pull(client_of(registry), name(registry))
+    assert "Already exists" in here.statuses()
+    assert "Downloading" not in here.statuses()
+    assert here.statuses()[-1] == f"Status: Image is up to date for {registry.host}/team/app:v1"
+
+
+def test_layers_that_another_repository_has_are_mounted_and_not_sent(
+    registry: RealRegistry, here: Stores
+) -> None:
+    image = here.make_image(b"shared" * 1000)
+    here.push(client_of(registry), name(registry, "first/app:1"), image)
+    here.reports.clear()
+    here.push(client_of(registry), name(registry, "second/app:1"), image)
+    assert "Mounted from first/app" in here.statuses()
+
+
+def test_an_unknown_tag_is_not_found_in_dockers_words(registry: RealRegistry, here: Stores) -> None:
+    here.push(client_of(registry), name(registry), here.make_image(b"one"))
+    with pytest.raises(NotFound, match=r"manifest for .*/team/app:v2 not found: manifest unknown"):
+        here.pull(client_of(registry), name(registry, "team/app:v2"))
+
+
+def test_a_registry_that_is_not_there_is_unavailable(registry: RealRegistry, here: Stores) -> None:
+    registry.stop()
+    with pytest.raises(Unavailable, match="connection refused"):
+        here.pull(client_of(registry), name(registry))
+
+
+def test_a_registry_with_tls_is_trusted_by_the_ca_in_certs_d_only(tmp_path: Path, here: Stores) -> None:
+    ca, crt, key = certificate(tmp_path / "tls")
+    with RealRegistry(tmp_path / "registry", tls=(crt, key)) as registry:
+        certs = tmp_path / "certs.d"
+        image = here.make_image(b"one")
+        with pytest.raises(Unavailable, match="x509: certificate signed by unknown authority"):
+            here.push(client_of(registry, certs_dir=certs, loopback_is_insecure=False), name(registry), image)
+        (certs / registry.host).mkdir(parents=True)
+        (certs / registry.host / "ca.crt").write_bytes(ca.read_bytes())
+        strict = client_of(registry, certs_dir=certs, loopback_is_insecure=False)
+        here.push(strict, name(registry), image)
+        assert here.pull(strict, name(registry)).id == image.id
+
+
+def test_basic_credentials_are_needed_and_checked(tmp_path: Path, here: Stores) -> None:
+    users = password_file(tmp_path / "users", "anna", "s3cret")
+    with RealRegistry(tmp_path / "registry", htpasswd=users) as registry:
+        image = here.make_image(b"one")
+        right, wrong = Credentials("anna", "s3cret"), Credentials("anna", "guess")
+        with pytest.raises((Unauthorized, Denied)):
+            here.push(client_of(registry), name(registry), image)
+        with pytest.raises((Unauthorized, Denied)):
+            here.push(client_of(registry, wrong), name(registry), image)
+        here.push(client_of(registry, right), name(registry), image)
+        assert here.pull(client_of(registry, right), name(registry)).id == image.id
+        assert client_of(registry, right).check_credentials() == ""
+        with pytest.raises(Unauthorized):
+            client_of(registry, wrong).check_credentials()
+
+
+def test_a_mirror_is_asked_first_and_the_registry_when_the_mirror_fails(
+    tmp_path: Path, registry: RealRegistry, here: Stores, there: Stores
+) -> None:
+    with RealRegistry(tmp_path / "mirror") as mirror:
+        image = here.make_image(b"only at the mirror")
+        here.push(client_of(mirror), name(mirror), image)
+        mirrors = {registry.host: (f"http://{mirror.host}",)}
+        assert there.pull(client_of(registry, mirrors=mirrors), name(registry)).id == image.id
+        other = here.make_image(b"only at the registry")
+        here.push(client_of(registry), name(registry, "team/other:1"), other)
+        assert there.pull(client_of(registry, mirrors=mirrors), name(registry, "team/other:1")).id == other.id
+    with pytest.raises(SampanError):
+        there.pull(client_of(registry), name(registry, "team/app:v1"))
+
+
+def test_pulls_of_one_image_at_the_same_time_all_succeed(
+    registry: RealRegistry, here: Stores, there: Stores
+) -> None:
+    image = here.make_image(b"a" * 2_000_000, b"b" * 3_000_000)
+    here.push(client_of(registry), name(registry), image)
+    found: list[object] = []
+
+    def one() -> None:
+        try:
+            found.append(there.pull(client_of(registry), name(registry)).id)
+        except SampanError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [image.id] * 4
