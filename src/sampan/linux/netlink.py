@@ -23,6 +23,7 @@ NETLINK_NETFILTER = 12
 NLM_F_REQUEST = 0x1
 NLM_F_MULTI = 0x2
 NLM_F_ACK = 0x4
+_NLM_F_DUMP_INTR = 0x10
 NLM_F_REPLACE = 0x100
 NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
@@ -47,6 +48,7 @@ _NLA_TYPE_MASK = 0x3FFF
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _RECEIVE = 1 << 16  # the kernel fills at most 32 KiB of a dump into one datagram
+_DUMP_ATTEMPTS = 5
 _TIMEOUT = 20.0  # seconds; the kernel answers while sending, so this only guards against a bug
 
 
@@ -167,21 +169,35 @@ class NetlinkSocket:
         return replies
 
     def dump(self, message: Message) -> list[Reply]:
-        """All objects that a dump request lists. Raises NetlinkError."""
+        """All objects that a dump request lists, from one moment. Raises NetlinkError (EINTR: it kept changing)."""
+        for _ in range(_DUMP_ATTEMPTS):
+            try:
+                replies, consistent = self._dump_once(message)
+            except NetlinkError as exc:
+                if exc.errno != errno_numbers.EINTR:
+                    raise
+                continue
+            if consistent:
+                return replies
+        raise NetlinkError(message.operation, errno_numbers.EINTR, "it changes all the time")
+
+    def _dump_once(self, message: Message) -> tuple[list[Reply], bool]:
         self._send([message], NLM_F_DUMP)
         sequence = self._sequence
         replies: list[Reply] = []
+        consistent = True
         while True:
             for kind, flags, answered, payload in self._receive():
                 if answered != sequence:
                     continue
+                consistent = consistent and not flags & _NLM_F_DUMP_INTR
                 if kind in (NLMSG_ERROR, NLMSG_DONE):
                     code, detail = (
                         decode_error(flags, payload) if kind == NLMSG_ERROR else decode_done(payload)
                     )
                     if code:
                         raise NetlinkError(message.operation, code, detail)
-                    return replies
+                    return replies, consistent
                 replies.append(Reply(kind, payload))
 
     def transaction(self, begin: Message, messages: Sequence[Message], end: Message) -> None:

@@ -7,25 +7,14 @@ wrong namespace. Sockets opened there stay there, and may be used by any thread 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from sampan.errors import Denied, Internal, SampanError
-
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
+from sampan.linux import namespaces
 
 T = TypeVar("T")
-
-
-def _call(name: str, *arguments: int) -> None:
-    if getattr(_libc, name)(*(ctypes.c_int(value) for value in arguments)) != 0:
-        number = ctypes.get_errno()
-        kind: type[SampanError] = Denied if number == 1 else Internal
-        raise kind(f"{name} of a network namespace: {os.strerror(number)}")
 
 
 class _Thread(threading.Thread, Generic[T]):
@@ -55,7 +44,7 @@ def _run(enter: Callable[[], None], work: Callable[[], T]) -> T:
 
 def in_namespace(namespace: int, work: Callable[[], T]) -> T:
     """Call `work` in the network namespace of this descriptor, and return or raise what it does."""
-    return _run(lambda: _call("setns", namespace, _CLONE_NEWNET), work)
+    return _run(lambda: namespaces.join(namespace, namespaces.NEWNET), work)
 
 
 def in_new_namespace(work: Callable[[], T]) -> tuple[int, T]:
@@ -69,4 +58,4 @@ def in_new_namespace(work: Callable[[], T]) -> tuple[int, T]:
             os.close(descriptor)
             raise
 
-    return _run(lambda: _call("unshare", _CLONE_NEWNET), open_after)
+    return _run(lambda: namespaces.unshare(namespaces.NEWNET), open_after)

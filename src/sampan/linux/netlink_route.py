@@ -55,6 +55,7 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
 _IFA_F_NODAD = 0x02
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RTN_UNICAST = 254, 4, 0, 253, 1
+_RT_SCOPE_NOWHERE = 255
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NUD_PERMANENT = 0x80
 
@@ -238,7 +239,10 @@ def _route(kind: int, destination: str, gateway: str | None, index: int, flags: 
     via = ip_address(gateway) if gateway is not None else None
     version = network.version if network is not None else (via.version if via is not None else 4)
     family = socket.AF_INET if version == 4 else socket.AF_INET6
-    scope = _RT_SCOPE_UNIVERSE if via is not None or version == 6 else _RT_SCOPE_LINK
+    if kind == RTM_DELROUTE:
+        scope = _RT_SCOPE_NOWHERE  # whatever scope it has
+    else:
+        scope = _RT_SCOPE_UNIVERSE if via is not None or version == 6 else _RT_SCOPE_LINK
     length = network.prefixlen if network is not None else 0
     payload = _RTMSG.pack(family, length, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, scope, _RTN_UNICAST, 0)
     if network is not None:

@@ -6,7 +6,6 @@ Formats: include/uapi/linux/netfilter/nf_tables.h and nfnetlink.h. A `Batch` col
 
 from __future__ import annotations
 
-import errno
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from sampan.linux.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     Message,
-    NetlinkError,
     NetlinkSocket,
     attribute,
     decode_text,
@@ -43,6 +41,9 @@ _GETGEN = 16
 
 _SET_MAP = 0x8
 _COMMENT = 0  # NFTNL_UDATA_RULE_COMMENT
+
+# User data of a set: its key is in host order (type 0, length 4, 1). Only `nft list` looks at it.
+_HOST_ORDER_KEY = struct.pack("=BBI", 0, 4, 1)
 
 NF_DROP, NF_ACCEPT = 0, 1
 
@@ -206,6 +207,8 @@ class Batch:
         number, length = _fields_type(key)
         body = text(1, table) + text(2, name) + u32(3, flags) + u32(4, number) + u32(5, length)
         body += extra + u32(10, self._set_id)
+        if tuple(key) == (Field.INTERFACE_NAME,):
+            body += attribute(13, _HOST_ORDER_KEY)
         self._add(_NEWSET, body, NLM_F_CREATE, f"add set {table} {name}")
 
     def delete_set(self, table: str, name: str) -> None:
@@ -287,7 +290,10 @@ class NftablesSocket(NetlinkSocket):
         return found_sets
 
     def elements(self, family: Family, table: str, name: str) -> dict[bytes, bytes]:
-        """key -> value (b"" in a plain set or for a verdict). ENOENT when the set is not there."""
+        """key -> value (b"" in a plain set or for a verdict). ENOENT when the set is not there.
+
+        The kernel enlarges a set some time after elements came in; a listing just then may miss some.
+        """
         found: dict[bytes, bytes] = {}
         body = text(1, table) + text(2, name)
         message = _message(_GETSETELEM, family, body, 0, f"list the elements of {table} {name}")
@@ -302,16 +308,8 @@ class NftablesSocket(NetlinkSocket):
     def _list(
         self, kind: int, family: int, body: bytes, operation: str
     ) -> Iterator[tuple[int, dict[int, bytes]]]:
-        for attempt in range(4):
-            try:
-                replies = self.dump(_message(kind, family, body, 0, operation))
-            except NetlinkError as exc:
-                if exc.errno != errno.EINTR or attempt == 3:
-                    raise
-                continue  # the ruleset changed while it was listed
-            for reply in replies:
-                yield reply.payload[0], parse_attributes(reply.payload[4:])
-            return
+        for reply in self.dump(_message(kind, family, body, 0, operation)):
+            yield reply.payload[0], parse_attributes(reply.payload[4:])
 
 
 def _decode_chain(family: int, attributes: dict[int, bytes]) -> Chain:

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from sampan.linux.netlink_namespace import _CLONE_NEWNET, _call, in_namespace, in_new_namespace
+from sampan.linux import namespaces
+from sampan.linux.netlink_namespace import in_new_namespace
 from sampan.linux.netlink_route import PeerLink, RouteSocket, add_address, add_route, create_veth, set_link
 from sampan.network.host import NetworkHost
 from sampan.network.model import EndpointSpec, NetworkSpec, PublishMode
@@ -32,7 +33,7 @@ class Place:
 
     def __init__(self) -> None:
         self.fd, _ = in_new_namespace(lambda: None)
-        self._pool = ThreadPoolExecutor(1, initializer=lambda: _call("setns", self.fd, _CLONE_NEWNET))
+        self._pool = ThreadPoolExecutor(1, initializer=lambda: namespaces.join(self.fd, namespaces.NEWNET))
         self.run(self._loopback)
         self._closing: list[Callable[[], object]] = []
 
@@ -261,6 +262,3 @@ def relay_world() -> Iterator[World]:
     made = World(PublishMode.RELAY)
     yield made
     made.close()
-
-
-__all__ = ["Container", "Place", "World", "in_namespace"]
