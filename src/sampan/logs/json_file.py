@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import time
 
-from sampan.errors import Unavailable
-
 DEFAULT_MAX_SIZE = 10 * 1000 * 1000
 DEFAULT_MAX_FILE = 3
 PARTIAL_SIZE = 16 * 1024
@@ -71,8 +69,7 @@ class JsonFileSink:
     def write(self, stream: int, data: bytes, time_ns: int) -> None:
         """See `sampan.runtime.logsink.LogSink`.
 
-        Raises `Unavailable` when the file can't be written (a full disk): this chunk is lost, the next is tried
-        again.
+        Raises `OSError` when the file can't be written (a full disk): this chunk is lost, the next can be tried.
         """
         pending = self._pending.pop(stream, b"")
         if pending:
@@ -114,7 +111,7 @@ class JsonFileSink:
                 record = record[written:]
             self._torn = False
         except OSError as error:
-            raise Unavailable(f"log {self._path}: {error.strerror}", hint="output is being lost") from error
+            raise OSError(error.errno, error.strerror, self._path) from error
 
     def _rotate(self) -> None:
         """Each file takes the name of the next older; the oldest goes. Readers follow by descriptor."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.errors import Invalid, Unavailable
+from sampan.errors import Invalid
 from sampan.logs.factory import check_options, make_sink
 from sampan.logs.json_file import PARTIAL_SIZE, JsonFileSink, format_time
 from sampan.runtime.messages import LogTarget
@@ -199,7 +199,7 @@ def test_a_full_disk_loses_the_chunk_but_not_the_writer(
         return real(descriptor, data[:room])
 
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(Unavailable, match="No space left"):
+    with pytest.raises(OSError, match="No space left"):
         sink.write(1, b"lost\n", MOMENT)
     monkeypatch.setattr(os, "write", real)
     sink.write(1, b"after\n", MOMENT)

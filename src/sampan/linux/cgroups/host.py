@@ -102,10 +102,11 @@ def _hierarchies(root: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     if not root.is_dir():
         return found
-    for entry in sorted(root.iterdir()):
-        if not (entry / "cgroup.procs").exists():
-            continue
-        for name in entry.name.split(","):
-            if name in _V1_CONTROLLERS or name == _NAMED:
-                found[name] = str(entry.resolve())
+    # Every shim does this once: no look at what can't be a hierarchy, no more system calls than needed.
+    with os.scandir(root) as entries:
+        for entry in entries:
+            names = [name for name in entry.name.split(",") if name in _V1_CONTROLLERS or name == _NAMED]
+            if names and os.path.exists(f"{entry.path}/cgroup.procs"):
+                real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                found.update(dict.fromkeys(names, real))
     return found
