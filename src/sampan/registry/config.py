@@ -72,12 +72,12 @@ def mirror_endpoints(domain: str, config: RegistryConfig) -> tuple[Endpoint, ...
 def is_insecure(host: str, config: RegistryConfig) -> bool:
     """Whether its certificate need not be verified, and plain HTTP will do."""
     name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost" or host in config.insecure_registries or name in config.insecure:
+    if host in config.insecure_registries or name in config.insecure_registries:
         return True
     address = _address(name)
-    if address is None:
-        return False
-    return address.is_loopback or any(
+    if name == "localhost" or (address is not None and address.is_loopback):
+        return config.loopback_is_insecure
+    return address is not None and any(
         address in ip_network(entry, strict=False) for entry in config.insecure_registries if "/" in entry
     )
 
