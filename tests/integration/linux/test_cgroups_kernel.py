@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -129,16 +130,22 @@ class TestBothVersions:
         group.kill_all()
         assert ended(process) == -signal.SIGKILL
 
-    def test_thawing_lets_a_process_go_on(self, group: Cgroup) -> None:
+    def test_a_frozen_process_answers_only_when_it_is_thawed(self, group: Cgroup) -> None:
         group.create(CgroupLimits())
-        process = sleeper()
-        group.add(process.pid)
-        group.freeze()
-        process.terminate()
-        assert process.poll() is None
-        group.thaw()
-        assert not group.frozen()
-        assert ended(process) == -signal.SIGTERM
+        process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            assert process.stdin is not None and process.stdout is not None
+            group.add(process.pid)
+            group.freeze()
+            os.write(process.stdin.fileno(), b"hello")
+            answers = select.poll()
+            answers.register(process.stdout, select.POLLIN)
+            assert answers.poll(50) == []
+            group.thaw()
+            assert not group.frozen()
+            assert os.read(process.stdout.fileno(), 5) == b"hello"
+        finally:
+            process.communicate()
 
     def test_adding_what_does_not_exist_is_not_found(self, group: Cgroup) -> None:
         with pytest.raises(NotFound):
