@@ -121,7 +121,7 @@ class Placed:
 class Layout:
     """Where everything goes: nids for all inodes, in an order that keeps a directory's entries together.
 
-    `outside` lists the inodes whose whole blocks (directories, very long symlinks) go to the data area.
+    `outside` lists the inodes whose content does not fit behind them: their whole blocks go to the data area.
     """
 
     def __init__(self, root: Node, *, epoch: tuple[int, int]) -> None:
@@ -168,7 +168,8 @@ class Layout:
             placed.tail = len(node.data)
         if head + placed.tail > BLOCK:
             placed.tail = 0
-        if (placed.groups and (len(placed.groups) > 1 or not placed.tail)) or (node.link and not placed.tail):
+        inside = placed.tail if placed.groups is None or len(placed.groups) == 1 else 0
+        if not inside and (placed.groups or node.link or node.data):
             self.outside.append(placed)
         offset = -(-self.end // SLOT) * SLOT
         if placed.tail and offset % BLOCK + head + placed.tail > BLOCK:
@@ -196,9 +197,9 @@ class Layout:
 
 
 def outside_blocks(placed: Placed) -> Iterator[bytes]:
-    """The whole blocks of a directory or symlink; each at most `BLOCK` bytes, to be padded to it."""
+    """The whole blocks of a directory, or the one of a small content; each at most `BLOCK` bytes, to be padded to it."""
     if placed.groups is None:
-        yield placed.node.link
+        yield placed.node.link or placed.node.data
         return
     for group in placed.groups[:-1] if placed.tail else placed.groups:
         yield pack_entries(group, placed.node)

@@ -314,7 +314,9 @@ def test_limits_are_kept() -> None:
     with pytest.raises(Invalid, match="extended header of an impossible size"):
         read_all(make(name="n" * 2000), limits=TarLimits(extended=1000))
     with pytest.raises(Invalid, match="extended attributes"):
-        read_all(make(name="n", pax_headers={"SCHILY.xattr.user.a": "v" * 500}), limits=TarLimits(xattr_bytes=400))
+        read_all(
+            make(name="n", pax_headers={"SCHILY.xattr.user.a": "v" * 500}), limits=TarLimits(xattr_bytes=400)
+        )
     with pytest.raises(Invalid, match="a file of 20 bytes"):
         read_all(make(name="n", body=b"x" * 20), limits=TarLimits(file_size=19))
 
@@ -361,7 +363,11 @@ def test_no_mutation_of_an_archive_raises_anything_but_our_errors(data: st.DataO
 @given(
     st.lists(
         st.tuples(
-            st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), min_size=1, max_size=300),
+            st.text(
+                st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)),
+                min_size=1,
+                max_size=300,
+            ),
             st.binary(max_size=1500),
             st.integers(0, 2**32 - 2),
             st.integers(0, 2**40),
