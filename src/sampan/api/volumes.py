@@ -1,0 +1,50 @@
+"""`/volumes/...`: decode, one call of the engine, encode."""
+
+from __future__ import annotations
+
+from sampan.api.messages import AnyResponse, Request, Route, json_response, no_content
+from sampan.engine.config import Docker, decode_docker
+from sampan.engine.engine import Engine
+
+
+class VolumeCreate(Docker, frozen=True):
+    """Body of POST /volumes/create."""
+
+    name: str = ""
+    driver: str = ""
+    driver_opts: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+
+
+async def list_(engine: Engine, request: Request) -> AnyResponse:
+    return json_response(engine.volumes.list(request.filters()))
+
+
+async def create(engine: Engine, request: Request) -> AnyResponse:
+    body = decode_docker(await request.body(), VolumeCreate)
+    record = await engine.volumes.create(
+        body.name, driver=body.driver, labels=body.labels, options=body.driver_opts
+    )
+    return json_response(engine.volumes.inspect(record.name), 201)
+
+
+async def inspect(engine: Engine, request: Request) -> AnyResponse:
+    return json_response(engine.volumes.inspect(request.match["name"]))
+
+
+async def remove(engine: Engine, request: Request) -> AnyResponse:
+    await engine.volumes.remove(request.match["name"], force=request.flag("force"))
+    return no_content()
+
+
+async def prune(engine: Engine, request: Request) -> AnyResponse:
+    return json_response(await engine.volumes.prune(request.filters()))
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/volumes", list_),
+    Route("POST", "/volumes/create", create),
+    Route("POST", "/volumes/prune", prune),
+    Route("GET", "/volumes/{name}", inspect),
+    Route("DELETE", "/volumes/{name}", remove),
+)

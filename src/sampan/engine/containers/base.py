@@ -1,0 +1,108 @@
+"""What the parts of the container service share: collaborators, and small operations on records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+
+from sampan.engine.containers.store import ContainerStore, Slot
+from sampan.engine.events import EventBus
+from sampan.engine.model import ContainerRecord, State
+from sampan.engine.networks import Networks
+from sampan.engine.settings import Settings
+from sampan.engine.validate import HostFacts
+from sampan.engine.volumes import Store, Volumes
+from sampan.linux.cgroups import Cgroup, CgroupHost
+from sampan.network.dns import NameServer
+from sampan.network.host import NetworkHost
+from sampan.oci.digest import Digest
+from sampan.oci.image import ImageConfig
+from sampan.oci.reference import Reference
+from sampan.runtime.launcher_client import LauncherClient
+from sampan.storage.layers import LayerStore
+from sampan.storage.snapshots import SnapshotStore
+
+Json = dict[str, Any]
+Filters = Mapping[str, Sequence[str]]
+
+
+class ImageView(Protocol):
+    """What a container needs to know of its image."""
+
+    @property
+    def id(self) -> Digest: ...
+
+    @property
+    def config(self) -> ImageConfig: ...
+
+    @property
+    def diff_ids(self) -> tuple[Digest, ...]: ...
+
+
+class ImageSource(Protocol):
+    """What is needed of `storage.images.ImageStore`."""
+
+    def get(self, name: str) -> ImageView:
+        """Raises `NotFound` ("No such image: ...")."""
+
+    def create(self, config: ImageConfig) -> ImageView:
+        """An image whose layers exist."""
+
+    def tag(self, image_id: Digest, reference: Reference) -> Digest | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The collaborators of the container service. `facts`: what limits are checked against."""
+
+    settings: Settings
+    metadata: Store
+    store: ContainerStore
+    events: EventBus
+    images: ImageSource
+    layers: LayerStore
+    snapshots: SnapshotStore
+    volumes: Volumes
+    networks: Networks
+    network_host: NetworkHost
+    names: NameServer
+    launcher: LauncherClient
+    cgroups: CgroupHost
+    facts: HostFacts
+
+    def directory(self, container_id: str) -> Path:
+        """What outlives a reboot: log, hosts, resolv.conf, hostname."""
+        return self.settings.containers_dir / container_id
+
+    def run_directory(self, container_id: str) -> Path:
+        return self.settings.containers_run_dir / container_id
+
+    def log_path(self, container_id: str) -> Path:
+        return self.directory(container_id) / f"{container_id}-json.log"
+
+    def cgroup(self, record: ContainerRecord) -> Cgroup:
+        parent = record.host.cgroup_parent or self.settings.cgroup_parent
+        return self.cgroups.group(f"{parent.rstrip('/')}/{record.id}")
+
+    def set_state(self, slot: Slot, state: State, **changes: Any) -> ContainerRecord:
+        """A new record with this state; in memory only (`store.save` writes it)."""
+        record = replace(slot.record, state=state, **changes)
+        self.store.replace(slot, record)
+        return record
+
+    def announce(self, record: ContainerRecord, action: str, extra: Mapping[str, str] | None = None) -> None:
+        """Publish an event of the container, with Docker's attributes."""
+        attributes = {**record.labels, "image": record.image, "name": record.name, **(extra or {})}
+        self.events.publish("container", action, record.id, attributes)
+
+
+def log_driver(record: ContainerRecord, settings: Settings) -> tuple[str, dict[str, str]]:
+    """(driver, options) of a container's log: its own, else the engine's."""
+    config = record.host.log_config
+    if config.type:
+        return config.type, dict(config.config)
+    return settings.log_driver, {**settings.log_options, **config.config}

@@ -1,0 +1,237 @@
+"""Making a container: checks, names, mounts, volumes, snapshot, record.
+
+Order of what is written, so that a crash at any point leaves either nothing that is visible or a whole container:
+volumes (harmless alone), the snapshot and the container's directory (swept at the next start when no
+record names them), the record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from sampan.engine import merge, mounts, names, ports, security, validate
+from sampan.engine.config import ContainerConfig, CreateBody, EndpointSettings, HostConfig, words
+from sampan.engine.containers.base import ImageView, Parts
+from sampan.engine.copy_tree import copy_tree, is_empty
+from sampan.engine.default_spec import adjust_capabilities
+from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, VolumeRecord, new_id, now
+from sampan.engine.validate import container_of
+from sampan.errors import Conflict, Internal, Invalid, NotFound
+from sampan.linux.paths import open_in_root
+from sampan.oci.rootfs import RootAssembly
+
+
+class Creator:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def create(self, name: str, body: CreateBody) -> tuple[str, list[str]]:
+        """(id, warnings). Raises `Invalid`, `NotFound`, `Conflict` in Docker's words."""
+        parts = self._parts
+        container_id = new_id()
+        if name:
+            name = names.check_name(name)
+        if not body.image:
+            raise Invalid("Config cannot be empty in order to create a container")
+        image = await asyncio.to_thread(parts.images.get, body.image)
+        config = self._config(body, image, container_id)
+        host, warnings = validate.check_host(body.host_config, parts.facts)
+        security.parse_security(host.security_opt or ())
+        adjust_capabilities(words(host.cap_add), words(host.cap_drop))
+        ports.requested(config, host)
+        config = replace(config, exposed_ports=ports.exposed(config, host) or None)
+        host = self._resolve_modes(host)
+        endpoints = self._endpoints(host, body, config)
+        name = name or names.generate(parts.store.names)
+        parts.store.reserve_name(name, container_id)
+        try:
+            points = self._points(config, host)
+            record = ContainerRecord(
+                container_id,
+                name,
+                now(),
+                image.id,
+                body.image,
+                tuple(image.diff_ids),
+                config,
+                host,
+                points,
+                endpoints,
+            )
+            record = await self._make(record)
+        except BaseException:
+            parts.store.release_name(name, container_id)
+            raise
+        parts.announce(record, "create")
+        return container_id, warnings
+
+    def _config(self, body: CreateBody, image: ImageView, container_id: str) -> ContainerConfig:
+        config = merge.merge(body.config(), image.config.defaults)
+        validate.check_config(config)
+        if not config.hostname and body.host_config.uts_mode != "host":
+            config = replace(config, hostname=container_id[:12])
+        return config
+
+    def _resolve_modes(self, host: HostConfig) -> HostConfig:
+        """Names of other containers become ids, so that a renamed container is still found."""
+        changes: dict[str, Any] = {}
+        for field in ("network_mode", "pid_mode", "ipc_mode"):
+            other = container_of(getattr(host, field))
+            if other is not None:
+                changes[field] = f"container:{self._parts.store.find(other).record.id}"
+        if host.network_mode.startswith("container:"):
+            self._check_joined_network(host)
+        return replace(host, **changes)
+
+    @staticmethod
+    def _check_joined_network(host: HostConfig) -> None:
+        for given, text in (
+            (
+                host.port_bindings or host.publish_all_ports,
+                "port publishing and the container type network mode",
+            ),
+            (
+                host.links,
+                "container type network can't be used with links. This would result in undefined behavior",
+            ),
+            (host.dns, "dns and the network mode"),
+            (host.extra_hosts, "custom host-to-IP mapping and the network mode"),
+        ):
+            if given:
+                raise Invalid(f"conflicting options: {text}")
+
+    def _endpoints(self, host: HostConfig, body: CreateBody, config: ContainerConfig) -> dict[str, Endpoint]:
+        """The networks of a new container, by name."""
+        networks = self._parts.networks
+        asked = dict(body.networking_config.endpoints_config)
+        mode = "none" if config.network_disabled else host.network_mode
+        if container_of(mode) is not None:
+            if asked:
+                raise Invalid(
+                    "conflicting options: cannot attach both user-defined and container network-modes"
+                )
+            return {}
+        main = networks.find(mode)
+        own = asked.pop(mode, None) or asked.pop(main.name, None) or asked.pop(main.id, None)
+        chosen = own or EndpointSettings()
+        if config.mac_address and not chosen.mac_address:
+            chosen = replace(chosen, mac_address=config.mac_address)
+        found = {main.name: Endpoint(main.id, chosen)}
+        networks.check_endpoint(main, chosen)
+        for name, settings in asked.items():
+            record = networks.find(name)
+            if main.driver in ("host", "null") or record.driver in ("host", "null"):
+                raise Invalid(
+                    "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
+                )
+            networks.check_endpoint(record, settings)
+            found[record.name] = Endpoint(record.id, settings)
+        return found
+
+    def _points(self, config: ContainerConfig, host: HostConfig) -> tuple[MountPoint, ...]:
+        inherited: list[MountPoint] = []
+        for spec in host.volumes_from or ():
+            other, read_only = mounts.parse_volumes_from(spec)
+            inherited += mounts.inherit(self._parts.store.find(other).record.mounts, read_only=read_only)
+        points = mounts.collect(host, config.volumes or {}, inherited)
+        for point in points:
+            # With -v a missing source is made at start; with --mount it is a mistake to be told at once.
+            if point.type == "bind" and not point.create and not os.path.lexists(point.source):
+                raise Invalid(
+                    f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
+                )
+        return points
+
+    async def _make(self, record: ContainerRecord) -> ContainerRecord:
+        parts = self._parts
+        made: list[VolumeRecord] = []
+        try:
+            record = replace(record, mounts=await self._volumes(record, made))
+            await asyncio.to_thread(self._prepare, record)
+            # A container that removes itself at its end is not worth a flush to the disk.
+            await parts.store.insert(record, durable=not record.host.auto_remove)
+        except BaseException:
+            await asyncio.to_thread(self.discard, record.id)
+            for volume in made:
+                await parts.volumes.remove_unused(volume.name)
+            raise
+        return record
+
+    async def _volumes(self, record: ContainerRecord, made: list[VolumeRecord]) -> tuple[MountPoint, ...]:
+        """The mount points with their volumes, which are made where they are missing."""
+        labels = {
+            request.target: (request.volume_options.labels if request.volume_options else None)
+            for request in record.host.mounts or ()
+        }
+        points = []
+        for point in record.mounts:
+            if point.type != "volume":
+                points.append(point)
+                continue
+            known = bool(point.name) and self._parts.volumes.find(point.name) is not None
+            volume = await self._parts.volumes.create(point.name, labels=labels.get(point.destination))
+            if not known:
+                made.append(volume)
+            source = str(self._parts.volumes.path(volume.name) / point.subpath)
+            points.append(replace(point, name=volume.name, source=source))
+        return tuple(points)
+
+    def _prepare(self, record: ContainerRecord) -> None:
+        """Blocking: directories, snapshot, contents of new volumes."""
+        parts = self._parts
+        parts.directory(record.id).mkdir(mode=0o710, parents=True)
+        assembly = parts.snapshots.create(record.id, record.layers)  # type: ignore[arg-type]
+        fill = [
+            point for point in record.mounts if point.type == "volume" and point.copy and not point.subpath
+        ]
+        empty = [point for point in fill if not any(os.scandir(point.source))]
+        if empty:
+            self._fill(RootAssembly(layers=assembly.layers), empty)
+
+    def _fill(self, assembly: RootAssembly, points: Sequence[MountPoint]) -> None:
+        """Copy what the image has at the volumes' places into them, with owner and mode."""
+        root = self._parts.launcher.open_root(assembly)
+        try:
+            for point in points:
+                try:
+                    source = open_in_root(root, point.destination, os.O_RDONLY | os.O_DIRECTORY)
+                except (NotFound, FileNotFoundError, NotADirectoryError):
+                    continue
+                except OSError as error:
+                    raise Internal(f"image path {point.destination}: {error.strerror}") from error
+                try:
+                    _copy_into(source, point)
+                finally:
+                    os.close(source)
+        finally:
+            os.close(root)
+
+    def discard(self, container_id: str) -> None:
+        """Blocking: remove what a container has on disk. Idempotent."""
+        parts = self._parts
+        parts.snapshots.remove(container_id)
+        for directory in (parts.directory(container_id), parts.run_directory(container_id)):
+            if directory.exists():
+                shutil.rmtree(directory)
+
+
+def _copy_into(source: int, point: MountPoint) -> None:
+    target = os.open(point.source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if not is_empty(target):  # another container was faster
+            return
+        copy_tree(source, target)
+    except FileExistsError as error:
+        raise Conflict(f"volume {point.name} was being filled by another container") from error
+    except OSError as error:
+        raise Internal(
+            f"could not copy {point.destination} of the image into volume {point.name}: {error.strerror}"
+        ) from error
+    finally:
+        os.close(target)

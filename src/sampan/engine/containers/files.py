@@ -1,0 +1,258 @@
+"""Files of a container from outside: cp (archive), diff (changes), export."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import posixpath
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sampan.engine.containers.base import Json, Parts
+from sampan.engine.containers.changes import changes_of
+from sampan.engine.model import ContainerRecord, rfc3339
+from sampan.engine.threads import streamed, upload_file
+from sampan.errors import Denied, Internal, Invalid, NotFound
+from sampan.linux.paths import open_in_root
+from sampan.linux.process import start_time
+from sampan.oci.rootfs import RootAssembly
+from sampan.storage.extract import ExtractOptions, extract_tar
+from sampan.storage.tar_writer import write_tree
+
+_GO_MODES = (
+    (stat.S_ISDIR, 1 << 31),
+    (stat.S_ISLNK, 1 << 27),
+    (stat.S_ISFIFO, 1 << 25),
+    (stat.S_ISSOCK, 1 << 24),
+    (stat.S_ISBLK, 1 << 26),
+    (stat.S_ISCHR, 1 << 26 | 1 << 21),
+)
+_GO_BITS = ((stat.S_ISUID, 1 << 23), (stat.S_ISGID, 1 << 22), (stat.S_ISVTX, 1 << 20))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path as it was asked for, and what it means: `inner` below a root descriptor."""
+
+    asked: str
+    inner: str
+
+    @property
+    def name(self) -> str:
+        """Of the top in an archive, by Go's filepath.Base."""
+        if self.asked.endswith("/."):
+            return "."
+        return posixpath.basename(self.asked.rstrip("/")) or "."
+
+    @property
+    def follow(self) -> bool:
+        """A trailing slash or `/.` means what a link points to."""
+        return self.asked.endswith(("/", "/."))
+
+
+class _Output:
+    """A sink over a function."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self.write = write
+
+
+class Files:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    # cp
+
+    async def stat(self, reference: str, path: str) -> Json:
+        """Docker's PathStat. Raises `NotFound`."""
+        record = self._parts.store.find(reference).record
+        return await asyncio.to_thread(self._stat, record, reference, path)
+
+    def _stat(self, record: ContainerRecord, reference: str, path: str) -> Json:
+        with self._root(record, path) as (root, place):
+            flags = os.O_PATH if place.follow else os.O_PATH | os.O_NOFOLLOW
+            found = _open(root, place.inner, flags, reference, path)
+            try:
+                info = os.fstat(found)
+                target = os.readlink("", dir_fd=found) if stat.S_ISLNK(info.st_mode) else ""
+            finally:
+                os.close(found)
+        if target and not target.startswith("/"):
+            target = posixpath.join(posixpath.dirname(absolute(path)), target)
+        return {
+            "name": posixpath.basename(path.rstrip("/")) or "/",
+            "size": info.st_size,
+            "mode": go_mode(info.st_mode),
+            "mtime": rfc3339(info.st_mtime_ns),
+            "linkTarget": posixpath.normpath(target) if target else "",
+        }
+
+    def get(self, reference: str, path: str) -> AsyncIterator[bytes]:
+        """The tree at `path` as a tar, its top named after the path's last part."""
+        record = self._parts.store.find(reference).record
+
+        def work(write: Callable[[bytes], object]) -> None:
+            with self._root(record, path) as (root, place):
+                if place.follow:
+                    inside = _open(root, place.inner, os.O_RDONLY | os.O_DIRECTORY, reference, path)
+                    try:
+                        write_tree(inside, _Output(write), prefix=place.name)
+                    finally:
+                        os.close(inside)
+                else:
+                    os.close(_open(root, place.inner, os.O_PATH | os.O_NOFOLLOW, reference, path))
+                    write_tree(root, _Output(write), path=place.inner, prefix=place.name)
+
+        return streamed(work)
+
+    async def put(
+        self,
+        reference: str,
+        path: str,
+        upload: AsyncIterator[bytes],
+        *,
+        no_overwrite_dir_non_dir: bool = False,
+    ) -> None:
+        """Unpack a tar in the directory at `path`. Raises `NotFound`, `Invalid`, `Denied` (read-only)."""
+        record = self._parts.store.find(reference).record
+        loop = asyncio.get_running_loop()
+        options = ExtractOptions(no_overwrite_dir_non_dir=no_overwrite_dir_non_dir)
+
+        def work() -> None:
+            with self._root(record, path) as (root, place):
+                if record.host.readonly_rootfs and place.inner == absolute(path):
+                    raise Denied("container rootfs is marked read-only")
+                target = _open(root, place.inner, os.O_PATH, reference, path)
+                try:
+                    if not stat.S_ISDIR(os.fstat(target).st_mode):
+                        raise Invalid("extraction point is not a directory")
+                finally:
+                    os.close(target)
+                extract_tar(upload_file(upload, loop), root, options, directory=place.inner)
+
+        await asyncio.to_thread(work)
+        self._parts.announce(record, "extract-to-dir", {"path": path})
+
+    @contextmanager
+    def _root(self, record: ContainerRecord, path: str) -> Iterator[tuple[int, Place]]:
+        """Blocking: a descriptor of the root that `path` is to be resolved in, and the path there.
+
+        A running container's own view (volumes and tmpfs among it); of a stopped one the assembled layers, or
+        the volume or host directory that `path` would lead into.
+        """
+        clean = absolute(path)
+        if record.running:
+            root = self._live_root(record)
+            inner = clean
+        else:
+            point = max(
+                (one for one in record.mounts if one.type != "tmpfs" and inside(clean, one.destination)),
+                key=lambda one: len(one.destination),
+                default=None,
+            )
+            if point is not None and os.path.isdir(point.source):
+                if not point.rw:
+                    raise Denied("mounted volume is marked read-only")
+                root = os.open(point.source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                inner = "/" + clean[len(point.destination) :].lstrip("/")
+            else:
+                root = self._parts.launcher.open_root(self._parts.snapshots.assembly(record.id))
+                inner = clean
+        try:
+            yield root, Place(path, inner)
+        finally:
+            os.close(root)
+
+    @staticmethod
+    def _live_root(record: ContainerRecord) -> int:
+        try:
+            root = os.open(f"/proc/{record.state.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Internal(f"root of container {record.id}: {error.strerror}") from error
+        # The number may have been given to another process before the directory was opened.
+        try:
+            same = start_time(record.state.pid) == record.state.start_time
+        except OSError:
+            same = False
+        if not same:
+            os.close(root)
+            raise NotFound(f"Container {record.id} is not running")
+        return root
+
+    # diff, export
+
+    async def changes(self, reference: str) -> list[Json]:
+        """Kind 0 modified, 1 added, 2 deleted; sorted by path."""
+        record = self._parts.store.find(reference).record
+        return await asyncio.to_thread(self._changes, record)
+
+    def _changes(self, record: ContainerRecord) -> list[Json]:
+        upper = os.open(self._parts.snapshots.upper(record.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            assembly = self._parts.snapshots.assembly(record.id)
+            lower = self._parts.launcher.open_root(RootAssembly(layers=assembly.layers))
+            try:
+                places = engine_places(record)
+                return [
+                    {"Path": path, "Kind": kind}
+                    for path, kind in changes_of(upper, lower)
+                    if path not in places
+                ]
+            finally:
+                os.close(lower)
+        finally:
+            os.close(upper)
+
+    def export(self, reference: str) -> AsyncIterator[bytes]:
+        """The container's whole root file system as a tar, without what is mounted in it."""
+        record = self._parts.store.find(reference).record
+
+        def work(write: Callable[[bytes], object]) -> None:
+            root = self._parts.launcher.open_root(self._parts.snapshots.assembly(record.id))
+            try:
+                write_tree(root, _Output(write))
+            finally:
+                os.close(root)
+
+        return streamed(work)
+
+
+def engine_places(record: ContainerRecord) -> frozenset[str]:
+    """Files and directories that the engine itself makes in the writable layer, to mount something there."""
+    found = {"/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
+    found |= {"/dev/console", "/dev/shm", "/dev/pts", "/dev/mqueue"}
+    found |= {point.destination for point in record.mounts}
+    return frozenset(found | set(record.host.tmpfs or {}))
+
+
+def absolute(path: str) -> str:
+    """Normalised, beginning with one slash; `..` can't lead above the root."""
+    return "/" + posixpath.normpath("/" + path).lstrip("/")
+
+
+def inside(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def go_mode(mode: int) -> int:
+    """The bits of Go's os.FileMode."""
+    found = mode & 0o777
+    for check, bit in _GO_MODES:
+        if check(mode):
+            found |= bit
+    for unix, bit in _GO_BITS:
+        if mode & unix:
+            found |= bit
+    return found
+
+
+def _open(root: int, inner: str, flags: int, reference: str, path: str) -> int:
+    try:
+        return open_in_root(root, inner, flags)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise NotFound(f"Could not find the file {path} in container {reference}") from error
+        raise Internal(f"{path} in container {reference}: {error.strerror}") from error

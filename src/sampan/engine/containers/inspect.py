@@ -1,0 +1,247 @@
+"""Docker's JSON of one container (inspect) and of the list's entries. Pure but for the clock and sizes given."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from sampan.engine.config import config_json, encode, host_config_json
+from sampan.engine.containers.base import Parts, log_driver
+from sampan.engine.containers.wiring import dns_names, publishing_address
+from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, State, epoch_ns
+from sampan.engine.ports import ports_json, summary_json
+
+Json = dict[str, Any]
+
+
+def inspect_json(record: ContainerRecord, parts: Parts, exec_ids: list[str]) -> Json:
+    directory = parts.directory(record.id)
+    argv = record.config.argv
+    driver, options = log_driver(record, parts.settings)
+    host = host_config_json(record.host)
+    host["LogConfig"] = {"Type": driver, "Config": options}
+    started = record.state.started_at != "0001-01-01T00:00:00Z"
+
+    def place(name: str) -> str:
+        return str(directory / name) if started or record.running else ""
+
+    return {
+        "Id": record.id,
+        "Created": record.created,
+        "Path": argv[0] if argv else "",
+        "Args": list(argv[1:]),
+        "State": state_json(record.state),
+        "Image": record.image_id,
+        "ResolvConfPath": place("resolv.conf"),
+        "HostnamePath": place("hostname"),
+        "HostsPath": place("hosts"),
+        "LogPath": place(f"{record.id}-json.log") if driver == "json-file" else "",
+        "Name": f"/{record.name}",
+        "RestartCount": record.restart_count,
+        "Driver": "overlay2",
+        "Platform": record.platform,
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": exec_ids or None,
+        "HostConfig": host,
+        "GraphDriver": {"Data": _graph(record, parts), "Name": "overlay2"},
+        "Mounts": [mount_json(point) for point in record.mounts],
+        "Config": config_json(record.config),
+        "NetworkSettings": network_json(record),
+    }
+
+
+def _graph(record: ContainerRecord, parts: Parts) -> Json:
+    snapshot = parts.settings.root / "snapshots" / record.id
+    return {"UpperDir": str(snapshot / "upper"), "WorkDir": str(snapshot / "work")}
+
+
+def state_json(state: State) -> Json:
+    status = state.status
+    body: Json = {
+        "Status": status,
+        "Running": status in ("running", "paused", "restarting"),
+        "Paused": status == "paused",
+        "Restarting": status == "restarting",
+        "OOMKilled": state.oom_killed,
+        "Dead": status == "dead",
+        "Pid": state.pid,
+        "ExitCode": state.exit_code,
+        "Error": state.error,
+        "StartedAt": state.started_at,
+        "FinishedAt": state.finished_at,
+    }
+    if state.health is not None:
+        body["Health"] = encode(state.health)
+    return body
+
+
+def mount_json(point: MountPoint) -> Json:
+    body: Json = {"Type": point.type}
+    if point.type == "volume":
+        body["Name"] = point.name
+    body["Source"] = point.source
+    body["Destination"] = point.destination
+    if point.type == "volume":
+        body["Driver"] = "local"
+    body.update({"Mode": point.mode, "RW": point.rw, "Propagation": point.propagation})
+    return body
+
+
+def endpoint_json(record: ContainerRecord, endpoint: Endpoint, *, user_defined: bool = True) -> Json:
+    asked, spec = endpoint.asked, endpoint.spec
+    body: Json = {
+        "IPAMConfig": encode(asked.ipam_config) if asked.ipam_config else None,
+        "Links": asked.links,
+        "Aliases": asked.aliases,
+        "MacAddress": asked.mac_address,
+        "DriverOpts": asked.driver_opts,
+        "GwPriority": asked.gw_priority,
+        "NetworkID": endpoint.network_id,
+        "EndpointID": "",
+        "Gateway": "",
+        "IPAddress": "",
+        "IPPrefixLen": 0,
+        "IPv6Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "DNSNames": list(dns_names(record, endpoint)) if user_defined else None,
+    }
+    if spec is not None:
+        address, _, prefix = spec.address.partition("/")
+        body.update(
+            {
+                "MacAddress": spec.mac,
+                "EndpointID": spec.id,
+                "Gateway": spec.gateway or "",
+                "IPAddress": address,
+                "IPPrefixLen": int(prefix),
+            }
+        )
+    return body
+
+
+_PREDEFINED = ("bridge", "host", "none")
+
+
+def networks_json(record: ContainerRecord) -> Json:
+    return {
+        name: endpoint_json(record, endpoint, user_defined=name not in _PREDEFINED)
+        for name, endpoint in record.endpoints.items()
+    }
+
+
+def network_json(record: ContainerRecord) -> Json:
+    default = record.endpoints.get("bridge")
+    shown = default if default is not None and default.spec is not None else Endpoint("")
+    flat = endpoint_json(record, shown)
+    main = publishing_address(record.endpoints)
+    sandbox = main.id if main is not None else ""
+    return {
+        "Bridge": "",
+        "SandboxID": sandbox,
+        "SandboxKey": f"/proc/{record.state.pid}/ns/net" if record.state.pid else "",
+        "Ports": ports_json(record.config, record.published) if record.running else {},
+        "HairpinMode": False,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": None,
+        "SecondaryIPv6Addresses": None,
+        "EndpointID": flat["EndpointID"],
+        "Gateway": flat["Gateway"],
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "IPAddress": flat["IPAddress"],
+        "IPPrefixLen": flat["IPPrefixLen"],
+        "IPv6Gateway": "",
+        "MacAddress": flat["MacAddress"] if flat["EndpointID"] else "",
+        "Networks": networks_json(record),
+    }
+
+
+def summary(record: ContainerRecord, image: str) -> Json:
+    """One entry of GET /containers/json, but for `Status`, which depends on the time."""
+    host: Json = {"NetworkMode": record.host.network_mode}
+    if record.host.annotations:
+        host["Annotations"] = record.host.annotations
+    return {
+        "Id": record.id,
+        "Names": [f"/{record.name}"],
+        "Image": image,
+        "ImageID": record.image_id,
+        "Command": command_text(record),
+        "Created": epoch_ns(record.created) // 1_000_000_000,
+        "Ports": summary_json(record.config, record.published) if record.running else [],
+        "Labels": record.labels,
+        "State": record.state.status,
+        "Status": "",
+        "HostConfig": host,
+        "NetworkSettings": {"Networks": networks_json(record)},
+        "Mounts": [mount_json(point) for point in record.mounts],
+    }
+
+
+def command_text(record: ContainerRecord) -> str:
+    """The command line as `docker ps` shows it: words in single quotes where the shell needs them."""
+    argv = record.config.argv
+    return " ".join([*argv[:1], *(_quoted(word) for word in argv[1:])])
+
+
+def _quoted(word: str) -> str:
+    if " " not in word and "'" not in word:
+        return word
+    return shlex.quote(word)
+
+
+def status_text(state: State, now_ns: int) -> str:
+    """`Up 3 minutes (healthy)`, `Exited (0) 2 hours ago`, as Docker says it."""
+    started, finished = epoch_ns(state.started_at), epoch_ns(state.finished_at)
+    if state.status in ("running", "paused"):
+        text = f"Up {human_duration(now_ns - started)}"
+        if state.status == "paused":
+            return f"{text} (Paused)"
+        if state.health is not None:
+            shown = "health: starting" if state.health.status == "starting" else state.health.status
+            return f"{text} ({shown})"
+        return text
+    if state.status == "restarting":
+        return f"Restarting ({state.exit_code}) {human_duration(now_ns - finished)} ago"
+    if state.status == "removing":
+        return "Removal In Progress"
+    if state.status == "dead":
+        return "Dead"
+    if started == 0:
+        return "Created"
+    if finished == 0:
+        return ""
+    return f"Exited ({state.exit_code}) {human_duration(now_ns - finished)} ago"
+
+
+def human_duration(nanoseconds: int) -> str:
+    """Docker's rounding of durations (units.HumanDuration)."""
+    seconds = nanoseconds // 1_000_000_000
+    if seconds < 1:
+        return "Less than a second"
+    if seconds == 1:
+        return "1 second"
+    if seconds < 60:
+        return f"{seconds} seconds"
+    minutes = seconds // 60
+    if minutes == 1:
+        return "About a minute"
+    if minutes < 60:
+        return f"{minutes} minutes"
+    hours = (seconds + 1800) // 3600
+    if hours == 1:
+        return "About an hour"
+    if hours < 48:
+        return f"{hours} hours"
+    days = hours // 24
+    if days < 14:
+        return f"{days} days"
+    if days < 60:
+        return f"{days // 7} weeks"
+    if days < 730:
+        return f"{days // 30} months"
+    return f"{days // 365} years"

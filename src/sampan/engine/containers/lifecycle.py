@@ -1,0 +1,300 @@
+"""What people do to a container: start, stop, kill, restart, pause, rename, update, remove."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Any
+
+from msgspec.structs import replace
+
+from sampan.engine import restart as restart_policy
+from sampan.engine import state
+from sampan.engine.config import HostConfig, RestartPolicy
+from sampan.engine.containers.base import Parts
+from sampan.engine.containers.create import Creator
+from sampan.engine.containers.monitor import Monitor
+from sampan.engine.containers.runner import Runner
+from sampan.engine.containers.store import Slot
+from sampan.engine.names import check_name
+from sampan.engine.signals import parse_signal
+from sampan.engine.spec_resources import live_limits
+from sampan.engine.validate import check_resources
+from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unavailable
+
+DEFAULT_STOP_TIMEOUT = 10
+"""Seconds between the stop signal and SIGKILL."""
+_KILL_TIMEOUT = 30.0
+
+
+class Lifecycle:
+    def __init__(self, parts: Parts, creator: Creator, runner: Runner, monitor: Monitor) -> None:
+        self._parts = parts
+        self._creator = creator
+        self._runner = runner
+        self._monitor = monitor
+        self._kept: set[str] = set()
+        """Containers that restart now: their end does not remove them."""
+        monitor.start_again = runner.run
+        monitor.remove_ended = self._remove_ended
+
+    async def start(self, reference: str) -> bool:
+        """False when it runs already. Raises Docker's errors; the container is as before then."""
+        slot = self._parts.store.find(reference)
+        async with slot.lock:
+            self._check_present(slot)
+            if not state.check_start(slot.record):
+                return False
+            self._monitor.cancel_restart(slot.record.id)
+            if slot.record.restart_count:
+                self._parts.store.replace(slot, replace(slot.record, restart_count=0))
+            await self._runner.run(slot)
+        return True
+
+    def _check_present(self, slot: Slot) -> None:
+        """Whoever waited for the lock may find the container gone."""
+        if self._parts.store.get(slot.record.id) is not slot:
+            raise NotFound(f"No such container: {slot.record.id}")
+
+    async def stop(self, reference: str, timeout: int | None = None, signal_name: str = "") -> bool:
+        """Signal, then SIGKILL after `timeout` seconds (-1: never). False when it does not run."""
+        number = parse_signal(signal_name) if signal_name else None
+        slot = self._parts.store.find(reference)
+        async with slot.lock:
+            self._check_present(slot)
+            return await self._stop(slot, timeout, number)
+
+    async def _stop(self, slot: Slot, timeout: int | None, number: int | None) -> bool:
+        record = slot.record
+        if record.state.status == "restarting":
+            self._monitor.cancel_restart(record.id)
+            after = replace(record.state, status="exited")
+            self._parts.set_state(slot, after, manually_stopped=True)
+            await self._parts.store.save(slot)
+            self._parts.announce(slot.record, "stop")
+            return True
+        if not record.running:
+            return False
+        self._parts.store.replace(slot, replace(record, manually_stopped=True))
+        self._monitor.no_restart(record.id)
+        if record.state.status == "paused":
+            await self._thaw(slot)
+        chosen = number or parse_signal(record.config.stop_signal or "TERM")
+        if timeout is None:
+            configured = record.config.stop_timeout
+            timeout = DEFAULT_STOP_TIMEOUT if configured is None else configured
+        await self._signal(slot, chosen)
+        if not await self._ended(slot, timeout if timeout >= 0 else None):
+            await self._signal(slot, signal.SIGKILL)
+            await self._kill_group(slot)
+        self._parts.announce(slot.record, "stop")
+        return True
+
+    async def _ended(self, slot: Slot, timeout: float | None) -> bool:
+        """Whether its end has come (and been dealt with) within `timeout` seconds."""
+        live = self._monitor.live(slot.record.id)
+        if live is None:
+            return True
+        try:
+            await asyncio.wait_for(live.ended.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _kill_group(self, slot: Slot) -> None:
+        """After SIGKILL to the init; processes that hold out are killed with the whole group."""
+        if await self._ended(slot, _KILL_TIMEOUT):
+            return
+        await asyncio.to_thread(self._parts.cgroup(slot.record).kill_all)
+        if not await self._ended(slot, _KILL_TIMEOUT):
+            raise Unavailable(f"container {slot.record.id} could not be killed: its processes do not end")
+
+    async def _signal(self, slot: Slot, number: int) -> None:
+        live = self._monitor.live(slot.record.id)
+        if live is None:
+            return
+        try:
+            await asyncio.to_thread(live.shim.kill, number)
+        except Conflict:
+            return  # it ended meanwhile, which is what the signal was for
+        self._parts.announce(slot.record, "kill", {"signal": str(number)})
+
+    async def kill(self, reference: str, signal_name: str = "") -> None:
+        """Raises `Conflict` when it does not run."""
+        number = parse_signal(signal_name or "KILL")
+        slot = self._parts.store.find(reference)
+        record = slot.record
+        try:
+            state.check_running(record)
+        except Conflict as error:
+            raise Conflict(f"Cannot kill container: {reference}: {error.message}") from error
+        own = parse_signal(record.config.stop_signal or "TERM")
+        if number in (signal.SIGKILL, own):
+            self._parts.store.replace(slot, replace(record, manually_stopped=True))
+            self._monitor.no_restart(record.id)
+        await self._signal(slot, number)
+        if number == signal.SIGKILL:
+            if record.state.status == "paused":
+                await self._thaw(slot)
+            await self._ended(slot, DEFAULT_STOP_TIMEOUT)
+
+    async def restart(self, reference: str, timeout: int | None = None, signal_name: str = "") -> None:
+        number = parse_signal(signal_name) if signal_name else None
+        slot = self._parts.store.find(reference)
+        async with slot.lock:
+            self._check_present(slot)
+            self._kept.add(slot.record.id)
+            try:
+                await self._stop(slot, timeout, number)
+                await self._runner.run(slot)
+            finally:
+                self._kept.discard(slot.record.id)
+            self._parts.announce(slot.record, "restart")
+
+    async def pause(self, reference: str) -> None:
+        slot = self._parts.store.find(reference)
+        async with slot.lock:
+            self._check_present(slot)
+            state.check_pause(slot.record)
+            await asyncio.to_thread(self._parts.cgroup(slot.record).freeze)
+            self._parts.set_state(slot, state.paused(slot.record.state))
+            await self._parts.store.save(slot)
+            self._parts.announce(slot.record, "pause")
+
+    async def unpause(self, reference: str) -> None:
+        slot = self._parts.store.find(reference)
+        async with slot.lock:
+            self._check_present(slot)
+            state.check_unpause(slot.record)
+            await self._thaw(slot)
+
+    async def _thaw(self, slot: Slot) -> None:
+        await asyncio.to_thread(self._parts.cgroup(slot.record).thaw)
+        if slot.record.state.status == "paused":
+            self._parts.set_state(slot, state.unpaused(slot.record.state))
+            await self._parts.store.save(slot)
+            self._parts.announce(slot.record, "unpause")
+
+    async def rename(self, reference: str, name: str) -> None:
+        if not name:
+            raise Invalid("Neither old nor new names may be empty")
+        slot = self._parts.store.find(reference)
+        record = slot.record
+        name = check_name(name)
+        if name == record.name:
+            raise Invalid("Renaming a container with the same name as its current name")
+        try:
+            self._parts.store.reserve_name(name, record.id)
+        except Conflict as error:
+            raise Conflict(f"Error when allocating new name: {error.message}") from error
+        old = record.name
+        self._parts.store.replace(slot, replace(slot.record, name=name))
+        await self._parts.store.save(slot, durable=True)
+        self._parts.store.release_name(old, record.id)
+        self._parts.announce(slot.record, "rename", {"oldName": f"/{old}"})
+        self.names_changed(slot)
+
+    def names_changed(self, slot: Slot) -> None:
+        """Replaced by the service: other containers must learn the new name."""
+
+    async def update(self, reference: str, changes: dict[str, Any]) -> list[str]:
+        """Limits and restart policy (members of HostConfig by field name); the warnings. Raises `Invalid`."""
+        slot = self._parts.store.find(reference)
+        async with slot.lock:
+            self._check_present(slot)
+            record = slot.record
+            policy = changes.get("restart_policy")
+            if isinstance(policy, RestartPolicy) and policy.name:
+                restart_policy.validate(policy)
+                if record.host.auto_remove and policy.name != "no":
+                    raise Invalid(
+                        "Restart policy cannot be updated because AutoRemove is enabled for the container"
+                    )
+            warnings: list[str] = []
+            host = updated(record.host, changes)
+            host = check_resources(host, self._parts.facts, warnings)
+            if record.running:
+                before = live_limits(record.host)
+                wanted = live_limits(host)
+                if wanted != before:
+                    try:
+                        await asyncio.to_thread(self._parts.cgroup(record).update, wanted)
+                    except SampanError as error:
+                        raise type(error)(
+                            f"Cannot update container {record.id}: {error.message}", hint=error.hint
+                        ) from error
+            self._parts.store.replace(slot, replace(slot.record, host=host))
+            await self._parts.store.save(slot, durable=True)
+            self._parts.announce(slot.record, "update")
+            return warnings
+
+    # Removal
+
+    async def remove(self, reference: str, *, force: bool = False, volumes: bool = False) -> None:
+        """Raises `Conflict` while it runs, unless `force`d."""
+        slot = self._parts.store.find(reference)
+        state.check_remove(slot.record, force=force)
+        async with slot.lock:
+            self._check_present(slot)
+            if force:
+                self._monitor.cancel_restart(slot.record.id)
+                if slot.record.running:
+                    await self._kill_for_removal(slot)
+            else:
+                state.check_remove(slot.record, force=False)
+            await self._remove(slot, volumes=volumes)
+
+    async def _kill_for_removal(self, slot: Slot) -> None:
+        self._parts.store.replace(slot, replace(slot.record, removing=True))
+        try:
+            if slot.record.state.status == "paused":
+                await self._thaw(slot)
+            await self._signal(slot, signal.SIGKILL)
+            await self._kill_group(slot)
+        except BaseException:
+            self._parts.store.replace(slot, replace(slot.record, removing=False))
+            raise
+
+    async def _remove_ended(self, slot: Slot) -> None:
+        """A container with --rm after its end; its anonymous volumes go with it."""
+        if slot.record.id in self._kept:
+            return
+        async with slot.lock:
+            if self._parts.store.get(slot.record.id) is slot and not slot.record.running:
+                await self._remove(slot, volumes=True)
+
+    async def _remove(self, slot: Slot, *, volumes: bool) -> None:
+        """The caller holds the lock, and there is no process any more.
+
+        The record goes first, by one commit: what is left on disk after a crash then belongs to nobody and is
+        swept at the next start.
+        """
+        record = replace(slot.record, removing=True)
+        self._parts.store.replace(slot, record)
+        await self._parts.store.delete(slot)
+        self._runner.drop_clients(record.id)
+        try:
+            await asyncio.to_thread(self._creator.discard, record.id)
+        finally:
+            self._parts.announce(record, "destroy")
+            self._monitor.removed(record)
+        if volumes:
+            for point in record.mounts:
+                if point.type == "volume" and point.anonymous:
+                    await self._parts.volumes.remove_unused(point.name)
+
+
+def updated(host: HostConfig, changes: dict[str, Any]) -> HostConfig:
+    """Only what was given (not zero) is changed; a new limit of one kind takes the place of the other."""
+    given = {name: value for name, value in changes.items() if value not in (0, "", None, RestartPolicy())}
+    if "nano_cpus" in given and "cpu_quota" not in given:
+        given.update(cpu_quota=0, cpu_period=0)
+    elif "cpu_quota" in given or "cpu_period" in given:
+        given.setdefault("nano_cpus", 0)
+    swap = host.memory_swap
+    if "memory" in given and "memory_swap" not in given and 0 < swap < given["memory"]:
+        raise Invalid(
+            "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the "
+            "same time"
+        )
+    return replace(host, **given)

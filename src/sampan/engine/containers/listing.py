@@ -1,0 +1,179 @@
+"""Lists, inspection, sizes and pruning of containers."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import time
+from collections.abc import Callable, Sequence
+
+from sampan.engine import state
+from sampan.engine.containers.base import Filters, Json, Parts
+from sampan.engine.containers.inspect import inspect_json, status_text, summary
+from sampan.engine.containers.lifecycle import Lifecycle
+from sampan.engine.containers.store import Slot
+from sampan.engine.filters import check_filters, label_matches, parse_time
+from sampan.engine.model import ContainerRecord, epoch_ns
+from sampan.errors import Conflict, Invalid, NotFound
+
+_LIST_FILTERS = (
+    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "label!", "name",
+    "network", "publish", "since", "status", "volume",
+)  # fmt: skip
+_PRUNE_FILTERS = ("label", "label!", "until")
+
+
+class Listing:
+    def __init__(self, parts: Parts, lifecycle: Lifecycle, exec_ids: Callable[[str], list[str]]) -> None:
+        self._parts = parts
+        self._lifecycle = lifecycle
+        self._exec_ids = exec_ids
+
+    async def inspect(self, reference: str, *, size: bool = False) -> Json:
+        slot = self._parts.store.find(reference)
+        body = inspect_json(slot.record, self._parts, self._exec_ids(slot.record.id))
+        if size:
+            body["SizeRw"], body["SizeRootFs"] = await asyncio.to_thread(self._sizes, slot.record)
+        return body
+
+    async def list(
+        self, filters: Filters, *, all_: bool = False, limit: int = 0, size: bool = False
+    ) -> list[Json]:
+        """Newest first. Without `all_` only running ones, unless a filter speaks of others."""
+        check_list_filters(filters)
+        everything = all_ or limit > 0 or any(name in filters for name in ("status", "exited"))
+        before, since = self._reference(filters, "before"), self._reference(filters, "since")
+        ancestors = await self._ancestors(filters.get("ancestor", ()))
+        found: list[Json] = []
+        now_ns = time.time_ns()
+        slots = sorted(self._parts.store.slots(), key=lambda slot: slot.record.created, reverse=True)
+        for slot in slots:
+            record = slot.record
+            if not everything and not (record.running or record.state.status == "restarting"):
+                continue
+            if (before and record.created >= before) or (since and record.created <= since):
+                continue
+            if ancestors is not None and record.image_id not in ancestors:
+                continue
+            if not self._matches(record, filters):
+                continue
+            entry = self._entry(slot, now_ns)
+            if size:
+                entry["SizeRw"], entry["SizeRootFs"] = await asyncio.to_thread(self._sizes, record)
+            found.append(entry)
+            if limit > 0 and len(found) == limit:
+                break
+        return found
+
+    def _entry(self, slot: Slot, now_ns: int) -> Json:
+        cached = slot.cache.get("summary")
+        body: Json = cached if isinstance(cached, dict) else summary(slot.record, slot.record.image)
+        slot.cache["summary"] = body
+        return {**body, "Status": status_text(slot.record.state, now_ns)}
+
+    def _reference(self, filters: Filters, name: str) -> str:
+        values = filters.get(name, ())
+        return self._parts.store.find(values[0]).record.created if values else ""
+
+    async def _ancestors(self, names: Sequence[str]) -> set[str] | None:
+        """Ids of the images named; None when the filter is not there. Unknown names match nothing."""
+        if not names:
+            return None
+        found = set()
+        for name in names:
+            try:
+                found.add(str((await asyncio.to_thread(self._parts.images.get, name)).id))
+            except (NotFound, Invalid):
+                continue
+        return found
+
+    def _matches(self, record: ContainerRecord, filters: Filters) -> bool:
+        checks: dict[str, Callable[[str], bool]] = {
+            "id": record.id.startswith,
+            "name": lambda value: value.removeprefix("/") in record.name,
+            "status": lambda value: record.state.status == value,
+            "exited": lambda value: record.state.status == "exited" and record.state.exit_code == int(value),
+            "health": lambda value: _health(record) == value,
+            "volume": lambda value: any(value in (point.name, point.destination) for point in record.mounts),
+            "network": lambda value: any(
+                name == value or endpoint.network_id.startswith(value)
+                for name, endpoint in record.endpoints.items()
+            ),
+            "publish": lambda value: any(
+                _port_matches(value, binding.host_port, binding.protocol) for binding in record.published
+            ),
+            "expose": lambda value: any(
+                _port_matches(value, int(name.partition("/")[0]), name.partition("/")[2])
+                for name in record.config.exposed_ports or {}
+            ),
+            "is-task": lambda value: value.lower() in ("false", "0"),
+            "isolation": lambda value: value in ("default", ""),
+        }
+        for name, check in checks.items():
+            values = filters.get(name, ())
+            if values and not any(check(value) for value in values):
+                return False
+        return label_matches(record.labels, filters)
+
+    def _sizes(self, record: ContainerRecord) -> tuple[int, int]:
+        """Blocking: bytes in the writable layer, and with all layers below it."""
+        own = self._parts.snapshots.usage(record.id)
+        below = 0
+        for layer in record.layers:
+            try:
+                below += self._parts.layers.size(layer)  # type: ignore[arg-type]
+            except NotFound:
+                continue
+        return own, own + below
+
+    async def disk_usage(self) -> builtins.list[Json]:
+        """Every container's entry with its sizes."""
+        return await self.list({}, all_=True, size=True)
+
+    async def prune(self, filters: Filters) -> Json:
+        """Remove what does not run."""
+        check_filters(filters, _PRUNE_FILTERS)
+        until = [parse_time(text) for text in filters.get("until", ())]
+        removed: list[str] = []
+        freed = 0
+        for record in self._parts.store:
+            if record.running or record.state.status == "restarting":
+                continue
+            if (until and epoch_ns(record.created) > min(until)) or not label_matches(record.labels, filters):
+                continue
+            try:
+                state.check_remove(record, force=False)
+                size = await asyncio.to_thread(self._parts.snapshots.usage, record.id)
+                await self._lifecycle.remove(record.id)
+            except (Conflict, NotFound):
+                continue  # started or removed by somebody else meanwhile
+            freed += size
+            removed.append(record.id)
+        self._parts.events.publish("container", "prune", "", {"reclaimed": str(freed)})
+        return {"ContainersDeleted": removed, "SpaceReclaimed": freed}
+
+
+def check_list_filters(filters: Filters) -> None:
+    check_filters(filters, _LIST_FILTERS)
+    for value in filters.get("status", ()):
+        if value not in state.STATUSES:
+            raise Invalid(f"invalid filter 'status={value}'")
+    for value in filters.get("exited", ()):
+        if not value.removeprefix("-").isdecimal():
+            raise Invalid(f"invalid filter 'exited={value}'")
+    for value in filters.get("health", ()):
+        if value not in ("none", "starting", "healthy", "unhealthy"):
+            raise Invalid(f"invalid filter 'health={value}'")
+
+
+def _health(record: ContainerRecord) -> str:
+    return record.state.health.status if record.state.health is not None else "none"
+
+
+def _port_matches(text: str, port: int, protocol: str) -> bool:
+    wanted, _, wanted_protocol = text.partition("/")
+    first, dash, last = wanted.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()):
+        raise Invalid(f"invalid port specification: {text!r}")
+    inside = int(first) <= port <= int(last or first)
+    return inside and (not wanted_protocol or wanted_protocol == (protocol or "tcp"))

@@ -1,0 +1,251 @@
+"""Watching the running containers: their ends, who waits for them, and what follows (restart, removal)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec.structs import replace
+
+from sampan.engine import restart, state
+from sampan.engine.containers.base import Parts
+from sampan.engine.containers.store import Slot
+from sampan.engine.containers.wiring import Wiring
+from sampan.engine.model import ContainerRecord
+from sampan.errors import Invalid, SampanError
+from sampan.runtime.messages import ExitRecord
+from sampan.runtime.shim_client import ShimClient
+
+log = logging.getLogger(__name__)
+
+CONDITIONS = ("not-running", "next-exit", "removed")
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """What `wait` answers."""
+
+    exit_code: int
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Live:
+    """A running container's link to its shim. `ended` is set when its end has been dealt with completely."""
+
+    shim: ShimClient
+    since: float
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    no_restart: bool = False
+    """A person ended it: the restart policy does not count."""
+
+
+@dataclass(slots=True)
+class _Restarts:
+    delay: float = 0.0
+    task: asyncio.Task[None] | None = None
+
+
+class Monitor:
+    """Used from the event loop's thread. `start_again` and `remove_ended` are set by the lifecycle part."""
+
+    def __init__(self, parts: Parts, wiring: Wiring) -> None:
+        self._parts = parts
+        self._wiring = wiring
+        self._live: dict[str, Live] = {}
+        self._waiters: dict[str, dict[str, list[asyncio.Future[Waited]]]] = {}
+        self._restarts: dict[str, _Restarts] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.start_again: Callable[[Slot], Awaitable[None]] = _nothing
+        self.remove_ended: Callable[[Slot], Awaitable[None]] = _nothing
+        self.on_started: Callable[[Slot], None] = lambda _slot: None
+        self.on_ended: Callable[[Slot], None] = lambda _slot: None
+
+    # Running
+
+    def watch(self, slot: Slot, shim: ShimClient, *, running_for: float = 0.0) -> None:
+        """From now on this container's end is noticed."""
+        live = Live(shim, time.monotonic() - running_for)
+        self._live[slot.record.id] = live
+        asyncio.get_running_loop().add_reader(shim.fileno(), self._readable, slot, live)
+        self.on_started(slot)
+
+    def live(self, container_id: str) -> Live | None:
+        return self._live.get(container_id)
+
+    def _readable(self, slot: Slot, live: Live) -> None:
+        asyncio.get_running_loop().remove_reader(live.shim.fileno())
+        self.spawn(self._end(slot, live))
+
+    def spawn(self, work: Any) -> asyncio.Task[Any]:
+        """A task of the monitor's; an error in it is logged, not lost."""
+        task: asyncio.Task[Any] = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("container monitor: %s", error, exc_info=error)
+
+    # Ending
+
+    async def _end(self, slot: Slot, live: Live) -> None:
+        exit_record = await asyncio.to_thread(live.shim.wait)
+        live.shim.close()
+        await self.ended(slot, exit_record, live)
+
+    async def ended(self, slot: Slot, end: ExitRecord, live: Live | None) -> None:
+        """Everything that follows the end of a container's process.
+
+        The state says "exited" only when the network is given back, so that a start at once finds its
+        ports and addresses free.
+        """
+        parts = self._parts
+        record = slot.record
+        self.on_ended(slot)
+        try:
+            await asyncio.to_thread(self._wiring.release, record)
+        except (SampanError, OSError) as error:
+            log.warning("network of container %s could not be taken down: %s", record.id, error)
+        networks = [one.network_id for one in record.endpoints.values()]
+        decision = self._decide(slot.record, end, live)
+        # Anew: somebody may have renamed it, or stopped it, meanwhile.
+        record = self._wiring.forget(slot.record)
+        after = state.exited(
+            record.state, end.exit_code, end.finished_at, oom_killed=end.oom_killed, error=end.error
+        )
+        if decision.restart:
+            after = state.restarting(after)
+        parts.store.replace(slot, replace(record, state=after))
+        self._live.pop(record.id, None)
+        self._wiring.refresh_names(networks)
+        self._announce_end(slot.record, end)
+        if end.error.startswith("the container's shim was killed"):
+            await asyncio.to_thread(self._kill_leftovers, slot.record)
+        removing = record.host.auto_remove and not decision.restart
+        if not removing:
+            await parts.store.save(slot)
+        if live is not None:
+            live.ended.set()
+        self._notify(record.id, ("not-running", "next-exit"), Waited(end.exit_code, end.error))
+        if decision.restart:
+            self._schedule(slot, decision.delay)
+        elif removing:
+            self.spawn(self.remove_ended(slot))
+
+    def _decide(self, record: ContainerRecord, end: ExitRecord, live: Live | None) -> restart.Decision:
+        if record.removing:
+            return restart.Decision(False)
+        known = self._restarts.get(record.id) or _Restarts()
+        return restart.after_exit(
+            record.host.restart_policy,
+            exit_code=end.exit_code,
+            restarts=record.restart_count,
+            stopped=record.manually_stopped or (live is not None and live.no_restart),
+            ran_for=time.monotonic() - live.since if live is not None else 0.0,
+            last_delay=known.delay,
+        )
+
+    def _announce_end(self, record: ContainerRecord, end: ExitRecord) -> None:
+        parts = self._parts
+        if end.oom_killed:
+            parts.announce(record, "oom")
+        parts.announce(record, "die", {"exitCode": str(end.exit_code)})
+        for name, endpoint in record.endpoints.items():
+            network = parts.networks.get(endpoint.network_id)
+            attributes = {
+                "container": record.id,
+                "name": name,
+                "type": network.driver if network is not None else "bridge",
+            }
+            parts.events.publish("network", "disconnect", endpoint.network_id, attributes)
+
+    def _kill_leftovers(self, record: ContainerRecord) -> None:
+        """Blocking: a shim that was killed could not end its container's processes."""
+        group = self._parts.cgroup(record)
+        if group.exists():
+            group.kill_all()
+            group.remove()
+
+    # Restarting
+
+    def _schedule(self, slot: Slot, delay: float) -> None:
+        known = self._restarts.setdefault(slot.record.id, _Restarts())
+        known.delay = delay
+        known.task = self.spawn(self._restart_after(slot, delay))
+
+    async def _restart_after(self, slot: Slot, delay: float) -> None:
+        await asyncio.sleep(delay)
+        async with slot.lock:
+            if slot.record.state.status != "restarting":
+                return
+            record = replace(slot.record, restart_count=slot.record.restart_count + 1)
+            self._parts.store.replace(slot, record)
+            try:
+                await self.start_again(slot)
+            except SampanError as error:
+                log.warning("container %s could not be restarted: %s", record.id, error)
+                after = replace(slot.record.state, status="exited")
+                self._parts.set_state(slot, after)
+                await self._parts.store.save(slot)
+
+    def cancel_restart(self, container_id: str) -> None:
+        """No further automatic restart, and the delay begins anew."""
+        known = self._restarts.pop(container_id, None)
+        if known is not None and known.task is not None:
+            known.task.cancel()
+
+    def no_restart(self, container_id: str) -> None:
+        live = self._live.get(container_id)
+        if live is not None:
+            live.no_restart = True
+
+    # Waiting
+
+    def wait(self, slot: Slot, condition: str) -> asyncio.Future[Waited]:
+        """A future for the end; it is registered when this returns. Raises `Invalid` for an unknown condition."""
+        condition = condition or "not-running"
+        if condition not in CONDITIONS:
+            raise Invalid(f"invalid condition: {condition!r}")
+        future: asyncio.Future[Waited] = asyncio.get_running_loop().create_future()
+        record = slot.record
+        if condition == "not-running" and record.state.status not in ("running", "paused", "restarting"):
+            future.set_result(Waited(record.state.exit_code))
+            return future
+        waiters = self._waiters.setdefault(record.id, {}).setdefault(condition, [])
+        waiters.append(future)
+        return future
+
+    def removed(self, record: ContainerRecord) -> None:
+        """The container is gone: whoever waits for anything of it learns that."""
+        self.cancel_restart(record.id)
+        error = record.state.error if record.state.exit_code else ""
+        self._notify(record.id, CONDITIONS, Waited(record.state.exit_code, error))
+        self._waiters.pop(record.id, None)
+
+    def _notify(self, container_id: str, conditions: tuple[str, ...], result: Waited) -> None:
+        waiting = self._waiters.get(container_id, {})
+        for condition in conditions:
+            for future in waiting.pop(condition, ()):
+                if not future.done():
+                    future.set_result(result)
+
+    async def close(self) -> None:
+        """Let go of the shims; the containers run on."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        loop = asyncio.get_running_loop()
+        for live in self._live.values():
+            loop.remove_reader(live.shim.fileno())
+            live.shim.close()
+        self._live.clear()
+
+
+async def _nothing(_slot: Slot) -> None:
+    return None

@@ -1,0 +1,154 @@
+"""Looking at running containers: top, stats."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from sampan.engine import state
+from sampan.engine.containers.base import Json, Parts
+from sampan.engine.model import ContainerRecord, now
+from sampan.engine.stats import empty_json, parse_interfaces, parse_system_cpu, stats_json
+from sampan.errors import Conflict, Internal, Invalid, NotFound
+from sampan.linux.cgroups import CgroupStats
+
+_PS_TIMEOUT = 30
+_INTERVAL = 1.0
+
+
+class Observer:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def top(self, reference: str, ps_args: str) -> Json:
+        """The container's processes as the host's ps shows them; from /proc where there is no ps."""
+        record = self._parts.store.find(reference).record
+        if record.state.status == "restarting":
+            raise Conflict(f"Container {record.id} is restarting, wait until the container is running")
+        state.check_running(record)
+        return await asyncio.to_thread(self._top, record, ps_args or "-ef")
+
+    def _top(self, record: ContainerRecord, ps_args: str) -> Json:
+        pids = set(self._parts.cgroup(record).pids())
+        try:
+            done = subprocess.run(
+                ["ps", *ps_args.split()], capture_output=True, text=True, timeout=_PS_TIMEOUT, check=False
+            )
+        except FileNotFoundError:
+            return _proc_table(pids)
+        except subprocess.TimeoutExpired as error:
+            raise Internal("ps did not answer in time") from error
+        if done.returncode != 0:
+            raise Invalid(f"ps: {done.stderr.strip()}")
+        return parse_ps(done.stdout, pids)
+
+    async def stats(self, reference: str, *, stream: bool, one_shot: bool) -> AsyncIterator[Json]:
+        """Samples, one a second; one sample (with the one a second before it) without `stream`."""
+        slot = self._parts.store.find(reference)
+        return self._samples(slot.record.id, stream=stream, one_shot=one_shot)
+
+    async def _samples(self, container_id: str, *, stream: bool, one_shot: bool) -> AsyncIterator[Json]:
+        before: tuple[str, CgroupStats, int] | None = None
+        first = True
+        while True:
+            slot = self._parts.store.get(container_id)
+            if slot is None:
+                return
+            record = slot.record
+            if not record.running:
+                yield empty_json(record.id, record.name)
+                if not stream:
+                    return
+                before = None
+            else:
+                try:
+                    sample, interfaces = await asyncio.to_thread(self._sample, record)
+                except NotFound:
+                    sample, interfaces = None, {}
+                if sample is not None and (stream or one_shot or not first):
+                    yield stats_json(
+                        record.id,
+                        record.name,
+                        sample[1],
+                        before,
+                        read=sample[0],
+                        system_ns=sample[2],
+                        cpus=os.cpu_count() or 1,
+                        host_memory=_host_memory(),
+                        interfaces=interfaces,
+                    )
+                    if not stream:
+                        return
+                before = sample
+                first = False
+            await asyncio.sleep(_INTERVAL)
+
+    def _sample(
+        self, record: ContainerRecord
+    ) -> tuple[tuple[str, CgroupStats, int], dict[str, dict[str, int]]]:
+        stats = self._parts.cgroup(record).stats()
+        ticks = os.sysconf("SC_CLK_TCK")
+        system = parse_system_cpu(Path("/proc/stat").read_text(encoding="ascii"), ticks)
+        interfaces = {}
+        if record.host.network_mode != "host":
+            try:
+                text = Path(f"/proc/{record.state.pid}/net/dev").read_text(encoding="ascii")
+                interfaces = parse_interfaces(text)
+            except OSError:
+                interfaces = {}  # it ended in this moment
+        return (now(), stats, system), interfaces
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def parse_ps(output: str, pids: set[int]) -> Json:
+    """Titles and the rows of these processes. Raises `Invalid` when ps was not asked for a PID column."""
+    lines = output.splitlines()
+    titles = lines[0].split() if lines else []
+    if "PID" not in titles:
+        raise Invalid("Couldn't find PID field in ps output")
+    column = titles.index("PID")
+    rows = []
+    for line in lines[1:]:
+        # The last column is the command, which may contain spaces.
+        fields = line.split(None, len(titles) - 1)
+        if len(fields) > column and fields[column].isdecimal() and int(fields[column]) in pids:
+            rows.append(fields)
+    return {"Titles": titles, "Processes": rows}
+
+
+def _proc_table(pids: set[int]) -> Json:
+    titles = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
+    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    ticks = os.sysconf("SC_CLK_TCK")
+    rows = []
+    for pid in sorted(pids):
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            owner = os.stat(f"/proc/{pid}").st_uid
+        except OSError:
+            continue  # it ended meanwhile
+        name = stat[stat.index("(") + 1 : stat.rindex(")")]
+        fields = stat[stat.rindex(")") + 2 :].split()
+        cpu = (int(fields[11]) + int(fields[12])) // ticks
+        started = time.strftime("%H:%M", time.localtime(boot + int(fields[19]) / ticks))
+        used = f"{cpu // 3600:02d}:{cpu // 60 % 60:02d}:{cpu % 60:02d}"
+        rows.append(
+            [_user(owner), str(pid), fields[1], "0", started, "?", used, command.strip() or f"[{name}]"]
+        )
+    return {"Titles": titles, "Processes": rows}
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

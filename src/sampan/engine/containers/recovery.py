@@ -1,0 +1,200 @@
+"""Finding the containers again when the engine starts: running ones, ended ones, and rubbish.
+
+A record says what was true when the last engine wrote it; the shim and its exit record say what is true now.
+
+    record      shim answers        exit record     ->
+    running     yes                                 adopted (and a start that was interrupted is finished)
+    running     no                  yes             exited, with the true time and code
+    running     no                  no              exited 255: the host was restarted, or everything was killed
+    other       yes                                 ended: a start whose record was never written
+    none        yes                                 ended: a removal or a creation that was interrupted
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+from msgspec.structs import replace
+
+from sampan.engine import restart, state
+from sampan.engine.containers.base import Parts
+from sampan.engine.containers.create import Creator
+from sampan.engine.containers.monitor import Monitor
+from sampan.engine.containers.runner import Runner, end_shim, remove_run_directory
+from sampan.engine.containers.store import Slot
+from sampan.engine.containers.wiring import Wiring, publishing_address
+from sampan.engine.model import epoch_ns, now
+from sampan.errors import Conflict, Invalid, NotFound, SampanError
+from sampan.linux.process import start_time
+from sampan.network.model import EndpointSpec, PortBinding
+from sampan.runtime.messages import ExitRecord
+from sampan.runtime.shim_client import ShimClient, read_exit
+
+log = logging.getLogger(__name__)
+
+LOST = 255
+"""Docker's exit code of a container that was running when the host went down."""
+
+
+class Recovery:
+    def __init__(
+        self, parts: Parts, creator: Creator, wiring: Wiring, runner: Runner, monitor: Monitor
+    ) -> None:
+        self._parts = parts
+        self._creator = creator
+        self._wiring = wiring
+        self._runner = runner
+        self._monitor = monitor
+
+    async def recover(self) -> None:
+        """Call once, before requests are served."""
+        parts = self._parts
+        was_running: set[str] = set()
+        ended: list[tuple[Slot, ExitRecord]] = []
+        for slot in parts.store.slots():
+            record = slot.record
+            if record.running:
+                was_running.add(record.id)
+                shim = await asyncio.to_thread(self._adopt, slot)
+                if shim is None:
+                    ended.append((slot, await asyncio.to_thread(self._end_of, slot)))
+                else:
+                    await self._watch(slot, shim)
+            else:
+                if record.state.status == "restarting":
+                    was_running.add(record.id)
+                    parts.set_state(slot, replace(record.state, status="exited"))
+                await asyncio.to_thread(self._clean, record.id)
+        await self._reconcile()
+        for slot, end in ended:
+            await self._record_end(slot, end)
+        await asyncio.to_thread(self._sweep)
+        self._monitor.spawn(self._restart_all(was_running))
+
+    def _adopt(self, slot: Slot) -> ShimClient | None:
+        """Blocking: the link to a running container's shim; None when it has ended."""
+        run_dir = self._parts.run_directory(slot.record.id)
+        try:
+            shim = ShimClient.connect(run_dir)
+        except NotFound:
+            return None
+        try:
+            # Does nothing but raise when it is running already; else it finishes an interrupted start.
+            shim.start()
+        except (Conflict, Invalid):
+            pass
+        except SampanError as error:
+            log.warning("container %s: its start could not be finished: %s", slot.record.id, error)
+        return shim
+
+    async def _watch(self, slot: Slot, shim: ShimClient) -> None:
+        record = slot.record
+        running_for = max(0.0, (time.time_ns() - epoch_ns(record.state.started_at)) / 1e9)
+        try:
+            await self._wiring.adopt(record)
+        except (SampanError, OSError) as error:
+            log.warning("container %s: its name server could not be started again: %s", record.id, error)
+        self._monitor.watch(slot, shim, running_for=running_for)
+
+    def _end_of(self, slot: Slot) -> ExitRecord:
+        """Blocking: how a container ended while no engine was there."""
+        record = slot.record
+        found = read_exit(self._parts.run_directory(record.id))
+        if found is None:
+            self._kill_orphan(slot)
+            found = ExitRecord(LOST, now(), error="")
+        return found
+
+    def _kill_orphan(self, slot: Slot) -> None:
+        """A container whose shim was killed lives on without anybody to hear of its end: end it."""
+        record = slot.record
+        try:
+            alive = record.state.pid > 0 and start_time(record.state.pid) == record.state.start_time
+        except (OSError, SampanError):
+            alive = False
+        group = self._parts.cgroup(record)
+        if alive or group.exists():
+            group.kill_all()
+            group.remove()
+
+    async def _record_end(self, slot: Slot, end: ExitRecord) -> None:
+        self._take_addresses(slot)
+        await self._monitor.ended(slot, end, None)
+
+    def _take_addresses(self, slot: Slot) -> None:
+        """The end gives the addresses back, so they must be taken first."""
+        for endpoint in slot.record.endpoints.values():
+            if endpoint.spec is not None:
+                try:
+                    self._parts.networks.adopt(endpoint.spec)
+                except (Conflict, Invalid):
+                    continue
+
+    def _clean(self, container_id: str) -> None:
+        run_dir = self._parts.run_directory(container_id)
+        if run_dir.exists():
+            end_shim(run_dir)
+            remove_run_directory(run_dir)
+
+    async def _reconcile(self) -> None:
+        endpoints: list[EndpointSpec] = []
+        published: dict[str, tuple[PortBinding, ...]] = {}
+        for record in self._parts.store:
+            if not record.running or self._monitor.live(record.id) is None:
+                continue
+            endpoints += [one.spec for one in record.endpoints.values() if one.spec is not None]
+            address = publishing_address(record.endpoints)
+            if record.published and address is not None:
+                published[address.address.partition("/")[0]] = record.published
+        lost = await asyncio.to_thread(
+            self._parts.network_host.reconcile, self._parts.networks.specs(), endpoints, published
+        )
+        for binding in lost:
+            log.warning("published port %s could not be restored: it was taken meanwhile", binding)
+
+    def _sweep(self) -> None:
+        """Blocking: what no record speaks of."""
+        parts = self._parts
+        known = {record.id for record in parts.store}
+        for directory in (parts.settings.containers_dir, parts.settings.containers_run_dir):
+            if not directory.is_dir():
+                continue
+            for entry in os.listdir(directory):
+                if entry not in known and is_container_id(entry):
+                    self._clean(entry)
+                    self._creator.discard(entry)
+                    self._remove_group(entry)
+        parts.snapshots.sweep(known)
+
+    def _remove_group(self, container_id: str) -> None:
+        group = self._parts.cgroups.group(f"{self._parts.settings.cgroup_parent}/{container_id}")
+        if group.exists():
+            group.kill_all()
+            group.remove()
+
+    async def _restart_all(self, was_running: set[str]) -> None:
+        for slot in self._parts.store.slots():
+            record = slot.record
+            if record.running or record.state.status == "restarting" or record.state.status == "created":
+                continue
+            wanted = restart.at_engine_start(
+                record.host.restart_policy,
+                was_running=record.id in was_running,
+                exit_code=record.state.exit_code,
+                manually_stopped=record.manually_stopped,
+            )
+            if not wanted:
+                continue
+            async with slot.lock:
+                try:
+                    if self._parts.store.get(record.id) is slot and state.check_start(slot.record):
+                        await self._runner.run(slot)
+                except SampanError as error:
+                    log.warning("container %s could not be started: %s", record.id, error)
+
+
+def is_container_id(text: str) -> bool:
+    return len(text) == 64 and all(letter in "0123456789abcdef" for letter in text)

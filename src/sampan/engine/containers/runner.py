@@ -1,0 +1,233 @@
+"""Starting a container: network and process in parallel, then the hand-over to its shim.
+
+What is written when: the record says "running" (with pid, addresses and ports) before the shim is told to go on.
+An engine that dies in between finds the shim by that record, and finishes the start. One that dies earlier
+finds a shim that no record speaks of, and ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+
+from sampan.engine import state
+from sampan.engine.containers.base import Parts
+from sampan.engine.containers.monitor import Monitor
+from sampan.engine.containers.specs import SpecMaker
+from sampan.engine.containers.store import Slot
+from sampan.engine.containers.wiring import Plan, Wiring
+from sampan.engine.model import ContainerRecord, now
+from sampan.engine.validate import container_of
+from sampan.errors import Conflict, Internal, NotFound, SampanError, Unavailable
+from sampan.runtime.failure import ExecFailed
+from sampan.runtime.messages import AttachOptions, Created
+from sampan.runtime.shim_client import ShimClient
+from sampan.storage.metadata import Table
+
+_RUNC_WORDS = (
+    "failed to create task for container: failed to create shim task: OCI runtime create failed: "
+    "runc create failed: unable to start container process: "
+)
+"""What clients of Docker look into to tell 126 from 127."""
+
+
+@dataclass(slots=True)
+class PendingClient:
+    """A connection that was attached before its container started."""
+
+    socket: socket.socket
+    preread: bytes
+    options: AttachOptions
+
+
+class Runner:
+    def __init__(self, parts: Parts, specs: SpecMaker, wiring: Wiring, monitor: Monitor) -> None:
+        self._parts = parts
+        self._specs = specs
+        self._wiring = wiring
+        self._monitor = monitor
+        self._pending: dict[str, list[PendingClient]] = {}
+
+    def attach_later(self, container_id: str, client: PendingClient) -> None:
+        """Keep a client's connection until its container starts."""
+        self._pending.setdefault(container_id, []).append(client)
+
+    def drop_clients(self, container_id: str) -> None:
+        """Close the connections that waited for a start that will not be."""
+        for client in self._pending.pop(container_id, ()):
+            client.socket.close()
+
+    async def run(self, slot: Slot) -> None:
+        """Start it; the caller holds the slot's lock and has checked the state.
+
+        When it fails, everything is undone, the record says why, and the error is raised in Docker's words.
+        """
+        record = slot.record
+        try:
+            await self._run(slot)
+        except BaseException as error:
+            self.drop_clients(record.id)
+            if isinstance(error, SampanError):
+                failure = start_failure(error)
+                code = error.exit_code if isinstance(error, ExecFailed) else 128
+                self._parts.set_state(slot, state.start_failed(slot.record.state, code, failure.message))
+                await self._parts.store.save(slot)
+                raise failure from error
+            raise
+
+    async def _run(self, slot: Slot) -> None:
+        record = slot.record
+        joined = self.joined_processes(record)
+        plan = self._wiring.plan(record)
+        connected = False
+        created: Created | None = None
+        try:
+            if plan.own:
+                await asyncio.to_thread(self._wiring.make_namespace, plan)
+            connecting = asyncio.to_thread(self._wiring.connect, record, plan)
+            creating = asyncio.to_thread(self._create, record, plan, joined)
+            connect_result, create_result = await both(connecting, creating)
+            connected = not isinstance(connect_result, BaseException)
+            if isinstance(create_result, Created):
+                created = create_result
+            for result in (connect_result, create_result):
+                if isinstance(result, BaseException):
+                    raise result
+            if created is None:
+                raise Internal("the launcher answered with nothing")
+            if plan.own:
+                await self._wiring.serve_names(record, plan.namespace)
+            await self._go(slot, plan, created)
+        except BaseException:
+            await self._undo(record, plan, connected=connected, created=created is not None)
+            raise
+        finally:
+            plan.close()
+
+    def joined_processes(self, record: ContainerRecord) -> dict[str, int]:
+        """Namespace type -> the process of another container whose namespace it joins.
+
+        Raises `NotFound`, `Conflict` when that container is gone or does not run.
+        """
+        found: dict[str, int] = {}
+        host = record.host
+        for kind, mode in (("network", host.network_mode), ("pid", host.pid_mode), ("ipc", host.ipc_mode)):
+            name = container_of(mode)
+            if name is None:
+                continue
+            other = self._parts.store.find(name).record
+            if not other.running:
+                text = "cannot join network of a non running container" if kind == "network" else ""
+                raise Conflict(f"{text}: {other.id}" if text else f"container {other.id} is not running")
+            if kind == "ipc" and other.host.ipc_mode not in ("shareable", "host"):
+                raise Conflict(
+                    f"can't join IPC of container {other.id}: non-shareable IPC (hint: use IpcMode:shareable "
+                    "for the donor container)"
+                )
+            found[kind] = other.state.pid
+        return found
+
+    def _create(self, record: ContainerRecord, plan: Plan, joined: Mapping[str, int]) -> Created:
+        """Blocking: the container up to the point where its init waits."""
+        request = self._specs.request(
+            record, plan.specs, joined, embedded_dns=self._wiring.embedded_dns(plan.endpoints)
+        )
+        network = plan.namespace if plan.own else None
+        return self._parts.launcher.create(request, network=network)
+
+    async def _go(self, slot: Slot, plan: Plan, created: Created) -> None:
+        parts, record = self._parts, slot.record
+        clients = self._pending.pop(record.id, [])
+        running = replace(
+            record,
+            state=state.started(record.state, created.init_pid, created.init_start_time, now()),
+            endpoints=plan.endpoints,
+            published=plan.published,
+            manually_stopped=False,
+        )
+        try:
+            shim = await asyncio.to_thread(self._hand_over, running, clients)
+        except BaseException:
+            # The database says that it runs: what is in memory is the truth again.
+            await parts.store.save(slot)
+            raise
+        finally:
+            for client in clients:
+                client.socket.close()
+        parts.store.replace(slot, running)
+        self._wiring.refresh_names([one.network_id for one in running.endpoints.values()])
+        self._network_events(running, "connect")
+        parts.announce(running, "start")
+        self._monitor.watch(slot, shim)
+
+    def _hand_over(self, running: ContainerRecord, clients: list[PendingClient]) -> ShimClient:
+        """Blocking: the record, the waiting clients, and the start itself."""
+        self._parts.metadata.put(Table.CONTAINERS, running.id, msgspec.json.encode(running), durable=False)
+        shim = ShimClient.connect(self._parts.run_directory(running.id))
+        try:
+            for client in clients:
+                shim.attach(client.socket.fileno(), client.preread, client.options)
+            shim.start()
+        except BaseException:
+            shim.close()
+            raise
+        return shim
+
+    def _network_events(self, record: ContainerRecord, action: str) -> None:
+        for name, endpoint in record.endpoints.items():
+            network = self._parts.networks.get(endpoint.network_id)
+            kind = network.driver if network is not None else "bridge"
+            attributes = {"container": record.id, "name": name, "type": kind}
+            self._parts.events.publish("network", action, endpoint.network_id, attributes)
+
+    async def _undo(self, record: ContainerRecord, plan: Plan, *, connected: bool, created: bool) -> None:
+        if created:
+            await asyncio.to_thread(end_shim, self._parts.run_directory(record.id))
+        await asyncio.to_thread(self._wiring.discard, plan, record, connected=connected)
+        self._wiring.forget_plan(record, plan)
+        await asyncio.to_thread(remove_run_directory, self._parts.run_directory(record.id))
+
+
+async def both(first: Awaitable[object], second: Awaitable[object]) -> tuple[object, object]:
+    """Run both to their ends, whatever happens; results or exceptions."""
+    results = await asyncio.gather(first, second, return_exceptions=True)
+    return results[0], results[1]
+
+
+def end_shim(run_dir: Path) -> None:
+    """Blocking: kill a container by its shim and wait until it is gone. Idempotent."""
+    try:
+        shim = ShimClient.connect(run_dir)
+    except NotFound:
+        return
+    try:
+        try:
+            shim.kill(signal.SIGKILL)
+        except (Conflict, Unavailable):
+            pass  # it has ended by itself meanwhile
+        shim.wait()
+    finally:
+        shim.close()
+
+
+def remove_run_directory(run_dir: Path) -> None:
+    if os.path.lexists(run_dir):
+        shutil.rmtree(run_dir)
+
+
+def start_failure(error: SampanError) -> SampanError:
+    """The error of a failed start as Docker's client expects it."""
+    if isinstance(error, ExecFailed):
+        failed = ExecFailed(f"{_RUNC_WORDS}{error.message}: unknown", exit_code=error.exit_code)
+        failed.hint = error.hint
+        return failed
+    return error

@@ -1,0 +1,204 @@
+"""The container service: one object whose methods are the verbs of the API; the parts do the work."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+
+from msgspec.structs import replace
+
+from sampan.engine.config import EndpointSettings
+from sampan.engine.containers.attach import Streams
+from sampan.engine.containers.base import Parts
+from sampan.engine.containers.commit import Committing
+from sampan.engine.containers.create import Creator
+from sampan.engine.containers.files import Files
+from sampan.engine.containers.health import HealthChecks
+from sampan.engine.containers.lifecycle import Lifecycle
+from sampan.engine.containers.listing import Listing
+from sampan.engine.containers.monitor import Monitor, Waited
+from sampan.engine.containers.observe import Observer
+from sampan.engine.containers.recovery import Recovery
+from sampan.engine.containers.runner import Runner
+from sampan.engine.containers.specs import SpecMaker
+from sampan.engine.containers.store import Slot
+from sampan.engine.containers.wiring import Wiring
+from sampan.engine.execs import Execs
+from sampan.engine.model import ContainerRecord, Endpoint
+from sampan.engine.networks import Member
+from sampan.errors import Denied, NotFound
+
+
+class Containers:
+    """Used from the event loop's thread. `recover` comes first.
+
+    It tells `Volumes` and `Networks` who uses them, and owns the `Execs` (`execs`), which live in containers.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._wiring = Wiring(parts)
+        self._specs = SpecMaker(parts)
+        self._monitor = Monitor(parts, self._wiring)
+        self._runner = Runner(parts, self._specs, self._wiring, self._monitor)
+        creator = Creator(parts)
+        lifecycle = Lifecycle(parts, creator, self._runner, self._monitor)
+        lifecycle.names_changed = self._names_changed  # type: ignore[method-assign]
+        self.execs = Execs(parts, self._specs, self._runner)
+        self._health = HealthChecks(parts, self.execs)
+        listing = Listing(parts, lifecycle, self.execs.ids_of)
+        streams = Streams(parts, self._runner, self._monitor)
+        observer = Observer(parts)
+        files = Files(parts)
+        recovery = Recovery(parts, creator, self._wiring, self._runner, self._monitor)
+        self._monitor.on_started = self._started
+        self._monitor.on_ended = self._ended
+        parts.volumes.users = self._volume_users
+        parts.networks.members = self._network_members
+
+        self.recover = recovery.recover
+        self.create = creator.create
+        self.start = lifecycle.start
+        self.stop = lifecycle.stop
+        self.kill = lifecycle.kill
+        self.restart = lifecycle.restart
+        self.pause = lifecycle.pause
+        self.unpause = lifecycle.unpause
+        self.rename = lifecycle.rename
+        self.update = lifecycle.update
+        self.remove = lifecycle.remove
+        self.inspect = listing.inspect
+        self.list = listing.list
+        self.prune = listing.prune
+        self.disk_usage = listing.disk_usage
+        self.attach = streams.attach
+        self.resize = streams.resize
+        self.logs = streams.logs
+        self.content_type = streams.content_type
+        self.top = observer.top
+        self.stats = observer.stats
+        self.changes = files.changes
+        self.export = files.export
+        self.archive_stat = files.stat
+        self.archive_get = files.get
+        self.archive_put = files.put
+        self.commit = Committing(parts).commit
+
+    def record(self, reference: str) -> ContainerRecord:
+        """Raises `NotFound`."""
+        return self._parts.store.find(reference).record
+
+    def records(self) -> builtins.list[ContainerRecord]:
+        return list(self._parts.store)
+
+    def image_users(self, image_id: str) -> builtins.list[ContainerRecord]:
+        """Containers of this image."""
+        return [record for record in self._parts.store if record.image_id == image_id]
+
+    def counts(self) -> tuple[int, int, int]:
+        """(running, paused, stopped)."""
+        states = [record.state.status for record in self._parts.store]
+        paused, running = states.count("paused"), states.count("running")
+        return running, paused, len(states) - running - paused
+
+    def wait(self, reference: str, condition: str = "") -> asyncio.Future[Waited]:
+        """Registered when this returns. Raises `NotFound`, `Invalid`."""
+        return self._monitor.wait(self._parts.store.find(reference), condition)
+
+    async def close(self) -> None:
+        """The engine ends; the containers run on."""
+        self._health.close()
+        self.execs.close()
+        await self._monitor.close()
+
+    # Networks of a container
+
+    async def connect(self, network: str, reference: str, asked: EndpointSettings) -> None:
+        """Raises `NotFound`, `Denied` (already connected), `Invalid`, `Conflict`."""
+        parts = self._parts
+        wanted = parts.networks.find(network)
+        slot = parts.store.find(reference)
+        async with slot.lock:
+            record = slot.record
+            if wanted.name in record.endpoints:
+                raise Denied(f"endpoint with name {record.name} already exists in network {wanted.name}")
+            if wanted.driver in ("host", "null"):
+                raise Denied(
+                    "container cannot be connected to host network - container is already connected to other "
+                    "networks"
+                    if wanted.driver == "host"
+                    else "container cannot be connected to multiple "
+                    "networks with one of the networks in private (none) mode"
+                )
+            if "none" in record.endpoints or "host" in record.endpoints:
+                raise Denied(
+                    "container cannot be connected to multiple networks with one of the networks in private "
+                    "(none) mode"
+                )
+            parts.networks.check_endpoint(wanted, asked)
+            if record.running:
+                endpoint = self._wiring.plan_endpoint(record, wanted, asked)
+                await self._wiring.attach(
+                    replace(record, endpoints={**record.endpoints, wanted.name: endpoint}), wanted, endpoint
+                )
+            else:
+                endpoint = Endpoint(wanted.id, asked)
+            endpoints = {**slot.record.endpoints, wanted.name: endpoint}
+            parts.store.replace(slot, replace(slot.record, endpoints=endpoints))
+            await parts.store.save(slot, durable=True)
+        self._wiring.refresh_names([wanted.id])
+        self._network_event(wanted.id, wanted.name, wanted.driver, "connect", slot)
+
+    async def disconnect(self, network: str, reference: str, *, force: bool = False) -> None:
+        parts = self._parts
+        try:
+            wanted = parts.networks.find(network)
+            slot = parts.store.find(reference)
+        except NotFound:
+            if force:
+                return
+            raise
+        async with slot.lock:
+            record = slot.record
+            endpoint = record.endpoints.get(wanted.name)
+            if endpoint is None:
+                raise Denied(f"container {record.id} is not connected to network {wanted.name}")
+            if wanted.driver == "host":
+                raise Denied(
+                    "container cannot be disconnected from host network or connected to host network"
+                )
+            await self._wiring.detach(endpoint)
+            endpoints = {name: one for name, one in slot.record.endpoints.items() if name != wanted.name}
+            parts.store.replace(slot, replace(slot.record, endpoints=endpoints))
+            await parts.store.save(slot, durable=True)
+        self._wiring.refresh_names([wanted.id, *(one.network_id for one in endpoints.values())])
+        self._network_event(wanted.id, wanted.name, wanted.driver, "disconnect", slot)
+
+    def _network_event(self, network_id: str, name: str, driver: str, action: str, slot: Slot) -> None:
+        attributes = {"container": slot.record.id, "name": name, "type": driver}
+        self._parts.events.publish("network", action, network_id, attributes)
+
+    # What others ask of the containers
+
+    def _volume_users(self, name: str) -> builtins.list[str]:
+        return self._parts.store.using(
+            lambda record: any(point.type == "volume" and point.name == name for point in record.mounts)
+        )
+
+    def _network_members(self, network_id: str) -> builtins.list[Member]:
+        return [
+            (record, endpoint)
+            for record in self._parts.store
+            for endpoint in record.endpoints.values()
+            if endpoint.network_id == network_id
+        ]
+
+    def _names_changed(self, slot: Slot) -> None:
+        self._wiring.refresh_names([one.network_id for one in slot.record.endpoints.values()])
+
+    def _started(self, slot: Slot) -> None:
+        self._health.started(slot)
+
+    def _ended(self, slot: Slot) -> None:
+        self._health.ended(slot.record.id)
+        self.execs.container_ended(slot.record.id)

@@ -1,0 +1,349 @@
+"""From a record to its runtime request: looks up what the host has, writes the engine's files. Blocking."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from sampan.engine import default_spec, hosts_file, security
+from sampan.engine.config import DeviceMapping, words
+from sampan.engine.containers.base import Parts, log_driver
+from sampan.engine.model import ContainerRecord, MountPoint
+from sampan.engine.seccomp_profile import default_profile, load_profile, parse_kernel, resolve
+from sampan.engine.spec import SpecDefaults, SpecFacts, build_spec, throttled_paths
+from sampan.engine.validate import container_of
+from sampan.errors import Conflict, Internal, Invalid, NotFound
+from sampan.linux.capabilities import NAMES
+from sampan.network import resolvconf
+from sampan.network.model import EndpointSpec
+from sampan.oci.spec import Device, DeviceRule, Seccomp, Spec
+from sampan.runtime.messages import CreateRequest, LogTarget
+
+_HOST_RESOLV = Path("/etc/resolv.conf")
+_SYSTEMD_RESOLV = Path("/run/systemd/resolve/resolv.conf")
+
+
+_DEFAULTS = SpecDefaults(
+    mounts=default_spec.default_mounts(),
+    devices=default_spec.default_device_rules(),
+    masked_paths=default_spec.MASKED_PATHS,
+    readonly_paths=default_spec.READONLY_PATHS,
+    sysctls=default_spec.default_sysctls(),
+)
+
+
+def available_capabilities(proc_status: str) -> tuple[str, ...]:
+    """The bounding set in /proc/self/status: what this engine can give away."""
+    line = next(line for line in proc_status.splitlines() if line.startswith("CapBnd:"))
+    mask = int(line.split()[1], 16)
+    return tuple(name for number, name in enumerate(NAMES) if mask >> number & 1)
+
+
+class SpecMaker:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._available = available_capabilities(Path("/proc/self/status").read_text(encoding="ascii"))
+
+    def request(
+        self,
+        record: ContainerRecord,
+        endpoints: Sequence[EndpointSpec],
+        joined: Mapping[str, int],
+        *,
+        embedded_dns: bool,
+    ) -> CreateRequest:
+        """What the launcher is asked for. `joined`: namespace type -> a process whose namespace is joined.
+
+        Raises `Invalid`, `NotFound`, `Conflict`.
+        """
+        parts = self._parts
+        directory = parts.directory(record.id)
+        self._bind_sources(record)
+        files = self._files(record, endpoints, joined, embedded_dns)
+        spec = build_spec(record, self._facts(record, files, joined))
+        run_dir = parts.run_directory(record.id)
+        run_dir.mkdir(mode=0o710, parents=True, exist_ok=True)
+        (run_dir / "exit.json").unlink(missing_ok=True)
+        driver, options = log_driver(record, parts.settings)
+        log = None if driver == "none" else LogTarget(driver, str(parts.log_path(record.id)), options)
+        directory.mkdir(mode=0o710, parents=True, exist_ok=True)
+        return CreateRequest(
+            record.id,
+            spec,
+            parts.snapshots.assembly(record.id),
+            str(run_dir),
+            log,
+            stdin=record.config.open_stdin,
+            stdin_once=record.config.stdin_once,
+            user=record.config.user or None,
+        )
+
+    def spec_of(self, record: ContainerRecord, joined: Mapping[str, int]) -> Spec:
+        """The configuration of a running container again, for a further process in it."""
+        return build_spec(record, self._facts(record, {}, joined))
+
+    def _facts(
+        self, record: ContainerRecord, files: Mapping[str, str], joined: Mapping[str, int]
+    ) -> SpecFacts:
+        host = record.host
+        options = security.parse_security(host.security_opt or ())
+        capabilities = default_spec.adjust_capabilities(
+            words(host.cap_add), words(host.cap_drop), host.privileged, self._available
+        )
+        devices, rules = self._devices(record)
+        return SpecFacts(
+            _DEFAULTS,
+            capabilities,
+            self._parts.settings.cgroup_parent,
+            hostname_of(record),
+            mounts=record.mounts,
+            files=files,
+            namespaces={kind: f"/proc/{pid}/ns/{_NS_FILES[kind]}" for kind, pid in joined.items()},
+            shared=shared_namespaces(record),
+            devices=devices,
+            device_rules=rules,
+            block_devices={path: _block_device(path) for path in throttled_paths(host)},
+            seccomp=_seccomp(options, capabilities, privileged=host.privileged),
+            no_new_privileges=options.no_new_privileges,
+            apparmor_profile=None if options.apparmor in ("", "unconfined") else options.apparmor,
+            paths_unconfined=options.paths_unconfined,
+            init=self._parts.settings.init_by_default if host.init is None else host.init,
+        )
+
+    @staticmethod
+    def _bind_sources(record: ContainerRecord) -> None:
+        for point in record.mounts:
+            if point.type == "tmpfs":
+                continue
+            if not os.path.lexists(point.source):
+                if point.type == "bind" and not point.create:
+                    raise Invalid(
+                        f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
+                    )
+                _make_source(point)
+
+    def _files(
+        self,
+        record: ContainerRecord,
+        endpoints: Sequence[EndpointSpec],
+        joined: Mapping[str, int],
+        embedded_dns: bool,
+    ) -> dict[str, str]:
+        """Write hostname, hosts and resolv.conf; place in the container -> path on the host."""
+        directory = self._parts.directory(record.id)
+        other = container_of(record.host.network_mode)
+        if other is not None:
+            # With the network of another container come its files.
+            directory = self._parts.directory(other)
+        else:
+            write_file(directory / "hostname", hostname_of(record) + "\n")
+            write_file(directory / "hosts", self.hosts_text(record, endpoints))
+            write_file(directory / "resolv.conf", self.resolv_text(record, embedded_dns=embedded_dns))
+        files = {f"/etc/{name}": str(directory / name) for name in ("resolv.conf", "hostname", "hosts")}
+        if "ipc" in joined:
+            files["/dev/shm"] = f"/proc/{joined['ipc']}/root/dev/shm"
+        return files
+
+    def hosts_text(self, record: ContainerRecord, endpoints: Sequence[EndpointSpec]) -> str:
+        if record.host.network_mode == "host":
+            base = Path("/etc/hosts").read_text(encoding="utf-8", errors="replace")
+            extra = hosts_file.entries(record.host.extra_hosts or (), self._parts.networks.default_gateway)
+            return base + extra
+        return hosts_file.render(
+            [endpoint.address.partition("/")[0] for endpoint in endpoints],
+            hostname_of(record),
+            record.config.domainname,
+            record.host.extra_hosts or (),
+            self._links(record),
+            gateway=self._parts.networks.default_gateway,
+        )
+
+    def _links(self, record: ContainerRecord) -> list[tuple[str, str]]:
+        found = []
+        for link in record.host.links or ():
+            name, _, alias = link.partition(":")
+            other = self._parts.store.find(name).record
+            endpoint = next((one.spec for one in other.endpoints.values() if one.spec), None)
+            if endpoint is None:
+                raise Conflict(
+                    f"Cannot link to a non running container: /{other.name} AS /{record.name}/{alias}"
+                )
+            names = dict.fromkeys((alias or other.name, other.config.hostname, other.name))
+            found.append((endpoint.address.partition("/")[0], " ".join(names)))
+        return found
+
+    def resolv_text(self, record: ContainerRecord, *, embedded_dns: bool) -> str:
+        """resolv.conf: the container's --dns options over the engine's over the host's."""
+        settings, host = self._parts.settings, record.host
+        own = resolvconf.parse(_read(_HOST_RESOLV))
+        systemd = resolvconf.parse(_read(_SYSTEMD_RESOLV)) if resolvconf.wants_systemd(own) else None
+        base = own if host.network_mode == "host" else resolvconf.for_container(own, systemd)
+        base = resolvconf.override(base, settings.dns, settings.dns_search, settings.dns_options)
+        base = resolvconf.override(base, host.dns or (), host.dns_search or (), host.dns_options or ())
+        if embedded_dns:
+            base = resolvconf.for_embedded(base)
+        return resolvconf.render(base)
+
+    def _devices(self, record: ContainerRecord) -> tuple[tuple[Device, ...], tuple[DeviceRule, ...]]:
+        host = record.host
+        if host.privileged:
+            return tuple(_all_devices()), ()
+        devices: list[Device] = []
+        rules: list[DeviceRule] = []
+        for mapping in host.devices or ():
+            for device in _mapped(mapping):
+                devices.append(device)
+                access = mapping.cgroup_permissions or "rwm"
+                rules.append(DeviceRule(True, device.type, device.major, device.minor, access))
+        rules += [parse_device_rule(text) for text in host.device_cgroup_rules or ()]
+        return tuple(devices), tuple(rules)
+
+
+_NS_FILES = {"network": "net", "pid": "pid", "ipc": "ipc", "uts": "uts"}
+
+
+def shared_namespaces(record: ContainerRecord) -> frozenset[str]:
+    """Namespace types that stay the host's."""
+    host = record.host
+    found = {
+        kind
+        for kind, mode in (
+            ("network", host.network_mode),
+            ("pid", host.pid_mode),
+            ("ipc", host.ipc_mode),
+            ("uts", host.uts_mode),
+            ("cgroup", host.cgroupns_mode),
+        )
+        if mode == "host"
+    }
+    return frozenset(found)
+
+
+def hostname_of(record: ContainerRecord) -> str:
+    return record.config.hostname or os.uname().nodename
+
+
+def write_file(path: Path, text: str) -> None:
+    """In place, not by rename: the file is bind mounted into the container, which must see the change."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), 0o644)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _make_source(point: MountPoint) -> None:
+    try:
+        os.makedirs(point.source, 0o755, exist_ok=True)
+    except OSError as error:
+        raise Internal(
+            f"error while creating mount source path '{point.source}': mkdir {error.filename}: "
+            f"{os.strerror(error.errno or errno.EIO).lower()}"
+        ) from error
+
+
+def _seccomp(
+    options: security.SecurityOptions, capabilities: tuple[str, ...], *, privileged: bool
+) -> Seccomp | None:
+    if privileged or options.seccomp == "unconfined":
+        return None
+    return _resolved_profile(options.seccomp, capabilities)
+
+
+@lru_cache(maxsize=32)
+def _resolved_profile(text: str, capabilities: tuple[str, ...]) -> Seccomp:
+    """The default profile (no text) or a person's, for these capabilities on this host."""
+    profile = load_profile(text.encode()) if text else default_profile()
+    uname = os.uname()
+    return resolve(profile, capabilities, uname.machine, parse_kernel(uname.release))
+
+
+def _block_device(path: str) -> tuple[int, int]:
+    info = _stat_device(path)
+    if not stat.S_ISBLK(info.st_mode):
+        raise Invalid(f"{path} is not a block device")
+    return os.major(info.st_rdev), os.minor(info.st_rdev)
+
+
+def _stat_device(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise NotFound(
+            f'error gathering device information while adding custom device "{path}": '
+            f"{os.strerror(error.errno or errno.EIO).lower()}"
+        ) from error
+
+
+def _device(path: str, place: str, info: os.stat_result) -> Device:
+    return Device(
+        path=place,
+        type="b" if stat.S_ISBLK(info.st_mode) else "c",
+        major=os.major(info.st_rdev),
+        minor=os.minor(info.st_rdev),
+        file_mode=stat.S_IMODE(info.st_mode),
+        uid=info.st_uid,
+        gid=info.st_gid,
+    )
+
+
+def _mapped(mapping: DeviceMapping) -> list[Device]:
+    """The device of a mapping, or all devices below a directory of them (--device /dev/snd)."""
+    source = mapping.path_on_host
+    place = mapping.path_in_container or source
+    info = _stat_device(source)
+    if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
+        return [_device(source, place, info)]
+    if not stat.S_ISDIR(info.st_mode):
+        raise Invalid(
+            f'error gathering device information while adding custom device "{source}": not a device node'
+        )
+    return [_device(path, place + path.removeprefix(source), found) for path, found in _device_nodes(source)]
+
+
+_OWN_PLACES = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd")
+_OWN_NODES = frozenset(
+    f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "console")
+)
+
+
+def _all_devices() -> list[Device]:
+    """All device nodes of the host, for privileged containers; those that every container has anyway left out."""
+    return [_device(path, path, info) for path, info in _device_nodes("/dev") if path not in _OWN_NODES]
+
+
+def _device_nodes(top: str) -> list[tuple[str, os.stat_result]]:
+    found = []
+    for directory, subdirectories, files in os.walk(top):
+        subdirectories[:] = [name for name in subdirectories if f"{directory}/{name}" not in _OWN_PLACES]
+        for name in files:
+            path = f"{directory}/{name}"
+            info = os.lstat(path)
+            if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
+                found.append((path, info))
+    return found
+
+
+def parse_device_rule(text: str) -> DeviceRule:
+    """`c 1:3 rwm` with `*` for any number. Raises `Invalid`."""
+    words = text.split()
+    numbers = words[1].split(":") if len(words) == 3 else []
+    valid = (
+        len(numbers) == 2
+        and words[0] in ("a", "b", "c")
+        and set(words[2]) <= set("rwm")
+        and all(number == "*" or number.isdecimal() for number in numbers)
+    )
+    if not valid:
+        raise Invalid(f"invalid device cgroup rule format: '{text}'")
+    major, minor = (None if number == "*" else int(number) for number in numbers)
+    return DeviceRule(True, words[0], major, minor, words[2])

@@ -1,0 +1,131 @@
+"""The container records: in memory for reading, in the metadata database to outlive the engine.
+
+One event loop's thread uses this. Writing is two steps: memory first (`replace`), then the database in a
+thread (`save`), in the order of the changes of one container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from sampan.engine.model import ContainerRecord
+from sampan.engine.volumes import Store
+from sampan.errors import Conflict, Invalid, NotFound
+from sampan.storage.metadata import Table
+
+
+class Slot:
+    """What belongs to one container while the engine runs."""
+
+    __slots__ = ("cache", "lock", "record", "saving")
+
+    def __init__(self, record: ContainerRecord) -> None:
+        self.record = record
+        self.lock = asyncio.Lock()
+        """Held by whoever changes the container's state (start, stop, remove, ...)."""
+        self.saving = asyncio.Lock()
+        self.cache: dict[str, object] = {}
+        """Derived values of this very record; emptied by every change."""
+
+
+class ContainerStore:
+    def __init__(self, metadata: Store) -> None:
+        self._metadata = metadata
+        self._slots: dict[str, Slot] = {}
+        self._names: dict[str, str] = {}
+        for key, body in metadata.items(Table.CONTAINERS):
+            record = msgspec.json.decode(body, type=ContainerRecord)
+            self._slots[key] = Slot(record)
+            self._names[record.name] = key
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __iter__(self) -> Iterator[ContainerRecord]:
+        return iter([slot.record for slot in self._slots.values()])
+
+    def slots(self) -> list[Slot]:
+        return list(self._slots.values())
+
+    def find(self, reference: str) -> Slot:
+        """By id, name (with or without slash) or a prefix of an id that only one has.
+
+        Raises `NotFound`, and `Invalid` for an ambiguous prefix, in Docker's words.
+        """
+        slot = self._slots.get(reference)
+        if slot is not None:
+            return slot
+        by_name = self._names.get(reference.removeprefix("/"))
+        if by_name is not None and by_name in self._slots:
+            return self._slots[by_name]
+        found = [key for key in self._slots if reference and key.startswith(reference)]
+        if len(found) > 1:
+            raise Invalid(f"Multiple IDs found with provided prefix: {reference}")
+        if not found:
+            raise NotFound(f"No such container: {reference}")
+        return self._slots[found[0]]
+
+    def get(self, container_id: str) -> Slot | None:
+        return self._slots.get(container_id)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Name -> id, names of containers that are being made among them."""
+        return self._names
+
+    def reserve_name(self, name: str, container_id: str) -> None:
+        """Raises `Conflict` when another container has it."""
+        owner = self._names.get(name)
+        if owner is not None and owner != container_id:
+            raise Conflict(
+                f'Conflict. The container name "/{name}" is already in use by container "{owner}". '
+                "You have to remove (or rename) that container to be able to reuse that name."
+            )
+        self._names[name] = container_id
+
+    def release_name(self, name: str, container_id: str) -> None:
+        if self._names.get(name) == container_id:
+            del self._names[name]
+
+    def add(self, record: ContainerRecord) -> Slot:
+        """Make a container visible; its record is in the database already."""
+        slot = Slot(record)
+        self._slots[record.id] = slot
+        return slot
+
+    def replace(self, slot: Slot, record: ContainerRecord) -> None:
+        slot.record = record
+        slot.cache.clear()
+
+    async def save(self, slot: Slot, *, durable: bool = False) -> None:
+        """Write the slot's record as it is now. `durable`: it must outlive a power failure.
+
+        What describes processes need not: after a power failure there are none.
+        """
+        async with slot.saving:
+            if self._slots.get(slot.record.id) is not slot:
+                return
+            body = msgspec.json.encode(slot.record)
+            await asyncio.to_thread(
+                self._metadata.put, Table.CONTAINERS, slot.record.id, body, durable=durable
+            )
+
+    async def insert(self, record: ContainerRecord, *, durable: bool) -> Slot:
+        body = msgspec.json.encode(record)
+        await asyncio.to_thread(self._metadata.put, Table.CONTAINERS, record.id, body, durable=durable)
+        return self.add(record)
+
+    async def delete(self, slot: Slot) -> None:
+        """Take the record out of the database, and the container out of sight."""
+        record = slot.record
+        async with slot.saving:
+            await asyncio.to_thread(self._metadata.delete, Table.CONTAINERS, record.id, durable=False)
+            self._slots.pop(record.id, None)
+            self.release_name(record.name, record.id)
+
+    def using(self, wanted: Callable[[ContainerRecord], bool]) -> list[str]:
+        """Ids of the containers for which `wanted` holds."""
+        return [slot.record.id for slot in self._slots.values() if wanted(slot.record)]

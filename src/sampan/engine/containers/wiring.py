@@ -1,0 +1,263 @@
+"""The network of running containers: addresses, interfaces, ports, names.
+
+The kernel's part is done by `NetworkHost` in threads; records and names belong to the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from sampan.engine import ports
+from sampan.engine.config import EndpointSettings
+from sampan.engine.containers.base import Parts
+from sampan.engine.model import ContainerRecord, Endpoint, NetworkRecord
+from sampan.engine.validate import container_of
+from sampan.errors import Internal, SampanError
+from sampan.network.dns import ServedNamespace
+from sampan.network.model import EndpointSpec, NameRecords, PortBinding
+
+
+@dataclass(slots=True)
+class Plan:
+    """The network of a container that is about to start. `own`: it gets a namespace of its own."""
+
+    own: bool
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+    published: tuple[PortBinding, ...] = ()
+    namespace: int = -1
+
+    @property
+    def specs(self) -> list[EndpointSpec]:
+        return [endpoint.spec for endpoint in self.endpoints.values() if endpoint.spec is not None]
+
+    def close(self) -> None:
+        if self.namespace >= 0:
+            os.close(self.namespace)
+            self.namespace = -1
+
+
+class Wiring:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._served: dict[str, ServedNamespace] = {}
+
+    # Before the start
+
+    def plan(self, record: ContainerRecord) -> Plan:
+        """Reserve addresses in all of the container's networks. Raises `Conflict`, `NotFound`; nothing is kept then."""
+        mode = record.host.network_mode
+        plan = Plan(own=mode != "host" and container_of(mode) is None)
+        chosen = self._default_route(record)
+        bridged = 0
+        try:
+            for name, endpoint in record.endpoints.items():
+                network = self._network(name, endpoint)
+                spec = self._parts.networks.allocate(
+                    network,
+                    endpoint.asked,
+                    interface=f"eth{bridged}",
+                    default_route=name == chosen,
+                )
+                bridged += spec is not None
+                plan.endpoints[network.name] = replace(endpoint, network_id=network.id, spec=spec)
+        except BaseException:
+            self._release_addresses(plan.specs)
+            raise
+        return plan
+
+    def _network(self, name: str, endpoint: Endpoint) -> NetworkRecord:
+        """The endpoint's network; one that was removed and made again under its name takes its place."""
+        return self._parts.networks.get(endpoint.network_id) or self._parts.networks.find(name)
+
+    def _default_route(self, record: ContainerRecord) -> str:
+        """The network whose gateway is used: highest priority, then the first by name; internal ones last."""
+
+        def rank(item: tuple[str, Endpoint]) -> tuple[bool, int, str]:
+            network = self._network(*item)
+            return network.internal, -item[1].asked.gw_priority, item[0]
+
+        return min(record.endpoints.items(), key=rank)[0] if record.endpoints else ""
+
+    def make_namespace(self, plan: Plan) -> None:
+        """Blocking: the network namespace, empty but for its loopback."""
+        plan.namespace = self._parts.network_host.create_namespace()
+
+    def connect(self, record: ContainerRecord, plan: Plan) -> None:
+        """Blocking: interfaces and published ports. Undoes everything when it fails."""
+        host = self._parts.network_host
+        attached: list[EndpointSpec] = []
+        try:
+            for endpoint in plan.endpoints.values():
+                network = self._parts.networks.get(endpoint.network_id)
+                if endpoint.spec is None or network is None or network.spec is None:
+                    continue
+                attached.append(endpoint.spec)
+                host.attach(plan.namespace, network.spec, endpoint.spec)
+            plan.published = self._publish(record, plan)
+        except BaseException:
+            for spec in attached:
+                host.detach(spec)
+            raise
+
+    def _publish(self, record: ContainerRecord, plan: Plan) -> tuple[PortBinding, ...]:
+        wanted = ports.requested(record.config, record.host)
+        address = publishing_address(plan.endpoints)
+        if not wanted or address is None:
+            return ()
+        try:
+            return self._parts.network_host.publish(address.address.partition("/")[0], wanted)
+        except SampanError as error:
+            kind = type(error) if type(error) is not Internal else Internal
+            raise kind(
+                "failed to set up container networking: driver failed programming external connectivity on "
+                f"endpoint {record.name} ({address.id}): {error.message}",
+                hint=error.hint,
+            ) from error
+
+    async def serve_names(self, record: ContainerRecord, namespace: int) -> None:
+        """A name server in the container's namespace if it is on a user-defined network."""
+        if not self.embedded_dns(record.endpoints):
+            return
+        upstream = tuple(record.host.dns or ()) or None
+        records = self._records(record)
+        self._served[record.id] = await self._parts.names.serve(namespace, records, upstream)
+
+    def embedded_dns(self, endpoints: dict[str, Endpoint]) -> bool:
+        found = (self._parts.networks.get(endpoint.network_id) for endpoint in endpoints.values())
+        return any(network is not None and not network.predefined for network in found)
+
+    # While it runs
+
+    def refresh_names(self, network_ids: Sequence[str]) -> None:
+        """Tell the members of these networks who else is there now."""
+        wanted = set(network_ids)
+        for container_id, served in self._served.items():
+            slot = self._parts.store.get(container_id)
+            if slot is None:
+                continue
+            if wanted & {endpoint.network_id for endpoint in slot.record.endpoints.values()}:
+                served.update(self._records(slot.record))
+
+    def _records(self, record: ContainerRecord) -> NameRecords:
+        networks = {
+            endpoint.network_id
+            for endpoint in record.endpoints.values()
+            if (network := self._parts.networks.get(endpoint.network_id)) and not network.predefined
+        }
+        addresses: dict[str, list[str]] = {}
+        pointers: dict[str, str] = {}
+        for other in self._parts.store:
+            for network_name, endpoint in other.endpoints.items():
+                if endpoint.network_id not in networks or endpoint.spec is None:
+                    continue
+                address = endpoint.spec.address.partition("/")[0]
+                for name in dns_names(other, endpoint):
+                    for form in (name, f"{name}.{network_name}"):
+                        found = addresses.setdefault(form.lower(), [])
+                        if address not in found:
+                            found.append(address)
+                pointers[address] = f"{other.name}.{network_name}"
+        internal = [self._parts.networks.get(network_id) for network_id in networks]
+        bridge = any(
+            (network := self._parts.networks.get(endpoint.network_id)) and not network.internal
+            for endpoint in record.endpoints.values()
+        )
+        forward = bridge or not internal
+        return NameRecords({name: tuple(found) for name, found in addresses.items()}, pointers, forward)
+
+    # Its end
+
+    def release(self, record: ContainerRecord) -> None:
+        """Blocking: ports and interfaces of a container that has ended. Idempotent."""
+        host = self._parts.network_host
+        address = publishing_address(record.endpoints)
+        if record.published and address is not None:
+            host.unpublish(address.address.partition("/")[0], record.published)
+        for endpoint in record.endpoints.values():
+            if endpoint.spec is not None:
+                host.detach(endpoint.spec)
+
+    def forget(self, record: ContainerRecord) -> ContainerRecord:
+        """The record without its running network; addresses are free again, the name server is closed."""
+        served = self._served.pop(record.id, None)
+        if served is not None:
+            served.close()
+        self._release_addresses([one.spec for one in record.endpoints.values() if one.spec is not None])
+        endpoints = {name: replace(one, spec=None) for name, one in record.endpoints.items()}
+        return replace(record, endpoints=endpoints, published=())
+
+    def discard(self, plan: Plan, record: ContainerRecord, *, connected: bool) -> None:
+        """Take back a plan whose container did not start. Blocking only when it was `connected`."""
+        if connected:
+            self.release(replace(record, endpoints=plan.endpoints, published=plan.published))
+
+    def forget_plan(self, record: ContainerRecord, plan: Plan) -> None:
+        served = self._served.pop(record.id, None)
+        if served is not None:
+            served.close()
+        self._release_addresses(plan.specs)
+
+    def _release_addresses(self, specs: Sequence[EndpointSpec]) -> None:
+        for spec in specs:
+            self._parts.networks.release(spec)
+
+    # Connect and disconnect of a running container
+
+    def plan_endpoint(
+        self, record: ContainerRecord, network: NetworkRecord, asked: EndpointSettings
+    ) -> Endpoint:
+        used = {one.spec.interface for one in record.endpoints.values() if one.spec is not None}
+        interface = next(name for number in range(4096) if (name := f"eth{number}") not in used)
+        has_route = any(one.spec is not None and one.spec.gateway for one in record.endpoints.values())
+        spec = self._parts.networks.allocate(network, asked, interface=interface, default_route=not has_route)
+        return Endpoint(network.id, asked, spec)
+
+    async def attach(self, record: ContainerRecord, network: NetworkRecord, endpoint: Endpoint) -> None:
+        """Make the interface in the namespace of a running container."""
+        if endpoint.spec is None or network.spec is None:
+            return
+        namespace = os.open(f"/proc/{record.state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            await asyncio.to_thread(self._parts.network_host.attach, namespace, network.spec, endpoint.spec)
+            if record.id not in self._served:
+                await self.serve_names(record, namespace)
+        except BaseException:
+            self._parts.networks.release(endpoint.spec)
+            raise
+        finally:
+            os.close(namespace)
+
+    async def detach(self, endpoint: Endpoint) -> None:
+        if endpoint.spec is not None:
+            await asyncio.to_thread(self._parts.network_host.detach, endpoint.spec)
+            self._parts.networks.release(endpoint.spec)
+
+    async def adopt(self, record: ContainerRecord) -> None:
+        """A container that ran already when the engine started: its addresses and its name server."""
+        for endpoint in record.endpoints.values():
+            if endpoint.spec is not None:
+                self._parts.networks.adopt(endpoint.spec)
+        if record.endpoints and self.embedded_dns(record.endpoints):
+            namespace = os.open(f"/proc/{record.state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                await self.serve_names(record, namespace)
+            finally:
+                os.close(namespace)
+
+
+def publishing_address(endpoints: dict[str, Endpoint]) -> EndpointSpec | None:
+    """The endpoint that published ports lead to: the one with the default route, else the first."""
+    specs = [endpoint.spec for endpoint in endpoints.values() if endpoint.spec is not None]
+    return next((spec for spec in specs if spec.gateway), specs[0] if specs else None)
+
+
+def dns_names(record: ContainerRecord, endpoint: Endpoint) -> tuple[str, ...]:
+    """What a container is called in a user-defined network."""
+    own = (record.name, *(endpoint.asked.aliases or ()), record.id[:12])
+    hostname = (record.config.hostname,) if record.config.hostname else ()
+    return tuple(dict.fromkeys((*own, *hostname)))

@@ -1,0 +1,105 @@
+"""A directory tree copied below another directory, by descriptors: owners, modes, times, xattrs, links, devices.
+
+No name is resolved through a symbolic link, so that neither tree can lead out of itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK = 16 * 1024 * 1024
+
+
+def is_empty(directory: int) -> bool:
+    """Whether the directory has no entry."""
+    return not os.listdir(directory)
+
+
+def copy_tree(source: int, target: int) -> None:
+    """Copy what is in the directory `source` into the directory `target`, and the directory's own attributes.
+
+    Both are directory descriptors that can be read (not O_PATH). Raises `OSError`; what was copied stays then.
+    """
+    _copy_directory(source, target, {})
+
+
+def _copy_directory(source: int, target: int, links: dict[tuple[int, int], int]) -> None:
+    for name in sorted(os.listdir(source)):
+        info = os.lstat(name, dir_fd=source)
+        if stat.S_ISDIR(info.st_mode):
+            os.mkdir(name, 0o700, dir_fd=target)
+            inner_source = os.open(name, _DIRECTORY, dir_fd=source)
+            try:
+                inner_target = os.open(name, _DIRECTORY, dir_fd=target)
+                try:
+                    _copy_directory(inner_source, inner_target, links)
+                finally:
+                    os.close(inner_target)
+            finally:
+                os.close(inner_source)
+        elif not _linked(info, name, target, links):
+            _copy_entry(source, target, name, info)
+            if info.st_nlink > 1:
+                links[info.st_dev, info.st_ino] = os.open(
+                    name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target
+                )
+    _copy_attributes(source, target)
+
+
+def _linked(info: os.stat_result, name: str, target: int, links: dict[tuple[int, int], int]) -> bool:
+    """Make a hard link if another name of this file was copied before."""
+    first = links.get((info.st_dev, info.st_ino))
+    if first is None:
+        return False
+    os.link(f"/proc/self/fd/{first}", name, dst_dir_fd=target, follow_symlinks=True)
+    return True
+
+
+def _copy_entry(source: int, target: int, name: str, info: os.stat_result) -> None:
+    if stat.S_ISREG(info.st_mode):
+        _copy_file(source, target, name)
+        return
+    if stat.S_ISLNK(info.st_mode):
+        os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+    else:
+        os.mknod(name, info.st_mode, info.st_rdev, dir_fd=target)
+    os.chown(name, info.st_uid, info.st_gid, dir_fd=target, follow_symlinks=False)
+    if not stat.S_ISLNK(info.st_mode):
+        os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=target)
+    os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=target, follow_symlinks=False)
+
+
+def _copy_file(source: int, target: int, name: str) -> None:
+    read = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=source)
+    try:
+        write = os.open(
+            name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target
+        )
+        try:
+            while os.sendfile(write, read, None, _CHUNK):
+                pass
+            _copy_attributes(read, write)
+        finally:
+            os.close(write)
+    finally:
+        os.close(read)
+
+
+def _copy_attributes(source: int, target: int) -> None:
+    info = os.fstat(source)
+    # The owner first: changing it clears the set-user-ID bits.
+    os.fchown(target, info.st_uid, info.st_gid)
+    os.fchmod(target, stat.S_IMODE(info.st_mode))
+    for name in os.listxattr(source):
+        if name.startswith("trusted.overlay."):
+            continue
+        try:
+            os.setxattr(target, name, os.getxattr(source, name))
+        except OSError as error:
+            # A file system may not have the attribute's kind (security labels on tmpfs, for one).
+            if error.errno not in (errno.ENOTSUP, errno.EPERM):
+                raise
+    os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))

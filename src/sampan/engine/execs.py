@@ -1,0 +1,334 @@
+"""Further processes in running containers (`exec`). The only writer of their state, which no restart outlives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sampan.engine import state
+from sampan.engine.config import Docker, Words, words
+from sampan.engine.containers.base import Json, Parts
+from sampan.engine.containers.runner import Runner
+from sampan.engine.containers.specs import SpecMaker
+from sampan.engine.model import ContainerRecord, new_id
+from sampan.engine.spec import override_environment
+from sampan.errors import Conflict, Invalid, NotFound, SampanError
+from sampan.linux.capabilities import NAMES
+from sampan.oci.spec import Box, Capabilities, Process
+from sampan.runtime.failure import ExecFailed
+from sampan.runtime.messages import AttachOptions, ExecRequest, ExitRecord
+from sampan.runtime.shim_client import ShimClient
+
+log = logging.getLogger(__name__)
+
+Take = Callable[[], Awaitable[tuple[socket.socket, bytes]]]
+
+_KEPT_ENDED = 256
+"""Ended execs that can still be inspected."""
+
+
+class ExecCreate(Docker, frozen=True):
+    """Body of POST /containers/{id}/exec."""
+
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    console_size: tuple[int, int] = (0, 0)
+    detach_keys: str | None = None
+    tty: bool = False
+    env: tuple[str, ...] = ()
+    cmd: Words = ()
+    privileged: bool = False
+    user: str = ""
+    working_dir: str = ""
+
+
+@dataclass(slots=True)
+class Exec:
+    id: str
+    container_id: str
+    body: ExecCreate
+    running: bool = False
+    started: bool = False
+    exit_code: int | None = None
+    pid: int = 0
+    shim: ShimClient | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Execs:
+    """Used from the event loop's thread."""
+
+    def __init__(self, parts: Parts, specs: SpecMaker, runner: Runner) -> None:
+        self._parts = parts
+        self._specs = specs
+        self._runner = runner
+        self._execs: dict[str, Exec] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def create(self, reference: str, body: ExecCreate) -> str:
+        """Raises `NotFound`, `Conflict` (not running, paused), `Invalid`."""
+        record = self._parts.store.find(reference).record
+        if not words(body.cmd):
+            raise Invalid("No exec command specified")
+        state.check_exec(record)
+        found = Exec(new_id(), record.id, body)
+        self._execs[found.id] = found
+        self._forget_old()
+        command = " ".join(words(body.cmd))
+        self._parts.announce(record, f"exec_create: {command}", {"execID": found.id})
+        return found.id
+
+    def _forget_old(self) -> None:
+        ended = [key for key, one in self._execs.items() if one.started and not one.running]
+        for key in ended[: max(0, len(ended) - _KEPT_ENDED)]:
+            del self._execs[key]
+
+    def get(self, exec_id: str) -> Exec:
+        found = self._execs.get(exec_id)
+        if found is None:
+            matches = [one for key, one in self._execs.items() if exec_id and key.startswith(exec_id)]
+            if len(matches) != 1:
+                raise NotFound(f"No such exec instance: {exec_id}")
+            found = matches[0]
+        return found
+
+    def content_type(self, exec_id: str, *, tty: bool) -> str:
+        self.get(exec_id)
+        return "application/vnd.docker." + ("raw-stream" if tty else "multiplexed-stream")
+
+    def ids_of(self, container_id: str) -> list[str]:
+        """Running execs of a container."""
+        return [one.id for one in self._execs.values() if one.container_id == container_id and one.running]
+
+    async def start(
+        self,
+        exec_id: str,
+        take: Take | None,
+        *,
+        console: tuple[int, int] = (0, 0),
+        keys: bytes = b"\x10\x11",
+    ) -> None:
+        """Run it. `take` gives the client's connection (None: detached).
+
+        What is wrong before the connection is taken is raised; afterwards the client reads it from the stream,
+        and the exit code is 126 or 127, as with Docker.
+        """
+        found = self.get(exec_id)
+        record = self._record(found)
+        if found.started:
+            raise Conflict(f"Error: Exec command {found.id} has already run")
+        state.check_exec(record)
+        found.started = True
+        taken: socket.socket | None = None
+        preread = b""
+        try:
+            if take is not None:
+                taken, preread = await take()
+                taken.setblocking(True)
+            await self._run(found, record, taken, preread, console, keys)
+        except SampanError as error:
+            found.exit_code = error.exit_code if isinstance(error, ExecFailed) else 126
+            found.ended.set()
+            text = exec_failure(error)
+            if taken is None:
+                raise type(error)(text, hint=error.hint) from error
+            with contextlib.suppress(OSError):  # the client may have left
+                await asyncio.to_thread(taken.sendall, _stderr_text(text + "\r\n", found.body.tty))
+        finally:
+            if taken is not None:
+                taken.close()
+
+    def _record(self, found: Exec) -> ContainerRecord:
+        slot = self._parts.store.get(found.container_id)
+        if slot is None:
+            raise NotFound(f"No such container: {found.container_id}")
+        return slot.record
+
+    async def _run(
+        self,
+        found: Exec,
+        record: ContainerRecord,
+        taken: socket.socket | None,
+        preread: bytes,
+        console: tuple[int, int],
+        keys: bytes,
+    ) -> None:
+        body = found.body
+        joined = self._runner.joined_processes(record)
+        options = AttachOptions(
+            stdin=body.attach_stdin,
+            stdout=body.attach_stdout,
+            stderr=body.attach_stderr,
+            framed=not body.tty,
+            detach_keys=keys,
+        )
+
+        def run() -> tuple[ShimClient, int]:
+            request = self._request(found, record, joined, console)
+            created = self._parts.launcher.exec(request)
+            shim = ShimClient.connect(self._run_dir(found))
+            try:
+                if taken is not None:
+                    shim.attach(taken.fileno(), preread, options)
+                shim.start()
+            except BaseException:
+                shim.close()
+                raise
+            return shim, created.init_pid
+
+        try:
+            shim, found.pid = await asyncio.to_thread(run)
+        except BaseException:
+            await asyncio.to_thread(self._remove_run_dir, found)
+            raise
+        found.shim = shim
+        found.running = True
+        command = " ".join(words(body.cmd))
+        self._parts.announce(record, f"exec_start: {command}", {"execID": found.id})
+        asyncio.get_running_loop().add_reader(shim.fileno(), self._readable, found, shim)
+
+    def _run_dir(self, found: Exec) -> Any:
+        return self._parts.run_directory(found.container_id) / f"exec-{found.id[:32]}"
+
+    def _remove_run_dir(self, found: Exec) -> None:
+        directory = self._run_dir(found)
+        if directory.exists():
+            shutil.rmtree(directory)
+
+    def _request(
+        self, found: Exec, record: ContainerRecord, joined: dict[str, int], console: tuple[int, int]
+    ) -> ExecRequest:
+        """Blocking: what the launcher is asked for."""
+        body = found.body
+        spec = self._specs.spec_of(record, joined)
+        init = spec.process
+        if init is None:
+            raise Invalid("the container has no process configuration")
+        height, width = console if any(console) else body.console_size
+        capabilities = init.capabilities
+        if body.privileged:
+            capabilities = Capabilities(bounding=NAMES, effective=NAMES, permitted=NAMES)
+        environment = override_environment(init.env, ("TERM=xterm",) if body.tty else ())
+        process = Process(
+            cwd=body.working_dir or init.cwd,
+            args=words(body.cmd),
+            env=override_environment(environment, body.env),
+            terminal=body.tty,
+            console_size=Box(height=height, width=width) if body.tty and height and width else None,
+            capabilities=capabilities,
+            rlimits=init.rlimits,
+            no_new_privileges=init.no_new_privileges,
+            apparmor_profile=init.apparmor_profile,
+            oom_score_adj=init.oom_score_adj,
+        )
+        run_dir = self._run_dir(found)
+        run_dir.mkdir(mode=0o710, parents=True)
+        return ExecRequest(
+            found.id,
+            record.id,
+            record.state.pid,
+            process,
+            spec,
+            str(run_dir),
+            stdin=body.attach_stdin,
+            user=body.user or record.config.user or None,
+            init_start_time=record.state.start_time,
+        )
+
+    def _readable(self, found: Exec, shim: ShimClient) -> None:
+        asyncio.get_running_loop().remove_reader(shim.fileno())
+        task = asyncio.ensure_future(self._end(found, shim))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end(self, found: Exec, shim: ShimClient) -> None:
+        end: ExitRecord = await asyncio.to_thread(shim.wait)
+        shim.close()
+        found.shim = None
+        found.running = False
+        found.exit_code = end.exit_code
+        found.ended.set()
+        slot = self._parts.store.get(found.container_id)
+        if slot is not None:
+            attributes = {"execID": found.id, "exitCode": str(end.exit_code)}
+            self._parts.announce(slot.record, "exec_die", attributes)
+        try:
+            await asyncio.to_thread(self._remove_run_dir, found)
+        except FileNotFoundError:
+            pass  # the container's directory went as a whole
+        except OSError as error:
+            log.warning("run directory of exec %s could not be removed: %s", found.id, error)
+
+    async def resize(self, exec_id: str, height: int, width: int) -> None:
+        found = self.get(exec_id)
+        if found.shim is None:
+            raise Conflict(f"exec {found.id} is not running")
+        await asyncio.to_thread(found.shim.resize, height, width)
+
+    async def kill(self, exec_id: str, number: int) -> None:
+        """Signal a running exec (for health checks that take too long)."""
+        found = self.get(exec_id)
+        if found.shim is not None:
+            with contextlib.suppress(Conflict):
+                await asyncio.to_thread(found.shim.kill, number)
+
+    def inspect(self, exec_id: str) -> Json:
+        found = self.get(exec_id)
+        body = found.body
+        command = words(body.cmd)
+        return {
+            "ID": found.id,
+            "Running": found.running,
+            "ExitCode": found.exit_code,
+            "ProcessConfig": {
+                "tty": body.tty,
+                "entrypoint": command[0],
+                "arguments": list(command[1:]),
+                "privileged": body.privileged,
+                **({"user": body.user} if body.user else {}),
+            },
+            "OpenStdin": body.attach_stdin,
+            "OpenStderr": body.attach_stderr,
+            "OpenStdout": body.attach_stdout,
+            "CanRemove": False,
+            "ContainerID": found.container_id,
+            "DetachKeys": "",
+            "Pid": found.pid,
+        }
+
+    def container_ended(self, container_id: str) -> None:
+        """Execs that never ran can't run any more."""
+        for key in [k for k, one in self._execs.items() if one.container_id == container_id]:
+            if not self._execs[key].started:
+                del self._execs[key]
+
+    def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        for found in self._execs.values():
+            if found.shim is not None:
+                loop.remove_reader(found.shim.fileno())
+                found.shim.close()
+        for task in tuple(self._tasks):
+            task.cancel()
+
+
+def exec_failure(error: SampanError) -> str:
+    """What the client of an exec that could not be started reads, in Docker's words."""
+    if isinstance(error, ExecFailed):
+        return (
+            "OCI runtime exec failed: exec failed: unable to start container process: "
+            f"{error.message}: unknown"
+        )
+    return error.message
+
+
+def _stderr_text(text: str, tty: bool) -> bytes:
+    data = text.encode()
+    return data if tty else bytes((2, 0, 0, 0)) + len(data).to_bytes(4, "big") + data

@@ -1,0 +1,43 @@
+"""/etc/hosts of a container. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+_HEAD = """\
+127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+fe00::0\tip6-localnet
+ff00::0\tip6-mcastprefix
+ff02::1\tip6-allnodes
+ff02::2\tip6-allrouters
+"""
+
+HOST_GATEWAY = "host-gateway"
+
+
+def render(
+    addresses: Sequence[str],
+    hostname: str,
+    domainname: str = "",
+    extra: Iterable[str] = (),
+    links: Iterable[tuple[str, str]] = (),
+    *,
+    gateway: str = "",
+) -> str:
+    """`addresses`: the container's own. `extra`: `name:address` of --add-host; `links`: (address, names)."""
+    lines = [_HEAD, entries(extra, gateway)]
+    lines += [f"{address}\t{names}\n" for address, names in links]
+    own = f"{hostname}.{domainname} {hostname}" if domainname else hostname
+    lines += [f"{address}\t{own}\n" for address in addresses]
+    return "".join(lines)
+
+
+def entries(extra: Iterable[str], gateway: str) -> str:
+    """The lines of --add-host; `host-gateway` is the host's address, `gateway`."""
+    lines = []
+    for entry in extra:
+        name, _, address = entry.replace("=", ":", 1).partition(":")
+        chosen = gateway if address == HOST_GATEWAY else address.strip("[]")
+        lines.append(f"{chosen}\t{name}\n")
+    return "".join(lines)

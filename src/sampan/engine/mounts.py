@@ -1,0 +1,321 @@
+"""Mounts of a container: from what was asked for (-v, --mount, --tmpfs, image volumes) to mount points. Pure.
+
+Which volumes exist and what lies on the host is the caller's business.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+
+from msgspec.structs import replace
+
+from sampan.engine.config import HostConfig, MountRequest
+from sampan.engine.model import MountPoint
+from sampan.errors import Invalid
+
+_VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_PROPAGATIONS = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
+_LABELS = frozenset({"z", "Z"})
+_CONSISTENCY = frozenset({"consistent", "cached", "delegated", "default"})
+_TMPFS_FLAGS = frozenset(
+    (
+        *(
+            "ro",
+            "rw",
+            "exec",
+            "noexec",
+            "suid",
+            "nosuid",
+            "dev",
+            "nodev",
+            "sync",
+            "async",
+            "atime",
+            "noatime",
+        ),
+        *(
+            "diratime",
+            "nodiratime",
+            "relatime",
+            "norelatime",
+            "strictatime",
+            "nostrictatime",
+            "mand",
+            "nomand",
+        ),
+        *("private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "defaults"),
+    )
+)
+_TMPFS_VALUES = ("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol")
+
+
+def check_volume_name(name: str) -> None:
+    """Raises `Invalid` in Docker's words."""
+    if len(name) == 1:
+        raise Invalid(
+            f"create {name}: volume name is too short, names should be at least two alphanumeric characters"
+        )
+    if not _VOLUME_NAME.fullmatch(name):
+        raise Invalid(
+            f'create {name}: "{name}" includes invalid characters for a local volume name, only '
+            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
+        )
+
+
+def parse_bind(spec: str, *, volume_driver: str = "") -> MountPoint:
+    """`source:destination[:options]` or `destination` alone (an anonymous volume), as `-v` has it."""
+    parts = spec.split(":")
+    if len(parts) > 3 or not all(parts):
+        raise Invalid(f"invalid volume specification: '{spec}'")
+    if len(parts) == 1:
+        destination = _destination(parts[0], spec)
+        return MountPoint("volume", destination, anonymous=True, copy=True)
+    source, target = parts[0], parts[1]
+    mode = parts[2] if len(parts) == 3 else ""
+    is_bind = source.startswith("/")
+    destination = _destination(target, spec, "bind" if is_bind else "volume")
+    options = _check_mode(mode, is_bind)
+    read_write = "ro" not in options
+    if is_bind:
+        propagation = next((option for option in options if option in _PROPAGATIONS), "rprivate")
+        return MountPoint(
+            "bind",
+            destination,
+            source=posixpath.normpath(source),
+            mode=mode,
+            rw=read_write,
+            propagation=propagation,
+            create=True,
+        )
+    check_volume_name(source)
+    if volume_driver not in ("", "local"):
+        raise Invalid(f'error looking up volume plugin {volume_driver}: plugin "{volume_driver}" not found')
+    return MountPoint(
+        "volume",
+        destination,
+        name=source,
+        mode=mode or "z",
+        rw=read_write,
+        copy="nocopy" not in options,
+    )
+
+
+def _check_mode(mode: str, is_bind: bool) -> tuple[str, ...]:
+    options = tuple(mode.split(",")) if mode else ()
+    groups = (
+        frozenset({"ro", "rw"}),
+        _LABELS,
+        _PROPAGATIONS if is_bind else frozenset({"nocopy", "copy"}),
+        _CONSISTENCY,
+    )
+    for option in options:
+        group = next((group for group in groups if option in group), None)
+        if group is None or sum(other in group for other in options) > 1:
+            raise Invalid(f"invalid mode: {mode}")
+    return options
+
+
+def _destination(path: str, spec: str, kind: str = "volume") -> str:
+    if not path.startswith("/"):
+        raise Invalid(
+            f"invalid volume specification: '{spec}': invalid mount config for type \"{kind}\": "
+            f"invalid mount path: '{path}' mount path must be absolute"
+        )
+    clean = _clean(path)
+    if clean == "/":
+        raise Invalid(
+            f"invalid volume specification: '{spec}': invalid specification: destination can't be '/'"
+        )
+    return clean
+
+
+def _clean(path: str) -> str:
+    """Normalised; POSIX lets a path begin with two slashes, here it has one."""
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def parse_mount(request: MountRequest) -> MountPoint:
+    """An entry of HostConfig.Mounts. Raises `Invalid` in Docker's words."""
+    kind = request.type
+    if kind not in ("bind", "volume", "tmpfs"):
+        raise Invalid(
+            f"mount type unknown: {kind!r}"
+            if kind
+            else 'invalid mount config for type "": mount type unknown'
+        )
+    if not request.target:
+        raise _bad_mount(kind, "field Target must not be empty")
+    if not request.target.startswith("/"):
+        raise _bad_mount(kind, f"invalid mount path: '{request.target}' mount path must be absolute")
+    target = _clean(request.target)
+    if target == "/":
+        raise _bad_mount(kind, "invalid specification: destination can't be '/'")
+    _check_options(request)
+    if kind == "bind":
+        return _bind_mount(request, target)
+    if kind == "volume":
+        return _volume_mount(request, target)
+    if request.source:
+        raise _bad_mount(kind, "field Source must not be specified")
+    return MountPoint(
+        "tmpfs", target, rw=not request.read_only, options=_tmpfs_mount_options(request), from_mounts=True
+    )
+
+
+def _check_options(request: MountRequest) -> None:
+    for kind, options, name in (
+        ("bind", request.bind_options, "BindOptions"),
+        ("volume", request.volume_options, "VolumeOptions"),
+        ("tmpfs", request.tmpfs_options, "TmpfsOptions"),
+    ):
+        if options is not None and request.type != kind:
+            raise _bad_mount(request.type, f"field {name} must not be specified")
+
+
+def _bind_mount(request: MountRequest, target: str) -> MountPoint:
+    options = request.bind_options
+    if not request.source:
+        raise _bad_mount("bind", "field Source must not be empty")
+    if not request.source.startswith("/"):
+        raise _bad_mount("bind", f"invalid mount path: '{request.source}' mount path must be absolute")
+    propagation = options.propagation if options else ""
+    if propagation and propagation not in _PROPAGATIONS:
+        raise _bad_mount("bind", f"invalid propagation mode: {propagation}")
+    return MountPoint(
+        "bind",
+        target,
+        source=posixpath.normpath(request.source),
+        rw=not request.read_only,
+        propagation=propagation or "rprivate",
+        recursive=not (options and options.non_recursive),
+        create=bool(options and options.create_mountpoint),
+        from_mounts=True,
+    )
+
+
+def _volume_mount(request: MountRequest, target: str) -> MountPoint:
+    options = request.volume_options
+    if request.source:
+        check_volume_name(request.source)
+    driver = options.driver_config.name if options and options.driver_config else ""
+    if driver not in ("", "local"):
+        raise Invalid(f'error looking up volume plugin {driver}: plugin "{driver}" not found')
+    subpath = options.subpath if options else ""
+    if subpath.startswith("/") or ".." in subpath.split("/"):
+        raise _bad_mount("volume", "subpath must be a relative path within the volume")
+    return MountPoint(
+        "volume",
+        target,
+        name=request.source,
+        mode="z",
+        rw=not request.read_only,
+        anonymous=not request.source,
+        copy=not (options and options.no_copy),
+        subpath=subpath,
+        from_mounts=True,
+    )
+
+
+def _tmpfs_mount_options(request: MountRequest) -> tuple[str, ...]:
+    options = request.tmpfs_options
+    if options is None:
+        return ()
+    if options.size_bytes < 0:
+        raise _bad_mount("tmpfs", "size must not be negative")
+    found = []
+    if options.size_bytes:
+        found.append(f"size={options.size_bytes}")
+    if options.mode:
+        found.append(f"mode={options.mode:o}")
+    for option in options.options or ():
+        found.append("=".join(option))
+    return check_tmpfs_options(found)
+
+
+def parse_tmpfs(path: str, options: str) -> MountPoint:
+    """An entry of HostConfig.Tmpfs (`--tmpfs path:options`)."""
+    if not path.startswith("/"):
+        raise Invalid(f"invalid mount path: '{path}' mount path must be absolute")
+    if _clean(path) == "/":
+        raise Invalid("invalid specification: destination can't be '/'")
+    found = check_tmpfs_options(option for option in options.split(",") if option)
+    return MountPoint("tmpfs", _clean(path), mode=options, rw="ro" not in found, options=found)
+
+
+def check_tmpfs_options(options: Iterable[str]) -> tuple[str, ...]:
+    found = tuple(options)
+    for option in found:
+        name, equals, value = option.partition("=")
+        known = name in _TMPFS_VALUES and value if equals else name in _TMPFS_FLAGS
+        if not known:
+            raise Invalid(f'invalid tmpfs option ["{option}"]')
+    return found
+
+
+def _bad_mount(kind: str, reason: str) -> Invalid:
+    return Invalid(f'invalid mount config for type "{kind}": {reason}')
+
+
+def collect(
+    host: HostConfig,
+    image_volumes: Iterable[str],
+    inherited: Sequence[MountPoint] = (),
+) -> tuple[MountPoint, ...]:
+    """All mount points of a new container. `inherited` come from --volumes-from and give way to its own.
+
+    Anonymous volumes still have no name. Raises `Invalid` for two mounts at one place.
+    """
+    points: dict[str, MountPoint] = {}
+    for point in inherited:
+        points[point.destination] = point
+    own: set[str] = set()
+    asked = [parse_bind(spec, volume_driver=host.volume_driver) for spec in host.binds or ()]
+    asked += [parse_mount(request) for request in host.mounts or ()]
+    for point in asked:
+        if point.destination in own:
+            raise Invalid(f"Duplicate mount point: {point.destination}")
+        own.add(point.destination)
+        points[point.destination] = point
+    for path, options in (host.tmpfs or {}).items():
+        point = parse_tmpfs(path, options)
+        if point.destination in own:
+            raise Invalid(f"Duplicate mount point: {point.destination}")
+        # Tmpfs mounts of this form are not listed among the mounts: `tmpfs_points` makes them at start.
+        points.pop(point.destination, None)
+    tmpfs = {_clean(path) for path in host.tmpfs or {}}
+    for path in image_volumes:
+        if not path.startswith("/"):
+            raise Invalid(f"invalid volume specification: '{path}': mount path must be absolute")
+        destination = _clean(path)
+        if destination != "/" and destination not in points and destination not in tmpfs:
+            points[destination] = MountPoint("volume", destination, anonymous=True, copy=True)
+    return tuple(points.values())
+
+
+def tmpfs_points(host: HostConfig) -> tuple[MountPoint, ...]:
+    """The mounts of HostConfig.Tmpfs."""
+    return tuple(parse_tmpfs(path, options) for path, options in (host.tmpfs or {}).items())
+
+
+def parse_volumes_from(spec: str) -> tuple[str, bool]:
+    """`container[:ro|rw|z|Z]` -> (container, read-only)."""
+    name, _, mode = spec.partition(":")
+    if not name or mode not in ("", "ro", "rw", "z", "Z"):
+        raise Invalid(f"invalid volumes-from specification: {spec!r}")
+    return name, mode == "ro"
+
+
+def inherit(points: Iterable[MountPoint], *, read_only: bool) -> tuple[MountPoint, ...]:
+    """Another container's mounts as --volumes-from takes them over (never to be filled again)."""
+    return tuple(
+        replace(point, rw=point.rw and not read_only, copy=False, anonymous=False)
+        for point in points
+        if point.type in ("bind", "volume")
+    )
+
+
+def mount_order(points: Iterable[MountPoint]) -> tuple[MountPoint, ...]:
+    """Parents before what is mounted below them."""
+    return tuple(sorted(points, key=lambda point: (point.destination.count("/"), point.destination)))

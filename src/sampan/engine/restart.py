@@ -1,0 +1,73 @@
+"""Restart policies as pure rules (Docker's "no", "always", "unless-stopped", "on-failure[:n]")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sampan.engine.config import RestartPolicy
+from sampan.errors import Invalid
+
+FIRST_DELAY = 0.1
+"""Seconds before the first restart; each further one waits twice as long."""
+LONGEST_DELAY = 60.0
+RESET_AFTER = 10.0
+"""Seconds of running after which the delay starts anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    restart: bool
+    delay: float = 0.0
+
+
+def validate(policy: RestartPolicy) -> None:
+    """Raises `Invalid` in Docker's words."""
+    name, retries = policy.name, policy.maximum_retry_count
+    if name not in ("", "no", "always", "unless-stopped", "on-failure"):
+        raise Invalid(f"invalid restart policy '{name}'")
+    if name in ("always", "unless-stopped", "no") and retries != 0:
+        raise Invalid(f"maximum retry count cannot be used with restart policy '{name}'")
+    if retries < 0:
+        raise Invalid("maximum retry count cannot be negative")
+
+
+def after_exit(
+    policy: RestartPolicy,
+    *,
+    exit_code: int,
+    restarts: int,
+    stopped: bool,
+    ran_for: float,
+    last_delay: float,
+) -> Decision:
+    """Whether to run again, and after how long.
+
+    `restarts`: how often the policy restarted it so far; `stopped`: a person ended it; `ran_for` and
+    `last_delay` in seconds (0: no restart before).
+    """
+    if stopped:
+        return Decision(False)
+    if policy.name == "on-failure":
+        limit = policy.maximum_retry_count
+        wanted = exit_code != 0 and (limit == 0 or restarts < limit)
+    else:
+        wanted = policy.name in ("always", "unless-stopped")
+    if not wanted:
+        return Decision(False)
+    if last_delay == 0 or ran_for >= RESET_AFTER:
+        return Decision(True, FIRST_DELAY)
+    return Decision(True, min(last_delay * 2, LONGEST_DELAY))
+
+
+def at_engine_start(
+    policy: RestartPolicy, *, was_running: bool, exit_code: int, manually_stopped: bool
+) -> bool:
+    """Whether a container that does not run is started when the engine starts.
+
+    `was_running`: its process ended while no engine was there.
+    """
+    if policy.name == "always":
+        return True
+    if policy.name == "unless-stopped":
+        return not manually_stopped
+    return policy.name == "on-failure" and was_running and exit_code != 0

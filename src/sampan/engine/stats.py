@@ -1,0 +1,145 @@
+"""Docker's statistics of a container from what the kernel counted. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sampan.linux.cgroups import BlockIoEntry, CgroupStats
+
+Json = dict[str, Any]
+Interfaces = dict[str, dict[str, int]]
+
+
+def stats_json(
+    container_id: str,
+    name: str,
+    now: CgroupStats,
+    before: tuple[str, CgroupStats, int] | None,
+    *,
+    read: str,
+    system_ns: int,
+    cpus: int,
+    host_memory: int,
+    interfaces: Interfaces,
+) -> Json:
+    """One sample. `before`: (time, stats, system nanoseconds) of the sample before it; times RFC 3339."""
+    memory = now.memory
+    memory_json: Json = {
+        "usage": memory.usage,
+        "stats": dict(memory.stat),
+        "limit": min(memory.limit or host_memory, host_memory),
+    }
+    if memory.max_usage is not None:
+        memory_json["max_usage"] = memory.max_usage
+        memory_json["failcnt"] = memory.failures
+    pids: Json = {"current": now.pids.current}
+    pids["limit"] = now.pids.limit if now.pids.limit is not None else 18446744073709551615
+    return {
+        "name": f"/{name}",
+        "id": container_id,
+        "read": read,
+        "preread": before[0] if before else "0001-01-01T00:00:00Z",
+        "num_procs": 0,
+        "pids_stats": pids,
+        "blkio_stats": {
+            "io_service_bytes_recursive": [_entry(entry) for entry in now.io_service_bytes],
+            "io_serviced_recursive": [_entry(entry) for entry in now.io_serviced],
+            "io_queue_recursive": None,
+            "io_service_time_recursive": None,
+            "io_wait_time_recursive": None,
+            "io_merged_recursive": None,
+            "io_time_recursive": None,
+            "sectors_recursive": None,
+        },
+        "storage_stats": {},
+        "cpu_stats": _cpu(now, system_ns, cpus),
+        "precpu_stats": _cpu(before[1], before[2], cpus) if before else _NO_CPU,
+        "memory_stats": memory_json,
+        **({"networks": interfaces} if interfaces else {}),
+    }
+
+
+_NO_CPU: Json = {
+    "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
+    "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
+}
+
+
+def empty_json(container_id: str, name: str) -> Json:
+    """What Docker says of a container that does not run."""
+    return {
+        "name": f"/{name}",
+        "id": container_id,
+        "read": "0001-01-01T00:00:00Z",
+        "preread": "0001-01-01T00:00:00Z",
+        "num_procs": 0,
+        "pids_stats": {},
+        "blkio_stats": dict.fromkeys(
+            (
+                "io_service_bytes_recursive",
+                "io_serviced_recursive",
+                "io_queue_recursive",
+                "io_service_time_recursive",
+                "io_wait_time_recursive",
+                "io_merged_recursive",
+                "io_time_recursive",
+                "sectors_recursive",
+            )
+        ),
+        "storage_stats": {},
+        "cpu_stats": _NO_CPU,
+        "precpu_stats": _NO_CPU,
+        "memory_stats": {},
+    }
+
+
+def _cpu(stats: CgroupStats, system_ns: int, cpus: int) -> Json:
+    cpu = stats.cpu
+    usage: Json = {
+        "total_usage": cpu.total,
+        "usage_in_kernelmode": cpu.system,
+        "usage_in_usermode": cpu.user,
+    }
+    if cpu.per_cpu:
+        usage["percpu_usage"] = list(cpu.per_cpu)
+    return {
+        "cpu_usage": usage,
+        "system_cpu_usage": system_ns,
+        "online_cpus": cpus,
+        "throttling_data": {
+            "periods": cpu.periods,
+            "throttled_periods": cpu.throttled_periods,
+            "throttled_time": cpu.throttled,
+        },
+    }
+
+
+def _entry(entry: BlockIoEntry) -> Json:
+    return {"major": entry.major, "minor": entry.minor, "op": entry.operation.lower(), "value": entry.value}
+
+
+def parse_system_cpu(proc_stat: str, ticks_per_second: int) -> int:
+    """Nanoseconds that all CPUs together have counted (the first line of /proc/stat, proc_stat(5))."""
+    fields = proc_stat.split("\n", 1)[0].split()[1:9]
+    return sum(map(int, fields[:8])) * 1_000_000_000 // ticks_per_second
+
+
+def parse_interfaces(proc_net_dev: str) -> Interfaces:
+    """Counters per interface without the loopback (/proc/<pid>/net/dev)."""
+    found: Interfaces = {}
+    for line in proc_net_dev.splitlines()[2:]:
+        name, colon, rest = line.partition(":")
+        numbers = [int(word) for word in rest.split()]
+        if not colon or name.strip() == "lo" or len(numbers) < 12:
+            continue
+        found[name.strip()] = {
+            "rx_bytes": numbers[0],
+            "rx_packets": numbers[1],
+            "rx_errors": numbers[2],
+            "rx_dropped": numbers[3],
+            "tx_bytes": numbers[8],
+            "tx_packets": numbers[9],
+            "tx_errors": numbers[10],
+            "tx_dropped": numbers[11],
+        }
+    return found

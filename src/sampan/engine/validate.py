@@ -1,0 +1,245 @@
+"""Checks of what a container is asked to be, in Docker's words. Pure: facts of the host are arguments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from sampan.engine import restart
+from sampan.engine.config import ContainerConfig, HostConfig
+from sampan.engine.signals import parse_signal
+from sampan.errors import Invalid
+from sampan.oci.image import Healthcheck
+
+MINIMUM_MEMORY = 6 * 1024 * 1024
+DEFAULT_SHM_SIZE = 64 * 1024 * 1024
+_HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9_])?\.?")
+_LOG_OPTIONS = {
+    "json-file": {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode",
+                  "max-buffer-size"},
+    "local": {"max-size", "max-file", "compress", "mode", "max-buffer-size"},
+    "none": set[str](),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """`cpus`: how many there are; `cpuset`: their numbers as the kernel lists them ("0-3")."""
+
+    cpus: int
+    cpuset: str
+    swap_limit: bool = True
+    blkio_weight: bool = True
+    cgroup_namespace: bool = False
+    """Whether containers get a cgroup namespace of their own by default (version 2, as in Docker)."""
+
+
+def check_config(config: ContainerConfig) -> None:
+    """Raises `Invalid` for the first thing that can't work."""
+    if config.working_dir and not config.working_dir.startswith("/"):
+        raise Invalid(
+            f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
+        )
+    for name, value in (("hostname", config.hostname), ("domainname", config.domainname)):
+        if value and (len(value) > 253 or "\n" in value or "/" in value or "\0" in value):
+            raise Invalid(f"invalid {name} format: {value}")
+    for entry in config.env or ():
+        if not entry.partition("=")[0] or "\0" in entry:
+            raise Invalid(f"invalid environment variable: {entry}")
+    if config.stop_signal:
+        parse_signal(config.stop_signal)
+    if config.stop_timeout is not None and config.stop_timeout < -1:
+        raise Invalid("invalid stop timeout: it can't be less than -1")
+    if config.healthcheck is not None:
+        check_healthcheck(config.healthcheck)
+
+
+def check_healthcheck(check: Healthcheck) -> None:
+    test = check.test
+    if test and test[0] not in ("NONE", "CMD", "CMD-SHELL"):
+        raise Invalid(f"Unknown Type '{test[0]}' in HEALTHCHECK (try CMD)")
+    for name, value in (
+        ("Interval", check.interval),
+        ("Timeout", check.timeout),
+        ("StartPeriod", check.start_period),
+        ("StartInterval", check.start_interval),
+    ):
+        if value and value < 1_000_000:
+            raise Invalid(f"{name} in Healthcheck cannot be less than 1ms")
+    if check.retries < 0:
+        raise Invalid("Retries in Healthcheck cannot be negative")
+
+
+def check_host(host: HostConfig, facts: HostFacts) -> tuple[HostConfig, list[str]]:
+    """The host configuration with defaults filled in, and warnings. Raises `Invalid`."""
+    restart.validate(host.restart_policy)
+    if host.auto_remove and host.restart_policy.name not in ("", "no"):
+        raise Invalid("can't create 'AutoRemove' container with restart policy")
+    check_log(host.log_config.type, host.log_config.config)
+    if host.runtime not in ("", "sampan", "runc", "io.containerd.runc.v2"):
+        raise Invalid(f"unknown or invalid runtime name: {host.runtime}")
+    _check_modes(host)
+    check_extra_hosts(host.extra_hosts or ())
+    warnings: list[str] = []
+    host = check_resources(host, facts, warnings)
+    if host.shm_size < 0:
+        raise Invalid("SHM size can not be less than 0")
+    if host.oom_score_adj < -1000 or host.oom_score_adj > 1000:
+        raise Invalid(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
+    if host.network_mode == "host" and (host.port_bindings or host.publish_all_ports):
+        warnings.append("Published ports are discarded when using host network mode")
+    for ulimit in host.ulimits or ():
+        if ulimit.soft > ulimit.hard >= 0:
+            raise Invalid(
+                f"ulimit soft limit must be less than or equal to hard limit: {ulimit.soft} > {ulimit.hard}"
+            )
+    for name in host.sysctls or {}:
+        check_sysctl(name, host)
+    return replace(
+        host,
+        shm_size=host.shm_size or DEFAULT_SHM_SIZE,
+        restart_policy=replace(host.restart_policy, name=host.restart_policy.name or "no"),
+        cgroupns_mode=host.cgroupns_mode or ("private" if facts.cgroup_namespace else "host"),
+        ipc_mode=host.ipc_mode or "private",
+        network_mode=host.network_mode or "default",
+        runtime="sampan",
+    ), warnings
+
+
+def check_log(driver: str, options: dict[str, str]) -> None:
+    if not driver:
+        return
+    known = _LOG_OPTIONS.get(driver)
+    if known is None:
+        raise Invalid(f'error looking up logging plugin {driver}: plugin "{driver}" not found')
+    for name in options:
+        if name not in known:
+            raise Invalid(f"unknown log opt '{name}' for {driver} log driver")
+
+
+def _check_modes(host: HostConfig) -> None:
+    for name, value, allowed in (
+        ("IPC", host.ipc_mode, ("", "none", "private", "shareable", "host")),
+        ("PID", host.pid_mode, ("", "host")),
+        ("UTS", host.uts_mode, ("", "host")),
+        ("cgroup namespace", host.cgroupns_mode, ("", "private", "host")),
+        ("userns", host.userns_mode, ("", "host")),
+    ):
+        joins = name in ("IPC", "PID") and value.startswith("container:") and len(value) > 10
+        if value not in allowed and not joins:
+            raise Invalid(f"invalid {name} mode: {value}")
+
+
+def check_extra_hosts(entries: Iterable[str]) -> None:
+    for entry in entries:
+        name, colon, address = entry.replace("=", ":", 1).partition(":")
+        if not name or not colon or not address:
+            raise Invalid(f'bad format for add-host: "{entry}"')
+
+
+def check_sysctl(name: str, host: HostConfig) -> None:
+    """Only sysctls that belong to one of the container's own namespaces can be set."""
+    ipc = {"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
+           "kernel.shmmni", "kernel.shm_rmid_forced"}  # fmt: skip
+    plain = name.replace("/", ".")
+    if plain in ipc or plain.startswith("fs.mqueue."):
+        if host.ipc_mode == "host":
+            raise Invalid(f"sysctl '{name}' is not allowed with the host's IPC namespace")
+    elif plain.startswith("net."):
+        if host.network_mode == "host":
+            raise Invalid(f"sysctl '{name}' is not allowed with the host's network namespace")
+    elif plain not in ("kernel.domainname", "kernel.hostname"):
+        raise Invalid(f"sysctl '{name}' is not allowed: it is not in a namespace of the container's")
+
+
+def check_resources(host: HostConfig, facts: HostFacts, warnings: list[str]) -> HostConfig:
+    """Memory, CPU and process limits; used by create and update. Raises `Invalid`."""
+    host = _check_memory(host, facts, warnings)
+    _check_cpu(host, facts)
+    if host.blkio_weight and not 10 <= host.blkio_weight <= 1000:
+        raise Invalid("Range of blkio weight is from 10 to 1000")
+    if host.blkio_weight and not facts.blkio_weight:
+        warnings.append(
+            "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
+        )
+        host = replace(host, blkio_weight=0)
+    if host.oom_kill_disable and not host.memory:
+        warnings.append(
+            "OOM killer is disabled for the container, but no memory limit is set, this can result in the "
+            "system running out of resources."
+        )
+    return host
+
+
+def _check_memory(host: HostConfig, facts: HostFacts, warnings: list[str]) -> HostConfig:
+    memory, swap = host.memory, host.memory_swap
+    if 0 < memory < MINIMUM_MEMORY:
+        raise Invalid("Minimum memory limit allowed is 6MB")
+    if memory < 0:
+        raise Invalid("Minimum memory limit allowed is 6MB")
+    if memory > 0 and swap > 0 and swap < memory:
+        raise Invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
+    if memory == 0 and swap > 0:
+        raise Invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
+    if (memory or host.memory_swap > 0) and swap != -1 and not facts.swap_limit:
+        warnings.append(
+            "Your kernel does not support swap limit capabilities or the cgroup is not mounted. "
+            "Memory limited without swap."
+        )
+        host = replace(host, memory_swap=-1)
+    elif memory and swap == 0:
+        host = replace(host, memory_swap=memory * 2)
+    if host.memory_swappiness is not None and not -1 <= host.memory_swappiness <= 100:
+        raise Invalid(f"Invalid value: {host.memory_swappiness}, valid memory swappiness range is 0-100")
+    reservation = host.memory_reservation
+    if reservation > 0 and memory and memory < reservation:
+        raise Invalid("Minimum memory limit can not be less than memory reservation limit, see usage")
+    if 0 < reservation < MINIMUM_MEMORY:
+        raise Invalid("Minimum memory reservation allowed is 6MB")
+    return host
+
+
+def _check_cpu(host: HostConfig, facts: HostFacts) -> None:
+    if host.nano_cpus:
+        if host.cpu_period > 0:
+            raise Invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set")
+        if host.cpu_quota > 0:
+            raise Invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
+        if not 10_000_000 <= host.nano_cpus <= facts.cpus * 1_000_000_000:
+            raise Invalid(
+                f"Range of CPUs is from 0.01 to {facts.cpus}.00, as there are only {facts.cpus} CPUs available"
+            )
+    if host.cpu_shares < 0:
+        raise Invalid(f"Invalid value: {host.cpu_shares}, CPU shares can not be negative")
+    if host.cpu_period and not 1000 <= host.cpu_period <= 1_000_000:
+        raise Invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+    if 0 < host.cpu_quota < 1000:
+        raise Invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    if host.cpuset_cpus:
+        asked, there = parse_cpuset(host.cpuset_cpus), parse_cpuset(facts.cpuset)
+        if not asked <= there:
+            raise Invalid(
+                f"Requested CPUs are not available - requested {host.cpuset_cpus}, available: {facts.cpuset}"
+            )
+    if host.cpuset_mems:
+        parse_cpuset(host.cpuset_mems)
+
+
+def parse_cpuset(text: str) -> frozenset[int]:
+    """`0-2,7` -> {0, 1, 2, 7}. Raises `Invalid`."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) > 8191:
+            raise Invalid(f"Invalid value {text} for cpuset cpus")
+        found.update(range(int(first), int(last or first) + 1))
+    return frozenset(found)
+
+
+def container_of(mode: str) -> str | None:
+    """The container named by a mode `container:<name>`; None for other modes."""
+    prefix, colon, name = mode.partition(":")
+    return name if prefix == "container" and colon else None
