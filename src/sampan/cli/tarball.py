@@ -42,7 +42,11 @@ def header(
         extended.append((b"path", raw_name))
     if len(raw_link) > 100:
         extended.append((b"linkpath", raw_link))
-    for key, number, limit in (("size", size, _MAX_OCTAL_SIZE), ("uid", uid, _MAX_OCTAL_ID), ("gid", gid, _MAX_OCTAL_ID)):
+    for key, number, limit in (
+        ("size", size, _MAX_OCTAL_SIZE),
+        ("uid", uid, _MAX_OCTAL_ID),
+        ("gid", gid, _MAX_OCTAL_ID),
+    ):
         if number > limit:
             extended.append((key.encode(), str(number).encode()))
     block = _block(raw_name[:100], kind, mode, size, mtime, uid, gid, raw_link[:100], device)

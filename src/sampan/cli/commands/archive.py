@@ -50,12 +50,12 @@ def _write_out(response: Response, path: str) -> None:
 def _check_output(path: str, command: str) -> None:
     if not path:
         if os.isatty(1):
-            raise Failure(f"cowardly refusing to save to a terminal. Use the -o flag or redirect")
+            raise Failure("cowardly refusing to save to a terminal. Use the -o flag or redirect")
         return
     directory = os.path.dirname(path) or "."
     if not os.path.isdir(directory):
         raise Failure(
-            f"failed to {command} image: invalid output path: directory \"{directory}\" does not exist"
+            f'failed to {command} image: invalid output path: directory "{directory}" does not exist'
             if command == "save"
             else f'failed to export container: invalid output path: directory "{directory}" does not exist'
         )
@@ -135,7 +135,9 @@ def _import(invocation: Invocation) -> int:
 
 _OUTPUT = Flag("output", "o", "string", "Write to this file instead of STDOUT")
 SAVE = Command(_save, "IMAGE [IMAGE...]", (_OUTPUT,), minimum=1, aliases=("image save", "save"))
-EXPORT = Command(_export, "CONTAINER", (_OUTPUT,), minimum=1, maximum=1, aliases=("container export", "export"))
+EXPORT = Command(
+    _export, "CONTAINER", (_OUTPUT,), minimum=1, maximum=1, aliases=("container export", "export")
+)
 LOAD = Command(
     _load,
     "",

@@ -39,8 +39,8 @@ def split_tag(name: str) -> tuple[str, str]:
     return (repository, tag) if colon and "/" not in tag else (name, _NONE)
 
 
-def image_rows(images: list[dict[str, Any]], *, digests: bool, filtered: bool, full: bool) -> list[Record]:
-    """A row for every name of every image; `filtered`: only images with tags, unless dangling ones are meant."""
+def image_rows(images: list[dict[str, Any]], *, digests: bool, full: bool) -> list[Record]:
+    """A row for every name of every image."""
     rows = []
     for image in images:
         names = _names(image, digests)
@@ -100,9 +100,8 @@ def _images(invocation: Invocation) -> int:
         filters.setdefault("reference", []).append(invocation.args[0])
     query = {"all": flags["all"], "filters": filters_query(filters)}
     images = invocation.client().call("GET", "/images/json", query) or []
-    images.sort(key=lambda image: -(image.get("Created") or 0))
     digests = flags["digests"] or ".Digest" in flags["format"]
-    rows = image_rows(images, digests=digests, filtered=bool(filters), full=flags["no-trunc"])
+    rows = image_rows(images, digests=digests, full=flags["no-trunc"])
     if flags["quiet"] and flags["format"] in ("", "table"):
         sys.stdout.write("".join(row.get("ID") + "\n" for row in rows))
         return 0

@@ -9,7 +9,7 @@ from sampan.cli.times import to_timestamp
 from sampan.client.api import ApiError, quote_path
 
 
-def _time(text: str, name: str) -> str:
+def time_option(text: str, name: str) -> str:
     if not text:
         return ""
     try:
@@ -27,8 +27,8 @@ def _logs(invocation: Invocation) -> int:
     query = {
         "stdout": True,
         "stderr": True,
-        "since": _time(flags["since"], "since"),
-        "until": _time(flags["until"], "until"),
+        "since": time_option(flags["since"], "since"),
+        "until": time_option(flags["until"], "until"),
         "timestamps": flags["timestamps"],
         "follow": flags["follow"],
         "tail": flags["tail"],

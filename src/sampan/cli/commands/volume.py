@@ -1,0 +1,143 @@
+"""`sampan volume create`, `ls`, `rm`."""
+
+from __future__ import annotations
+
+from sampan.cli.commands.lifecycle import for_each, no_such
+from sampan.cli.create import checks, texts
+from sampan.cli.failure import Failure
+from sampan.cli.flags import Command, Flag, Invocation, collect_filters
+from sampan.cli.listing import FORMAT_HELP, print_listing
+from sampan.cli.template_functions import Record
+from sampan.client.api import ApiError, filters_query, quote_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_HEADERS = {
+    "Driver": "DRIVER",
+    "Name": "VOLUME NAME",
+    "Scope": "SCOPE",
+    "Mountpoint": "MOUNTPOINT",
+    "Labels": "LABELS",
+    "Links": "LINKS",
+    "Size": "SIZE",
+    "Availability": "AVAILABILITY",
+    "Group": "GROUP",
+    "Status": "STATUS",
+}
+
+
+def volume_record(volume: dict[str, Any]) -> Record:
+    labels = volume.get("Labels") or {}
+    usage = volume.get("UsageData") or {}
+
+    def size() -> str:
+        from sampan.cli import units
+
+        return units.human_size(usage["Size"]) if usage.get("Size", -1) >= 0 else "N/A"
+
+    return Record(
+        "volumeContext",
+        {
+            "Name": lambda: volume.get("Name", ""),
+            "Driver": lambda: volume.get("Driver", ""),
+            "Scope": lambda: volume.get("Scope", ""),
+            "Mountpoint": lambda: volume.get("Mountpoint", ""),
+            "Labels": lambda: ",".join(f"{name}={labels[name]}" for name in sorted(labels)),
+            "Links": lambda: str(usage["RefCount"]) if usage else "N/A",
+            "Size": size,
+            "Availability": lambda: "N/A",
+            "Group": lambda: "N/A",
+            "Status": lambda: "N/A",
+        },
+        methods={"Label": lambda name: labels.get(name, "")},
+    )
+
+
+def _create(invocation: Invocation) -> int:
+    flags = invocation.flags
+    name = invocation.args[0] if invocation.args else ""
+    if flags["name"]:
+        if name:
+            raise Failure("Conflicting options: either specify --name or provide positional arg, not both")
+        name = flags["name"]
+    body = {
+        "Name": name,
+        "Driver": flags["driver"],
+        "DriverOpts": texts.to_map(flags["opt"]),
+        "Labels": texts.to_map(flags["label"]),
+    }
+    print(invocation.client().call("POST", "/volumes/create", None, body)["Name"])
+    return 0
+
+
+def _list(invocation: Invocation) -> int:
+    flags = invocation.flags
+    query = {"filters": filters_query(collect_filters(flags["filter"]))}
+    answer = invocation.client().call("GET", "/volumes", query)
+    volumes = sorted(answer.get("Volumes") or [], key=lambda volume: _natural(volume["Name"]))
+    if flags["quiet"] and flags["format"] in ("", "table"):
+        for volume in volumes:
+            print(volume["Name"])
+        return 0
+    print_listing([volume_record(item) for item in volumes], flags["format"], ("Driver", "Name"), _HEADERS)
+    return 0
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Numbers in names count as numbers: v2 before v10."""
+    parts: list[tuple[int, int, str]] = []
+    text = ""
+    for letter in [*name, ""]:
+        if letter and text and letter.isdigit() == text[-1].isdigit():
+            text += letter
+            continue
+        if text:
+            parts.append((0, int(text), "") if text.isdecimal() else (1, 0, text))
+        text = letter
+    return parts
+
+
+def _remove(invocation: Invocation) -> int:
+    client = invocation.client()
+    query = {"force": invocation.flags["force"]}
+
+    def remove(name: str) -> None:
+        try:
+            client.call("DELETE", f"/volumes/{quote_path(name)}", query)
+        except ApiError as error:
+            raise no_such("volume", name, error) from None
+
+    return for_each(invocation.args, remove)
+
+
+CREATE = Command(
+    _create,
+    "[VOLUME]",
+    (
+        Flag("driver", "d", "string", "Volume driver", default="local"),
+        Flag("label", "", "list", "Set labels", check=checks.label),
+        Flag("name", "", "string", "Name of the volume", hidden=True),
+        Flag("opt", "o", "map", "Set options of the driver"),
+    ),
+    maximum=1,
+)
+LS = Command(
+    _list,
+    "",
+    (
+        Flag("filter", "f", "filter", "Show only what meets these conditions"),
+        Flag("format", "", "string", FORMAT_HELP),
+        Flag("quiet", "q", "bool", "Show only names"),
+    ),
+    maximum=0,
+    aliases=("volume ls", "volume list"),
+)
+RM = Command(
+    _remove,
+    "VOLUME [VOLUME...]",
+    (Flag("force", "f", "bool", "Do not mind volumes that do not exist"),),
+    minimum=1,
+    aliases=("volume rm", "volume remove"),
+)
