@@ -116,6 +116,13 @@ class NetworkHost:
             self._open_passage()
             return lost
 
+    def refresh(self) -> None:
+        """Notice what others did to the host's rules since: our table removed (`nft flush ruleset`), a filter of
+        the input set up or removed. Cheap when nothing happened; to be called now and then."""
+        with self._lock:
+            self._ports.refresh()
+            self._open_passage()
+
     def subnets_in_use(self) -> tuple[IPv4Network, ...]:
         """Subnets that the host's interfaces and routes use; a new network must avoid them."""
         with RouteSocket() as route:
@@ -148,9 +155,7 @@ class NetworkHost:
 
     def _write_rules(self) -> None:
         with self._lock:
-            batch = Batch(rules.FAMILY)
-            rules.build_table(batch, self._table, self._networks.values())
-            self._ports.commit(batch)
+            self._ports.write_rules(self._networks.values())
             self._open_passage()
 
     def _open_passage(self) -> None:

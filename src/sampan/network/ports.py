@@ -49,6 +49,7 @@ class PublishedPorts:
         self._lock = lock
         self._relay = RelayClient(instance)
         self._active: dict[tuple[str, int], list[_Active]] = {}
+        self._networks: tuple[NetworkSpec, ...] = ()
         self._next = reservation.EPHEMERAL.start
         self._generation: int | None = None
         self._filtered = False
@@ -69,9 +70,7 @@ class PublishedPorts:
             try:
                 for binding in bindings:
                     reserved += self._reserve(address, binding, by_relay, ipv6, reserved)
-                batch = Batch(rules.FAMILY)
-                rules.add_ports(batch, self._table, _elements(reserved))
-                self.commit(batch)
+                self._insert(reserved)
             except BaseException:
                 _release(reserved)
                 raise
@@ -101,9 +100,10 @@ class PublishedPorts:
         Returns the bindings whose ports other programs have taken meanwhile.
         """
         with self._lock:
-            for active in [one for group in self._active.values() for one in group]:
+            for active in self._everything():
                 self._drop(active)
-            self._relay.retire_orphan()
+            if self._relay.process_id is None:
+                self._relay.retire_orphan()
             by_relay = self._by_relay()
             restored: list[_Active] = []
             lost: list[PortBinding] = []
@@ -114,11 +114,8 @@ class PublishedPorts:
                     except SampanError as exc:
                         _log.warning("a published port is lost: %s", exc)
                         lost.append(binding)
-            batch = Batch(rules.FAMILY)
-            rules.rebuild_table(batch, self._table, networks)
-            rules.add_ports(batch, self._table, _elements(restored))
             try:
-                self.commit(batch)
+                self.write_rules(networks, restored)
             except BaseException:
                 _release(restored)
                 raise
@@ -126,21 +123,57 @@ class PublishedPorts:
                 self._register(active)
         return tuple(lost)
 
-    def commit(self, batch: Batch) -> None:
-        """A transaction of ours: it does not make us look at the host's rules again."""
+    def write_rules(self, networks: Iterable[NetworkSpec], also: Sequence[_Active] = ()) -> None:
+        """The whole table, for these networks and all published ports (and `also`), in one transaction."""
         with self._lock:
-            self._nftables.commit(batch)
-            if self._generation is not None and self._nftables.generation() == self._generation + 1:
-                self._generation += 1
+            self._networks = tuple(networks)
+            batch = Batch(rules.FAMILY)
+            rules.write_table(batch, self._table, self._networks, _elements([*self._everything(), *also]))
+            self._commit(batch)
+
+    def refresh(self) -> None:
+        """Look at the host's rules again: has somebody removed our table, or begun or ceased to filter input?"""
+        with self._lock:
+            before = self._filtered
+            if self._nftables.generation() == self._generation:
+                return
+            changed = self._mode is PublishMode.AUTO and self._by_relay() != before
+            if changed and self._active:
+                published: dict[str, list[PortBinding]] = {}
+                for active in self._everything():
+                    published.setdefault(active.address, []).append(active.binding)
+                self.restore(self._networks, published)
+            elif (rules.FAMILY, self._table) not in self._nftables.tables(rules.FAMILY):
+                self.write_rules(self._networks)
+
+    def _everything(self) -> list[_Active]:
+        return [active for group in self._active.values() for active in group]
+
+    def _insert(self, reserved: Sequence[_Active]) -> None:
+        batch = Batch(rules.FAMILY)
+        rules.add_ports(batch, self._table, _elements(reserved))
+        try:
+            self._commit(batch)
+        except NetlinkError as exc:
+            if exc.errno != errno.ENOENT:
+                raise
+            _log.warning("the table %s was removed by somebody; it is written anew", self._table)
+            self.write_rules(self._networks, reserved)
+
+    def _commit(self, batch: Batch) -> None:
+        """A transaction of ours: it does not make us look at the host's rules again."""
+        self._nftables.commit(batch)
+        if self._generation is not None and self._nftables.generation() == self._generation + 1:
+            self._generation += 1
 
     def close(self, *, stop: bool) -> None:
         """Let go of the sockets; `stop` also ends the relay, else it serves on until the next daemon comes."""
         with self._lock:
             self._relay.close(stop=stop)
-            _release([active for group in self._active.values() for active in group])
+            _release(self._everything())
             self._active.clear()
             if stop:
-                self._relay.retire_orphan()
+                self._relay.retire_orphan()  # of an earlier daemon
 
     def _by_relay(self) -> bool:
         if self._mode is not PublishMode.AUTO:
@@ -219,7 +252,7 @@ class PublishedPorts:
     def _delete(self, elements: Sequence[rules.MapElement]) -> None:
         batch = Batch(rules.FAMILY)
         rules.delete_ports(batch, self._table, elements)
-        self.commit(batch)
+        self._commit(batch)
 
     def _forget_flows(self, changed: Sequence[_Active]) -> None:
         ports = {one.binding.host_port for one in changed if one.binding.protocol == "udp" and not one.served}

@@ -45,10 +45,11 @@ class RelayClient:
             self._number += 1
             number = self._number
             entry = _Entry(f"add {number} {protocol} {address} {port}".encode(), bound)
+            self._entries[number] = entry
             if self._control is None:
                 self._start()
-            self._entries[number] = entry
-            self._send(entry)
+            else:
+                self._send(entry)
         return number
 
     def remove(self, number: int) -> None:
@@ -127,6 +128,8 @@ class RelayClient:
             target=self._watch, args=(ours, self._process, time.monotonic()), name="relay", daemon=True
         )
         watcher.start()
+        for entry in self._entries.values():
+            self._send(entry)
 
     def _open_door(self) -> socket.socket:
         """Made here, so that a relay can be told to retire from its first moment."""
@@ -183,9 +186,10 @@ class RelayClient:
             self._failures = self._failures + 1 if time.monotonic() - started < _TOO_SHORT else 1
             if not self._entries or self._failures > _MAX_FAILURES:
                 return
-            self._start()
-            for entry in self._entries.values():
-                self._send(entry)
+            try:
+                self._start()
+            except (OSError, Unavailable) as exc:
+                _log.error("the port relay can not be started again: %s", exc)
 
 
 def _reap_later(process: subprocess.Popen[bytes]) -> None:

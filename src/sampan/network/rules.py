@@ -60,8 +60,12 @@ def port_element(address: str, binding: PortBinding) -> MapElement:
     return MapElement(PORTS_ADDRESS, pack_fields(host, protocol, port), value)
 
 
-def build_table(batch: Batch, table: str, networks: Iterable[NetworkSpec]) -> None:
-    """The table, its chains and maps, made when missing, and all rules written anew; elements stay."""
+def write_table(
+    batch: Batch, table: str, networks: Iterable[NetworkSpec], elements: Sequence[MapElement]
+) -> None:
+    """The whole table from nothing, in the same transaction that removes what was there."""
+    batch.add_table(table)  # so that deleting does not fail when it is not there
+    batch.delete_table(table)
     batch.add_table(table)
     value = (Field.IPV4_ADDRESS, Field.INET_SERVICE)
     batch.add_map(table, PORTS_ANY, (Field.INET_PROTOCOL, Field.INET_SERVICE), value)
@@ -70,20 +74,12 @@ def build_table(batch: Batch, table: str, networks: Iterable[NetworkSpec]) -> No
     batch.add_chain(table, "publish")
     for name, base in _BASE_CHAINS.items():
         batch.add_chain(table, name, base)
-    for name in ("publish", *_BASE_CHAINS):
-        batch.flush_chain(table, name)
     ordered = sorted(networks, key=lambda network: network.bridge)
     _publish_rules(batch, table)
     _guard_rules(batch, table, ordered)
     _forward_rules(batch, table, ordered)
     _postrouting_rules(batch, table, ordered)
-
-
-def rebuild_table(batch: Batch, table: str, networks: Iterable[NetworkSpec]) -> None:
-    """The table from nothing, in the same transaction that removes what was there."""
-    batch.add_table(table)
-    batch.delete_table(table)
-    build_table(batch, table, networks)
+    add_ports(batch, table, elements)
 
 
 def add_ports(batch: Batch, table: str, elements: Sequence[MapElement]) -> None:
@@ -133,7 +129,9 @@ def _forward_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) ->
     batch.add_rule(table, "forward", ex.state_has(ex.CT_ESTABLISHED | ex.CT_RELATED), accept)
     for network in networks:
         within = ex.input_is(network.bridge) + ex.output_is(network.bridge)
-        batch.add_rule(table, "forward", within, accept if network.icc else drop, comment=network.name[:120])
+        batch.add_rule(
+            table, "forward", within, accept if network.icc else drop, comment=_comment(network.name)
+        )
         if network.internal:
             batch.add_rule(table, "forward", ex.input_is(network.bridge), drop)
             batch.add_rule(table, "forward", ex.output_is(network.bridge), drop)
@@ -142,6 +140,11 @@ def _forward_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) ->
             translated = ex.output_is(network.bridge) + ex.status_has(ex.IPS_DST_NAT)
             batch.add_rule(table, "forward", translated, accept)
             batch.add_rule(table, "forward", ex.output_is(network.bridge), drop)
+
+
+def _comment(name: str) -> str:
+    """At most 100 bytes of a name: the kernel keeps 128 for a comment."""
+    return name.encode()[:100].decode("utf-8", "ignore")
 
 
 def _postrouting_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) -> None:

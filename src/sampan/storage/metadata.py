@@ -232,7 +232,8 @@ def _translated(error: sqlite3.Error | OSError, path: Path) -> SampanError:
 
 def no_space(path: Path | str) -> Unavailable:
     return Unavailable(
-        f"no space left on device: {path}", hint="free some space, e.g. with `sampan system prune`, and try again"
+        f"no space left on device: {path}",
+        hint="free some space, e.g. with `sampan system prune`, and try again",
     )
 
 

@@ -182,3 +182,29 @@ def test_docker_s_forward_policy_drop_does_not_stop_our_traffic(world):
     assert "-A DOCKER-USER -i smp1" in rules
     world.engine.run(lambda: world.host.remove(network))
     assert "smp1" not in world.engine.command("iptables-nft", "-S", "DOCKER-USER")
+
+
+def test_published_ports_survive_that_somebody_flushes_the_ruleset(world):
+    container = world.container(world.network())
+    container.serve_tcp(80, "web")
+    world.publish(container, PortBinding(80, host_address="0.0.0.0", host_port=8080))
+    world.engine.command("nft", "flush", "ruleset")
+    world.publish(container, PortBinding(80, host_address="0.0.0.0", host_port=8081))
+    assert world.outside.ask_tcp(world.ADDRESS, 8080).startswith("web ")
+    assert world.outside.ask_tcp(world.ADDRESS, 8081).startswith("web ")
+    world.engine.command("nft", "flush", "ruleset")
+    world.engine.run(world.host.refresh)
+    assert world.outside.ask_tcp(world.ADDRESS, 8080).startswith("web ")
+
+
+def test_a_filter_that_is_set_up_later_is_obeyed_after_a_refresh_and_forgotten_when_it_is_gone(world):
+    container = world.container(world.network())
+    container.serve_tcp(80, "web")
+    world.publish(container, PortBinding(80, host_port=8080))
+    world.engine.command("sh", "-c", FILTERS["iptables-nft"])
+    world.engine.run(world.host.refresh)
+    assert not world.outside.can_reach(world.ADDRESS, 8080)
+    assert world.engine.ask_tcp("127.0.0.1", 8080).startswith("web ")
+    world.engine.command("iptables-nft", "-F", "INPUT")
+    world.engine.run(world.host.refresh)
+    assert world.outside.ask_tcp(world.ADDRESS, 8080) == "web 192.0.2.1 hello"
