@@ -1,9 +1,9 @@
 """One attached client of a shim: output to it, input from it.
 
-What happens when a client does not keep up: its output waits in a buffer of `MAX_PENDING` bytes. A client that was there
-before the start is part of a pipeline (`run … | less`): when its buffer is full, output is not read any more, and the container
-waits as it would for a full pipe, as in Docker. One that came later is an onlooker: it is dropped, so that nobody
-can stop a container by looking at it.
+What happens when a client does not keep up: its output waits in a buffer of `MAX_PENDING` bytes. A client that
+was there before the start is part of a pipeline (`run … | less`): when its buffer is full, output is not read
+any more, and the container waits as it would for a full pipe, as in Docker. One that came later is an onlooker:
+it is dropped, so that nobody can stop a container by looking at it.
 """
 
 from __future__ import annotations

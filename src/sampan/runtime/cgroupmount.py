@@ -1,7 +1,7 @@
 """A container's view of control groups: a mount of type "cgroup" in its specification (config-linux.md).
 
-Version 2 is mounted as it is. Version 1 becomes a tmpfs with a directory per hierarchy; without a cgroup namespace each is a bind mount
-of the container's own group.
+Version 2 is mounted as it is. Version 1 becomes a tmpfs with a directory per hierarchy; without a cgroup
+namespace each is a bind mount of the container's own group.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sampan.runtime.steps import MountCgroups
 
 
 class Hierarchy(msgspec.Struct, frozen=True):
-    """A version 1 hierarchy of the host: where it is mounted, and the caller's group in it. `controllers` are mount options."""
+    """A version 1 hierarchy of the host: where it is mounted, its mount options, the caller's group in it."""
 
     mountpoint: str
     controllers: str

@@ -40,7 +40,8 @@ class CapabilityMasks(msgspec.Struct, frozen=True):
 def capability_masks(wanted: Capabilities | None, available: int) -> CapabilityMasks:
     """What of the wanted sets can be had. Pure.
 
-    What the runtime itself does not have (`available`) and what this kernel does not know is left out, as the runtime-spec asks.
+    What the runtime itself does not have (`available`) and what this kernel does not know is left out, as the
+    runtime-spec asks.
     """
     sets = wanted or Capabilities()
 

@@ -30,6 +30,7 @@ from sampan.runtime.execute import (
     environment_of,
     execute,
     find_program,
+    lock_down,
     resolve_identity,
 )
 from sampan.runtime.failure import Failure, describe, failure_of

@@ -1,7 +1,7 @@
 """The launcher: a small single-threaded fork server. Everything is imported here once; every container is a fork.
 
-It has a mount namespace of its own, which gets the host's mounts and gives none back, and keeps the layers mounted in it. It
-ends when its client closes the socket; the containers don't notice.
+It has a mount namespace of its own, which gets the host's mounts and gives none back, and keeps the layers
+mounted in it. It ends when its client closes the socket; the containers don't notice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 from sampan.errors import Internal, Invalid, SampanError
 from sampan.linux import libc, mount, process
 from sampan.linux import namespaces as ns
-from sampan.oci.spec import Linux, Spec
+from sampan.oci.spec import Linux, Seccomp, Spec
 from sampan.runtime import wire
 from sampan.runtime.failure import failure_of
 from sampan.runtime.filters import FilterCache
@@ -136,7 +136,7 @@ class Launcher:
             run_shim(job, answer, self._log_factory, [number for number in keep if number >= 0])
 
 
-def _seccomp(spec: Spec):  # type: ignore[no-untyped-def]
+def _seccomp(spec: Spec) -> Seccomp | None:
     return (spec.linux or Linux()).seccomp
 
 

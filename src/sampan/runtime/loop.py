@@ -1,4 +1,4 @@
-"""A minimal event loop on epoll(7): descriptors and what to call when they are ready. For processes that must stay small."""
+"""A minimal event loop on epoll(7), for processes that must stay small."""
 
 from __future__ import annotations
 

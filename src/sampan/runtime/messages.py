@@ -31,9 +31,9 @@ class CreateRequest(msgspec.Struct, frozen=True):
 
     `root` None: `spec.root.path` is used as it is. `run_dir` exists and belongs to this container alone.
     `stdin`: the container's standard input stays open for attach clients (else it is /dev/null).
-    `stdin_once`: it is closed when the first attached client closes its side. `user` (`name|uid[:group|gid]`), when set, is looked up
-    in the container's own /etc/passwd and /etc/group and replaces `spec.process.user`'s ids; HOME is then
-    set unless the environment has it.
+    `stdin_once`: it is closed when the first attached client closes its side. `user` (`name|uid[:group|gid]`),
+    when set, is looked up in the container's own /etc/passwd and /etc/group and replaces `spec.process.user`'s
+    ids. HOME is set from /etc/passwd unless the environment has it.
     """
 
     id: str
@@ -99,7 +99,7 @@ class AttachOptions(msgspec.Struct, frozen=True):
 
 
 class CreateCall(msgspec.Struct, frozen=True, tag=True):
-    """Descriptors: answer, then standard input, output and error if `stdio`, then the network namespace if `network`."""
+    """Descriptors: answer; standard input, output and error if `stdio`; the network namespace if `network`."""
 
     request: CreateRequest
     stdio: bool

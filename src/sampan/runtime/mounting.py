@@ -1,7 +1,7 @@
 """Performing the mounting steps inside a new mount namespace, on descriptors below the container's root.
 
-Nothing is mounted by a path string: targets are opened with openat2(RESOLVE_IN_ROOT), so that a symbolic link in an image
-leads nowhere but into the image.
+Nothing is mounted by a path string: targets are opened with openat2(RESOLVE_IN_ROOT), so that a symbolic link in
+an image leads nowhere but into the image.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _new_filesystem(step: s.MountFilesystem, target: int) -> int:
 
 
 def bind_mount(root: int, step: s.BindMount, host_mounts: int) -> None:
-    """`host_mounts`: a descriptor of the host's mount namespace, or -1. Raises `NotFound` when the source is missing."""
+    """`host_mounts`: a descriptor of the host's mount namespace, or -1. Raises `NotFound` for a missing source."""
     tree = _clone_source(step, host_mounts)
     try:
         is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
@@ -114,8 +114,8 @@ def remount(root: int, step: s.Remount) -> None:
 def _target_directory(root: int, path: str, kind: str) -> int:
     """The directory to mount on, made when it is missing.
 
-    procfs and sysfs go onto real directories only, no symbolic link anywhere on the way: what is masked afterwards must be what
-    was mounted.
+    procfs and sysfs go onto real directories only, no symbolic link anywhere on the way: what is masked
+    afterwards must be what was mounted.
     """
     if kind in _PSEUDO:
         try:
@@ -316,7 +316,7 @@ def readonly_path(root: int, path: str) -> None:
 
 
 class Masks:
-    """Covers for what a container must not see: a verified /dev/null for files, an empty read-only tmpfs for directories."""
+    """Covers for what a container must not see: the null device for files, an empty tmpfs for directories."""
 
     def __init__(self, root: int) -> None:
         self._root = root

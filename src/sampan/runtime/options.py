@@ -132,3 +132,9 @@ def root_propagation(name: str) -> Propagation:
     if name not in _PROPAGATIONS:
         raise Invalid(f"rootfsPropagation={name} is not supported")
     return _PROPAGATIONS[name]
+
+
+def known_options() -> set[str]:
+    """Every option that is not a file system's own."""
+    recursive = {f"r{name}" for name in _ATTRIBUTES}
+    return {*_ATTRIBUTES, *recursive, *_PROPAGATIONS, "bind", "rbind", "remount", "tmpcopyup", *_NOTHING}

@@ -1,7 +1,7 @@
 """The plan: a container's specification in, the ordered steps of making it out. Pure; nothing is looked up.
 
-The order is that of the runtime-spec's life cycle (runtime.md) and of config.md's mounts: namespaces, the root file system and
-what is mounted in it, hooks, pivot_root, and then what can only be done inside.
+The order is that of the runtime-spec's life cycle (runtime.md) and of config.md's mounts: namespaces, the root
+file system and what is mounted in it, hooks, pivot_root, and then what can only be done inside.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small init for containers that ask for one: forwards signals to its only child, and reaps whatever is left to it."""
+"""A small init for containers that ask for one: forwards signals to its child, reaps whatever is left to it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import NoReturn
 
+from sampan.errors import SampanError
 from sampan.linux import process
 
 _NEVER_FORWARDED = frozenset({signal.SIGCHLD, signal.SIGTTIN, signal.SIGTTOU, signal.SIGKILL, signal.SIGSTOP})
@@ -16,7 +17,7 @@ _NEVER_FORWARDED = frozenset({signal.SIGCHLD, signal.SIGTTIN, signal.SIGTTOU, si
 def split(channel: socket.socket, has_terminal: bool, become_user: Callable[[], object]) -> None:
     """Fork; returns in the child, which goes on to be the program. The parent never returns.
 
-    `become_user` drops the parent's privileges, which are the program's then. The parent has nothing open but its streams.
+    `become_user` drops the parent's privileges to those of the program. The parent keeps nothing open but its streams.
     """
     # Blocked before the fork: a signal that comes now is not lost, it is forwarded.
     everything = signal.valid_signals()
@@ -35,7 +36,7 @@ def split(channel: socket.socket, has_terminal: bool, become_user: Callable[[], 
     process.set_name("sampan-init")
     try:
         become_user()
-    except OSError:
+    except (OSError, SampanError):
         os.kill(child, signal.SIGKILL)
     _serve(child, everything - _NEVER_FORWARDED)
 

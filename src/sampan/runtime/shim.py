@@ -1,7 +1,7 @@
 """The shim: one per container and per exec. Makes the process, owns its streams, reaps it and records its end.
 
-It depends on nobody: the launcher and the daemon may die, and the next daemon finds it by `<run_dir>/shim.sock`, or what
-it left in `<run_dir>/exit.json`.
+It depends on nobody: the launcher and the daemon may die, and the next daemon finds it by `<run_dir>/shim.sock`,
+or what it left in `<run_dir>/exit.json`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from sampan.errors import Conflict, Internal, Invalid, SampanError
 from sampan.linux import namespaces as ns
 from sampan.linux import process
 from sampan.linux.cgroups import Cgroup, detect
-from sampan.oci.spec import Hooks, Linux, Process, Spec
+from sampan.oci.spec import Hooks, Linux, Spec
 from sampan.runtime import spawn, wire
 from sampan.runtime.execute import SeccompProgram
 from sampan.runtime.failure import ExecFailed, Failure, describe, failure_of
 from sampan.runtime.hooks import run_hooks
 from sampan.runtime.init import Setup
 from sampan.runtime.limits import group_path, limits_of
-from sampan.runtime.logsink import LogFactory, LogSink
+from sampan.runtime.logsink import LogFactory
 from sampan.runtime.loop import READ, Loop
 from sampan.runtime.messages import (
     EXIT_FILE,
@@ -367,7 +367,7 @@ class Shim:
         try:
             wire.send(connection, answer)
         except (SampanError, OSError):
-            self._drop(connection)  # it has gone away meanwhile
+            self._drop(connection)  # its owner has gone away meanwhile
 
     def _drop(self, connection: socket.socket) -> None:
         if self._connections.pop(connection.fileno(), None) is not None:
@@ -402,7 +402,7 @@ class Shim:
         self._loop.forget(self._channel.fileno())
         self._channel.close()
         self._failure = report
-        # A failure is answered when the process is gone and all is cleaned up, so that the next try finds nothing in its way.
+        # A failure is answered when all is cleaned up, so that the next try finds nothing in its way.
         if report is None and self._starter is not None:
             self._streams.started()
             self._poststart()
@@ -410,7 +410,7 @@ class Shim:
             self._starter = None
 
     def _poststart(self) -> None:
-        """runtime.md: a failing poststart hook is a warning, the container goes on; it is told as the log's error is."""
+        """A failing hook is a warning here (runtime.md, "Lifecycle"); the exit record tells it."""
         hooks = self._job.hooks
         if hooks is not None and hooks.poststart:
             try:
@@ -422,7 +422,7 @@ class Shim:
         _, status = os.waitpid(self._pid, 0)
         ended = time.time_ns()
         self._loop.forget(self._pidfd)
-        if not self._channel._closed:  # type: ignore[attr-defined]
+        if self._channel.fileno() >= 0:
             self._from_init(READ)
         oom = self._leave_cgroup()
         self._streams.drain()
@@ -514,10 +514,3 @@ def _report(answer: socket.socket, error: BaseException) -> None:
         wire.send(answer, failure_of(error, "container shim"))
     except (SampanError, OSError):
         return
-
-
-def default_sink(target: LogTarget) -> LogSink:
-    raise Invalid(f"no log driver {target.driver!r} is available here")
-
-
-__all__ = ["Host", "Job", "Process", "container_job", "exec_job", "run_shim"]

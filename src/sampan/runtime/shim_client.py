@@ -35,7 +35,7 @@ _EXITS: Final[wire.Codec[ExitRecord]] = wire.Codec(ExitRecord)
 
 
 def read_exit(run_dir: Path) -> ExitRecord | None:
-    """What the shim recorded at the end, or None when there is no (whole) record. Raises `Internal` when it is malformed."""
+    """What the shim recorded at the end, or None when there is no record. Raises `Internal` for a malformed one."""
     try:
         raw = (run_dir / EXIT_FILE).read_bytes()
     except FileNotFoundError:

@@ -47,11 +47,11 @@ class Codec(Generic[T]):
         try:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise Invalid("a message between sampan's processes was truncated")
-            if data[:1] == _IN_FILE:
-                body = _read_file(descriptors.pop()) if descriptors else b""
-            else:
-                body = data[1:]
-            return self._decoder.decode(body), descriptors
+            if data[:1] != _IN_FILE:
+                return self._decoder.decode(data[1:]), descriptors
+            if not descriptors:
+                raise Invalid("a message between sampan's processes lacks its body")
+            return self._decoder.decode(_read_file(descriptors.pop())), descriptors
         except msgspec.MsgspecError as error:
             close_all(descriptors)
             raise Invalid(f"malformed message between sampan's processes: {error}") from error

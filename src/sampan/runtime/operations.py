@@ -1,0 +1,308 @@
+"""The operations of `sampan-runtime`: containers without a shim; init is a child of the caller or its subreaper."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from sampan.errors import Conflict, Internal, Invalid, NotFound, Unavailable
+from sampan.linux import process
+from sampan.linux.cgroups import CgroupLimits, detect
+from sampan.oci.spec import Linux, Process, Spec, parse_spec
+from sampan.runtime import spawn, wire
+from sampan.runtime.failure import Failure
+from sampan.runtime.filters import FilterCache
+from sampan.runtime.hooks import run_hooks
+from sampan.runtime.init import Setup
+from sampan.runtime.limits import limits_of
+from sampan.runtime.messages import INIT_ANNOTATION, Start
+from sampan.runtime.plan import namespaces_of, plan_container, plan_exec, validate_process
+from sampan.runtime.shim import hook_state, timestamp
+from sampan.runtime.state import START_SOCKET, Record, StateStore, StoredContainer, cgroup_path_of, is_alive
+from sampan.runtime.steps import JoinKeyring
+
+_FAILURES: Final[wire.Codec[Failure]] = wire.Codec(Failure)
+_FILTERS_DIRECTORY = ".seccomp"
+
+Trace = Callable[[str], None]
+
+
+class Manner(msgspec.Struct, frozen=True):
+    """How a container is to be made. `console_socket`: where a terminal's master is sent to; None: the caller keeps it;
+    empty: there is nowhere to send it."""
+
+    console_socket: str | None
+    new_keyring: bool = True
+
+
+def load_bundle(bundle: Path) -> tuple[Spec, bytes]:
+    """Raises `NotFound` and `Invalid`."""
+    path = bundle / "config.json"
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"JSON specification file {path} not found") from error
+    return parse_spec(raw), raw
+
+
+def create(
+    store: StateStore, container_id: str, bundle: Path, console: Manner, *, now_ns: int, trace: Trace
+) -> tuple[StoredContainer, int]:
+    """Make a container up to its waiting init; with the terminal's master when the caller keeps it (else -1).
+
+    Nothing is left of it when this raises.
+    """
+    bundle = bundle.resolve()
+    spec, raw = load_bundle(bundle)
+    if spec.process is None or spec.root is None:
+        raise Invalid("a container needs a process and a root file system")
+    if spec.process.terminal and console.console_socket == "":
+        raise Invalid("cannot allocate tty if runc will detach without setting console socket")
+    directory = store.reserve(container_id)
+    try:
+        cgroup = detect().group(cgroup_path_of(spec, container_id))
+        if cgroup.exists() and cgroup.pids():
+            raise Conflict(f"container's cgroup {cgroup.path} is not empty")
+        cgroup.create(limits_of(spec.linux.resources if spec.linux else None))
+        try:
+            setup, entry = _container_setup(store, spec, container_id, bundle, directory)
+            if not console.new_keyring:
+                setup = msgspec.structs.replace(
+                    setup, steps=tuple(step for step in setup.steps if not isinstance(step, JoinKeyring))
+                )
+            for step in setup.steps:
+                trace(step.describe())
+            spawned = _spawn(entry, setup, cgroup, spec, console)
+        except BaseException:
+            cgroup.remove()
+            raise
+        record = Record(
+            spec.oci_version,
+            container_id,
+            spawned.pid,
+            process.start_time(spawned.pid),
+            str(bundle),
+            timestamp(now_ns),
+            cgroup.path,
+        )
+        store.save(directory, record, raw)
+    except BaseException:
+        store.remove(directory)
+        raise
+    return StoredContainer(directory, record), spawned.console
+
+
+def _container_setup(
+    store: StateStore, spec: Spec, container_id: str, bundle: Path, directory: Path
+) -> tuple[Setup, spawn.Entry]:
+    linux, hooks = spec.linux or Linux(), spec.hooks
+    if spec.root is None or spec.process is None:
+        raise Invalid("a container needs a process and a root file system")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        listener.bind(f"/proc/self/fd/{descriptor}/{START_SOCKET}")
+        listener.listen(4)
+    finally:
+        os.close(descriptor)
+    root = (bundle / spec.root.path).resolve()
+    if not root.is_dir():
+        raise NotFound(f"invalid rootfs: {root} does not exist")
+    setup = Setup(
+        steps=plan_container(spec, container_id),
+        process=spec.process,
+        root_place=str(root),
+        stdio=None if spec.process.terminal else (0, 1, 2),
+        listener=listener.detach(),
+        seccomp=FilterCache(store.root / _FILTERS_DIRECTORY).get(linux.seccomp),
+        start_hooks=hooks.start_container if hooks else (),
+        state=hook_state(spec, container_id, str(bundle)) if hooks else {},
+        early_lookup=True,
+        reaping=(spec.annotations or {}).get(INIT_ANNOTATION) == "true",
+    )
+    return setup, spawn.Entry(namespaces_of(spec), linux.uid_mappings, linux.gid_mappings)
+
+
+def _spawn(entry: spawn.Entry, setup: Setup, cgroup: Any, spec: Spec, console: Manner) -> spawn.Spawned:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def maker_hooks(pid: int) -> None:
+        if spec.hooks is not None:
+            run_hooks(
+                (*spec.hooks.prestart, *spec.hooks.create_runtime), {**setup.state, "pid": pid}, "creating"
+            )
+
+    with ours:
+        spawned = spawn.spawn(entry, setup, ours, theirs, cgroup, maker_hooks)
+    if setup.listener >= 0:
+        os.close(setup.listener)
+    if spawned.console >= 0 and console.console_socket:
+        try:
+            _send_console(console.console_socket, spawned.console)
+        except OSError as error:
+            os.kill(spawned.pid, signal.SIGKILL)
+            raise Invalid(f"console socket {console.console_socket}: {error}") from error
+        finally:
+            os.close(spawned.console)
+        return spawn.Spawned(spawned.pid, -1)
+    return spawned
+
+
+def _send_console(path: str, master: int) -> None:
+    """The master's descriptor with its name as data: what users of a console socket expect."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.connect(path)
+        socket.send_fds(sock, [b"/dev/ptmx"], [master])
+
+
+def start(container: StoredContainer) -> None:
+    """Raises `Conflict` when it is not waiting, `ExecFailed` and others when the program could not be executed."""
+    if container.status != "created":
+        raise Conflict(f"cannot start a container that has {_past(container.status)}")
+    directory = os.open(container.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        try:
+            sock.connect(f"/proc/self/fd/{directory}/{START_SOCKET}")
+        except OSError as error:
+            raise Unavailable("the container's init does not answer") from error
+        finally:
+            os.close(directory)
+        wire.send(sock, Start())
+        try:
+            failure, _ = _FAILURES.receive(sock)
+        except ConnectionError:
+            failure = None
+    (container.directory / START_SOCKET).unlink(missing_ok=True)
+    if failure is not None:
+        raise failure.error()
+    _run_hooks(container, "poststart", "running")
+
+
+def _past(status: str) -> str:
+    return {"running": "already started", "paused": "already started"}.get(status, status)
+
+
+def _run_hooks(container: StoredContainer, kind: str, status: str) -> None:
+    spec = container.spec()
+    hooks = getattr(spec.hooks, kind) if spec.hooks is not None else ()
+    if hooks:
+        state = hook_state(spec, container.record.id, container.record.bundle)
+        run_hooks(hooks, {**state, "pid": 0 if status == "stopped" else container.record.pid}, status)
+
+
+def kill(container: StoredContainer, number: int, *, everything: bool = False) -> None:
+    """Signal the init, or every process. Raises `Conflict` when it has ended."""
+    group = container.cgroup() if everything else None
+    if group is not None:
+        for pid in group.pids():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+        return
+    if container.status == "stopped":
+        raise Conflict("container not running")
+    try:
+        os.kill(container.record.pid, number)
+    except ProcessLookupError as error:
+        raise Conflict("container not running") from error
+
+
+def delete(store: StateStore, container: StoredContainer, *, force: bool) -> None:
+    """Raises `Conflict` for one that runs, unless `force`."""
+    status = container.status
+    if status in ("running", "paused") and not force:
+        raise Conflict(f"cannot delete container {container.record.id} that is not stopped: {status}")
+    group = container.cgroup()
+    if status != "stopped":
+        _end(container)
+    if group is not None:
+        if group.exists() and group.pids():
+            group.kill_all()
+        group.remove()
+    spec = container.spec()
+    store.remove(container.directory)
+    if spec.hooks is not None and spec.hooks.poststop:
+        run_hooks(
+            spec.hooks.poststop, hook_state(spec, container.record.id, container.record.bundle), "stopped"
+        )
+
+
+def _end(container: StoredContainer) -> None:
+    """SIGKILL, and wait for the end by the kernel's own event."""
+    try:
+        descriptor = os.pidfd_open(container.record.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if not is_alive(container.record.pid, container.record.start_time):
+            return
+        group = container.cgroup()
+        if group is not None and group.exists() and group.frozen():
+            group.thaw()
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        if not select.select([descriptor], [], [], 10)[0]:
+            raise Internal(f"process {container.record.pid} does not end")
+    finally:
+        os.close(descriptor)
+
+
+def execute(
+    store: StateStore, container: StoredContainer, request: Process, console: Manner, user: str | None = None
+) -> spawn.Spawned:
+    """A further process, started. Raises `Conflict` when the container does not run, `ExecFailed`."""
+    validate_process(request)
+    if container.status != "running":
+        raise Conflict(f"cannot exec in a {container.status} container")
+    if request.terminal and console.console_socket == "":
+        raise Invalid("cannot allocate tty if runc will detach without setting console socket")
+    spec = container.spec()
+    target, flags = spawn.open_target(container.record.pid, container.record.start_time)
+    setup = Setup(
+        steps=plan_exec(request, container.record.id),
+        process=request,
+        user=user,
+        stdio=None if request.terminal else (0, 1, 2),
+        seccomp=FilterCache(store.root / _FILTERS_DIRECTORY).get(spec.linux.seccomp if spec.linux else None),
+    )
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        entry = spawn.Entry(target=target, target_flags=flags)
+        spawned = spawn.spawn(entry, setup, ours, theirs, container.cgroup(), lambda pid: None)
+        os.close(target)
+        wire.send(ours, Start())
+        failure, _ = _FAILURES.receive(ours)
+    if failure is not None:
+        os.waitpid(spawned.pid, 0)
+        raise failure.error()
+    if spawned.console >= 0 and console.console_socket:
+        _send_console(console.console_socket, spawned.console)
+        os.close(spawned.console)
+        return spawn.Spawned(spawned.pid, -1)
+    return spawned
+
+
+def pause(container: StoredContainer, frozen: bool) -> None:
+    """Freeze or thaw. Raises `Conflict` in the wrong state."""
+    group = container.cgroup()
+    expected = "running" if frozen else "paused"
+    if group is None or container.status != expected:
+        raise Conflict(f"container not {expected}")
+    if frozen:
+        group.freeze()
+    else:
+        group.thaw()
+
+
+def update(container: StoredContainer, limits: CgroupLimits) -> None:
+    group = container.cgroup()
+    if group is None or container.status == "stopped":
+        raise Conflict("container not running")
+    group.update(limits)
