@@ -1,0 +1,169 @@
+"""ADD of URLs from a server of the test's own, and the mounts of RUN, over plain directories."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from sampan.build.builder import Builder
+from sampan.build.model import BuildRequest
+from sampan.errors import Invalid, NotFound, SampanError, Unavailable
+from sampan.oci.digest import Digest
+from sampan.testing.fake_worker import FakeTable, FakeWorker
+
+pytestmark = pytest.mark.root
+
+CONTENT = b"downloaded " * 1000
+
+
+class _Handler(BaseHTTPRequestHandler):
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        if self.path.startswith("/missing"):
+            self.send_error(404)
+            return
+        if self.path.startswith("/moved"):
+            self.send_response(302)
+            self.send_header("Location", "/file.txt")
+            self.end_headers()
+            return
+        self.send_response(200)
+        length = len(CONTENT) + (10 if self.path.startswith("/short") else 0)
+        self.send_header("Content-Length", str(length))
+        self.send_header("Last-Modified", "Sun, 09 Sep 2001 01:46:40 GMT")
+        self.end_headers()
+        self.wfile.write(CONTENT)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Site:
+    def __init__(self, directory: Path, url: str, asked: list[str]) -> None:
+        self.url, self.asked = url, asked
+        self.worker = FakeWorker(directory / "worker")
+        self.worker.add_image("base", {"/x": ""})
+        self.builder = Builder(self.worker, None, table=FakeTable())
+        self.context = directory / "context"
+        self.context.mkdir()
+        self.text = ""
+
+    def build(self, dockerfile: str) -> Digest:
+        self.text = ""
+        fd = os.open(self.context, os.O_RDONLY | os.O_DIRECTORY)
+        request = BuildRequest(dockerfile_text=dockerfile.replace("URL", self.url).encode())
+        try:
+            return self.builder.build(request, fd, self._report, threading.Event())
+        finally:
+            os.close(fd)
+            assert self.worker.open_snapshots == []
+
+    def _report(self, event: object) -> None:
+        self.text += getattr(event, "stream", "")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    asked: list[str] = []
+    handler = type("Handler", (_Handler,), {"asked": asked})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield Site(tmp_path, f"http://127.0.0.1:{server.server_port}", asked)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_url_becomes_a_file_for_its_owner_alone(site: Site) -> None:
+    tree = site.worker.tree(site.build("FROM base\nADD URL/some/file.txt?x=1 /d/\nADD URL/moved /named\n"))
+    info = (tree / "d/file.txt").stat()
+    assert (tree / "d/file.txt").read_bytes() == CONTENT == (tree / "named").read_bytes()
+    assert (info.st_mode & 0o7777, info.st_uid, info.st_mtime) == (0o600, 0, 1_000_000_000)
+
+
+def test_a_url_is_asked_again_and_cached_by_content(site: Site) -> None:
+    for _ in range(2):
+        site.build("FROM base\nADD URL/file.txt /\n")
+    assert site.asked == ["/file.txt", "/file.txt"]
+    assert "Using cache" in site.text
+
+
+def test_a_url_with_a_checksum_is_not_asked_again(site: Site) -> None:
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    for _ in range(2):
+        site.build(f"FROM base\nADD --checksum=sha256:{digest} URL/file.txt /\n")
+    assert site.asked == ["/file.txt"]
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "message"),
+    [
+        ("ADD --checksum=sha256:" + "0" * 64 + " URL/file.txt /", Invalid, "digest mismatch"),
+        ("ADD --checksum=md5:1 URL/file.txt /", Invalid, "invalid checksum"),
+        ("ADD URL/missing /", Unavailable, "invalid response status 404"),
+        ("ADD URL/short /", Unavailable, "cannot download"),
+        ("ADD http://127.0.0.1:1/x /", Unavailable, "cannot download"),
+        ("ADD URL/ /d/", Invalid, "cannot determine filename for source"),
+        ("COPY URL/file.txt /d/", NotFound, "file not found in build context"),
+    ],
+)
+def test_a_download_that_fails_is_told(site: Site, line: str, kind: type[SampanError], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        site.build(f"FROM base\n{line}\n")
+
+
+def test_run_gets_its_mounts(site: Site) -> None:
+    (site.context / "conf").mkdir()
+    (site.context / "conf/a").write_text("1")
+    dockerfile = (
+        "FROM base\nWORKDIR /w\nRUN --mount=target=/c,source=conf --mount=type=cache,target=/k,id=pip "
+        "--mount=type=tmpfs,target=t,size=4k true\n"
+    )
+    site.build(dockerfile)
+    bind, cache, tmpfs = site.worker.runs[0].mounts
+    assert (bind.kind, bind.target, bind.source, bind.readonly) == (
+        "bind",
+        "/c",
+        str(site.context / "conf"),
+        True,
+    )
+    assert (cache.kind, cache.target, cache.source) == ("bind", "/k", site.worker.cache_directory("pip"))
+    assert (tmpfs.kind, tmpfs.target, tmpfs.size) == ("tmpfs", "/w/t", 4096)
+
+
+def test_the_content_of_a_bound_directory_counts(site: Site) -> None:
+    (site.context / "a").write_text("1")
+    dockerfile = "FROM base\nRUN --mount=type=bind,target=/c true\n"
+    site.build(dockerfile)
+    site.build(dockerfile)
+    assert len(site.worker.runs) == 1
+    (site.context / "a").write_text("2")
+    site.build(dockerfile)
+    assert len(site.worker.runs) == 2
+
+
+def test_a_script_of_a_here_document_is_bound_where_it_is_called(site: Site) -> None:
+    seen: list[str] = []
+
+    def runner(root: Path, request: object, output: object) -> int:
+        (mount,) = request.mounts  # type: ignore[attr-defined]
+        assert os.access(mount.source, os.X_OK) and mount.target == "/dev/pipes/EOF"
+        seen.append(Path(mount.source).read_text())
+        return 0
+
+    worker = FakeWorker(site.context.parent / "second", runner)
+    worker.add_image("base", {"/x": ""})
+    site.worker, site.builder = worker, Builder(worker, None, table=FakeTable())
+    site.build("FROM base\nRUN <<EOF\n#!/usr/bin/env python3\nprint(1)\nEOF\n")
+    assert seen == ["#!/usr/bin/env python3\nprint(1)\n"]
