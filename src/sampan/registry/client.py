@@ -6,7 +6,7 @@ Reading asks the mirrors first and the registry itself last; writing goes to the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
@@ -20,8 +20,15 @@ from sampan.oci import media
 from sampan.oci.digest import Digest, digest_of, parse_digest
 from sampan.oci.manifest import MAX_MANIFEST_SIZE, Descriptor
 from sampan.oci.reference import Reference
-from sampan.registry.config import Credentials, Endpoint, RegistryConfig, mirror_endpoints, origin_endpoints
-from sampan.registry.transport import Cancel, Cancelled, Transport, pause, redacted
+from sampan.registry.config import (
+    Credentials,
+    Endpoint,
+    RegistryConfig,
+    mirror_endpoints,
+    origin_endpoints,
+    registry_host,
+)
+from sampan.registry.transport import Answer, Cancel, Cancelled, Transport, pause, redacted
 
 T = TypeVar("T")
 
@@ -96,12 +103,11 @@ class RegistryClient:
         path = f"/v2/{reference.path}/manifests/{quote(wanted, safe=':')}"
 
         def fetch(transport: Transport) -> FetchedManifest:
-            response = transport.request(
+            response = transport.open(
                 "GET",
                 path,
                 headers={"Accept": _ACCEPT},
                 scope=_pull_scope(reference),
-                stream=True,
                 cancelled=cancelled,
             )
             try:
@@ -163,12 +169,11 @@ class RegistryClient:
     ) -> None:
         start = sink.offset
         headers = {"Range": f"bytes={start}-"} if start else {}
-        response = transport.request(
+        response = transport.open(
             "GET",
             f"/v2/{reference.path}/blobs/{descriptor.digest}",
             headers={**headers, "Accept-Encoding": "identity"},
             scope=_pull_scope(reference),
-            stream=True,
             cancelled=cancelled,
         )
         try:
@@ -264,7 +269,7 @@ class RegistryClient:
                         "Content-Length": str(descriptor.size),
                         "Content-Range": f"0-{max(descriptor.size - 1, 0)}",
                     },
-                    body=open_chunks(),
+                    body=open_chunks,
                     scope=_push_scope(reference),
                     redirect=False,
                     retry=False,
@@ -342,7 +347,9 @@ class RegistryClient:
 
     def _find_origin(self) -> Transport:
         failure: SampanError = Internal("no endpoint")
-        endpoints = origin_endpoints(self.domain, self._config)
+        directory = self._config.certs_dir / registry_host(self.domain)
+        own_ca = directory.is_dir() and any(directory.glob("*.crt"))
+        endpoints = origin_endpoints(self.domain, self._config, own_ca=own_ca)
         for endpoint in endpoints:
             transport = Transport(endpoint, self._config, self._credentials)
             if len(endpoints) == 1:
@@ -364,7 +371,7 @@ class RegistryClient:
         finally:
             probe.close()
 
-    def _location(self, response: urllib3.BaseHTTPResponse) -> str:
+    def _location(self, response: Answer) -> str:
         location = response.headers.get("Location", "")
         url = urljoin(self._writing().url + "/", location)
         if not location or urlsplit(url).scheme not in ("http", "https"):
@@ -387,7 +394,7 @@ def _continues(response: urllib3.BaseHTTPResponse, start: int) -> bool:
     return response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
-def _checked_manifest(wanted: str, raw: bytes, headers: urllib3.HTTPHeaderDict) -> FetchedManifest:
+def _checked_manifest(wanted: str, raw: bytes, headers: Mapping[str, str]) -> FetchedManifest:
     digest = digest_of(raw)
     if ":" in wanted and digest != wanted:
         raise Invalid(f"manifest verification failed for digest {wanted}: its bytes have the digest {digest}")

@@ -54,10 +54,20 @@ class Endpoint:
         return urlsplit(self.url).netloc
 
 
-def origin_endpoints(domain: str, config: RegistryConfig) -> tuple[Endpoint, ...]:
-    """The registry itself, in the order to try: HTTPS; for an insecure one unverified, then plain HTTP."""
-    host = HUB_HOST if domain == DEFAULT_DOMAIN else domain
-    if not is_insecure(host, config):
+def registry_host(domain: str) -> str:
+    """Host (and port) of the registry that serves a reference's domain."""
+    return HUB_HOST if domain == DEFAULT_DOMAIN else domain
+
+
+def origin_endpoints(domain: str, config: RegistryConfig, *, own_ca: bool = False) -> tuple[Endpoint, ...]:
+    """The registry itself, in the order to try: HTTPS; for an insecure one unverified, then plain HTTP.
+
+    `own_ca`: a CA is installed for this host, which says that its certificate is to be verified; then only an
+    entry in `insecure_registries` makes it insecure, its being on a loopback address doesn't.
+    """
+    host = registry_host(domain)
+    listed = host in config.insecure_registries
+    if not is_insecure(host, config) or (own_ca and not listed):
         return (Endpoint(f"https://{host}"),)
     return Endpoint(f"https://{host}", verify=False), Endpoint(f"http://{host}", verify=False)
 

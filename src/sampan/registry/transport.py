@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
 import urllib3
@@ -32,9 +33,11 @@ _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 20.0
 _MAX_ANSWER = 1 << 20
 _RETRIED = frozenset({429, 500, 502, 503, 504})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 Headers = Mapping[str, str]
-Body = bytes | Iterable[bytes] | None
+Body = bytes | Callable[[], Iterable[bytes]] | None
+"""Bytes, or what begins a new reading of them each time it is called (a request may be sent twice)."""
 Cancelled = Callable[[], bool]
 
 
@@ -44,6 +47,25 @@ urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
 class Cancel(Conflict):
     """The one who asked has left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response whose body was small and has been read."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: Body
+    redirect: bool
 
 
 class Transport:
@@ -86,16 +108,40 @@ class Transport:
         headers: Headers | None = None,
         body: Body = None,
         scope: str = "",
-        stream: bool = False,
+        redirect: bool = True,
+        retry: bool = True,
+        cancelled: Cancelled = lambda: False,
+    ) -> Answer:
+        """`open`, with the answer's body read; `Invalid` when that is larger than any answer has to be."""
+        response = self.open(
+            method,
+            path,
+            headers=headers,
+            body=body,
+            scope=scope,
+            redirect=redirect,
+            retry=retry,
+            cancelled=cancelled,
+        )
+        return _whole(response, redacted(path))
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Headers | None = None,
+        body: Body = None,
+        scope: str = "",
         redirect: bool = True,
         retry: bool = True,
         cancelled: Cancelled = lambda: False,
     ) -> urllib3.BaseHTTPResponse:
-        """One request, authenticated when the registry asks for it; redirects of GET and HEAD are followed.
+        """One request, authenticated when the registry asks for it; redirects are followed when `redirect`.
 
-        `path` is absolute on the endpoint, or a whole URL that the registry gave (an upload's location). `retry`
-        False for bodies that can't be sent twice. With `stream` the caller reads and releases the response.
-        Raises `Unavailable` when the endpoint can't be reached or keeps failing, `Unauthorized`.
+        `path` is absolute on the endpoint, or a whole URL that the registry gave (an upload's location). The
+        caller reads and closes the response. `retry` False: one attempt only. Raises `Unavailable` when the
+        endpoint can't be reached or keeps failing, `Unauthorized`, `Denied` (an unsafe redirect).
         """
         url = urljoin(self.endpoint.url + "/", path)
         attempts = ATTEMPTS if retry else 1
@@ -104,7 +150,7 @@ class Transport:
                 raise Cancel("cancelled")
             try:
                 response = self._authenticated(
-                    method, url, dict(headers or {}), body, scope, stream, redirect
+                    _Request(method, url, dict(headers or {}), body, redirect), scope
                 )
             except HTTPError as error:
                 if attempt == attempts or not _worth_retrying(error):
@@ -113,68 +159,51 @@ class Transport:
                 continue
             if response.status in _RETRIED and attempt < attempts:
                 after = response.headers.get("Retry-After")
-                response.drain_conn()
-                response.release_conn()
+                response.close()
                 pause(attempt, after, cancelled)
                 continue
             return response
         raise Unavailable(f"{redacted(url)} keeps failing")
 
-    def _authenticated(
-        self,
-        method: str,
-        url: str,
-        headers: dict[str, str],
-        body: Body,
-        scope: str,
-        stream: bool,
-        redirect: bool,
-    ) -> urllib3.BaseHTTPResponse:
+    def _authenticated(self, request: _Request, scope: str) -> urllib3.BaseHTTPResponse:
         authorization = self._authorization(scope)
-        response = self._follow(method, url, headers, authorization, body, stream, redirect)
+        response = self._follow(request, authorization)
         if response.status != 401:
             return response
         challenge = parse_challenge(response.headers.get("WWW-Authenticate", ""))
-        response.drain_conn()
-        response.release_conn()
+        response.close()
         if challenge is None:
-            raise Unauthorized(f"{redacted(url)}: unauthorized, and the registry does not say how to log in")
+            raise Unauthorized(
+                f"{redacted(request.url)}: unauthorized, and the registry does not say how to log in"
+            )
         with self._lock:
             self._challenge = challenge
             self._tokens.pop(scope, None)
-        retried = self._authorization(scope or challenge.scope, challenge.scope)
-        if retried is None or (retried == authorization and challenge.scheme == "basic"):
-            raise Unauthorized("unauthorized: authentication required")
-        return self._follow(method, url, headers, retried, body, stream, redirect)
+        if challenge.scheme == "basic":
+            if not self._credentials.username:
+                raise Unauthorized("no basic auth credentials", hint="log in with `sampan login`")
+            if authorization is not None:
+                raise Unauthorized("unauthorized: incorrect username or password")
+        retried = self._authorization(scope or challenge.scope)
+        return self._follow(request, retried)
 
-    def _follow(
-        self,
-        method: str,
-        url: str,
-        headers: dict[str, str],
-        authorization: str | None,
-        body: Body,
-        stream: bool,
-        redirect: bool,
-    ) -> urllib3.BaseHTTPResponse:
+    def _follow(self, request: _Request, authorization: str | None) -> urllib3.BaseHTTPResponse:
         origin = urlsplit(self.endpoint.url)
+        url = request.url
         for _ in range(MAX_REDIRECTS):
             parts = urlsplit(url)
             own = (parts.scheme, parts.netloc) == (origin.scheme, origin.netloc)
-            sent = {**headers, "Authorization": authorization} if authorization and own else headers
+            headers = request.headers
+            if authorization and own:
+                headers = {**headers, "Authorization": authorization}
+            body = request.body() if callable(request.body) else request.body
             response = self._pool.request(
-                method,
-                url,
-                headers=sent,
-                body=body,
-                redirect=False,
-                preload_content=not stream,
+                request.method, url, headers=headers, body=body, redirect=False, preload_content=False
             )
             location = response.headers.get("Location")
-            if not redirect or response.status not in (301, 302, 303, 307, 308) or not location:
+            if not request.redirect or response.status not in _REDIRECTS or not location:
                 return response
-            response.drain_conn()
-            response.release_conn()
+            response.close()
             target = urljoin(url, location)
             if urlsplit(target).scheme not in ("http", "https") or (
                 parts.scheme == "https" and urlsplit(target).scheme == "http"
@@ -207,9 +236,12 @@ class Transport:
 
     def fetch_token(self, challenge: Challenge, scope: str, *, offline: bool = False) -> TokenAnswer:
         """Ask the token service; with credentials only where `realm_belongs`. Raises `Unauthorized`."""
-        if urlsplit(challenge.realm).scheme not in ("http", "https"):
-            raise Invalid(f"the registry names a token service that is not a URL: {challenge.realm!r}")
         trusted = realm_belongs(challenge.realm, self.endpoint.url)
+        if not trusted and urlsplit(challenge.realm).scheme != "https":
+            raise Denied(
+                f"the token service {redacted(challenge.realm)} does not belong to {self.endpoint.host} "
+                "and is not reached over HTTPS"
+            )
         credentials = self._credentials if trusted else Credentials()
         fields = {"service": challenge.service, "scope": scope}
         if offline:
@@ -231,26 +263,35 @@ class Transport:
             if response.status in (401, 403):
                 raise Unauthorized("unauthorized: incorrect username or password")
             raise Unavailable(f"token service {redacted(challenge.realm)}: HTTP status {response.status}")
-        return parse_token(response.data[:_MAX_ANSWER])
+        return parse_token(response.data)
 
-    def _get_token(
-        self, realm: str, fields: dict[str, str], headers: dict[str, str]
-    ) -> urllib3.BaseHTTPResponse:
+    def _get_token(self, realm: str, fields: dict[str, str], headers: dict[str, str]) -> Answer:
         separator = "&" if "?" in realm else "?"
         scopes = [("scope", one) for one in fields.pop("scope", "").split() if one]
-        return self._pool.request(
-            "GET", realm + separator + urlencode([*fields.items(), *scopes]), headers=headers, redirect=False
-        )
+        url = realm + separator + urlencode([*fields.items(), *scopes])
+        response = self._pool.request("GET", url, headers=headers, redirect=False, preload_content=False)
+        return _whole(response, redacted(realm))
 
-    def _post_token(self, realm: str, fields: dict[str, str], identity: str) -> urllib3.BaseHTTPResponse:
+    def _post_token(self, realm: str, fields: dict[str, str], identity: str) -> Answer:
         form = {**fields, "grant_type": "refresh_token", "refresh_token": identity, "client_id": "sampan"}
-        return self._pool.request(
+        response = self._pool.request(
             "POST",
             realm,
             body=urlencode(form),
             headers={"Content-Type": "application/x-www-form-urlencoded"},
             redirect=False,
+            preload_content=False,
         )
+        return _whole(response, redacted(realm))
+
+
+def _whole(response: urllib3.BaseHTTPResponse, what: str) -> Answer:
+    data = response.read(_MAX_ANSWER + 1)
+    if len(data) > _MAX_ANSWER:
+        response.close()
+        raise Invalid(f"{what}: the answer is larger than {_MAX_ANSWER} bytes")
+    response.release_conn()
+    return Answer(response.status, response.reason or "", response.headers, data)
 
 
 def pause(attempt: int, retry_after: str | None, cancelled: Cancelled) -> None:

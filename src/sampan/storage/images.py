@@ -2,16 +2,20 @@
 
 An image's id is the digest of its configuration, as Docker's is. Its record holds the configuration and, for
 an image that came from elsewhere, the manifest as it came, so that a push gives the same digest again. A
-name (tag or digest) is a row of its own that points to an id: it is written last and removed first.
+name (tag or digest) is a row of its own that points to an id. Both appear in one transaction, after all that they
+need is complete on disk, and go in one before anything of it is removed.
 """
 
 from __future__ import annotations
 
 import builtins
 import contextlib
+import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import msgspec
 
@@ -22,69 +26,44 @@ from sampan.oci.manifest import Descriptor
 from sampan.oci.reference import Reference, parse_reference
 from sampan.storage.content import ContentStore
 from sampan.storage.gc import Have, find_garbage
+from sampan.storage.image_model import (
+    BlobRecord,
+    DiskUsage,
+    HistoryItem,
+    Image,
+    ImageRecord,
+    Removal,
+    Use,
+    chain_ids,
+    disk_usage_of,
+    history_of,
+)
+from sampan.storage.image_removal import plan_removal
 from sampan.storage.layers import LayerStore
 from sampan.storage.metadata import Metadata, Table
 
-MIN_PREFIX = 1
+__all__ = ["FindUses", "Image", "ImageStore", "Removal", "Use"]
 
-
-class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The stored form. Raw documents are text, since both are JSON."""
-
-    config: str
-    manifest: str = ""
-    manifest_descriptor: Descriptor | None = None
-    tagged_at: int = 0
-
-
-class BlobRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The compressed form of a layer, and the repositories that are known to have it."""
-
-    descriptor: Descriptor
-    repositories: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """`size` is the bytes of the layers' file content. `tags` and `digests` are full references, sorted."""
-
-    id: Digest
-    config: ImageConfig
-    config_raw: bytes
-    manifest_raw: bytes
-    manifest_descriptor: Descriptor | None
-    size: int
-    tags: tuple[Reference, ...]
-    digests: tuple[Reference, ...]
-
-    @property
-    def diff_ids(self) -> tuple[Digest, ...]:
-        return self.config.rootfs.diff_ids
-
-    @property
-    def dangling(self) -> bool:
-        return not self.tags
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """What `remove` did: names in their familiar form, and the ids of the images that are gone."""
-
-    untagged: tuple[str, ...] = ()
-    deleted: tuple[Digest, ...] = ()
-    layers: tuple[Digest, ...] = ()
-    freed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """A container that uses an image."""
-
-    container_id: str
-    running: bool
-
+K = TypeVar("K")
+V = TypeVar("V")
 
 FindUses = Callable[[Digest], Sequence[Use]]
+
+ORPHAN_AGE = 3600.0
+"""Seconds for which a layer or blob that nobody refers to (yet) is left alone."""
+
+
+@dataclass(slots=True)
+class _Changes:
+    """What one transaction writes; None removes. Applied to the working copy after the commit."""
+
+    records: dict[Digest, tuple[ImageRecord, ImageConfig] | None] = field(default_factory=dict)
+    names: dict[str, Digest | None] = field(default_factory=dict)
+    blobs: dict[Digest, BlobRecord | None] = field(default_factory=dict)
+
+
+def _no_uses(_image_id: Digest) -> Sequence[Use]:
+    return ()
 
 
 class ImageStore:
@@ -96,6 +75,8 @@ class ImageStore:
         self._metadata = metadata
         self._lock = threading.RLock()
         self._held: dict[Digest, int] = {}
+        self._sizes: dict[Digest, int] = {}
+        self._collection_off = 0
         self.layer_roots: Callable[[], Iterable[Digest]] = lambda: ()
         """Layers that containers and the build cache need; set by the composition root."""
         self.release: Callable[[Sequence[str]], None] = lambda _paths: None
@@ -131,9 +112,10 @@ class ImageStore:
     def has(self, image_id: Digest) -> bool:
         return image_id in self._records
 
-    def list(self) -> list[Image]:
+    def list(self) -> builtins.list[Image]:
         with self._lock:
-            return [self._image(image_id) for image_id in self._records]
+            names = self._names_by_id()
+            return [self._image(image_id, names.get(image_id, ())) for image_id in self._records]
 
     def count(self) -> int:
         return len(self._records)
@@ -155,33 +137,80 @@ class ImageStore:
             if len(found) == 1:
                 return found[0], None
             if found:
-                raise Invalid(f"ambiguous image id prefix {name!r}: {len(found)} images begin with it")
-        shown = reference.with_default_tag().familiar if reference is not None else name
-        raise NotFound(f"No such image: {shown}")
+                some = ", ".join(sorted(hex_of(one)[:12] for one in found)[:5])
+                raise NotFound(
+                    f"No such image: {_shown(name, reference)}",
+                    hint=f"{len(found)} images have an id that begins so: {some}",
+                )
+        raise NotFound(f"No such image: {_shown(name, reference)}")
 
-    def _image(self, image_id: Digest) -> Image:
+    def _image(self, image_id: Digest, names: Sequence[Reference] | None = None) -> Image:
         record, config = self._records[image_id]
-        names = [parse_reference(key) for key, target in self._names.items() if target == image_id]
+        names = self._names_of(image_id) if names is None else names
         return Image(
             image_id,
             config,
             record.config.encode(),
             record.manifest.encode(),
             record.manifest_descriptor,
-            sum(self.layers.size(diff_id) for diff_id in config.rootfs.diff_ids if self.layers.has(diff_id)),
+            sum(self._layer_size(diff_id) for diff_id in config.rootfs.diff_ids),
             tuple(sorted((name for name in names if name.digest is None), key=str)),
             tuple(sorted((name for name in names if name.digest is not None), key=str)),
+            record.parent,
+            record.tagged_at,
         )
 
-    def tagged_at(self, image_id: Digest) -> int:
-        """Nanoseconds since the epoch of the last time the image got a name; 0 if never."""
-        return self._records[image_id][0].tagged_at
+    def _names_of(self, image_id: Digest) -> builtins.list[Reference]:
+        found = (parse_reference(key) for key, target in self._names.items() if target == image_id)
+        return sorted(found, key=str)
+
+    def _names_by_id(self) -> dict[Digest, builtins.list[Reference]]:
+        found: dict[Digest, list[Reference]] = {}
+        for key, target in self._names.items():
+            found.setdefault(target, []).append(parse_reference(key))
+        return found
+
+    def _layer_size(self, diff_id: Digest) -> int:
+        """0 for a layer that is missing."""
+        size = self._sizes.get(diff_id)
+        if size is None:
+            try:
+                size = self._sizes[diff_id] = self.layers.size(diff_id)
+            except NotFound:
+                return 0
+        return size
+
+    def children(self, image_id: Digest) -> tuple[Digest, ...]:
+        """Images that were built here on this one."""
+        with self._lock:
+            return tuple(one for one, (record, _) in self._records.items() if record.parent == image_id)
+
+    def history(self, name: str) -> builtins.list[HistoryItem]:
+        """Newest first. Raises `NotFound`."""
+        with self._lock:
+            image = self.get(name)
+            ancestors: dict[int, tuple[str, tuple[str, ...]]] = {}
+            parent = Digest(image.parent)
+            while parent in self._records:
+                ancestor = self._image(parent)
+                tags = tuple(tag.familiar for tag in ancestor.tags)
+                ancestors[len(ancestor.config.history or ())] = (ancestor.id, tags)
+                parent = Digest(ancestor.parent)
+            return history_of(image, [self._layer_size(one) for one in image.diff_ids], ancestors)
+
+    def disk_usage(self) -> DiskUsage:
+        with self._lock:
+            images = self.list()
+            sizes = {one: self._layer_size(one) for image in images for one in image.diff_ids}
+        return disk_usage_of(images, sizes)
 
     # Making
 
-    def create(self, config: ImageConfig) -> Image:
+    def create(
+        self, config: ImageConfig, *, parent: Digest | None = None, names: Sequence[Reference] = ()
+    ) -> Image:
         """An image of layers that the layer store has: a build's or a commit's result."""
-        return self.register(encode_image_config(config))
+        return self.register(encode_image_config(config), parent=parent, names=names)
 
     def register(
         self,
@@ -192,6 +221,7 @@ class ImageStore:
         blobs: Sequence[Descriptor] = (),
         names: Sequence[Reference] = (),
         repository: str = "",
+        parent: Digest | None = None,
     ) -> Image:
         """Make an image known, when all its layers are there, and give it `names` in the same transaction.
 
@@ -203,42 +233,67 @@ class ImageStore:
         diff_ids = config.rootfs.diff_ids
         if blobs and len(blobs) != len(diff_ids):
             raise Invalid(f"the manifest has {len(blobs)} layers, the configuration {len(diff_ids)}")
-        for diff_id in diff_ids:
-            if not self.layers.has(diff_id):
-                raise Conflict(f"layer {diff_id} of the image is missing")
         image_id = digest_of(config_raw)
-        with self._lock, self._metadata.transaction():
-            old = self._records.get(image_id)
+        with self._lock:
+            for diff_id in diff_ids:
+                if not self.layers.has(diff_id):
+                    raise Conflict(f"layer {diff_id} of the image is missing")
+            old = self._records[image_id][0] if image_id in self._records else ImageRecord("")
             record = ImageRecord(
                 config_raw.decode("utf-8"),
-                manifest_raw.decode("utf-8") or (old[0].manifest if old else ""),
-                manifest_descriptor or (old[0].manifest_descriptor if old else None),
-                old[0].tagged_at if old else 0,
+                manifest_raw.decode("utf-8") or old.manifest,
+                manifest_descriptor or old.manifest_descriptor,
+                time.time_ns() if any(name.digest is None for name in names) else old.tagged_at,
+                parent or old.parent,
             )
-            if old is None or old[0] != record:
-                self._metadata.put(Table.IMAGES, image_id, msgspec.json.encode(record))
-                self._records[image_id] = (record, config)
+            changes = _Changes(records={image_id: (record, config)})
             for diff_id, descriptor in zip(diff_ids, blobs, strict=False):
-                self.remember_blob(diff_id, descriptor, repository)
+                changes.blobs[diff_id] = self._blob_record(diff_id, descriptor, repository)
             for name in names:
-                self._name(image_id, name)
+                changes.names[_key(name)] = image_id
+            self._commit(changes)
             return self._image(image_id)
 
     def tag(self, image_id: Digest, reference: Reference) -> Digest | None:
-        """Let `reference` (tag or digest) name the image; the id it named before, if another."""
-        with self._lock, self._metadata.transaction():
-            return self._name(image_id, reference)
+        """Let `reference` (tag or digest) name the image; the id it named before, if another.
 
-    def _name(self, image_id: Digest, reference: Reference) -> Digest | None:
-        if image_id not in self._records:
-            raise NotFound(f"No such image: {image_id}")
-        key = _key(reference)
-        before = self._names.get(key)
-        if before == image_id:
-            return None
-        self._metadata.put(Table.TAGS, key, image_id.encode())
-        self._names[key] = image_id
-        return before
+        Raises `NotFound`.
+        """
+        with self._lock:
+            if image_id not in self._records:
+                raise NotFound(f"No such image: {image_id}")
+            key = _key(reference)
+            before = self._names.get(key)
+            changes = _Changes(names={key: image_id})
+            if reference.digest is None:
+                record, config = self._records[image_id]
+                stamped = msgspec.structs.replace(record, tagged_at=time.time_ns())
+                changes.records[image_id] = (stamped, config)
+            self._commit(changes)
+            return before if before != image_id else None
+
+    def _commit(self, changes: _Changes) -> None:
+        """Write, then take over into the working copy; on an error neither has happened."""
+        changes.names = {k: v for k, v in changes.names.items() if self._names.get(k) != v}
+        changes.blobs = {k: v for k, v in changes.blobs.items() if self._blobs.get(k) != v}
+        changes.records = {k: v for k, v in changes.records.items() if self._records.get(k) != v}
+        durable = bool(changes.names or changes.records)
+        with self._metadata.transaction(durable=durable):
+            for image_id, known in changes.records.items():
+                self._write(Table.IMAGES, image_id, None if known is None else msgspec.json.encode(known[0]))
+            for key, target in changes.names.items():
+                self._write(Table.TAGS, key, None if target is None else target.encode())
+            for diff_id, blob in changes.blobs.items():
+                self._write(Table.BLOBS, diff_id, None if blob is None else msgspec.json.encode(blob))
+        _apply(self._records, changes.records)
+        _apply(self._names, changes.names)
+        _apply(self._blobs, changes.blobs)
+
+    def _write(self, table: Table, key: str, body: bytes | None) -> None:
+        if body is None:
+            self._metadata.delete(table, key)
+        else:
+            self._metadata.put(table, key, body)
 
     # The compressed forms of layers
 
@@ -256,92 +311,86 @@ class ImageStore:
 
     def remember_blob(self, diff_id: Digest, descriptor: Descriptor, repository: str = "") -> None:
         with self._lock:
-            known = self._blobs.get(diff_id)
-            same = known is not None and known.descriptor.digest == descriptor.digest
-            repositories = known.repositories if known is not None and same else ()
-            if repository and repository not in repositories:
-                repositories = (*repositories[-7:], repository)
-            plain = Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)
-            record = BlobRecord(plain, repositories)
-            if record != known:
-                self._metadata.put(Table.BLOBS, diff_id, msgspec.json.encode(record))
-                self._blobs[diff_id] = record
+            self._commit(_Changes(blobs={diff_id: self._blob_record(diff_id, descriptor, repository)}))
+
+    def _blob_record(self, diff_id: Digest, descriptor: Descriptor, repository: str) -> BlobRecord:
+        known = self._blobs.get(diff_id)
+        same = known is not None and known.descriptor.digest == descriptor.digest
+        repositories = known.repositories if known is not None and same else ()
+        if repository and repository not in repositories:
+            repositories = (*repositories[-7:], repository)
+        plain = Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)
+        return BlobRecord(plain, repositories)
 
     # Removing
 
-    def remove(self, name: str, *, force: bool = False, uses: FindUses = lambda _id: ()) -> Removal:
-        """Docker's `rmi`: take a name away, and the image with its last one. Raises `NotFound`, `Conflict`."""
+    def untag(self, reference: Reference) -> None:
+        """Take the name away and leave the image, dangling if it was the last. Raises `NotFound`."""
+        with self._lock:
+            if _key(reference) not in self._names:
+                raise NotFound(f"No such image: {reference.with_default_tag().familiar}")
+            self._commit(_Changes(names={_key(reference): None}))
+
+    def remove(
+        self, name: str, *, force: bool = False, prune_parents: bool = True, uses: FindUses = _no_uses
+    ) -> Removal:
+        """Docker's `rmi`: see `image_removal`. Raises `NotFound`, `Conflict`."""
         with self._lock:
             image_id, reference = self._resolve(name)
-            if reference is not None:
-                removal, gone = self._remove_name(image_id, reference, force, uses(image_id))
-            else:
-                removal, gone = self._remove_id(image_id, force, uses(image_id))
-        if gone:
-            freed, layers = self.collect()
-            return Removal(removal.untagged, removal.deleted, layers, freed)
-        return removal
-
-    def _remove_name(
-        self, image_id: Digest, reference: Reference, force: bool, uses: Sequence[Use]
-    ) -> tuple[Removal, bool]:
-        names = self._names_of(image_id)
-        repository = [name for name in names if name.name == reference.name]
-        last = len([name for name in names if name.digest is None]) <= 1 or len(names) == 1
-        if last and uses and not force:
-            raise Conflict(
-                f'conflict: unable to remove repository reference "{reference.familiar}" (must force) - '
-                f"container {uses[0].container_id[:12]} is using its referenced image {hex_of(image_id)[:12]}"
+            if reference is not None and reference.digest is not None:
+                reference = replace(reference, tag=None)
+            plan = plan_removal(
+                _View(self, uses), image_id, reference, force=force, prune_parents=prune_parents
             )
-        doomed = [reference]
-        if reference.digest is None and not any(
-            other.digest is None and other != reference for other in repository
-        ):
-            doomed += [other for other in repository if other.digest is not None]
-        remaining = len(names) - len(doomed)
-        keep = remaining > 0 or any(use.running for use in uses)
-        return self._drop(image_id, doomed, keep=keep)
+            doomed = [self._records[one][1].rootfs.diff_ids for one in plan.delete]
+            changes = _Changes(names={_key(name): None for name in plan.untag})
+            changes.records = dict.fromkeys(plan.delete)
+            self._commit(changes)
+            untagged = tuple(name.familiar for name in plan.untag)
+            if not plan.delete:
+                return Removal(untagged)
+            chains = self._dead_chains(doomed)
+            freed, layers = self.collect({diff_id for one in doomed for diff_id in one})
+        return Removal(untagged, tuple(plan.delete), chains, layers, freed)
 
-    def _remove_id(self, image_id: Digest, force: bool, uses: Sequence[Use]) -> tuple[Removal, bool]:
-        short = hex_of(image_id)[:12]
-        names = self._names_of(image_id)
-        running = [use for use in uses if use.running]
-        if running:
-            raise Conflict(
-                f"conflict: unable to delete {short} (cannot be forced) - "
-                f"image is being used by running container {running[0].container_id[:12]}"
-            )
-        if not force:
-            if len({name.name for name in names}) > 1 or len([n for n in names if n.digest is None]) > 1:
-                raise Conflict(
-                    f"conflict: unable to delete {short} (must be forced) - "
-                    "image is referenced in multiple repositories"
+    def _dead_chains(self, doomed: Sequence[Sequence[Digest]]) -> tuple[Digest, ...]:
+        live = {chain for _, config in self._records.values() for chain in chain_ids(config.rootfs.diff_ids)}
+        dead = [chain for diff_ids in doomed for chain in reversed(chain_ids(diff_ids)) if chain not in live]
+        return tuple(dict.fromkeys(dead))
+
+    def prune(
+        self,
+        *,
+        dangling: bool = True,
+        until: float | None = None,
+        matches: Callable[[Mapping[str, str]], bool] = lambda _labels: True,
+        uses: FindUses = _no_uses,
+    ) -> Removal:
+        """Remove images that no container uses: those without a tag, or all.
+
+        `until`: only images created before (seconds since the epoch). `matches` is asked with an image's labels.
+        """
+        total = Removal()
+        with self._lock:
+            for image in self.list():
+                children = self.children(image.id)
+                skipped = (
+                    (dangling and (image.tags or children))
+                    or (not image.tags and not image.digests and children)
+                    or (until is not None and image.created > until)
+                    or not matches(image.config.defaults.labels or {})
+                    or uses(image.id)
                 )
-            if uses:
-                raise Conflict(
-                    f"conflict: unable to delete {short} (must be forced) - "
-                    f"image is being used by stopped container {uses[0].container_id[:12]}"
-                )
-        return self._drop(image_id, names, keep=False)
-
-    def _names_of(self, image_id: Digest) -> builtins.list[Reference]:
-        return sorted(
-            (parse_reference(k) for k, target in self._names.items() if target == image_id), key=str
-        )
-
-    def _drop(self, image_id: Digest, names: Sequence[Reference], *, keep: bool) -> tuple[Removal, bool]:
-        # Names and record go in one transaction; data that is then garbage is found by `collect`, also later.
-        with self._metadata.transaction():
-            for name in names:
-                self._metadata.delete(Table.TAGS, _key(name))
-            if not keep:
-                self._metadata.delete(Table.IMAGES, image_id)
-        for name in names:
-            del self._names[_key(name)]
-        if not keep:
-            del self._records[image_id]
-        removal = Removal(tuple(name.familiar for name in names), () if keep else (image_id,))
-        return removal, not keep
+                if skipped or image.id not in self._records:
+                    continue
+                names = [str(name) for name in (*image.tags, *image.digests)] or [image.id]
+                for name in names:
+                    if name != image.id and _key(parse_reference(name)) not in self._names:
+                        continue  # went together with the tag
+                    with contextlib.suppress(Conflict):
+                        total += self.remove(name, uses=uses)
+            freed, layers = self.collect(min_age=ORPHAN_AGE)
+        return total + Removal(layers=layers, freed=freed)
 
     @contextlib.contextmanager
     def hold(self, digests: Iterable[Digest]) -> Iterator[None]:
@@ -359,9 +408,29 @@ class ImageStore:
                     if not self._held[digest]:
                         del self._held[digest]
 
-    def collect(self) -> tuple[int, tuple[Digest, ...]]:
-        """Remove layers and blobs that nobody needs; bytes freed, and the layers that went."""
+    @contextlib.contextmanager
+    def no_collection(self) -> Iterator[None]:
+        """Nothing at all is collected meanwhile: for work whose digests are known only at its end."""
         with self._lock:
+            self._collection_off += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._collection_off -= 1
+
+    def collect(
+        self, candidates: Iterable[Digest] | None = None, *, min_age: float = ORPHAN_AGE
+    ) -> tuple[int, tuple[Digest, ...]]:
+        """Remove data that nobody needs; bytes freed, and the diff-ids of the layers that went.
+
+        `candidates`: only these layers and their blobs, at once. None: everything that is older than `min_age`
+        seconds: what is younger may belong to work that has not given it a name yet, or to a broken pull that
+        will be tried again.
+        """
+        with self._lock:
+            if self._collection_off:
+                return 0, ()
             have = Have(
                 frozenset(self.layers.digests()),
                 frozenset(self.content.digests()),
@@ -369,17 +438,70 @@ class ImageStore:
             )
             roots = {diff_id for _, config in self._records.values() for diff_id in config.rootfs.diff_ids}
             garbage = find_garbage(have, roots | set(self._held) | set(self.layer_roots()), self._held)
-            freed = sum(self.layers.size(diff_id) for diff_id in garbage.layers)
-            paths = [self.layers.mount_of(diff_id).path for diff_id in garbage.layers]
-            self.release(paths)
-            for diff_id in garbage.layers:
-                self.layers.remove(diff_id)
-            for diff_id in garbage.mappings:
-                self._metadata.delete(Table.BLOBS, diff_id)
-                del self._blobs[diff_id]
-            for digest in garbage.blobs:
-                freed += self.content.delete(digest)
-        return freed, tuple(sorted(garbage.layers))
+            if candidates is None:
+                layers = [one for one in garbage.layers if self._layer_age(one) > min_age]
+                blobs = [one for one in garbage.blobs if self.content.age(one) > min_age]
+                mappings = garbage.mappings - (garbage.layers - set(layers))
+            else:
+                wanted = set(candidates)
+                layers = [one for one in garbage.layers if one in wanted]
+                mappings = garbage.mappings & wanted
+                theirs = {have.blob_of[one] for one in mappings}
+                blobs = [one for one in garbage.blobs if one in theirs]
+            freed = self._remove_data(layers, blobs, mappings)
+        return freed, tuple(sorted(layers))
+
+    def _remove_data(
+        self, layers: Sequence[Digest], blobs: Sequence[Digest], mappings: Iterable[Digest]
+    ) -> int:
+        freed = sum(self._layer_size(diff_id) for diff_id in layers)
+        self._commit(_Changes(blobs=dict.fromkeys(mappings)))
+        if layers:
+            self.release([self.layers.mount_of(diff_id).path for diff_id in layers])
+        for diff_id in layers:
+            self._sizes.pop(diff_id, None)
+            self.layers.remove(diff_id)
+        for digest in blobs:
+            freed += self.content.delete(digest)
+        return freed
+
+    def _layer_age(self, diff_id: Digest) -> float:
+        """Seconds since the layer got its name: that of its directory, which nobody writes to later."""
+        try:
+            directory = os.path.dirname(self.layers.mount_of(diff_id).path)
+            return time.time() - os.stat(directory).st_mtime
+        except (NotFound, FileNotFoundError):
+            return 0.0
+
+
+class _View:
+    """The state that `plan_removal` decides about."""
+
+    def __init__(self, store: ImageStore, uses: FindUses) -> None:
+        self._store = store
+        self.uses = uses
+
+    def names(self, image_id: Digest) -> Sequence[Reference]:
+        return self._store._names_of(image_id)
+
+    def children(self, image_id: Digest) -> Sequence[Digest]:
+        return self._store.children(image_id)
+
+    def parent(self, image_id: Digest) -> Digest | None:
+        parent = Digest(self._store._records[image_id][0].parent)
+        return parent if parent in self._store._records else None
+
+
+def _apply(target: dict[K, V], changes: Mapping[K, V | None]) -> None:
+    for key, value in changes.items():
+        if value is None:
+            target.pop(key, None)
+        else:
+            target[key] = value
+
+
+def _shown(name: str, reference: Reference | None) -> str:
+    return reference.with_default_tag().familiar if reference is not None else name
 
 
 def _key(reference: Reference) -> str:

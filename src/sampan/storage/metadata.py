@@ -21,6 +21,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sampan.errors import Conflict, Internal, SampanError, Unavailable
 
@@ -174,7 +175,7 @@ class Metadata:
                 self._set_synchronous(durable)
             self._writer.execute(query, values)
 
-    def _read(self, query: str, values: tuple[object, ...]) -> list[tuple[object, bytes]]:
+    def _read(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         if self._owner == threading.get_ident():  # inside its own transaction a thread sees its own writes
             with self._translating():
                 return self._writer.execute(query, values).fetchall()
