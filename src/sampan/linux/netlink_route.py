@@ -7,6 +7,7 @@ Functions named after a request build a `Message`, so that several can go to the
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import struct
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from ipaddress import (
     ip_network,
 )
 
+from sampan.errors import Invalid
 from sampan.linux.netlink import (
     NETLINK_ROUTE,
     NLM_F_CREATE,
@@ -65,6 +67,8 @@ _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst len, src len, tos, table, pr
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 
 _IFNAMSIZ = 16  # with the closing zero byte
+_NAME = re.compile(r"[^\s/:\0]+")
+_NOT_NAMES = (".", "..", "all", "default")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +122,11 @@ class PeerLink:
 
 
 def _name(kind: int, name: str) -> bytes:
-    if not 0 < len(name.encode()) < _IFNAMSIZ or "/" in name or name in (".", ".."):
-        raise ValueError(f"{name!r} is not a name for a network interface (1 to {_IFNAMSIZ - 1} bytes)")
+    """Invalid for what can't be a name; "all" and "default" mean something else in /proc/sys/net."""
+    if not 0 < len(name.encode()) < _IFNAMSIZ or not _NAME.fullmatch(name) or name in _NOT_NAMES:
+        raise Invalid(
+            f"{name!r} is not a name for a network interface", hint=f"It has 1 to {_IFNAMSIZ - 1} bytes."
+        )
     return text(kind, name)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 from collections.abc import Collection
@@ -10,7 +9,7 @@ from contextlib import suppress
 from ipaddress import IPv4Interface, IPv4Network, ip_network
 
 from sampan.errors import Conflict, NotFound
-from sampan.linux.netlink import Message, NetlinkError
+from sampan.linux.netlink import Message
 from sampan.linux.netlink_namespace import in_namespace
 from sampan.linux.netlink_route import (
     Link,
@@ -108,16 +107,14 @@ def attach(route: RouteSocket, namespace: int, network: NetworkSpec, endpoint: E
         raise NotFound(f"network {network.name} has no bridge {network.bridge}")
     host = host_interface(endpoint.id)
     peer = PeerLink(endpoint.interface, namespace, endpoint.mac or derived_mac(endpoint.address))
-    messages = [create_veth(host, peer, mtu=network.mtu, master=bridge.index)]
     hairpin = _bridged_traffic_is_filtered()
-    if hairpin or not network.icc:
-        messages.append(set_bridge_port(host, hairpin=hairpin, isolated=not network.icc))
+    route.perform([create_veth(host, peer, mtu=network.mtu, master=bridge.index)])
     try:
-        route.perform(messages)
+        if hairpin or not network.icc:
+            route.perform([set_bridge_port(host, hairpin=hairpin, isolated=not network.icc)])
         in_namespace(namespace, lambda: _configure(endpoint))
-    except BaseException as exc:
-        if not (isinstance(exc, NetlinkError) and exc.errno == errno.EEXIST):
-            route.delete(host)
+    except BaseException:
+        route.delete(host)
         raise
 
 

@@ -10,10 +10,9 @@ the one that is common beside us, the FORWARD policy DROP of Docker, see `passag
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv4Address, ip_network
 
 from sampan.linux import nftables_expressions as ex
 from sampan.linux.nftables import BaseHook, Batch, Family, Field, Hook, pack_fields
@@ -23,7 +22,7 @@ FAMILY = Family.IPV4
 PORTS_ANY = "ports-any"  # protocol . port -> container address . port
 PORTS_ADDRESS = "ports-address"  # host address . protocol . port -> container address . port
 
-PROTOCOL_NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": 132}
+PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
 
 _RAW, _DSTNAT, _FILTER, _SRCNAT = -300, -100, 0, 100
 _LOOPBACK = "127.0.0.0/8"
@@ -53,10 +52,10 @@ def port_element(address: str, binding: PortBinding) -> MapElement:
     """The map element that publishes an IPv4 binding of the container with this address."""
     protocol = bytes([PROTOCOL_NUMBERS[binding.protocol]])
     port = binding.host_port.to_bytes(2, "big")
-    value = pack_fields(socket.inet_aton(address), binding.container_port.to_bytes(2, "big"))
+    value = pack_fields(IPv4Address(address).packed, binding.container_port.to_bytes(2, "big"))
     if binding.host_address in ("", ANY_IPV4):
         return MapElement(PORTS_ANY, pack_fields(protocol, port), value)
-    host = socket.inet_aton(binding.host_address)
+    host = IPv4Address(binding.host_address).packed
     return MapElement(PORTS_ADDRESS, pack_fields(host, protocol, port), value)
 
 
@@ -105,7 +104,7 @@ def _publish_rules(batch: Batch, table: str) -> None:
         ex.meta(ex.Meta.L4PROTO, first + 1),
         ex.payload(ex.Base.TRANSPORT, 2, 2, first + 2),
     )
-    translate = ex.destination_nat(socket.AF_INET, first, first + 1)
+    translate = ex.destination_nat(FAMILY, first, first + 1)
     batch.add_rule(table, "publish", host, protocol, port, ex.lookup(PORTS_ADDRESS, first, first), translate)
     protocol, port = ex.meta(ex.Meta.L4PROTO, first), ex.payload(ex.Base.TRANSPORT, 2, 2, first + 1)
     batch.add_rule(table, "publish", protocol, port, ex.lookup(PORTS_ANY, first, first), translate)

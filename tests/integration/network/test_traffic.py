@@ -234,14 +234,21 @@ def test_a_detached_endpoint_is_gone_and_detaching_twice_is_fine(world):
     assert "eth0" not in container.command("ip", "link")
 
 
+def names(place):
+    return [line.split()[0] for line in place.command("ip", "-br", "link").splitlines()]
+
+
 def test_a_failed_attachment_leaves_nothing(world):
     network = world.network()
     container = world.container(network)
-    before = world.engine.command("ip", "-br", "link")
+    before = names(world.engine)
     second = type(container.endpoint)(id="other", network_id=network.id, address="10.213.1.9/24")
     with pytest.raises(Exception, match="File exists"):
         world.engine.run(lambda: world.host.attach(container.fd, network, second))  # eth0 is there already
-    assert world.engine.command("ip", "-br", "link") == before
+    second = type(container.endpoint)("third", network.id, "10.213.1.9/24", "172.16.0.1", interface="eth1")
+    with pytest.raises(Exception, match="Nexthop has invalid gateway"):
+        world.engine.run(lambda: world.host.attach(container.fd, network, second))
+    assert names(world.engine) == before
 
 
 def test_a_bridge_name_of_somebody_else_is_a_conflict(world):

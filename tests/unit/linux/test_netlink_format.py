@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from sampan.errors import Invalid
 from sampan.linux.netlink import (
     NetlinkError,
     attribute,
@@ -69,9 +70,9 @@ def test_an_error_names_operation_number_and_explanation():
     assert error.errno == errno.EEXIST
 
 
-@pytest.mark.parametrize("name", ["", "a" * 16, "a/b", ".", ".."])
+@pytest.mark.parametrize("name", ["", "a" * 16, "a/b", ".", "..", "a b", "a:1", "all", "default"])
 def test_an_impossible_interface_name_is_refused_before_the_kernel_sees_it(name):
-    with pytest.raises(ValueError, match="not a name for a network interface"):
+    with pytest.raises(Invalid, match="not a name for a network interface"):
         create_veth(name, PeerLink("eth0", 3), mtu=1500)
 
 

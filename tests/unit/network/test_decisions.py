@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,18 @@ from sampan.network.firewall import filters_input
 from sampan.network.model import PortBinding, derived_mac
 from sampan.network.passage import choose_chain
 from sampan.network.rules import PORTS_ADDRESS, PORTS_ANY, port_element
+
+
+@pytest.mark.parametrize("name", ["model", "pools", "resolvconf", "dns_message", "rules"])
+def test_deciding_modules_touch_nothing_outside(name):
+    source = Path(importlib.import_module(f"sampan.network.{name}").__file__).read_text()
+    imported = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add((node.module or "").split(".")[0])
+    assert not imported & {"os", "socket", "subprocess", "ctypes", "threading", "asyncio"}
 
 
 def test_the_mac_is_made_of_the_address_as_docker_s():
