@@ -8,6 +8,7 @@ from decimal import Decimal, InvalidOperation
 
 import msgspec
 
+from sampan.api.images import summary
 from sampan.api.messages import (
     AnyResponse,
     Request,
@@ -19,6 +20,7 @@ from sampan.api.messages import (
 from sampan.api.router import API_VERSION, MIN_API_VERSION
 from sampan.engine.engine import Engine
 from sampan.errors import Invalid
+from sampan.registry.config import Credentials
 
 
 class AuthBody(msgspec.Struct, rename="lower"):
@@ -48,7 +50,8 @@ async def info(engine: Engine, request: Request) -> AnyResponse:
 
 async def auth(engine: Engine, request: Request) -> AnyResponse:
     body = await request.decode(AuthBody)
-    token = await engine.images.login(body.serveraddress, body.username, body.password, body.identitytoken)
+    sent = Credentials(body.username, body.password, body.identitytoken)
+    token = await engine.images.login(body.serveraddress, sent)
     return json_response({"Status": "Login Succeeded", "IdentityToken": token})
 
 
@@ -68,7 +71,8 @@ async def disk_usage(engine: Engine, request: Request) -> AnyResponse:
     body: dict[str, object] = {}
     if "image" in wanted:
         layers_size, images = await engine.images.disk_usage()
-        body.update({"LayersSize": layers_size, "Images": images})
+        listed = [summary(image, engine.images, images, counted=True) for image in images]
+        body.update({"LayersSize": layers_size, "Images": listed})
     if "container" in wanted:
         body["Containers"] = await engine.containers.list(all=True, size=True)
     if "volume" in wanted:

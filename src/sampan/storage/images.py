@@ -13,6 +13,7 @@ import contextlib
 import os
 import threading
 import time
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar

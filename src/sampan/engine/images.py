@@ -1,0 +1,326 @@
+"""The image service: pull, push, tag, remove, save, load, import; the only writer of images."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from sampan import __version__
+from sampan.engine.changes import apply_changes
+from sampan.engine.events import EventBus
+from sampan.engine.filters import check_filters, label_matches, parse_time
+from sampan.engine.model import now
+from sampan.engine.settings import Settings
+from sampan.engine.system import architecture
+from sampan.engine.threads import Report, ReportedWork, blocking_chunks, streamed, upload_file
+from sampan.errors import Invalid, NotFound
+from sampan.oci.digest import Digest
+from sampan.oci.image import ContainerDefaults, History, ImageConfig, RootFS
+from sampan.oci.manifest import Platform
+from sampan.oci.reference import Reference, parse_reference
+from sampan.registry.client import RegistryClient
+from sampan.registry.config import Credentials, RegistryConfig
+from sampan.registry.platforms import parse_platform
+from sampan.registry.progress import Progress
+from sampan.registry.pull import pull
+from sampan.registry.push import push
+from sampan.storage.archive_load import load_archive
+from sampan.storage.archive_save import clear_scratch, save_archive
+from sampan.storage.images import Image, ImageStore, Removal, Use
+from sampan.storage.layer_blobs import ingest_tar
+from sampan.storage.layers import Layer
+
+Filters = Mapping[str, Sequence[str]]
+_LIST_FILTERS = ("dangling", "label", "label!", "before", "since", "reference", "until")
+_PRUNE_FILTERS = ("dangling", "label", "label!", "until")
+
+
+class Images:
+    """`uses` tells the containers that use an image; set by the composition root."""
+
+    def __init__(self, store: ImageStore, settings: Settings, events: EventBus) -> None:
+        self.store = store
+        self._settings = settings
+        self._events = events
+        self._scratch = settings.root / "tmp"
+        clear_scratch(self._scratch)
+        self.uses: Callable[[Digest], Sequence[Use]] = lambda _image_id: ()
+        self.config = RegistryConfig(
+            insecure_registries=settings.insecure_registries,
+            mirrors=settings.registry_mirrors,
+            certs_dir=settings.registry_certs,
+            user_agent=f"sampan/{__version__}",
+        )
+
+    # Looking
+
+    def get(self, name: str) -> Image:
+        """Raises `NotFound` in Docker's words."""
+        return self.store.get(name)
+
+    def containers_of(self, image_id: Digest) -> int:
+        return len(self.uses(image_id))
+
+    async def list(self, filters: Filters, *, everything: bool = False) -> builtins.list[Image]:
+        """Newest first. Raises `Invalid` for an unknown filter, `NotFound` for an unknown image in one."""
+        check_filters(filters, _LIST_FILTERS)
+        return await asyncio.to_thread(self._list, filters)
+
+    def _list(self, filters: Filters) -> builtins.list[Image]:
+        bounds = [(self.store.get(name), True) for name in filters.get("before", ())]
+        bounds += [(self.store.get(name), False) for name in filters.get("since", ())]
+        until = [parse_time(text) for text in filters.get("until", ())]
+        found = [
+            image
+            for image in self.store.list()
+            if _matches(image, filters)
+            and all((created_ns(image) < created_ns(other)) == before for other, before in bounds)
+            and all(image.id != other.id for other, _ in bounds)
+            and all(created_ns(image) <= moment for moment in until)
+        ]
+        return sorted(found, key=created_ns, reverse=True)
+
+    async def disk_usage(self) -> tuple[int, builtins.list[Image]]:
+        """Bytes of all layers, each counted once, and the images."""
+
+        def measure() -> tuple[int, builtins.list[Image]]:
+            layers = self.store.layers
+            return sum(layers.size(diff_id) for diff_id in layers.digests()), self.store.list()
+
+        return await asyncio.to_thread(measure)
+
+    def shared_size(self, image: Image, others: Sequence[Image]) -> int:
+        """Bytes of the layers that other images use too."""
+        foreign = {diff_id for other in others if other.id != image.id for diff_id in other.diff_ids}
+        layers = self.store.layers
+        return sum(layers.size(one) for one in set(image.diff_ids) & foreign if layers.has(one))
+
+    # Names
+
+    async def tag(self, name: str, repository: str, tag: str) -> None:
+        reference = parse_reference(f"{repository}:{tag}" if tag else repository).with_default_tag()
+        if reference.digest is not None:
+            raise Invalid("refusing to create a tag with a digest reference")
+        image = self.store.get(name)
+        await asyncio.to_thread(self.store.tag, image.id, reference)
+        self._announce("tag", image.id, reference.familiar)
+
+    async def remove(self, name: str, *, force: bool) -> Removal:
+        removal = await asyncio.to_thread(self.store.remove, name, force=force, uses=self.uses)
+        self._announce_removal(removal)
+        return removal
+
+    async def prune(self, filters: Filters) -> tuple[builtins.list[Removal], int]:
+        """Remove dangling images, or with dangling=false all that no container uses; bytes freed too."""
+        check_filters(filters, _PRUNE_FILTERS)
+        everything = any(value.lower() in ("false", "0") for value in filters.get("dangling", ()))
+        kept = {name: values for name, values in filters.items() if name != "dangling"}
+        removals: list[Removal] = []
+        for image in await self.list(kept):
+            if self.uses(image.id) or not (everything or image.dangling):
+                continue
+            removals.append(await self.remove(str(image.id), force=True))
+        freed, _ = await asyncio.to_thread(self.store.collect)
+        freed += sum(removal.freed for removal in removals)
+        self._events.publish("image", "prune", "", {"reclaimed": str(freed)})
+        return removals, freed
+
+    # Registries
+
+    def client(self, domain: str, credentials: Credentials) -> RegistryClient:
+        return RegistryClient(domain, self.config, credentials)
+
+    def pull(self, reference: Reference, platform: str, credentials: Credentials) -> AsyncIterator[Progress]:
+        """Giving the iteration up cancels the pull; what has arrived is kept for the next."""
+        wanted = platform_of(platform)
+
+        def work(report: Report[Progress], cancelled: threading.Event) -> None:
+            self.pull_now(reference, wanted, credentials, report, cancelled)
+
+        return self._announced("pull", reference, ReportedWork(work))
+
+    def pull_now(
+        self,
+        reference: Reference,
+        platform: Platform,
+        credentials: Credentials,
+        report: Callable[[Progress], None],
+        cancelled: threading.Event,
+    ) -> Image:
+        """The same in this thread, for the builder."""
+        client = self.client(reference.domain, credentials)
+        try:
+            return pull(
+                client,
+                reference,
+                self.store,
+                platform=platform,
+                report=report,
+                cancelled=cancelled,
+                parallel=self._settings.max_concurrent_downloads,
+            )
+        finally:
+            client.close()
+
+    def push(self, reference: Reference, credentials: Credentials) -> AsyncIterator[Progress]:
+        reference = reference.with_default_tag()
+        image = self.store.find(str(reference))
+        if image is None:
+            raise NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
+
+        def work(report: Report[Progress], cancelled: threading.Event) -> None:
+            client = self.client(reference.domain, credentials)
+            try:
+                push(
+                    client,
+                    reference,
+                    image,
+                    self.store,
+                    report=report,
+                    cancelled=cancelled,
+                    parallel=self._settings.max_concurrent_uploads,
+                )
+            finally:
+                client.close()
+
+        return self._announced("push", reference, ReportedWork(work))
+
+    async def _announced(
+        self, action: str, reference: Reference, work: ReportedWork[Progress]
+    ) -> AsyncIterator[Progress]:
+        async for progress in work:
+            yield progress
+        image = self.store.find(str(reference.with_default_tag()))
+        if image is not None:
+            self._announce(action, image.id, reference.with_default_tag().familiar)
+
+    async def login(self, address: str, credentials: Credentials) -> str:
+        """Check the credentials; the identity token that the registry gives for them, or ""."""
+        domain = address.removeprefix("https://").removeprefix("http://").partition("/")[0]
+        if domain in ("", "index.docker.io"):
+            domain = "docker.io"
+        client = self.client(domain, credentials)
+        try:
+            return await asyncio.to_thread(client.check_credentials)
+        finally:
+            client.close()
+
+    # Archives
+
+    def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
+        """The images as a tar. Raises `NotFound` before the first byte."""
+        chosen = [(self.store.get(name), _saved_name(name)) for name in names]
+
+        def work(write: Callable[[bytes], object]) -> None:
+            save_archive(self.store, chosen, _Writer(write), self._scratch)
+
+        return streamed(work)
+
+    def load(self, upload: AsyncIterator[bytes]) -> AsyncIterator[str]:
+        """Lines that say what was loaded, as Docker prints them."""
+        loop = asyncio.get_running_loop()
+
+        def work(report: Report[str], cancelled: threading.Event) -> None:
+            for image, names in load_archive(self.store, upload_file(upload, loop), self._scratch):
+                for name in names:
+                    report(f"Loaded image: {name.familiar}\n")
+                if not names:
+                    report(f"Loaded image ID: {image.id}\n")
+                loop.call_soon_threadsafe(self._announce, "load", image.id, str(image.id))
+
+        return aiter(ReportedWork(work))
+
+    async def import_(
+        self,
+        upload: AsyncIterator[bytes],
+        name: Reference | None,
+        *,
+        message: str,
+        changes: Sequence[str],
+        platform: str,
+    ) -> Digest:
+        """A root file system as an image of one layer. Raises `Invalid`; nothing is left of it then."""
+        loop = asyncio.get_running_loop()
+        config = apply_changes(ContainerDefaults(), changes)
+        wanted = platform_of(platform)
+
+        def work() -> Digest:
+            with self.store.no_collection():
+                return keep(ingest_tar(self.store, blocking_chunks(upload, loop)))
+
+        def keep(layer: Layer) -> Digest:
+            created = now()
+            history = History(created=created, comment=message or "Imported from -")
+            image = self.store.create(
+                ImageConfig(
+                    wanted.architecture,
+                    wanted.os,
+                    RootFS((layer.diff_id,)),
+                    config,
+                    created=created,
+                    variant=wanted.variant,
+                    history=(history,),
+                )
+            )
+            if name is not None:
+                self.store.tag(image.id, name)
+            return image.id
+
+        image_id = await asyncio.to_thread(work)
+        self._announce("import", image_id, name.familiar if name is not None else str(image_id))
+        return image_id
+
+    # Events
+
+    def _announce(self, action: str, image_id: Digest, name: str) -> None:
+        labels = {}
+        if self.store.has(image_id):
+            labels = self.store.get(image_id).config.defaults.labels or {}
+        self._events.publish("image", action, image_id, {**labels, "name": name})
+
+    def _announce_removal(self, removal: Removal) -> None:
+        for name in removal.untagged:
+            self._events.publish("image", "untag", name, {"name": name})
+        for image_id in removal.deleted:
+            self._events.publish("image", "delete", image_id, {"name": str(image_id)})
+
+
+class _Writer:
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self.write = write
+
+
+def platform_of(text: str) -> Platform:
+    return parse_platform(text) if text else Platform(architecture(), "linux")
+
+
+def created_ns(image: Image) -> int:
+    """Nanoseconds since the epoch; 0 where the image does not say."""
+    return parse_time(image.config.created) if image.config.created else 0
+
+
+def _saved_name(name: str) -> Reference | None:
+    """The name under which an image is saved: the one it was asked for by, none for an id."""
+    try:
+        reference = parse_reference(name)
+    except Invalid:
+        return None
+    return reference.with_default_tag()
+
+
+def _matches(image: Image, filters: Filters) -> bool:
+    for value in filters.get("dangling", ()):
+        if image.dangling != (value.lower() in ("true", "1")):
+            return False
+    patterns = filters.get("reference", ())
+    if patterns and not any(_fits(tag, pattern) for tag in image.tags for pattern in patterns):
+        return False
+    return label_matches(image.config.defaults.labels or {}, filters)
+
+
+def _fits(tag: Reference, pattern: str) -> bool:
+    names = (tag.familiar, tag.familiar_name, str(tag), tag.name)
+    return any(fnmatchcase(name, pattern) for name in names)
