@@ -5,6 +5,7 @@ This is the only module that knows parsing, planning and executing; they know ea
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from sampan.build.progress import Progress
 from sampan.build.sources import Surroundings
 from sampan.build.state import PREDEFINED_ARGS, Applied, ArgScope, initial_state
 from sampan.build.worker import BaseImage, Report, Worker
-from sampan.errors import Invalid
+from sampan.errors import Internal, Invalid, SampanError, Unavailable
 from sampan.oci.digest import Digest, hex_of
 from sampan.oci.image import ContainerDefaults, ImageConfig, RootFS
 from sampan.storage.metadata import Metadata
@@ -187,7 +188,10 @@ class _Build:
 
     def _apply(self, progress: Progress, instruction: Instruction) -> Progress:
         applied = apply(progress.state, instruction)
-        return self.executor.step(progress, applied, instruction.place())
+        try:
+            return self.executor.step(progress, applied, instruction.place())
+        except OSError as error:
+            raise _told(error, instruction) from error
 
     def _with_labels(self, progress: Progress) -> Progress:
         """`--label`, added at the end, as one step."""
@@ -257,6 +261,16 @@ class _Build:
 
     def _say(self, line: str) -> None:
         self.report(BuildEvent(stream=line + "\n"))
+
+
+def _told(error: OSError, instruction: Instruction) -> SampanError:
+    """A system's error in the middle of a step, with the instruction that met it."""
+    place = instruction.place()
+    text = f"{instruction.keyword} failed on line {place.line} of {place.file}: {error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "free some space (`sampan system prune`) and build again: finished steps are cached"
+        return Unavailable(text, hint=hint)
+    return Internal(text)
 
 
 def host_platform() -> str:

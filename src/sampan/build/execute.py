@@ -150,6 +150,9 @@ class Executor:
             if self.around.cancelled.is_set():
                 raise BuildCancelled
             if status != 0:
+                self.around.report(
+                    BuildEvent(stream=f"{where.file}, line {where.line}: {where.text.strip()}\n")
+                )
                 raise RunFailed(operation.shown, status, where, output.last())
             self.around.report(BuildEvent(stream=f" ---> Removed intermediate container {name}\n"))
         return change.made()

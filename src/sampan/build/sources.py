@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import BinaryIO
 
@@ -71,6 +72,7 @@ class CopySources:
         parts += [f"{url} {self._url_sum(url)}" for url in self.urls]
         if self.paths:
             parts.append(self._tree_sum())
+            parts += self.paths
         return key_of("copy", [self._operation.destination, *parts])
 
     def selections(self) -> list[Selection]:
@@ -79,8 +81,11 @@ class CopySources:
             self._open()
             found: dict[str, Selection] = {}
             for source in self.paths:
+                # `--parents` keeps what stands behind a `/./`, or everything.
+                pivot = posixpath.normpath(source.partition("/./")[0].lstrip("/")) + "/"
                 for selection in self.tree.select(source, self._operation.exclude):
-                    found.setdefault(selection.asked, selection)
+                    kept = selection.asked.removeprefix(pivot) if "/./" in source else selection.asked
+                    found.setdefault(selection.asked, replace(selection, kept=kept))
             if self.paths and not found:
                 raise NotFound(
                     "no source files were specified", hint=f"nothing matches {' '.join(self.paths)}"

@@ -50,6 +50,8 @@ class Selection:
     asked: str
     """The path by which it was found: its last part is its name inside a directory."""
     entries: tuple[Entry, ...]
+    kept: str = ""
+    """The path that `COPY --parents` keeps."""
 
     @property
     def name(self) -> str:

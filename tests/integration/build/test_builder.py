@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import pytest
 from sampan.build.builder import Builder
 from sampan.build.errors import BuildCancelled, DockerfileError, RunFailed
 from sampan.build.model import BuildEvent, BuildRequest
-from sampan.errors import Invalid, NotFound
+from sampan.build.worker import RunRequest
+from sampan.errors import Invalid, NotFound, Unavailable
 from sampan.oci.digest import Digest
 from sampan.oci.image import ContainerDefaults
 from sampan.oci.reference import parse_reference
@@ -194,6 +196,7 @@ def test_a_failed_command_passes_its_code_and_leaves_nothing(bench: Bench) -> No
         bench.build("FROM base\nRUN write /x 1\nRUN echo doing; exit 7\n")
     assert caught.value.message == "The command '/bin/sh -c echo doing; exit 7' returned a non-zero code: 7"
     assert caught.value.exit_code == 7
+    assert "Dockerfile, line 3: RUN echo doing; exit 7\n" in bench.text
     assert caught.value.place.line == 3
     assert caught.value.last_output == "doing\n"
     assert bench.worker.open_snapshots == []
@@ -219,6 +222,26 @@ def test_a_cancelled_build_stops_and_leaves_nothing(bench: Bench, tmp_path: Path
         bench.build("FROM base\nRUN sleep\nRUN true\n")
     assert worker.open_snapshots == []
     assert bench.table.rows == {}
+
+
+def test_a_full_disk_is_told_and_the_next_try_goes_on(bench: Bench, tmp_path: Path) -> None:
+    full = [True]
+
+    def runner(root: Path, request: RunRequest, output: Callable[[int, bytes], None]) -> int:
+        if full.pop() and request.args[-1] == "second":
+            raise OSError(errno.ENOSPC, "No space left on device", "/x")
+        return 0
+
+    worker = FakeWorker(tmp_path / "second", runner)
+    worker.add_image("base", {"/x": ""})
+    bench.builder = Builder(worker, None, table=bench.table)
+    full[:] = [True, True]
+    with pytest.raises(Unavailable, match="RUN failed on line 3 of Dockerfile: .*No space left on device"):
+        bench.build("FROM base\nRUN first\nRUN second\n")
+    assert worker.open_snapshots == []
+    full[:] = [False]
+    bench.build("FROM base\nRUN first\nRUN second\n")
+    assert bench.text.count("Using cache") == 1
 
 
 def test_the_configuration_is_what_the_instructions_say(bench: Bench) -> None:
@@ -364,6 +387,7 @@ COPY_MATRIX: list[tuple[str, list[str]]] = [
     ("WORKDIR /w\nCOPY a sub/n", ["w", "w/sub", "w/sub/n"]),
     ("COPY a /t\nCOPY b /t", ["t"]),
     ("COPY --parents d/sub/y a /t/", ["t", "t/a", "t/d", "t/d/sub", "t/d/sub/y"]),
+    ("COPY --parents ./d/./sub/y /t/", ["t", "t/sub", "t/sub/y"]),
     ("COPY --exclude=sub d /t", ["t", "t/x"]),
 ]
 
