@@ -19,6 +19,7 @@ from sampan.linux.cgroups import CgroupLimits
 from sampan.oci.spec import Capabilities, Process, Resources, encode_spec
 from sampan.runtime import foreground, operations
 from sampan.runtime.defaultspec import default_spec
+from sampan.runtime.execute import forget_inherited_signals
 from sampan.runtime.failure import describe
 from sampan.runtime.features import features
 from sampan.runtime.limits import limits_of
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.command in ("create", "run", "exec"):
         ensure_sealed()
+        forget_inherited_signals()
     context = Context(arguments)
     try:
         action: Action = arguments.action

@@ -143,6 +143,14 @@ def lock_down(process: Process, filter_program: SeccompProgram | None, wanted: C
         seccomp.load_filter(filter_program.program, filter_program.flags)
 
 
+def forget_inherited_signals() -> None:
+    """What our own caller ignores or blocks is not to reach a container. Slow: once, before anything is forked."""
+    for number in signal.valid_signals():
+        if signal.getsignal(number) == signal.SIG_IGN and number not in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def reset_signals() -> None:
     """Ignored signals stay ignored over execve, and Python ignores some; a blocked one stays blocked."""
     for number in (

@@ -46,8 +46,8 @@ _IFF_UP = 1
 class Setup(msgspec.Struct, frozen=True):
     """All that an init needs to know. Descriptors are -1 when there is none.
 
-    `root`: the root file system's detached mount, which gets its place at `root_place`. `stdio`: what becomes
-    descriptors 0 to 2, None with a terminal. `listener`: a listening socket on which to wait for `Start`,
+    `root`: the root file system's detached mount. `stdio`: what becomes descriptors 0 to 2, None with a terminal.
+    `listener`: a listening socket on which to wait for `Start`,
     when the maker will be gone by then. `state`: the runtime-spec's state (JSON, status left open) for hooks.
     `early_lookup`: a missing program is reported before `Ready`. `reaping`: stay PID 1 as a reaping init.
     """
@@ -56,7 +56,6 @@ class Setup(msgspec.Struct, frozen=True):
     process: Process
     user: str | None = None
     root: int = -1
-    root_place: str = ""
     network: int = -1
     host_mounts: int = -1
     stdio: tuple[int, int, int] | None = None
@@ -140,7 +139,9 @@ def run(setup: Setup, channel: socket.socket) -> NoReturn:
             run_hooks(setup.start_hooks, setup.state, "created")
         if setup.reaping:
             reaper.split(
-                scene.channel, setup.process.terminal, lambda: enter_identity(setup.process, identity)
+                scene.channel,
+                setup.process.terminal,
+                lambda: lock_down(setup.process, setup.seccomp, enter_identity(setup.process, identity)),
             )
         doing = "execve"
         process.close_on_exec_above(3)
@@ -220,12 +221,11 @@ def _loopback_up(scene: Scene, step: s.LoopbackUp) -> None:
 
 
 def _attach_root(scene: Scene, step: s.AttachRoot) -> None:
-    place = os.open(scene.setup.root_place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    # On top of "/": that place needs no permission, also not for the root of a user namespace. Who has "/" as
+    # root directory already, as we have, does not see what is on top of it, and pivot_root takes it from there.
+    place = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if scene.root < 0:
-            scene.root = mount.clone_tree(place, recursive=True)
-            mount.set_attributes(scene.root, propagation=mount.MS_PRIVATE, recursive=True)
-        mount.attach(scene.root, place, scene.setup.root_place)
+        mount.attach(scene.root, place, "/")
     finally:
         os.close(place)
 

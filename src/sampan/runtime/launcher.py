@@ -21,20 +21,22 @@ from sampan.linux import libc, mount, process
 from sampan.linux import namespaces as ns
 from sampan.oci.spec import Linux, Seccomp, Spec
 from sampan.runtime import wire
+from sampan.runtime.execute import forget_inherited_signals
 from sampan.runtime.failure import failure_of
 from sampan.runtime.filters import FilterCache
 from sampan.runtime.logsink import LogFactory
 from sampan.runtime.messages import (
     CreateCall,
+    CreateRequest,
     Done,
     ExecCall,
     LauncherCall,
     OpenRootCall,
     ReleaseLayersCall,
 )
-from sampan.runtime.overlay import LayerMounts
+from sampan.runtime.overlay import LayerMounts, open_directory_root
 from sampan.runtime.sealing import ensure_sealed
-from sampan.runtime.shim import Host, Job, container_job, exec_job, run_shim
+from sampan.runtime.shim import Given, Job, container_job, exec_job, run_shim
 
 _CALLS: Final[wire.Codec[CreateCall | ExecCall | OpenRootCall | ReleaseLayersCall]] = wire.Codec(LauncherCall)
 
@@ -52,9 +54,7 @@ class Launcher:
         libc.mount("sampan", str(mounts), "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=700")
         libc.mount(None, str(mounts), None, mount.MS_PRIVATE)
         self._layers = LayerMounts(str(mounts))
-        root_place = mounts / "root"
-        root_place.mkdir()
-        self._host = Host(str(root_place), host_mounts)
+        self._host_mounts = host_mounts
         self._filters = FilterCache(run_dir / "seccomp")
 
     def serve(self) -> None:
@@ -112,14 +112,19 @@ class Launcher:
             raise Internal("the network namespace's descriptor is missing")
         request = call.request
         filter_program = self._filters.get(_seccomp(request.spec))
-        root = self._layers.open_root(request.root) if request.root is not None else -1
+        root = self._root(request)
         try:
-            network = rest[0] if call.network else -1
-            job = container_job(request, self._host, root, filter_program, stdio, network)
-            self._fork(job, answer, [*descriptors, root, self._host.host_mounts])
+            given = Given(root, self._host_mounts, stdio, rest[0] if call.network else -1, filter_program)
+            self._fork(container_job(request, given), answer, [*descriptors, root, self._host_mounts])
         finally:
-            if root >= 0:
-                os.close(root)
+            os.close(root)
+
+    def _root(self, request: CreateRequest) -> int:
+        if request.root is not None:
+            return self._layers.open_root(request.root)
+        if request.spec.root is None:
+            raise Invalid("a container needs a root file system")
+        return open_directory_root(os.path.join(request.run_dir, request.spec.root.path))
 
     def _exec(self, call: ExecCall, descriptors: list[int], answer: socket.socket) -> None:
         stdio, _ = _stdio(descriptors, call.stdio)
@@ -159,6 +164,7 @@ def main(log_factory: LogFactory, arguments: list[str] | None = None) -> int:
         os.set_inheritable(sock.fileno(), False)
         os.chdir("/")
         process.set_name("sampan-launcher")
+        forget_inherited_signals()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         # Ctrl-C at the daemon's terminal ends the daemon, and that ends us in order.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

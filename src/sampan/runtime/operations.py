@@ -23,6 +23,7 @@ from sampan.runtime.hooks import run_hooks
 from sampan.runtime.init import Setup
 from sampan.runtime.limits import limits_of
 from sampan.runtime.messages import INIT_ANNOTATION, Start
+from sampan.runtime.overlay import open_directory_root
 from sampan.runtime.plan import namespaces_of, plan_container, plan_exec, validate_process
 from sampan.runtime.shim import hook_state, timestamp
 from sampan.runtime.state import START_SOCKET, Record, StateStore, StoredContainer, cgroup_path_of, is_alive
@@ -118,7 +119,7 @@ def _container_setup(
     setup = Setup(
         steps=plan_container(spec, container_id),
         process=spec.process,
-        root_place=str(root),
+        root=open_directory_root(str(root)),
         stdio=None if spec.process.terminal else (0, 1, 2),
         listener=listener.detach(),
         seccomp=FilterCache(store.root / _FILTERS_DIRECTORY).get(linux.seccomp),
@@ -141,8 +142,9 @@ def _spawn(entry: spawn.Entry, setup: Setup, cgroup: Any, spec: Spec, console: M
 
     with ours:
         spawned = spawn.spawn(entry, setup, ours, theirs, cgroup, maker_hooks)
-    if setup.listener >= 0:
-        os.close(setup.listener)
+    for descriptor in (setup.listener, setup.root):
+        if descriptor >= 0:
+            os.close(descriptor)
     if spawned.console >= 0 and console.console_socket:
         try:
             _send_console(console.console_socket, spawned.console)

@@ -133,6 +133,18 @@ class LayerMounts:
                 os.close(descriptor)
 
 
+def open_directory_root(path: str) -> int:
+    """A detached bind mount of the directory `path` with what is mounted in it. Raises `NotFound`, `Internal`."""
+    try:
+        tree = mount.clone_tree(libc.AT_FDCWD, path, recursive=True)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise NotFound(f"invalid rootfs: {path} does not exist") from error
+        raise Internal(f"rootfs {path}: {error}") from error
+    mount.set_attributes(tree, propagation=mount.MS_PRIVATE, recursive=True)
+    return tree
+
+
 def _option_path(path: str, held: list[int]) -> str:
     """The path itself where it can be an option's value (people read it in mountinfo), else by descriptor."""
     if len(os.fsencode(path)) <= mount.MAX_OPTION and _SPECIAL.isdisjoint(path):

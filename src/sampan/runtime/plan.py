@@ -174,7 +174,7 @@ def _mount_step(mount: Mount, namespaces: Namespaces) -> s.Step:
     if mount.uid_mappings or mount.gid_mappings:
         raise Invalid(f"idmapped mounts are not supported: {mount.destination}")
     # config.md: relative destinations are relative to "/", for the sake of old configurations.
-    target = posixpath.normpath("/" + mount.destination)
+    target = _absolute(mount.destination)
     options = parse_options(mount.options)
     if options.remount:
         return s.Remount(target, old_flags(options), old_data(options))
@@ -210,8 +210,7 @@ def _mount_step(mount: Mount, namespaces: Namespaces) -> s.Step:
 def _device_steps(spec: Spec, linux: Linux) -> list[s.Step]:
     """None when the container is given a /dev of somebody else's (a bind mount)."""
     if any(
-        posixpath.normpath("/" + mount.destination) == "/dev" and parse_options(mount.options).bind
-        for mount in spec.mounts
+        _absolute(mount.destination) == "/dev" and parse_options(mount.options).bind for mount in spec.mounts
     ):
         return []
     steps: list[s.Step] = [
@@ -219,7 +218,7 @@ def _device_steps(spec: Spec, linux: Linux) -> list[s.Step]:
     ]
     defaults = {path for path, _, _ in _DEFAULT_DEVICES} | {"/dev/ptmx", "/dev/console"}
     for device in linux.devices:
-        path = posixpath.normpath("/" + device.path)
+        path = _absolute(device.path)
         kind = _DEVICE_KINDS.get(device.type)
         if kind is None:
             raise Invalid(f"device {device.path}: unknown type {device.type!r}")
@@ -282,6 +281,10 @@ def _check_sysctl(name: str, namespaces: Namespaces) -> None:
         raise Invalid(f"sysctl {name!r} is not in a separate kernel namespace")
     if needed not in namespaces:
         raise Invalid(f"sysctl {name!r} is not allowed in the hosts {ns.FILES[needed]} namespace")
+
+
+def _absolute(path: str) -> str:
+    return posixpath.normpath("/" + path.lstrip("/"))
 
 
 def _limit(value: int) -> int:

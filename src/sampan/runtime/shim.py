@@ -80,41 +80,33 @@ class Job(msgspec.Struct, frozen=True):
     state: dict[str, Any]
 
 
-class Host(msgspec.Struct, frozen=True):
-    """What the launcher gives to every shim."""
+class Given(msgspec.Struct, frozen=True):
+    """What the launcher gives to the shim of a container: descriptors (-1: none), and the compiled filter."""
 
-    root_place: str
+    root: int
     host_mounts: int
+    stdio: tuple[int, int, int] | None
+    network: int
+    filter_program: SeccompProgram | None
 
 
-def container_job(
-    request: CreateRequest,
-    host: Host,
-    root: int,
-    filter_program: SeccompProgram | None,
-    stdio: tuple[int, int, int] | None,
-    network: int,
-) -> Job:
+def container_job(request: CreateRequest, given: Given) -> Job:
     """Raises `Invalid` for a specification that can't be a container."""
     spec = request.spec
     if spec.process is None or (spec.root is None and request.root is None):
         raise Invalid("a container needs a process and a root file system")
     linux, hooks = spec.linux or Linux(), spec.hooks
     namespaces = namespaces_of(spec)
-    place = host.root_place
-    if request.root is None and spec.root is not None:
-        place = os.path.realpath(os.path.join(request.run_dir, spec.root.path))
     state = hook_state(spec, request.id, request.run_dir) if hooks is not None else {}
     setup = Setup(
-        steps=plan_container(spec, request.id, network_given=network >= 0),
+        steps=plan_container(spec, request.id, network_given=given.network >= 0),
         process=spec.process,
         user=request.user,
-        root=root,
-        root_place=place,
-        network=network,
-        host_mounts=host.host_mounts,
-        stdio=stdio,
-        seccomp=filter_program,
+        root=given.root,
+        network=given.network,
+        host_mounts=given.host_mounts,
+        stdio=given.stdio,
+        seccomp=given.filter_program,
         start_hooks=hooks.start_container if hooks is not None else (),
         state=state,
         reaping=(spec.annotations or {}).get(INIT_ANNOTATION) == "true",

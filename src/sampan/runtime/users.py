@@ -76,7 +76,9 @@ def _number(text: str) -> int | None:
 def find_user(text: str, passwd: str, group: str) -> ResolvedUser:
     """`text`: `name|uid[:group|gid]`, empty is root. Pure: the files' contents are given.
 
-    A name wins over a number. With a group given there are no additional groups, as in Docker. Raises `Invalid`.
+    A name wins over a number. The primary group is among the additional ones (CVE-2022-36109: without it a
+    permission that is taken from the group could be had as "other"); with a group given it is the only one, as in
+    Docker. Raises `Invalid`.
     """
     user_text, _, group_text = text.partition(":")
     user_text = user_text or "0"
@@ -89,10 +91,11 @@ def find_user(text: str, passwd: str, group: str) -> ResolvedUser:
     home = user.home if user is not None and user.home else "/"
     groups = list(parse_group(group))
     if group_text:
-        return ResolvedUser(uid, _find_group(group_text, groups), (), home)
+        gid = _find_group(group_text, groups)
+        return ResolvedUser(uid, gid, (gid,), home)
     name = user.name if user is not None else ""
     additional = tuple(entry.gid for entry in groups if name and name in entry.members)
-    return ResolvedUser(uid, gid, additional, home)
+    return ResolvedUser(uid, gid, (gid, *(other for other in additional if other != gid)), home)
 
 
 def _find_user(text: str, wanted_uid: int | None, passwd: str) -> PasswdEntry | None:
