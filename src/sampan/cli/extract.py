@@ -1,7 +1,8 @@
 """Unpack a tar stream below a directory without ever leaving it: what `cp` writes on this side.
 
 The archive comes from a container and is not trusted. Every directory on the way is opened without following
-symbolic links, relative to the descriptor of the one above it; an existing file or link is replaced, not written through.
+symbolic links, relative to the descriptor of the one above it; an existing file or link is replaced, not written
+through.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def _load(invocation: Invocation) -> int:
     client = invocation.client()
     if flags["input"]:
         try:
-            source: BinaryIO = open(flags["input"], "rb")
+            source: BinaryIO = open(flags["input"], "rb")  # noqa: SIM115 - closed by the `with` below
         except OSError as error:
             raise Failure(f"open {flags['input']}: {(error.strerror or '').lower()}") from None
     else:
@@ -124,7 +124,7 @@ def _import(invocation: Invocation) -> int:
         show_all(client.messages(response))
         return 0
     try:
-        source: BinaryIO = sys.stdin.buffer if place == "-" else open(place, "rb")
+        source: BinaryIO = sys.stdin.buffer if place == "-" else open(place, "rb")  # noqa: SIM115
     except OSError as error:
         raise Failure(f"open {place}: {(error.strerror or '').lower()}") from None
     with source:

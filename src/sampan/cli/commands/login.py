@@ -41,9 +41,9 @@ def _login(invocation: Invocation) -> int:
     directory = invocation.options.config_directory
     known = registry_auth.find(directory, server)
     if not username and not password and (known.username or known.identity_token):
-        answer = _try_known(invocation, known)
-        if answer is not None:
-            print(answer)
+        status = _try_known(invocation, known)
+        if status is not None:
+            print(status)
             return 0
     credentials = _asked(server, username, password, known.username)
     body = credentials.as_json()
