@@ -236,7 +236,7 @@ def test_a_full_disk_is_told_and_the_next_try_goes_on(bench: Bench, tmp_path: Pa
     worker.add_image("base", {"/x": ""})
     bench.builder = Builder(worker, None, table=bench.table)
     full[:] = [True, True]
-    with pytest.raises(Unavailable, match="RUN failed on line 3 of Dockerfile: .*No space left on device"):
+    with pytest.raises(Unavailable, match="No space left on device"):
         bench.build("FROM base\nRUN first\nRUN second\n")
     assert worker.open_snapshots == []
     full[:] = [False]
