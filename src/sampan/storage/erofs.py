@@ -23,7 +23,7 @@ INLINE_BUDGET: Final = 16 << 20  # bytes of such content kept in memory
 IMAGE_MAX: Final = 1 << 43  # bytes, holes included; ext4 ends at 16 TiB
 _FLUSH_BYTES: Final = 1 << 20
 _FLUSH_PIECES: Final = 1000  # IOV_MAX is 1024
-_WRITEBACK: Final = 8388608
+_WRITEBACK: Final = 32 << 20
 _ZEROS: Final = memoryview(bytes(BLOCK))
 
 

@@ -30,6 +30,7 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _IGNORED_XATTR_ERRORS: Final = frozenset({errno.ENOTSUP, errno.EPERM, errno.EINVAL, errno.ENODATA})
 _NODES: Final = {tf.CHAR_DEVICE: stat.S_IFCHR, tf.BLOCK_DEVICE: stat.S_IFBLK, tf.FIFO: stat.S_IFIFO}
+_KNOWN: Final = frozenset({tf.REGULAR, tf.DIRECTORY, tf.SYMLINK, tf.HARD_LINK, *_NODES})
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE})
 
 
@@ -116,6 +117,8 @@ class _Extraction:
         return Extracted(self._entries, self._size)
 
     def _extract(self, member: Member, reader: TarReader) -> None:
+        if member.type == tf.GNU_VOLUME:
+            return  # the archive's label is no file
         parts = clean(member.name)
         if not parts:
             if member.type != tf.DIRECTORY:
@@ -129,6 +132,8 @@ class _Extraction:
         if self._options.whiteouts and name.startswith(marks.PREFIX):
             self._whiteout(parent, b"/".join(parts), name)
             return
+        if member.type not in _KNOWN:
+            raise Invalid(f"tar entry {display(member.name)!r}: unhandled tar header type {member.type[0]}")
         self._entries += 1
         opaque = self._clear_way(parent, b"/".join(parts), name, member)
         if member.type == tf.DIRECTORY:
@@ -140,10 +145,8 @@ class _Extraction:
             self._link_attributes(parent, name, member)
         elif member.type == tf.HARD_LINK:
             self._make_hard_link(parent, name, member)
-        elif member.type in _NODES:
+        else:
             self._make_node(parent, name, member)
-        elif member.type != tf.GNU_VOLUME:
-            raise Invalid(f"tar entry {display(member.name)!r}: unhandled tar header type {member.type[0]}")
 
     def _open_parent(self, path: bytes, member: Member) -> int:
         """The descriptor of the directory `path` (clean), made where missing; the last one is kept open."""

@@ -6,6 +6,8 @@ program wrote that tar), so its compressed blob is kept in the content store.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -25,6 +27,8 @@ LEVEL = 2
 _GZIP = 31
 """zlib's window bits for a gzip stream; its header has no time and no name, so equal input gives equal bytes."""
 _MAX_TAR = 1 << 40
+_KEPT = ((b"\x1f\x8b", media.DOCKER_LAYER_GZIP), (b"\x28\xb5\x2f\xfd", media.OCI_LAYER_ZSTD))
+"""First bytes of the compressions that registries take, and their media types."""
 
 Progress = Callable[[int], None]
 
@@ -88,6 +92,43 @@ def write_tar(images: ImageStore, diff_id: Digest, out: Sink) -> None:
             out.write(chunk)
 
 
+def tar_size(images: ImageStore, diff_id: Digest) -> int:
+    """Bytes of the layer's tar stream; found by making it, and remembered."""
+    known = images.tar_sizes.get(diff_id)
+    if known is None:
+        counter = _Counter()
+        write_tar(images, diff_id, counter)
+        known = images.tar_sizes[diff_id] = counter.size
+    return known
+
+
+def ingest_layer(images: ImageStore, chunks: Iterable[bytes]) -> tuple[Layer, Descriptor, Digest]:
+    """Make a layer of a tar: the layer, its compressed blob, the digest of the bytes that came.
+
+    A gzip or zstd stream is kept as the blob it is, anything else is compressed. Raises `Invalid` (a damaged
+    tar); nothing is left of it then.
+    """
+    came = hashlib.sha256()
+    rest = iter(chunks)
+    head = next(rest, b"")
+    kind = next((kind for magic, kind in _KEPT if head.startswith(magic)), "")
+    with images.layers.ingest(media.OCI_LAYER) as layer_ingest, images.content.writer() as writer:
+        gzip = None if kind else GzipSink(writer)
+        out: Sink = gzip or writer
+        for chunk in itertools.chain((head,), rest):
+            came.update(chunk)
+            layer_ingest.write(chunk)
+            out.write(chunk)
+        if gzip is not None:
+            gzip.finish()
+        layer = layer_ingest.commit()
+        digest = Digest("sha256:" + came.hexdigest())
+        descriptor = images.blob_for(layer.diff_id)
+        if descriptor is None or (kind and descriptor.digest != digest):
+            descriptor = _remember(images, layer.diff_id, writer, kind or media.DOCKER_LAYER_GZIP)
+        return layer, descriptor, digest
+
+
 def ingest_tar(images: ImageStore, chunks: Iterable[bytes], diff_id: Digest | None = None) -> Layer:
     """Make a layer of an uncompressed or compressed tar, and keep it as a blob too.
 
@@ -105,8 +146,19 @@ def ingest_tar(images: ImageStore, chunks: Iterable[bytes], diff_id: Digest | No
         return layer
 
 
-def _remember(images: ImageStore, diff_id: Digest, writer: BlobWriter) -> Descriptor:
+class _Counter:
+    def __init__(self) -> None:
+        self.size = 0
+
+    def write(self, data: bytes, /) -> object:
+        self.size += len(data)
+        return None
+
+
+def _remember(
+    images: ImageStore, diff_id: Digest, writer: BlobWriter, media_type: str = media.DOCKER_LAYER_GZIP
+) -> Descriptor:
     size = writer.size
-    descriptor = Descriptor(media.DOCKER_LAYER_GZIP, writer.commit(), size)
+    descriptor = Descriptor(media_type, writer.commit(), size)
     images.remember_blob(diff_id, descriptor)
     return descriptor

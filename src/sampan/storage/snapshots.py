@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -129,7 +130,7 @@ class SnapshotStore:
 
 
 def _statuses(top: Path) -> Iterator[os.stat_result]:
-    """Of everything below `top`. What vanishes meanwhile (the container runs) is passed over."""
+    """Of everything below `top`. What vanishes meanwhile (the container runs) or lies too deep is passed over."""
     pending = [str(top)]
     while pending:
         try:
@@ -141,5 +142,6 @@ def _statuses(top: Path) -> Iterator[os.stat_result]:
                             pending.append(entry.path)
                     except FileNotFoundError:
                         continue
-        except (FileNotFoundError, NotADirectoryError):
-            continue
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise

@@ -107,9 +107,8 @@ class _TreeWriter:
 
     def tree(self, directory: int, prefix: bytes) -> None:
         """The directory (its descriptor is closed here) under the name `prefix`; see `write_tree`."""
-        stack: list[tuple[int, bytes, Iterator[bytes]]] = []
+        stack: list[tuple[int, bytes, Iterator[bytes]]] = [(directory, prefix, iter(()))]
         try:
-            stack.append((directory, prefix, iter(())))
             stack[0] = (directory, prefix, self._enter(directory, prefix))
             while stack:
                 parent, above, names = stack[-1]
@@ -118,7 +117,7 @@ class _TreeWriter:
                     os.close(stack.pop()[0])
                     continue
                 full = above + b"/" + name if above else name
-                child = self.entry(parent, name, full)
+                child = self._present_entry(parent, name, full)
                 if child is not None:
                     stack.append((child, full, iter(())))
                     if len(stack) > DEPTH_MAX:
@@ -127,6 +126,15 @@ class _TreeWriter:
         finally:
             for fd, _, _ in stack:
                 os.close(fd)
+
+    def _present_entry(self, parent: int, name: bytes, full: bytes) -> int | None:
+        """Like `entry`; what vanished since the directory was read (the container runs) is left out."""
+        try:
+            return self.entry(parent, name, full)
+        except FileNotFoundError:
+            for key in [key for key, first in self._links.items() if first is full]:
+                del self._links[key]  # its content was never written
+            return None
 
     def _enter(self, fd: int, name: bytes) -> Iterator[bytes]:
         """Write a directory's own member(s); its entries, sorted."""

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,10 +15,13 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from sampan.errors import Invalid, NotFound, Unavailable, Unsupported
+from sampan.errors import Invalid, NotFound, SampanError, Unavailable, Unsupported
 from sampan.oci.digest import Digest, digest_of
 from sampan.oci.media import OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD
+from sampan.storage.extract import CALLER, ExtractOptions, extract_tar
 from sampan.storage.layer_ingest import LayerLimits
 from sampan.storage.layers import LayerStore
 from sampan.storage.tar_format import TarLimits
@@ -249,3 +253,61 @@ def test_a_full_disk_is_told_as_such_and_leaves_nothing(
         ingest.write(PLAIN + bytes(3 << 20))
         ingest.commit()
     assert visible(tmp_path) == []
+
+
+def hostile_samples() -> list[bytes]:
+    """Small archives with every feature, to be damaged."""
+    samples = []
+    for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=kind) as tar:
+            for name, type_, link, body in (
+                ("d/", tarfile.DIRTYPE, "", b""),
+                ("d/" + "f" * 90, tarfile.REGTYPE, "", b"x" * 1500),
+                ("d/s", tarfile.SYMTYPE, "../d", b""),
+                ("d/s/h", tarfile.LNKTYPE, "d/" + "f" * 90, b""),
+                (".wh.gone", tarfile.REGTYPE, "", b""),
+                ("p", tarfile.FIFOTYPE, "", b""),
+            ):
+                info = tarfile.TarInfo(name)
+                info.type, info.linkname, info.size, info.mode = type_, link, len(body), 0o755
+                if kind == tarfile.PAX_FORMAT:
+                    info.pax_headers = {"SCHILY.xattr.user.x": "v", "mtime": "1.5"}
+                tar.addfile(info, io.BytesIO(body))
+        samples.append(out.getvalue())
+    return samples
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_damaged_archive_is_refused_or_gives_a_sound_image(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    archive = bytearray(data.draw(st.sampled_from(hostile_samples())))
+    for _ in range(data.draw(st.integers(1, 5))):
+        block = data.draw(st.integers(0, len(archive) // 512 - 4)) * 512
+        at = block + data.draw(
+            st.sampled_from([0, 1, 2, 3, 100, 107, 108, 116, 124, 134, 136, 156, 157, 158, 257, 345])
+        )
+        archive[at] = data.draw(st.sampled_from(b"\0 0127-=./dxLKS\n\x80\xff"))
+        archive[block + 148 : block + 156] = b" " * 8
+        archive[block + 148 : block + 156] = b"%06o\0 " % sum(archive[block : block + 512])
+    top = tmp_path_factory.mktemp("damaged")
+    store = LayerStore(top / "layers")
+    try:
+        with store.ingest(OCI_LAYER) as ingest:
+            ingest.write(bytes(archive))
+            image = store.mount_of(ingest.commit().diff_id).path
+        if fsck := shutil.which("fsck.erofs"):
+            subprocess.run([fsck, "--extract", image], check=True, capture_output=True)
+    except SampanError:
+        assert os.listdir(top / "layers") == []
+    (top / "x").mkdir()
+    fd = os.open(top / "x", os.O_RDONLY)
+    try:
+        extract_tar([bytes(archive)], fd, ExtractOptions(owner=CALLER, devices=False))
+    except SampanError:
+        pass
+    finally:
+        os.close(fd)
+    shutil.rmtree(top)

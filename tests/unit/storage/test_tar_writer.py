@@ -101,6 +101,22 @@ def test_excluded_entries_are_left_out_with_what_is_below(tree: Path) -> None:
     assert list(listing(data)) == ["a", "long" * 40, "z"]
 
 
+def test_what_vanishes_while_the_tree_is_read_is_left_out(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_open = os.open
+
+    def vanishing(path: object, flags: int, *arguments: object, **options: object) -> int:
+        if path == b"file":
+            raise FileNotFoundError
+        return real_open(path, flags, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", vanishing)
+    infos = listing(written(tree)[0])
+    assert "b/file" not in infos
+    assert (infos["z"].isreg(), infos["z"].size) == (True, 7000)
+
+
 def test_directories_nested_too_deeply_are_refused_and_no_descriptor_stays_open(tmp_path: Path) -> None:
     fds = [os.open(tmp_path, os.O_RDONLY)]
     for _ in range(DEPTH_MAX + 1):
