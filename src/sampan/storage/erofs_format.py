@@ -197,7 +197,7 @@ class Layout:
 
 
 def outside_blocks(placed: Placed) -> Iterator[bytes]:
-    """The whole blocks of a directory, or the one of a small content; each at most `BLOCK` bytes, to be padded to it."""
+    """The whole blocks of a directory, or the one of a small content; to be padded to `BLOCK` each."""
     if placed.groups is None:
         yield placed.node.link or placed.node.data
         return
