@@ -36,7 +36,7 @@ _MULTIPLEXED = (1, 42)
 async def list_(engine: Engine, request: Request) -> AnyResponse:
     limit = request.integer("limit", 0) or 0
     found = await engine.containers.list(
-        request.filters(), all_=request.flag("all"), limit=limit, size=request.flag("size")
+        request.filters(), all=request.flag("all"), limit=limit, size=request.flag("size")
     )
     return json_response(found)
 

@@ -49,7 +49,7 @@ async def resize(engine: Engine, request: Request) -> AnyResponse:
 
 
 async def inspect(engine: Engine, request: Request) -> AnyResponse:
-    return json_response(engine.execs.inspect(request.match["id"]))
+    return json_response(await engine.execs.inspect(request.match["id"]))
 
 
 ROUTES: tuple[Route, ...] = (

@@ -20,9 +20,10 @@ from sampan.engine.model import ContainerRecord, new_id
 from sampan.engine.spec import override_environment
 from sampan.errors import Conflict, Invalid, NotFound, SampanError
 from sampan.linux.capabilities import NAMES
+from sampan.linux.process import start_time
 from sampan.oci.spec import Box, Capabilities, Process
 from sampan.runtime.failure import ExecFailed
-from sampan.runtime.messages import AttachOptions, ExecRequest, ExitRecord
+from sampan.runtime.messages import AttachOptions, Created, ExecRequest, ExitRecord
 from sampan.runtime.shim_client import ShimClient
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,11 @@ class Exec:
     started: bool = False
     exit_code: int | None = None
     pid: int = 0
+    start_time: int = 0
+    """Of the process, in clock ticks since boot."""
     shim: ShimClient | None = None
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    """It runs, or could not be started."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -142,6 +147,7 @@ class Execs:
             with contextlib.suppress(OSError):  # the client may have left
                 await asyncio.to_thread(taken.sendall, _stderr_text(text + "\r\n", found.body.tty))
         finally:
+            found.settled.set()
             if taken is not None:
                 taken.close()
 
@@ -170,7 +176,7 @@ class Execs:
             detach_keys=keys,
         )
 
-        def run() -> tuple[ShimClient, int]:
+        def run() -> tuple[ShimClient, Created]:
             request = self._request(found, record, joined, console)
             created = self._parts.launcher.exec(request)
             shim = ShimClient.connect(self._run_dir(found))
@@ -181,13 +187,14 @@ class Execs:
             except BaseException:
                 shim.close()
                 raise
-            return shim, created.init_pid
+            return shim, created
 
         try:
-            shim, found.pid = await asyncio.to_thread(run)
+            shim, created = await asyncio.to_thread(run)
         except BaseException:
             await asyncio.to_thread(self._remove_run_dir, found)
             raise
+        found.pid, found.start_time = created.init_pid, created.init_start_time
         found.shim = shim
         found.running = True
         command = " ".join(words(body.cmd))
@@ -279,8 +286,16 @@ class Execs:
             with contextlib.suppress(Conflict):
                 await asyncio.to_thread(found.shim.kill, number)
 
-    def inspect(self, exec_id: str) -> Json:
+    async def inspect(self, exec_id: str) -> Json:
+        """With the exit code of one whose process has ended, even when the news is still on its way.
+
+        A client looks as soon as its stream ends, which may be a moment before the shim's record comes.
+        """
         found = self.get(exec_id)
+        if found.started and not found.running and found.exit_code is None:
+            await found.settled.wait()
+        if found.running and not alive(found.pid, found.start_time):
+            await found.ended.wait()
         body = found.body
         command = words(body.cmd)
         return {
@@ -317,6 +332,14 @@ class Execs:
                 found.shim.close()
         for task in tuple(self._tasks):
             task.cancel()
+
+
+def alive(pid: int, started: int) -> bool:
+    """Whether this very process still exists."""
+    try:
+        return start_time(pid) == started
+    except OSError:
+        return False
 
 
 def exec_failure(error: SampanError) -> str:

@@ -207,14 +207,6 @@ def _default_mount(mount: Mount, host: HostConfig, facts: SpecFacts) -> Mount | 
         options = (*(one for one in options if not one.startswith("size=")), f"size={host.shm_size}")
     elif place == "/dev/mqueue" and "ipc" in facts.shared:
         return _bind("/dev/mqueue", "/dev/mqueue")
-    elif place == "/sys" and "network" in facts.shared and not host.privileged:
-        # sysfs can be mounted anew only by the owner of the network namespace that it shows.
-        return Mount(
-            destination="/sys",
-            type="bind",
-            source="/sys",
-            options=("rbind", "nosuid", "noexec", "nodev", "ro"),
-        )
     if host.privileged and place.startswith("/sys"):
         options = tuple(one for one in options if one != "ro")
     return Mount(destination=place, type=mount.type, source=mount.source, options=options)

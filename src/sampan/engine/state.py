@@ -90,6 +90,8 @@ def exited(state: State, exit_code: int, at: str, *, oom_killed: bool = False, e
         finished_at=at,
         oom_killed=oom_killed,
         error=error,
+        # What does not run is not healthy; the log stays.
+        health=None if state.health is None else replace(state.health, status="unhealthy"),
     )
 
 

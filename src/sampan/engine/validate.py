@@ -106,6 +106,9 @@ def check_host(host: HostConfig, facts: HostFacts) -> tuple[HostConfig, list[str
         ipc_mode=host.ipc_mode or "private",
         network_mode=host.network_mode or "default",
         runtime="sampan",
+        # "Not limited" has one spelling in a record.
+        pids_limit=host.pids_limit if host.pids_limit and host.pids_limit > 0 else None,
+        memory_swappiness=None if host.memory_swappiness == -1 else host.memory_swappiness,
     ), warnings
 
 

@@ -20,7 +20,15 @@ from sampan.engine.config import ContainerConfig, CreateBody, EndpointSettings, 
 from sampan.engine.containers.base import ImageView, Parts
 from sampan.engine.copy_tree import copy_tree, is_empty
 from sampan.engine.default_spec import adjust_capabilities
-from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, VolumeRecord, new_id, now
+from sampan.engine.model import (
+    ContainerRecord,
+    Endpoint,
+    MountPoint,
+    NetworkRecord,
+    VolumeRecord,
+    new_id,
+    now,
+)
 from sampan.engine.validate import container_of
 from sampan.errors import Conflict, Internal, Invalid, NotFound
 from sampan.linux.paths import open_in_root
@@ -84,10 +92,27 @@ class Creator:
         for field in ("network_mode", "pid_mode", "ipc_mode"):
             other = container_of(getattr(host, field))
             if other is not None:
-                changes[field] = f"container:{self._parts.store.find(other).record.id}"
+                changes[field] = f"container:{self._other(other).id}"
         if host.network_mode.startswith("container:"):
             self._check_joined_network(host)
         return replace(host, **changes)
+
+    def _other(self, name: str) -> ContainerRecord:
+        """Another container that this one speaks of.
+
+        `Invalid` when there is none: a client takes "not found" here for a missing image, and pulls it.
+        """
+        try:
+            return self._parts.store.find(name).record
+        except NotFound as error:
+            raise Invalid(error.message) from error
+
+    def _network(self, name: str) -> NetworkRecord:
+        """As `_other`, for a network."""
+        try:
+            return self._parts.networks.find(name)
+        except NotFound as error:
+            raise Invalid(error.message) from error
 
     @staticmethod
     def _check_joined_network(host: HostConfig) -> None:
@@ -117,7 +142,7 @@ class Creator:
                     "conflicting options: cannot attach both user-defined and container network-modes"
                 )
             return {}
-        main = networks.find(mode)
+        main = self._network(mode)
         own = asked.pop(mode, None) or asked.pop(main.name, None) or asked.pop(main.id, None)
         chosen = own or EndpointSettings()
         if config.mac_address and not chosen.mac_address:
@@ -125,7 +150,7 @@ class Creator:
         found = {main.name: Endpoint(main.id, chosen)}
         networks.check_endpoint(main, chosen)
         for name, settings in asked.items():
-            record = networks.find(name)
+            record = self._network(name)
             if main.driver in ("host", "null") or record.driver in ("host", "null"):
                 raise Invalid(
                     "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
@@ -138,7 +163,7 @@ class Creator:
         inherited: list[MountPoint] = []
         for spec in host.volumes_from or ():
             other, read_only = mounts.parse_volumes_from(spec)
-            inherited += mounts.inherit(self._parts.store.find(other).record.mounts, read_only=read_only)
+            inherited += mounts.inherit(self._other(other).mounts, read_only=read_only)
         points = mounts.collect(host, config.volumes or {}, inherited)
         for point in points:
             # With -v a missing source is made at start; with --mount it is a mistake to be told at once.

@@ -7,12 +7,12 @@ import errno
 import os
 import posixpath
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sampan.engine.containers.base import Json, Parts
-from sampan.engine.containers.changes import changes_of
+from sampan.engine.containers.changes import MODIFIED, changes_of
 from sampan.engine.model import ContainerRecord, rfc3339
 from sampan.engine.threads import streamed, upload_file
 from sampan.errors import Denied, Internal, Invalid, NotFound
@@ -195,12 +195,8 @@ class Files:
             assembly = self._parts.snapshots.assembly(record.id)
             lower = self._parts.launcher.open_root(RootAssembly(layers=assembly.layers))
             try:
-                places = engine_places(record)
-                return [
-                    {"Path": path, "Kind": kind}
-                    for path, kind in changes_of(upper, lower)
-                    if path not in places
-                ]
+                found = without_places(changes_of(upper, lower), engine_places(record))
+                return [{"Path": path, "Kind": kind} for path, kind in found]
             finally:
                 os.close(lower)
         finally:
@@ -226,6 +222,24 @@ def engine_places(record: ContainerRecord) -> frozenset[str]:
     found |= {"/dev/console", "/dev/shm", "/dev/pts", "/dev/mqueue"}
     found |= {point.destination for point in record.mounts}
     return frozenset(found | set(record.host.tmpfs or {}))
+
+
+def without_places(changes: Sequence[tuple[str, int]], places: Collection[str]) -> list[tuple[str, int]]:
+    """Without the engine's own places, and directories that changed only because of them."""
+    kept = [(path, kind) for path, kind in changes if path not in places]
+    parents = {posixpath.dirname(path) for path, _ in changes if path in places}
+    while True:
+        idle = {
+            path
+            for path, kind in kept
+            if path in parents
+            and kind == MODIFIED
+            and not any(inside(one, path) for one, _ in kept if one != path)
+        }
+        if not idle:
+            return kept
+        kept = [(path, kind) for path, kind in kept if path not in idle]
+        parents |= {posixpath.dirname(path) for path in idle}
 
 
 def absolute(path: str) -> str:

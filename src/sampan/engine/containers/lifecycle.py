@@ -48,7 +48,12 @@ class Lifecycle:
             self._monitor.cancel_restart(slot.record.id)
             if slot.record.restart_count:
                 self._parts.store.replace(slot, replace(slot.record, restart_count=0))
-            await self._runner.run(slot)
+            try:
+                await self._runner.run(slot)
+            except SampanError:
+                if slot.record.host.auto_remove:
+                    await self._remove(slot, volumes=True)
+                raise
         return True
 
     def _check_present(self, slot: Slot) -> None:

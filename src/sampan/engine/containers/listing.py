@@ -37,11 +37,12 @@ class Listing:
         return body
 
     async def list(
-        self, filters: Filters, *, all_: bool = False, limit: int = 0, size: bool = False
+        self, filters: Filters | None = None, *, all: bool = False, limit: int = 0, size: bool = False
     ) -> list[Json]:
-        """Newest first. Without `all_` only running ones, unless a filter speaks of others."""
+        """Newest first. Without `all` only running ones, unless a filter speaks of others."""
+        filters = filters or {}
         check_list_filters(filters)
-        everything = all_ or limit > 0 or any(name in filters for name in ("status", "exited"))
+        everything = all or limit > 0 or any(name in filters for name in ("status", "exited"))
         before, since = self._reference(filters, "before"), self._reference(filters, "since")
         ancestors = await self._ancestors(filters.get("ancestor", ()))
         found: list[Json] = []
@@ -128,7 +129,7 @@ class Listing:
 
     async def disk_usage(self) -> builtins.list[Json]:
         """Every container's entry with its sizes."""
-        return await self.list({}, all_=True, size=True)
+        return await self.list(all=True, size=True)
 
     async def prune(self, filters: Filters) -> Json:
         """Remove what does not run."""

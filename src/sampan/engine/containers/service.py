@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from sampan.engine.config import EndpointSettings
 from sampan.engine.containers.attach import Streams
 from sampan.engine.containers.base import Parts
+from sampan.engine.containers.build_steps import BuildSteps
 from sampan.engine.containers.commit import Committing
 from sampan.engine.containers.create import Creator
 from sampan.engine.containers.files import Files
@@ -45,6 +46,7 @@ class Containers:
         lifecycle = Lifecycle(parts, creator, self._runner, self._monitor)
         lifecycle.names_changed = self._names_changed  # type: ignore[method-assign]
         self.execs = Execs(parts, self._specs, self._runner)
+        self.build_steps = BuildSteps(parts, self._specs, self._wiring)
         self._health = HealthChecks(parts, self.execs)
         listing = Listing(parts, lifecycle, self.execs.ids_of)
         streams = Streams(parts, self._runner, self._monitor)

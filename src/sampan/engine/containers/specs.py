@@ -55,6 +55,7 @@ class SpecMaker:
         joined: Mapping[str, int],
         *,
         embedded_dns: bool,
+        log: bool = True,
     ) -> CreateRequest:
         """What the launcher is asked for. `joined`: namespace type -> a process whose namespace is joined.
 
@@ -69,14 +70,16 @@ class SpecMaker:
         run_dir.mkdir(mode=0o710, parents=True, exist_ok=True)
         (run_dir / "exit.json").unlink(missing_ok=True)
         driver, options = log_driver(record, parts.settings)
-        log = None if driver == "none" else LogTarget(driver, str(parts.log_path(record.id)), options)
+        target = (
+            LogTarget(driver, str(parts.log_path(record.id)), options) if log and driver != "none" else None
+        )
         directory.mkdir(mode=0o710, parents=True, exist_ok=True)
         return CreateRequest(
             record.id,
             spec,
             parts.snapshots.assembly(record.id),
             str(run_dir),
-            log,
+            target,
             stdin=record.config.open_stdin,
             stdin_once=record.config.stdin_once,
             user=record.config.user or None,
