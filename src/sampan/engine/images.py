@@ -27,9 +27,9 @@ from sampan.registry.platforms import parse_platform
 from sampan.registry.progress import Progress
 from sampan.registry.pull import pull
 from sampan.registry.push import push
-from sampan.storage.archive_load import load_archive
-from sampan.storage.archive_save import clear_scratch, save_archive
-from sampan.storage.images import Image, ImageStore, Removal, Use
+from sampan.storage.archive import load_archive, save_archive
+from sampan.storage.image_model import Image, Removal, Use
+from sampan.storage.images import ImageStore
 from sampan.storage.layer_blobs import ingest_tar
 from sampan.storage.layers import Layer
 
@@ -45,8 +45,6 @@ class Images:
         self.store = store
         self._settings = settings
         self._events = events
-        self._scratch = settings.root / "tmp"
-        clear_scratch(self._scratch)
         self.uses: Callable[[Digest], Sequence[Use]] = lambda _image_id: ()
         self.config = RegistryConfig(
             insecure_registries=settings.insecure_registries,
@@ -215,7 +213,7 @@ class Images:
         chosen = [(self.store.get(name), _saved_name(name)) for name in names]
 
         def work(write: Callable[[bytes], object]) -> None:
-            save_archive(self.store, chosen, _Writer(write), self._scratch)
+            save_archive(self.store, chosen, _Writer(write))
 
         return streamed(work)
 
@@ -224,7 +222,8 @@ class Images:
         loop = asyncio.get_running_loop()
 
         def work(report: Report[str], cancelled: threading.Event) -> None:
-            for image, names in load_archive(self.store, upload_file(upload, loop), self._scratch):
+            file = upload_file(upload, loop)
+            for image, names in load_archive(self.store, upload_file(upload, loop)):
                 for name in names:
                     report(f"Loaded image: {name.familiar}\n")
                 if not names:

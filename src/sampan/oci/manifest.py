@@ -66,7 +66,7 @@ class Index(msgspec.Struct, frozen=True, rename="camel"):
 class _Probe(msgspec.Struct, rename="camel"):
     schema_version: int = 0
     media_type: str = ""
-    manifests: msgspec.Raw | None = None
+    manifests: msgspec.Raw = msgspec.Raw()  # empty when absent; msgspec has no optional Raw
 
 
 def parse_manifest(raw: bytes, media_type: str = "") -> Manifest | Index:
@@ -77,7 +77,9 @@ def parse_manifest(raw: bytes, media_type: str = "") -> Manifest | Index:
     try:
         probe = msgspec.json.decode(raw, type=_Probe)
         kind = probe.media_type or media_type
-        if kind in media.INDEXES or (kind not in media.MANIFESTS and probe.manifests is not None):
+        if kind in media.INDEXES or (
+            kind not in media.MANIFESTS and bytes(probe.manifests) not in (b"", b"null")
+        ):
             return msgspec.json.decode(raw, type=Index)
         if probe.schema_version != 2:
             raise Invalid(f"manifest schema version {probe.schema_version} is not supported (only 2 is)")

@@ -1,237 +1,295 @@
-"""`load`: images from an archive, of `docker save` (docker-archive) or an OCI image layout in a tar (oci-archive).
+"""Reading images from a tar, in one pass: nothing is unpacked.
 
-The archive is unpacked into a scratch directory first: its index may come last, and what it names may be
-links. Everything in it is hostile: paths are resolved inside the directory, sizes and digests are checked.
+The documents (manifest.json, index.json, configurations) may stand before or after the layers, and usually stand
+after. So every member that can be a layer becomes one at once, and what no image of the archive turns out to
+need is removed at the end. Documents are few and small, and are kept in memory within bounds.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import stat
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, TypeVar
+import posixpath
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import msgspec
 
-from sampan.errors import Invalid, NotFound
-from sampan.linux.paths import open_in_root
-from sampan.oci import media
+from sampan.errors import Invalid, SampanError, Unsupported
 from sampan.oci.digest import Digest, digest_of, hex_of
 from sampan.oci.image import parse_image_config
-from sampan.oci.manifest import MAX_MANIFEST_SIZE, Descriptor, Index, Manifest, parse_manifest
+from sampan.oci.manifest import Descriptor, Index, Manifest, Platform, parse_manifest
 from sampan.oci.reference import Reference, parse_reference
+from sampan.storage import tar_format as tf
+from sampan.storage.archive_save import IMAGE_NAME, REF_NAME
 from sampan.storage.content import BLOCK
-from sampan.storage.extract import ExtractOptions, extract_tar
-from sampan.storage.images import Image, ImageStore
-from sampan.storage.layer_blobs import ingest_tar
+from sampan.storage.decompress import decompressed
+from sampan.storage.image_model import Image
+from sampan.storage.images import ImageStore
+from sampan.storage.layer_blobs import ingest_layer
+from sampan.storage.tar_reader import TarReader
 
-T = TypeVar("T")
-MAX_IMAGES = 1000
-_CONTENT = ExtractOptions(owner=(-1, -1), mtime=False, xattrs=False, devices=False)
+MAX_DOCUMENT = 8 << 20
+MAX_DOCUMENTS = 64 << 20
+"""Bytes of one document, and of all."""
+MAX_MEMBERS = 20_000
+_MAX_ARCHIVE = 1 << 42
+_LAYER_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
+_BLOBS = "blobs/sha256/"
+_LINKS = frozenset({tf.SYMLINK, tf.HARD_LINK})
 
 
-class _Entry(msgspec.Struct, rename="pascal"):
-    """One image of manifest.json (docker-archive)."""
+class Source(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """What a member became. `blob` is its compressed form in the content store; `digest` the member's own bytes'."""
+
+    diff_id: Digest
+    blob: Descriptor
+    digest: Digest
+
+
+@dataclass(slots=True)
+class _Archive:
+    """What stood in the archive, by member name."""
+
+    documents: dict[str, bytes] = field(default_factory=dict)
+    layers: dict[str, _Layer] = field(default_factory=dict)
+    failed: dict[str, SampanError] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
+
+    def layer(self, name: str) -> _Layer:
+        """Raises `Invalid` when there is none."""
+        target = self._followed(name)
+        if target in self.failed:
+            raise self.failed[target]
+        if target not in self.layers:
+            raise Invalid(f"the archive has no layer {name!r}")
+        return self.layers[target]
+
+    def document(self, name: str) -> bytes:
+        target = self._followed(name)
+        if target not in self.documents:
+            raise Invalid(f"the archive has no {name!r}")
+        return self.documents[target]
+
+    def blob(self, digest: Digest) -> bytes:
+        raw = self.document(_BLOBS + hex_of(digest))
+        if digest_of(raw) != digest:
+            raise Invalid(f"the archive's blob {digest} has other bytes than its name says")
+        return raw
+
+    def _followed(self, name: str) -> str:
+        name = posixpath.normpath(name)
+        for _ in range(8):
+            if name not in self.links:
+                return name
+            name = self.links[name]
+        raise Invalid(f"the archive's {name!r} is a link that leads nowhere")
+
+
+class _DockerItem(msgspec.Struct, rename="pascal"):
     config: str
-    layers: tuple[str, ...] = ()
-    repo_tags: tuple[str, ...] | None = None
+    repo_tags: list[str] | None = None
+    layers: list[str] = []
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """An image of either form: files below the scratch directory, and its names."""
+    """An image of the archive that is complete."""
 
-    config: str
-    layers: tuple[str, ...]
+    config_raw: bytes
     names: tuple[Reference, ...]
-    manifest: bytes = b""
-    media_type: str = ""
     blobs: tuple[Descriptor, ...] = ()
+    manifest: tuple[Descriptor, bytes] | None = None
 
 
 def load_archive(
-    images: ImageStore, archive: BinaryIO, scratch: Path
+    store: ImageStore,
+    file: Source,
+    *,
+    platform: Platform | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Image, tuple[Reference, ...]]]:
-    """Load every image; each is given out, with its names, when it is complete.
+    """The images of the archive (which may be compressed itself), once all of them are in the store.
 
-    `scratch` is a directory on the same disk as the store. Raises `Invalid` for a damaged or foreign archive; images
-    before the damaged one stay.
+    `platform`: which one to take where an OCI layout offers several; None takes the only one or all that
+    are complete. Raises `Invalid` for what is no such archive; nothing of it is left then.
     """
-    scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-    directory = tempfile.mkdtemp(dir=scratch, prefix="load-")
-    try:
-        root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    loaded: list[tuple[Image, tuple[Reference, ...]]] = []
+    archive = _Archive()
+    with store.no_collection():
         try:
-            extract_tar(_blocks(archive), root, _CONTENT)
-            for found in _contents(root):
-                with images.no_collection():
-                    image = _load(images, root, found)
-                yield image, found.names
-        finally:
-            os.close(root)
-    finally:
-        shutil.rmtree(directory)
-
-
-def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    while block := file.read(BLOCK):
-        yield block
-
-
-def _contents(root: int) -> list[_Found]:
-    """docker-archive's index wins where both are there: it has the names as people know them."""
-    if _exists(root, "manifest.json"):
-        entries = _decode(_read(root, "manifest.json"), tuple[_Entry, ...], "manifest.json")
-        found = [_docker_image(entry) for entry in entries]
-    elif _exists(root, "index.json"):
-        found = _oci_images(root)
-    else:
-        raise Invalid(
-            "the archive holds no image: neither manifest.json nor index.json is in it",
-            hint="a root file system (docker export) is taken by `sampan import`",
-        )
-    if len(found) > MAX_IMAGES:
-        raise Invalid(f"the archive names {len(found)} images, more than {MAX_IMAGES}")
-    return found
-
-
-def _docker_image(entry: _Entry) -> _Found:
-    names = tuple(parse_reference(tag).with_default_tag() for tag in entry.repo_tags or ())
-    return _Found(entry.config, entry.layers, names)
-
-
-def _oci_images(root: int) -> list[_Found]:
-    index = parse_manifest(_read(root, "index.json"), media.OCI_INDEX)
-    if not isinstance(index, Index):
-        raise Invalid("index.json of the archive is not an index")
-    found: list[_Found] = []
-    for descriptor in index.manifests:
-        raw = _read(root, _blob_path(descriptor.digest))
-        if digest_of(raw) != descriptor.digest:
-            raise Invalid(
-                f"manifest {descriptor.digest} of the archive has other content than its digest says"
-            )
-        manifest = parse_manifest(raw, descriptor.media_type)
-        if isinstance(manifest, Manifest):
-            found.append(
-                _Found(
-                    _blob_path(manifest.config.digest),
-                    tuple(_blob_path(layer.digest) for layer in manifest.layers),
-                    _oci_names(descriptor.annotations or {}),
-                    raw,
-                    descriptor.media_type,
-                    manifest.layers,
+            _read(store, file, archive, cancelled)
+            for found in _images(archive, platform):
+                image = store.register(
+                    found.config_raw,
+                    blobs=found.blobs,
+                    names=found.names,
+                    manifest_raw=found.manifest[1] if found.manifest else b"",
+                    manifest_descriptor=found.manifest[0] if found.manifest else None,
                 )
-            )
-    return found
+                loaded.append((image, found.names))
+        finally:
+            ingested = {layer.diff_id for layer in archive.layers.values()}
+    # What no image needs; also after a failure, when the exception goes on from here.
+    store.collect(ingested)
+    yield from loaded
 
 
-def _oci_names(annotations: dict[str, str]) -> tuple[Reference, ...]:
-    """containerd writes the whole name; the specification's own key often has a tag alone, which names nothing."""
-    text = annotations.get("io.containerd.image.name") or annotations.get(
-        "org.opencontainers.image.ref.name", ""
+def _read(store: ImageStore, file: Source, archive: _Archive, cancelled: Callable[[], bool]) -> None:
+    def chunks() -> Iterator[bytes]:
+        while chunk := file.read(BLOCK):
+            if cancelled():
+                raise Invalid("loading was cancelled")
+            yield chunk
+
+    reader = TarReader(decompressed(chunks(), _MAX_ARCHIVE), tf.TarLimits(members=MAX_MEMBERS))
+    total = 0
+    for member in reader:
+        name = posixpath.normpath(member.name.decode("utf-8", "surrogateescape"))
+        if member.type in _LINKS:
+            target = member.link.decode("utf-8", "surrogateescape")
+            base = posixpath.dirname(name) if member.type == tf.SYMLINK else ""
+            archive.links[name] = posixpath.normpath(posixpath.join(base, target))
+            continue
+        if member.type != tf.REGULAR or not member.stored:
+            continue
+        first = bytes(reader.take())
+        if first[:1] in (b"{", b"["):
+            total += member.stored
+            if member.stored > MAX_DOCUMENT or total > MAX_DOCUMENTS:
+                raise Invalid(f"the archive's {name!r} is too large: {member.stored} bytes")
+            archive.documents[name] = first + reader.read()
+        elif name.startswith(_BLOBS) or name.endswith(_LAYER_SUFFIXES):
+            _take_layer(store, archive, name, _member_chunks(reader, first))
+
+
+def _take_layer(store: ImageStore, archive: _Archive, name: str, chunks: Iterator[bytes]) -> None:
+    try:
+        layer, blob, digest = ingest_layer(store, chunks)
+    except Invalid as error:
+        for _ in chunks:  # the archive goes on behind it; whether it matters is seen when an image needs it
+            pass
+        archive.failed[name] = Invalid(f"{name}: {error.message}", hint=error.hint)
+        return
+    archive.layers[name] = _Layer(layer.diff_id, blob, digest)
+
+
+def _member_chunks(reader: TarReader, first: bytes) -> Iterator[bytes]:
+    yield first
+    while chunk := reader.take():
+        yield bytes(chunk)
+
+
+def _images(archive: _Archive, platform: Platform | None) -> list[_Found]:
+    if "manifest.json" in archive.documents:
+        return [_docker_image(archive, item) for item in _docker_items(archive)]
+    if "index.json" in archive.documents:
+        return _oci_images(archive, platform)
+    if "repositories" in archive.documents:
+        raise Unsupported(
+            "the archive is of the first format of `docker save` (before Docker 1.10)",
+            hint="load it with an older Docker and save it again",
+        )
+    raise Invalid("the archive has neither manifest.json nor index.json: it is no archive of images")
+
+
+def _docker_items(archive: _Archive) -> list[_DockerItem]:
+    try:
+        return msgspec.json.decode(archive.documents["manifest.json"], type=list[_DockerItem])
+    except msgspec.MsgspecError as error:
+        raise Invalid(f"the archive's manifest.json is malformed: {error}") from error
+
+
+def _docker_image(archive: _Archive, item: _DockerItem) -> _Found:
+    raw = archive.document(item.config)
+    config = parse_image_config(raw)
+    layers = [archive.layer(name) for name in item.layers]
+    wanted = config.rootfs.diff_ids
+    if tuple(layer.diff_id for layer in layers) != wanted:
+        raise Invalid(
+            f"invalid manifest, layers length mismatch: expected {len(wanted)}, got {len(layers)}"
+            if len(layers) != len(wanted)
+            else f"the layers of {item.config} are not those that its configuration names"
+        )
+    names = tuple(parse_reference(name).with_default_tag() for name in item.repo_tags or ())
+    return _Found(raw, names, tuple(layer.blob for layer in layers))
+
+
+def _oci_images(archive: _Archive, platform: Platform | None) -> list[_Found]:
+    index = parse_manifest(archive.documents["index.json"])
+    if not isinstance(index, Index):
+        raise Invalid("the archive's index.json is no image index")
+    found: dict[Digest, _Found] = {}
+    for descriptor, names in _flat(archive, index, platform):
+        image = _oci_image(archive, descriptor, names)
+        key = descriptor.digest
+        if key in found:
+            image = replace(image, names=tuple(dict.fromkeys((*found[key].names, *names))))
+        found[key] = image
+    if not found:
+        raise Invalid("the archive has no image" + (f" for {platform}" if platform else ""))
+    return list(found.values())
+
+
+def _flat(
+    archive: _Archive, index: Index, platform: Platform | None
+) -> Iterable[tuple[Descriptor, tuple[Reference, ...]]]:
+    """Manifests of images, with their names; one level of indexes inside the index."""
+    for entry in index.manifests:
+        names = _annotated_names(entry)
+        raw = archive.blob(entry.digest)
+        parsed = parse_manifest(raw, entry.media_type)
+        inner = parsed.manifests if isinstance(parsed, Index) else (entry,)
+        for descriptor in inner:
+            present = _BLOBS + hex_of(descriptor.digest) in archive.documents
+            if present and _is_wanted(descriptor, platform):
+                yield descriptor, names
+
+
+def _is_wanted(descriptor: Descriptor, platform: Platform | None) -> bool:
+    own = descriptor.platform
+    if own is None:
+        return True
+    if "unknown" in (own.os, own.architecture):
+        return False  # an attestation
+    return platform is None or (own.os, own.architecture) == (platform.os, platform.architecture)
+
+
+def _oci_image(archive: _Archive, descriptor: Descriptor, names: tuple[Reference, ...]) -> _Found:
+    raw = archive.blob(descriptor.digest)
+    manifest = parse_manifest(raw, descriptor.media_type)
+    if not isinstance(manifest, Manifest):
+        raise Invalid("the archive's index goes deeper than one index inside another")
+    config_raw = archive.blob(manifest.config.digest)
+    config = parse_image_config(config_raw)
+    layers = [archive.layer(_BLOBS + hex_of(one.digest)) for one in manifest.layers]
+    for layer, wanted in zip(layers, manifest.layers, strict=True):
+        if layer.digest != wanted.digest:
+            raise Invalid(f"the archive's blob {wanted.digest} has other bytes than its name says")
+    if tuple(layer.diff_id for layer in layers) != config.rootfs.diff_ids:
+        raise Invalid(f"the layers of {descriptor.digest} are not those that its configuration names")
+    kept = [layer.blob.digest for layer in layers] == [one.digest for one in manifest.layers]
+    media_type = manifest.media_type or descriptor.media_type
+    return _Found(
+        config_raw,
+        names,
+        tuple(layer.blob for layer in layers),
+        (Descriptor(media_type, descriptor.digest, len(raw)), raw) if kept else None,
     )
-    if not text or ("/" not in text and ":" not in text):
+
+
+def _annotated_names(entry: Descriptor) -> tuple[Reference, ...]:
+    """containerd's and BuildKit's full name, or a ref.name that is more than a tag (skopeo and podman)."""
+    notes = entry.annotations or {}
+    name = notes.get(IMAGE_NAME) or notes.get(REF_NAME, "")
+    if not name or (IMAGE_NAME not in notes and not any(sign in name for sign in ":/")):
         return ()
     try:
-        return (parse_reference(text).with_default_tag(),)
+        reference = parse_reference(name)
     except Invalid:
         return ()
-
-
-def _blob_path(digest: Digest) -> str:
-    return f"blobs/sha256/{hex_of(digest)}"
-
-
-def _load(images: ImageStore, root: int, found: _Found) -> Image:
-    config_raw = _read(root, found.config)
-    config = parse_image_config(config_raw)
-    diff_ids = config.rootfs.diff_ids
-    if len(found.layers) != len(diff_ids):
-        raise Invalid(
-            f"the archive has {len(found.layers)} layers for an image whose configuration names {len(diff_ids)}"
-        )
-    compressed = _keep_blobs(images, root, found)
-    for diff_id, path in zip(diff_ids, found.layers, strict=True):
-        if images.layers.has(diff_id):
-            continue
-        with _open(root, path) as file:
-            if compressed:
-                _ingest_plain(images, file, diff_id)
-            else:
-                ingest_tar(images, _blocks(file), diff_id)
-    manifest = (
-        Descriptor(found.media_type, digest_of(found.manifest), len(found.manifest)) if compressed else None
-    )
-    return images.register(
-        config_raw,
-        manifest_raw=found.manifest if compressed else b"",
-        manifest_descriptor=manifest,
-        blobs=found.blobs if compressed else (),
-        names=found.names,
-    )
-
-
-def _keep_blobs(images: ImageStore, root: int, found: _Found) -> bool:
-    """Take compressed layers of an OCI layout into the content store as they are; whether that was done.
-
-    So a later push gives the image the digest that it has in the archive.
-    """
-    if not found.blobs or any(
-        not blob.media_type.endswith(("+gzip", "+zstd", ".gzip")) for blob in found.blobs
-    ):
-        return False
-    for blob, path in zip(found.blobs, found.layers, strict=True):
-        if images.content.has(blob.digest):
-            continue
-        with _open(root, path) as file, images.content.ingest(blob.digest, blob.size) as ingest:
-            ingest.restart()
-            for block in _blocks(file):
-                ingest.write(block)
-            ingest.commit()
-    return True
-
-
-def _ingest_plain(images: ImageStore, file: BinaryIO, diff_id: Digest) -> None:
-    with images.layers.ingest(media.OCI_LAYER, diff_id) as ingest:
-        for block in _blocks(file):
-            ingest.write(block)
-        ingest.commit()
-
-
-# Files of the archive
-
-
-def _open(root: int, path: str) -> BinaryIO:
-    try:
-        fd = open_in_root(root, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (FileNotFoundError, NotFound):
-        raise Invalid(f"{path} is missing from the archive") from None
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise Invalid(f"{path} of the archive is not a file")
-    return open(fd, "rb")
-
-
-def _exists(root: int, path: str) -> bool:
-    return path in os.listdir(root)
-
-
-def _read(root: int, path: str) -> bytes:
-    with _open(root, path) as file:
-        data = file.read(MAX_MANIFEST_SIZE + 1)
-    if len(data) > MAX_MANIFEST_SIZE:
-        raise Invalid(f"{path} of the archive is larger than {MAX_MANIFEST_SIZE} bytes")
-    return data
-
-
-def _decode(raw: bytes, kind: type[T], name: str) -> T:
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except msgspec.MsgspecError as error:
-        raise Invalid(f"{name} of the archive is malformed: {error}") from error
+    return () if reference.digest is not None else (reference.with_default_tag(),)

@@ -13,7 +13,6 @@ import contextlib
 import os
 import threading
 import time
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -78,6 +77,8 @@ class ImageStore:
         self._held: dict[Digest, int] = {}
         self._sizes: dict[Digest, int] = {}
         self._collection_off = 0
+        self.tar_sizes: dict[Digest, int] = {}
+        """Bytes of layers' tar streams, as far as they have been needed."""
         self.layer_roots: Callable[[], Iterable[Digest]] = lambda: ()
         """Layers that containers and the build cache need; set by the composition root."""
         self.release: Callable[[Sequence[str]], None] = lambda _paths: None

@@ -26,7 +26,7 @@ from sampan.storage.images import Image, ImageStore
 from sampan.storage.layer_blobs import ingest_tar
 from sampan.storage.layers import LayerStore
 from sampan.storage.metadata import Metadata
-from sampan.testing.registry import RealRegistry, certificate, password_file
+from sampan.testing.registry import RealRegistry
 
 pytestmark = pytest.mark.root
 
@@ -182,22 +182,19 @@ def test_a_registry_that_is_not_there_is_unavailable(registry: RealRegistry, her
 
 
 def test_a_registry_with_tls_is_trusted_by_the_ca_in_certs_d_only(tmp_path: Path, here: Stores) -> None:
-    ca, crt, key = certificate(tmp_path / "tls")
-    with RealRegistry(tmp_path / "registry", tls=(crt, key)) as registry:
+    with RealRegistry(tmp_path / "registry", tls=True) as registry:
         certs = tmp_path / "certs.d"
         image = here.make_image(b"one")
         with pytest.raises(Unavailable, match="x509: certificate signed by unknown authority"):
             here.push(client_of(registry, certs_dir=certs, loopback_is_insecure=False), name(registry), image)
-        (certs / registry.host).mkdir(parents=True)
-        (certs / registry.host / "ca.crt").write_bytes(ca.read_bytes())
+        registry.install_ca(certs)
         strict = client_of(registry, certs_dir=certs, loopback_is_insecure=False)
         here.push(strict, name(registry), image)
         assert here.pull(strict, name(registry)).id == image.id
 
 
 def test_basic_credentials_are_needed_and_checked(tmp_path: Path, here: Stores) -> None:
-    users = password_file(tmp_path / "users", "anna", "s3cret")
-    with RealRegistry(tmp_path / "registry", htpasswd=users) as registry:
+    with RealRegistry(tmp_path / "registry", htpasswd={"anna": "s3cret"}) as registry:
         image = here.make_image(b"one")
         right, wrong = Credentials("anna", "s3cret"), Credentials("anna", "guess")
         with pytest.raises((Unauthorized, Denied)):
