@@ -30,10 +30,9 @@ def registry_auth(request: Request) -> AuthConfig:
     return _decode(request.headers.get("x-registry-auth", ""), AuthConfig) or AuthConfig()
 
 
-def registry_config(request: Request) -> dict[str, tuple[str, str]]:
-    """Registry host -> (user, password) of all that a build may need."""
-    sent = _decode(request.headers.get("x-registry-config", ""), dict[str, AuthConfig]) or {}
-    return {host: (auth.username, auth.password) for host, auth in sent.items() if auth.username}
+def registry_config(request: Request) -> dict[str, AuthConfig]:
+    """Registry address -> credentials, for all that a build may need."""
+    return _decode(request.headers.get("x-registry-config", ""), dict[str, AuthConfig]) or {}
 
 
 def _decode(text: str, kind: type[T]) -> T | None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from sampan.api.auth import registry_config
+from sampan.api.images import credentials
 from sampan.api.messages import AnyResponse, Request, Route, StreamingResponse, json_response
 from sampan.build.model import BuildEvent, BuildRequest, RunLimits
 from sampan.engine.engine import Engine
@@ -33,7 +34,8 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
     if request.get("remote"):
         raise Unsupported("a build context from a URL is not supported yet", hint="send the context as a tar")
     wanted = build_request(request)
-    events = engine.builds.build(wanted, request.stream(), registry_config(request))
+    sent = {domain_of(host): credentials(auth) for host, auth in registry_config(request).items()}
+    events = engine.builds.build(wanted, request.stream(), sent, host_ca=request.flag("hostca"))
 
     async def lines() -> AsyncIterator[bytes]:
         try:
@@ -46,6 +48,12 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
             yield _encode({"errorDetail": detail, "error": error.message})
 
     return StreamingResponse(lines(), flush_headers=True)
+
+
+def domain_of(address: str) -> str:
+    """The registry's domain of an address as config.json has it (a URL for Docker Hub)."""
+    host = address.removeprefix("https://").removeprefix("http://").partition("/")[0]
+    return "docker.io" if host in ("index.docker.io", "") else host
 
 
 def build_request(request: Request) -> BuildRequest:

@@ -25,7 +25,7 @@ from sampan.oci.image import History
 from sampan.oci.reference import Reference, parse_reference
 from sampan.registry.config import Credentials
 from sampan.registry.progress import Progress
-from sampan.storage.images import Image, Removal
+from sampan.storage.image_model import Image, Removal
 
 Json = dict[str, object]
 
@@ -238,7 +238,7 @@ async def remove(engine: Engine, request: Request) -> AnyResponse:
 
 def removal_json(removal: Removal) -> list[dict[str, str]]:
     untagged = [{"Untagged": name} for name in removal.untagged]
-    deleted = [{"Deleted": str(digest)} for digest in (*removal.deleted, *removal.layers)]
+    deleted = [{"Deleted": str(digest)} for digest in (*removal.deleted, *removal.chains)]
     return untagged + deleted
 
 

@@ -7,17 +7,20 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from sampan.build.builder import Builder
 from sampan.build.model import BuildEvent, BuildRequest
 from sampan.engine.threads import Report, ReportedWork, upload_file
+from sampan.registry.config import Credentials
 from sampan.storage.extract import ExtractOptions, extract_tar
 
 Json = dict[str, object]
-MakeBuilder = Callable[[dict[str, tuple[str, str]]], Builder]
-"""Registry host -> (user, password), as the client sent them for this build, to a builder that pulls with them."""
+Credentialed = Mapping[str, Credentials]
+"""Registry domain -> what the client sent for it."""
+MakeBuilder = Callable[[Credentialed, bool], Builder]
+"""From the credentials for this build, and whether RUN trusts the host's CA certificates, to its builder."""
 
 _CONTEXT = ExtractOptions(owner=(0, 0), devices=False)
 """Everything in a build context belongs to root, as Docker has it; a device in it makes no sense."""
@@ -36,11 +39,14 @@ class Builds:
         self,
         request: BuildRequest,
         context: AsyncIterator[bytes] | None,
-        credentials: dict[str, tuple[str, str]],
+        credentials: Credentialed,
+        *,
+        host_ca: bool = False,
     ) -> AsyncIterator[BuildEvent]:
         """The events of the build; errors of the build are raised at their end.
 
-        `context` is a tar, plain or compressed; None: the request brings its Dockerfile along and copies nothing.
+        `context` is a tar, plain or compressed; None: the request brings its Dockerfile along and copies
+        nothing. `host_ca`: RUN trusts the host's CA certificates, without a trace in the image.
         Giving the iteration up cancels the build.
         """
         loop = asyncio.get_running_loop()
@@ -52,7 +58,7 @@ class Builds:
                 try:
                     if context is not None:
                         extract_tar(upload_file(context, loop), context_fd, _CONTEXT)
-                    self._make_builder(credentials).build(request, context_fd, report, cancelled)
+                    self._make_builder(credentials, host_ca).build(request, context_fd, report, cancelled)
                 finally:
                     os.close(context_fd)
             finally:

@@ -223,7 +223,7 @@ class Images:
 
         def work(report: Report[str], cancelled: threading.Event) -> None:
             file = upload_file(upload, loop)
-            for image, names in load_archive(self.store, upload_file(upload, loop)):
+            for image, names in load_archive(self.store, file, cancelled=cancelled.is_set):
                 for name in names:
                     report(f"Loaded image: {name.familiar}\n")
                 if not names:

@@ -66,9 +66,10 @@ class EngineProcess:
     def environment(self) -> dict[str, str]:
         """What the command line needs to talk to this engine; its configuration directory is private too."""
         config = self.directory / "client"
+        inherited = {name: value for name, value in os.environ.items() if name != "SAMPAN_HOST"}
+        # DOCKER_HOST, not SAMPAN_HOST: a command must never start an engine of its own here.
         return {
-            **os.environ,
-            "SAMPAN_HOST": self.host,
+            **inherited,
             "DOCKER_HOST": self.host,
             "DOCKER_CONFIG": str(config),
             "DOCKER_BUILDKIT": "0",

@@ -1,0 +1,233 @@
+"""The composition root: builds every object of the engine, and takes them down again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sampan.api import builds as builds_api
+from sampan.api import containers as containers_api
+from sampan.api import execs as execs_api
+from sampan.api import images as images_api
+from sampan.api import networks as networks_api
+from sampan.api import system as system_api
+from sampan.api import volumes as volumes_api
+from sampan.api.messages import AnyResponse, Request
+from sampan.api.router import Router
+from sampan.build.builder import Builder
+from sampan.build.cache import BuildCache, MetadataTable
+from sampan.engine.build_cache import build_cache_keeper
+from sampan.engine.build_worker import EngineWorker, host_trust
+from sampan.engine.builds import Builds
+from sampan.engine.containers import Containers, ContainerStore, Parts
+from sampan.engine.engine import Engine
+from sampan.engine.events import EventBus
+from sampan.engine.images import Images
+from sampan.engine.model import new_id
+from sampan.engine.networks import Networks
+from sampan.engine.settings import Settings
+from sampan.engine.system import Counts, System
+from sampan.engine.validate import HostFacts
+from sampan.engine.volumes import Volumes
+from sampan.linux import cgroups
+from sampan.network import resolvconf
+from sampan.network.dns import NameServer
+from sampan.network.host import NetworkHost
+from sampan.network.model import PublishMode
+from sampan.oci.digest import Digest
+from sampan.registry.config import Credentials
+from sampan.runtime.launcher_client import LauncherClient
+from sampan.storage.content import ContentStore
+from sampan.storage.image_model import Use
+from sampan.storage.images import ImageStore
+from sampan.storage.layers import LayerStore
+from sampan.storage.metadata import Metadata, Table
+from sampan.storage.snapshots import SnapshotStore
+
+log = logging.getLogger(__name__)
+
+LAUNCHER = (sys.executable, "-m", "sampan.daemon.launcher")
+
+ROUTES = (
+    *system_api.ROUTES,
+    *images_api.ROUTES,
+    *builds_api.ROUTES,
+    *containers_api.ROUTES,
+    *execs_api.ROUTES,
+    *volumes_api.ROUTES,
+    *networks_api.ROUTES,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What is on disk."""
+
+    metadata: Metadata
+    content: ContentStore
+    layers: LayerStore
+    snapshots: SnapshotStore
+    images: ImageStore
+    cache: BuildCache
+
+
+class Assembled:
+    """A whole engine. `recover` before the first request, `close` at the end."""
+
+    def __init__(
+        self, engine: Engine, stores: Stores, launcher: LauncherClient, host: NetworkHost, names: NameServer
+    ) -> None:
+        self.engine = engine
+        self._stores = stores
+        self._launcher = launcher
+        self._host = host
+        self._names = names
+        self._router = Router(ROUTES)
+
+    async def dispatch(self, request: Request) -> AnyResponse:
+        request.version, path = self._router.split_version(request.path)
+        handler, request.match = self._router.resolve(request.method, path)
+        return await handler(self.engine, request)
+
+    async def recover(self) -> None:
+        """Find what an earlier engine left: containers, networks; sweep up what it could not finish."""
+        await self.engine.networks.setup()
+        await self.engine.containers.recover()
+        known = [record.id for record in self.engine.containers.records()]
+        await asyncio.to_thread(self._stores.snapshots.sweep, known)
+
+    async def close(self) -> None:
+        """The containers run on. With none running, nothing of this engine stays on the host's network."""
+        running = any(record.running for record in self.engine.containers.records())
+        await self.engine.containers.close()
+        await self._names.close()
+        await asyncio.to_thread(self._host.close if running else self._host.teardown)
+        await asyncio.to_thread(self._launcher.close)
+        self._stores.metadata.close()
+
+
+def open_stores(settings: Settings) -> Stores:
+    """Raises `Conflict` when another daemon uses the root."""
+    metadata = Metadata(settings.root)
+    content = ContentStore(settings.root / "content")
+    content.sweep()
+    layers = LayerStore(settings.root / "layers")
+    layers.sweep()
+    snapshots = SnapshotStore(settings.root / "snapshots", layers)
+    images = ImageStore(content, layers, metadata)
+    cache = BuildCache(MetadataTable(metadata), layers.has)
+    return Stores(metadata, content, layers, snapshots, images, cache)
+
+
+async def assemble(settings: Settings) -> Assembled:
+    stores = await asyncio.to_thread(open_stores, settings)
+    launcher = await asyncio.to_thread(LauncherClient.start, settings.run / "launcher", LAUNCHER)
+    host = NetworkHost(settings.instance, mode=PublishMode(settings.port_mode))
+    names = NameServer(_host_resolvers())
+    control_groups = cgroups.detect()
+    events = EventBus()
+    volumes = Volumes(settings.root / "volumes", stores.metadata, events)
+    networks = Networks(settings, stores.metadata, host, events)
+    images = Images(stores.images, settings, events)
+    containers = Containers(
+        Parts(
+            settings=settings,
+            metadata=stores.metadata,
+            store=ContainerStore(stores.metadata),
+            events=events,
+            images=stores.images,
+            layers=stores.layers,
+            snapshots=stores.snapshots,
+            volumes=volumes,
+            networks=networks,
+            network_host=host,
+            names=names,
+            launcher=launcher,
+            cgroups=control_groups,
+            facts=_host_facts(control_groups),
+        )
+    )
+    _connect_images(stores, images, containers, launcher)
+    builds = _builds(settings, stores, images, containers, launcher)
+
+    def counts() -> Counts:
+        return Counts(*containers.counts(), stores.images.count())
+
+    system = System(settings, _engine_id(stores.metadata), control_groups, counts, layer_kind="erofs")
+    engine = Engine(settings, events, containers, containers.execs, images, volumes, networks, builds, system)
+    return Assembled(engine, stores, launcher, host, names)
+
+
+def _connect_images(stores: Stores, images: Images, containers: Containers, launcher: LauncherClient) -> None:
+    def layer_roots() -> set[Digest]:
+        used = {Digest(layer) for record in containers.records() for layer in record.layers}
+        return used | stores.cache.layers()
+
+    def uses(image_id: Digest) -> list[Use]:
+        return [Use(record.id, record.running) for record in containers.image_users(image_id)]
+
+    stores.images.layer_roots = layer_roots
+    stores.images.release = launcher.release_layers
+    images.uses = uses
+
+
+def _builds(
+    settings: Settings, stores: Stores, images: Images, containers: Containers, launcher: LauncherClient
+) -> Builds:
+    loop = asyncio.get_running_loop()
+
+    def make_builder(credentials: Mapping[str, Credentials], host_ca: bool) -> Builder:
+        worker = EngineWorker(
+            images,
+            stores.snapshots,
+            launcher,
+            containers.build_steps,
+            settings.root / "caches",
+            loop,
+            credentials,
+            host_trust() if host_ca else None,
+        )
+        return Builder(worker, stores.metadata)
+
+    return Builds(settings.root / "builds", make_builder, build_cache_keeper(stores.cache, stores.images))
+
+
+def _host_resolvers() -> tuple[str, ...]:
+    own = resolvconf.parse(_read(Path("/etc/resolv.conf")))
+    systemd = None
+    if resolvconf.wants_systemd(own):
+        systemd = resolvconf.parse(_read(Path("/run/systemd/resolve/resolv.conf")))
+    return tuple(resolvconf.for_container(own, systemd).nameservers)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _host_facts(control_groups: cgroups.CgroupHost) -> HostFacts:
+    cpus = os.cpu_count() or 1
+    online = Path("/sys/devices/system/cpu/online")
+    cpuset = online.read_text(encoding="ascii").strip() if online.exists() else f"0-{cpus - 1}"
+    return HostFacts(
+        cpus,
+        cpuset,
+        swap_limit=control_groups.swap_limit,
+        blkio_weight=control_groups.layout == "v2",
+        cgroup_namespace=control_groups.layout == "v2",
+    )
+
+
+def _engine_id(metadata: Metadata) -> str:
+    known = metadata.get(Table.SETTINGS, "engine-id")
+    if known is None:
+        known = new_id().encode()
+        metadata.put(Table.SETTINGS, "engine-id", known)
+    return known.decode()

@@ -1,0 +1,212 @@
+"""A build's RUN: a container without record, name or log, whose writable layer is the step's snapshot.
+
+An engine that dies meanwhile leaves a shim that no record speaks of; recovery ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sampan.build.worker import RunMount, RunRequest
+from sampan.engine.config import ContainerConfig, HostConfig, Ulimit
+from sampan.engine.containers.base import Parts
+from sampan.engine.containers.files import engine_places
+from sampan.engine.containers.runner import end_shim, remove_run_directory
+from sampan.engine.containers.specs import SpecMaker
+from sampan.engine.containers.step_places import MadePlaces
+from sampan.engine.containers.wiring import Plan, Wiring
+from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, now
+from sampan.engine.validate import check_host
+from sampan.runtime.shim_client import ShimClient
+
+Output = Callable[[int, bytes], None]
+_READ = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HostTrust:
+    """The host's CA bundle for a step: where it is on the host, and where the step sees it."""
+
+    bundle: Path
+    place: str = "/run/.sampan-host-ca.pem"
+
+    @property
+    def environment(self) -> tuple[str, ...]:
+        """How OpenSSL, curl, Python, pip, Node.js and git are told where certificates are."""
+        names = (
+            "SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "NODE_EXTRA_CA_CERTS",
+            "GIT_SSL_CAINFO",
+        )  # fmt: skip
+        return tuple(f"{name}={self.place}" for name in names)
+
+
+class BuildSteps:
+    def __init__(self, parts: Parts, specs: SpecMaker, wiring: Wiring) -> None:
+        self._parts = parts
+        self._specs = specs
+        self._wiring = wiring
+
+    def run(
+        self,
+        request: RunRequest,
+        output: Output,
+        cancelled: threading.Event,
+        loop: asyncio.AbstractEventLoop,
+        trust: HostTrust | None = None,
+    ) -> int:
+        """Blocking, in a build's thread: run the step to its end; its exit status.
+
+        The network is made and taken back on `loop`, where the engine's addresses are kept.
+        """
+        record = self._record(request, trust)
+        places = MadePlaces.look(self._parts, record, engine_places(record))
+        plan = asyncio.run_coroutine_threadsafe(self._connect(record), loop).result()
+        run_dir = self._parts.run_directory(record.id)
+        try:
+            self._parts.directory(record.id).mkdir(mode=0o710, parents=True, exist_ok=True)
+            return self._run(record, plan, run_dir, output, cancelled)
+        finally:
+            end_shim(run_dir)
+            asyncio.run_coroutine_threadsafe(self._disconnect(record, plan), loop).result()
+            remove_run_directory(run_dir)
+            shutil.rmtree(self._parts.directory(record.id), ignore_errors=True)
+            places.remove(self._parts.snapshots.upper(record.id))
+
+    def _record(self, request: RunRequest, trust: HostTrust | None) -> ContainerRecord:
+        limits = request.limits
+        mounts = [_mount_point(mount) for mount in request.mounts]
+        environment = request.env
+        if trust is not None:
+            mounts.append(MountPoint("bind", trust.place, str(trust.bundle), rw=False))
+            environment = (*trust.environment, *environment)
+        network = "bridge" if request.network in ("", "default") else request.network
+        host, _ = check_host(
+            HostConfig(
+                network_mode=network,
+                extra_hosts=request.extra_hosts or None,
+                shm_size=request.shm_size,
+                memory=limits.memory,
+                memory_swap=limits.memory_swap,
+                cpu_shares=limits.cpu_shares,
+                cpu_period=limits.cpu_period,
+                cpu_quota=limits.cpu_quota,
+                cpuset_cpus=limits.cpuset_cpus,
+                cpuset_mems=limits.cpuset_mems,
+                ulimits=tuple(Ulimit(name, hard, soft) for name, soft, hard in limits.ulimits) or None,
+            ),
+            self._parts.facts,
+        )
+        record = self._parts.networks.find(network)
+        return ContainerRecord(
+            request.snapshot_id,
+            f"build-{request.snapshot_id[:12]}",
+            now(),
+            "",
+            "",
+            tuple(request.diff_ids),
+            ContainerConfig(
+                hostname=request.hostname or "buildkitsandbox",
+                user=request.user,
+                env=environment,
+                cmd=request.args,
+                working_dir=request.cwd,
+            ),
+            host,
+            tuple(mounts),
+            {record.name: Endpoint(record.id)},
+        )
+
+    async def _connect(self, record: ContainerRecord) -> Plan:
+        plan = self._wiring.plan(record)
+        try:
+            if plan.own:
+                await asyncio.to_thread(self._wiring.make_namespace, plan)
+            await asyncio.to_thread(self._wiring.connect, record, plan)
+            if plan.own:
+                await self._wiring.serve_names(record, plan.namespace)
+        except BaseException:
+            self._wiring.forget_plan(record, plan)
+            plan.close()
+            raise
+        return plan
+
+    async def _disconnect(self, record: ContainerRecord, plan: Plan) -> None:
+        await asyncio.to_thread(self._wiring.discard, plan, record, connected=True)
+        self._wiring.forget_plan(record, plan)
+        plan.close()
+
+    def _run(
+        self, record: ContainerRecord, plan: Plan, run_dir: Path, output: Output, cancelled: threading.Event
+    ) -> int:
+        request = self._specs.request(
+            record, plan.specs, {}, embedded_dns=self._wiring.embedded_dns(plan.endpoints), log=False
+        )
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
+        try:
+            self._parts.launcher.create(
+                request,
+                stdio=(null, pipes[0][1], pipes[1][1]),
+                network=plan.namespace if plan.own else None,
+            )
+        except BaseException:
+            for read_end, _ in pipes:
+                os.close(read_end)
+            raise
+        finally:
+            os.close(null)
+            for _, write_end in pipes:
+                os.close(write_end)
+        shim = ShimClient.connect(run_dir)
+        try:
+            shim.start()
+            _copy_output([read_end for read_end, _ in pipes], shim, output, cancelled)
+            return shim.wait().exit_code
+        finally:
+            shim.close()
+            for read_end, _ in pipes:
+                os.close(read_end)
+
+
+def _copy_output(ends: list[int], shim: ShimClient, output: Output, cancelled: threading.Event) -> None:
+    """Hand on what comes until both pipes have ended; kill the step when the build is cancelled.
+
+    A process that the step left in the background may hold the pipes: with the step's end they are drained
+    and left.
+    """
+    poller = select.poll()
+    streams = {end: number for number, end in enumerate(ends, 1)}
+    for end in ends:
+        poller.register(end, select.POLLIN)
+    poller.register(shim.fileno(), select.POLLIN)
+    killed = False
+    while streams:
+        ready = [fd for fd, _ in poller.poll(200)]
+        if cancelled.is_set() and not killed:
+            killed = True
+            shim.kill(signal.SIGKILL)
+        for end in [fd for fd in ready if fd in streams]:
+            data = os.read(end, _READ)
+            if data:
+                output(streams[end], data)
+            else:
+                poller.unregister(end)
+                del streams[end]
+        if ready == [shim.fileno()]:
+            return
+
+
+def _mount_point(mount: RunMount) -> MountPoint:
+    if mount.kind == "bind":
+        return MountPoint("bind", mount.target, mount.source, rw=not mount.readonly)
+    options = [f"size={mount.size}"] if mount.size else []
+    options += [f"mode={mount.mode:o}"] if mount.mode is not None else []
+    return MountPoint("tmpfs", mount.target, rw=not mount.readonly, options=tuple(options))
