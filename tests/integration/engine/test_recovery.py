@@ -1,0 +1,231 @@
+"""What outlives the engine: its end in good order, kill -9 at any moment, the death of a shim, a reboot."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.engine.config import CreateBody, HostConfig, RestartPolicy
+from sampan.runtime.messages import EXIT_FILE
+
+pytestmark = pytest.mark.root
+
+_ENGINE = """
+import asyncio, sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+spec = spec_from_file_location("engine_conftest", sys.argv[1])
+conftest = module_from_spec(spec)
+sys.modules["engine_conftest"] = conftest
+spec.loader.exec_module(conftest)
+
+async def main():
+    await conftest.make_engine(Path(sys.argv[2]), sys.argv[3])
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+class Process:
+    """An engine in a process of its own, to be killed."""
+
+    def __init__(self, place: Any) -> None:
+        conftest = Path(__file__).with_name("conftest.py")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _ENGINE, str(conftest), str(place.base), place.instance],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+        self._env = {**os.environ, "DOCKER_HOST": f"unix://{place.base}/api.sock"}
+
+    def docker(self, *args: str, check: bool = True) -> str:
+        done = subprocess.run(
+            ["docker", *args], env=self._env, capture_output=True, text=True, timeout=30, check=False
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done.stdout
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        """A client that is not waited for."""
+        return subprocess.Popen(
+            ["docker", *args], env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+async def until(check: Callable[[], bool], timeout: float = 10) -> None:
+    deadline = time.monotonic() + timeout
+    while not check():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.02)
+
+
+def test_a_container_survives_kill_9_with_its_port_logs_names_and_exit_code(place: Any) -> None:
+    first = Process(place)
+    try:
+        first.docker("network", "create", "net")
+        script = "echo before; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo after; exit 4"
+        first.docker(
+            "run",
+            "-d",
+            "--name",
+            "kept",
+            "--network",
+            "net",
+            "-p",
+            "127.0.0.1::80",
+            "box:1",
+            "sh",
+            "-c",
+            script,
+        )
+        before = json.loads(first.docker("inspect", "kept"))[0]
+    finally:
+        first.kill()
+
+    async def test(engine: Any) -> None:
+        after = await engine.containers.inspect("kept")
+        assert after["State"] == before["State"]
+        assert after["NetworkSettings"]["Ports"] == before["NetworkSettings"]["Ports"]
+        _, out, _ = await engine.docker("run", "--rm", "--network", "net", "box:1", "nslookup", "kept")
+        assert before["NetworkSettings"]["Networks"]["net"]["IPAddress"] in out
+        waiting = engine.containers.wait("kept")
+        await engine.docker("exec", "kept", "touch", "/tmp/go")
+        assert (await waiting).exit_code == 4
+        assert (await engine.docker("logs", "kept"))[1] == "before\nafter\n"
+
+    place.run(test)
+
+
+def test_an_end_while_no_engine_was_there_is_recorded_with_its_time_and_code(place: Any) -> None:
+    first = Process(place)
+    try:
+        container_id = first.docker(
+            "run", "-d", "--name", "ends", "box:1", "sh", "-c", "sleep 0.3; exit 6"
+        ).strip()
+    finally:
+        first.kill()
+    record = place.base / "run" / "containers" / container_id / EXIT_FILE
+
+    async def wait() -> None:
+        await until(record.exists)
+
+    asyncio.run(wait())
+    finished = json.loads(record.read_text())["finished_at"]
+
+    async def test(engine: Any) -> None:
+        state = engine.containers.record("ends").state
+        assert (state.status, state.exit_code, state.finished_at) == ("exited", 6, finished)
+        assert all(one.spec is None for one in engine.containers.record("ends").endpoints.values())
+        assert await engine.containers.start("ends")
+
+    place.run(test)
+
+
+def test_a_reboot_leaves_exited_containers_and_starts_those_that_always_run(place: Any) -> None:
+    first = Process(place)
+    try:
+        first.docker("run", "-d", "--name", "plain", "box:1", "sleep", "1000")
+        first.docker("run", "-d", "--name", "always", "--restart", "always", "box:1", "sleep", "1000")
+        pids = [int(first.docker("inspect", "-f", "{{.State.Pid}}", name)) for name in ("plain", "always")]
+    finally:
+        first.kill()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    # What a reboot does to a tmpfs.
+    _wait_for_end(pids)
+    shutil.rmtree(place.base / "run")
+
+    async def test(engine: Any) -> None:
+        plain = engine.containers.record("plain").state
+        assert (plain.status, plain.exit_code) == ("exited", 255)
+        await until(lambda: engine.containers.record("always").state.status == "running")
+
+    place.run(test)
+
+
+def _wait_for_end(pids: list[int]) -> None:
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_kill_9_in_the_middle_of_many_starts_leaves_a_consistent_state(place: Any) -> None:
+    first = Process(place)
+    clients = []
+    try:
+        clients = [first.start("run", "-d", "--name", f"part{n}", "box:1", "sleep", "1000") for n in range(8)]
+        # As soon as the first one is there, the others are in the middle of something.
+        clients[0].wait(30)
+    finally:
+        first.kill()
+        for client in clients:
+            client.communicate()
+
+    async def test(engine: Any) -> None:
+        known = {record.id for record in engine.containers.records()}
+        for directory in (engine.settings.containers_dir, engine.settings.root / "snapshots"):
+            assert set(os.listdir(directory)) <= known
+        for record in engine.containers.records():
+            if record.state.status == "running":
+                assert Path(f"/proc/{record.state.pid}").exists()
+                assert (await engine.docker("exec", record.name, "true"))[0] == 0
+            else:
+                assert record.state.status == "created"
+                assert await engine.containers.start(record.id)
+
+    place.run(test)
+
+
+def test_the_death_of_a_shim_ends_its_container(place: Any) -> None:
+    async def test(engine: Any) -> None:
+        await engine.docker("run", "-d", "--name", "orphan", "box:1", "sleep", "1000")
+        state = engine.containers.record("orphan").state
+        stat = Path(f"/proc/{state.pid}/stat").read_text()
+        shim = int(stat.rpartition(")")[2].split()[1])
+        os.kill(shim, signal.SIGKILL)
+        await until(lambda: engine.containers.record("orphan").state.status == "exited")
+        assert engine.containers.record("orphan").state.exit_code == 137
+        await until(lambda: not Path(f"/proc/{state.pid}").exists())
+
+    place.run(test)
+
+
+def test_a_container_stopped_by_a_person_stays_stopped_unless_it_always_runs(place: Any) -> None:
+    async def first(engine: Any) -> None:
+        for name, policy in (("unless", "unless-stopped"), ("always", "always")):
+            body = CreateBody(
+                image="box:1",
+                cmd=("sleep", "1000"),
+                host_config=HostConfig(restart_policy=RestartPolicy(policy)),
+            )
+            await engine.containers.create(name, body)
+            await engine.containers.start(name)
+            await engine.containers.stop(name, 0)
+        await engine.close()
+        again = await place.engine()
+        await until(lambda: again.containers.record("always").state.status == "running")
+        assert again.containers.record("unless").state.status == "exited"
+
+    place.run(first)
