@@ -156,7 +156,7 @@ def _ps(invocation: Invocation) -> int:
         last = 1
     template = flags["format"]
     query = {
-        "all": flags["all"] or last > 0 or None,
+        "all": flags["all"],
         "limit": last if last > 0 else None,
         "size": flags["size"] or ".Size" in template or None,
         "filters": filters_query(collect_filters(flags["filter"])),

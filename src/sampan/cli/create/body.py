@@ -124,7 +124,7 @@ def _host_config(flags: Values) -> dict[str, Any]:
         "CgroupnsMode": _mode(flags, "cgroupns", ("", "host", "private"), "--cgroupns: invalid CGROUP mode"),
         "Dns": flags["dns"],
         "DnsOptions": flags["dns-option"] + flags["dns-opt"],
-        "DnsSearch": [] if flags["dns-search"] == ["."] else flags["dns-search"],
+        "DnsSearch": flags["dns-search"],
         "ExtraHosts": flags["add-host"] or None,
         "GroupAdd": flags["group-add"] or None,
         "IpcMode": flags["ipc"],
