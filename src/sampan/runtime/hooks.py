@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# This imports threading, whose work after every fork takes a lot of a shim's memory: import this module late.
 import subprocess
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,7 @@
 """A container's init, from the fork to its execve: performs the plan's steps.
 
 Runs in a process of its own, which is the container's PID 1. After `Pivot` nothing of the host can be opened any
-more, modules to import included: everything is imported at the top.
+more, modules to import included: everything is imported at the top (`hooks` by whoever plans some).
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from sampan.runtime.execute import (
     resolve_identity,
 )
 from sampan.runtime.failure import Failure, describe, failure_of
-from sampan.runtime.hooks import run_hooks
 from sampan.runtime.messages import Console, Done, InitOrder, MakerHooksCall, Ready, Start
 
 _ORDERS: Final[wire.Codec[Start | Done]] = wire.Codec(InitOrder)
@@ -47,9 +46,9 @@ class Setup(msgspec.Struct, frozen=True):
     """All that an init needs to know. Descriptors are -1 when there is none.
 
     `root`: the root file system's detached mount. `stdio`: what becomes descriptors 0 to 2, None with a terminal.
-    `listener`: a listening socket on which to wait for `Start`,
-    when the maker will be gone by then. `state`: the runtime-spec's state (JSON, status left open) for hooks.
-    `early_lookup`: a missing program is reported before `Ready`. `reaping`: stay PID 1 as a reaping init.
+    `listener`: a listening socket on which to wait for `Start`, when the maker will be gone by then. `state`: the
+    runtime-spec's state (its status left open) for hooks. `early_lookup`: a missing program is reported before
+    `Ready`. `reaping`: stay PID 1 as a reaping init.
     """
 
     steps: tuple[s.Step, ...]
@@ -136,6 +135,8 @@ def run(setup: Setup, channel: socket.socket) -> NoReturn:
         doing = "start"
         _wait_for_start(scene)
         if setup.start_hooks:
+            from sampan.runtime.hooks import run_hooks
+
             run_hooks(setup.start_hooks, setup.state, "created")
         if setup.reaping:
             reaper.split(
@@ -336,6 +337,8 @@ def _root_readonly(scene: Scene, step: s.ReadonlyRoot) -> None:
 
 
 def _container_hooks(scene: Scene, step: s.ContainerHooks) -> None:
+    from sampan.runtime.hooks import run_hooks
+
     run_hooks(step.hooks, scene.setup.state, step.status)
 
 

@@ -7,6 +7,7 @@ mounted in it. It ends when its client closes the socket; the containers don't n
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import signal
 import socket
@@ -111,6 +112,8 @@ class Launcher:
         if call.network and not rest:
             raise Internal("the network namespace's descriptor is missing")
         request = call.request
+        if request.spec.hooks is not None:
+            importlib.import_module("sampan.runtime.hooks")  # in a container's root it could not be found
         filter_program = self._filters.get(_seccomp(request.spec))
         root = self._root(request)
         try:
@@ -168,6 +171,7 @@ def main(log_factory: LogFactory, arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         # Ctrl-C at the daemon's terminal ends the daemon, and that ends us in order.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             launcher = Launcher(sock, Path(given[1]), log_factory)
         except (SampanError, OSError) as error:

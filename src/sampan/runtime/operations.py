@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -71,7 +71,7 @@ def create(
         cgroup = detect().group(cgroup_path_of(spec, container_id))
         if cgroup.exists() and cgroup.pids():
             raise Conflict(f"container's cgroup {cgroup.path} is not empty")
-        cgroup.create(limits_of(spec.linux.resources if spec.linux else None))
+        limits = limits_of(spec.linux.resources if spec.linux else None)
         try:
             setup, entry = _container_setup(store, spec, container_id, bundle, directory)
             if not console.new_keyring:
@@ -80,7 +80,7 @@ def create(
                 )
             for step in setup.steps:
                 trace(step.describe())
-            spawned = _spawn(entry, setup, cgroup, spec, console)
+            spawned = _spawn(entry, setup, spawn.Group(cgroup.path, limits), spec, console)
         except BaseException:
             cgroup.remove()
             raise
@@ -131,7 +131,9 @@ def _container_setup(
     return setup, spawn.Entry(namespaces_of(spec), linux.uid_mappings, linux.gid_mappings)
 
 
-def _spawn(entry: spawn.Entry, setup: Setup, cgroup: Any, spec: Spec, console: Manner) -> spawn.Spawned:
+def _spawn(
+    entry: spawn.Entry, setup: Setup, group: spawn.Group, spec: Spec, console: Manner
+) -> spawn.Spawned:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def maker_hooks(pid: int) -> None:
@@ -141,7 +143,7 @@ def _spawn(entry: spawn.Entry, setup: Setup, cgroup: Any, spec: Spec, console: M
             )
 
     with ours:
-        spawned = spawn.spawn(entry, setup, ours, theirs, cgroup, maker_hooks)
+        spawned = spawn.spawn(entry, setup, ours, theirs, group, maker_hooks)
     for descriptor in (setup.listener, setup.root):
         if descriptor >= 0:
             os.close(descriptor)
@@ -274,10 +276,11 @@ def execute(
         stdio=None if request.terminal else (0, 1, 2),
         seccomp=FilterCache(store.root / _FILTERS_DIRECTORY).get(spec.linux.seccomp if spec.linux else None),
     )
+    group = spawn.Group(container.record.cgroup, None) if container.record.cgroup else None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         entry = spawn.Entry(target=target, target_flags=flags)
-        spawned = spawn.spawn(entry, setup, ours, theirs, container.cgroup(), lambda pid: None)
+        spawned = spawn.spawn(entry, setup, ours, theirs, group, lambda pid: None)
         os.close(target)
         wire.send(ours, Start())
         failure, _ = _FAILURES.receive(ours)

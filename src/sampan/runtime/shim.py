@@ -19,12 +19,11 @@ import msgspec
 from sampan.errors import Conflict, Internal, Invalid, SampanError
 from sampan.linux import namespaces as ns
 from sampan.linux import process
-from sampan.linux.cgroups import Cgroup, detect
+from sampan.linux.cgroups import CgroupLimits, detect
 from sampan.oci.spec import Hooks, Linux, Spec
 from sampan.runtime import spawn, wire
 from sampan.runtime.execute import SeccompProgram
 from sampan.runtime.failure import ExecFailed, Failure, describe, failure_of
-from sampan.runtime.hooks import run_hooks
 from sampan.runtime.init import Setup
 from sampan.runtime.limits import group_path, limits_of
 from sampan.runtime.logsink import LogFactory
@@ -72,8 +71,7 @@ class Job(msgspec.Struct, frozen=True):
     log: LogTarget | None
     stdin: bool
     stdin_once: bool
-    cgroup_path: str | None
-    limits: Any
+    group: spawn.Group | None
     removes_group: bool
     kills_group: bool
     hooks: Hooks | None
@@ -119,8 +117,7 @@ def container_job(request: CreateRequest, given: Given) -> Job:
         log=request.log,
         stdin=request.stdin,
         stdin_once=request.stdin_once,
-        cgroup_path=group_path(linux.cgroups_path),
-        limits=limits_of(linux.resources),
+        group=_group(linux, limits_of(linux.resources)),
         removes_group=True,
         kills_group=namespaces.get(ns.NEWPID, "host") is not None,
         hooks=hooks,
@@ -150,13 +147,17 @@ def exec_job(
         log=None,
         stdin=request.stdin,
         stdin_once=request.stdin_once,
-        cgroup_path=group_path(linux.cgroups_path),
-        limits=None,
+        group=_group(linux, None),
         removes_group=False,
         kills_group=False,
         hooks=None,
         state={},
     )
+
+
+def _group(linux: Linux, limits: CgroupLimits | None) -> spawn.Group | None:
+    path = group_path(linux.cgroups_path)
+    return None if path is None else spawn.Group(path, limits)
 
 
 def hook_state(spec: Spec, container_id: str, bundle: str) -> dict[str, Any]:
@@ -178,8 +179,6 @@ def detach_process() -> None:
     gc.disable()  # what the launcher has loaded is frozen; the little that a shim makes is freed by its counts
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.umask(0o077)
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1, 2):
@@ -194,7 +193,6 @@ class Shim:
         self._log_factory = log_factory
         self._loop = Loop()
         self._directory = os.open(job.run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._cgroup: Cgroup | None = None
         self._streams: Streams
         self._listener: socket.socket
         self._connections: dict[int, socket.socket] = {}
@@ -210,20 +208,11 @@ class Shim:
 
     def create(self) -> Created:
         """Make the process; nothing is left of it when this raises."""
-        job = self._job
         self._listen()
         try:
-            if job.cgroup_path is not None:
-                self._cgroup = detect().group(job.cgroup_path)
-                if job.removes_group:
-                    self._cgroup.create(job.limits)
-            try:
-                self._spawn()
-            except BaseException:
-                if self._cgroup is not None and job.removes_group:
-                    self._cgroup.remove()
-                raise
+            self._spawn()
         except BaseException:
+            self._leave_cgroup()
             self._unlisten()
             raise
         return Created(self._pid, os.getpid(), process.start_time(self._pid))
@@ -272,7 +261,7 @@ class Shim:
             theirs = self._make_pipes()
             setup = msgspec.structs.replace(setup, stdio=theirs)
         self._channel, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        spawned = spawn.spawn(job.entry, setup, self._channel, channel, self._cgroup, self._maker_hooks)
+        spawned = spawn.spawn(job.entry, setup, self._channel, channel, job.group, self._maker_hooks)
         self._pid = spawned.pid
         wire.close_all(sorted(set(theirs or job.setup.stdio or ())))
         for descriptor in (setup.root, setup.network, setup.host_mounts, job.entry.target):
@@ -297,6 +286,8 @@ class Shim:
     def _maker_hooks(self, pid: int) -> None:
         hooks = self._job.hooks
         if hooks is not None:
+            from sampan.runtime.hooks import run_hooks
+
             state = {**self._job.state, "pid": pid}
             run_hooks((*hooks.prestart, *hooks.create_runtime), state, "creating")
 
@@ -405,6 +396,8 @@ class Shim:
         """A failing hook is a warning here (runtime.md, "Lifecycle"); the exit record tells it."""
         hooks = self._job.hooks
         if hooks is not None and hooks.poststart:
+            from sampan.runtime.hooks import run_hooks
+
             try:
                 run_hooks(hooks.poststart, {**self._job.state, "pid": self._pid}, "running")
             except SampanError as error:
@@ -430,14 +423,14 @@ class Shim:
 
     def _leave_cgroup(self) -> bool:
         """Whether the OOM killer was there; the group is removed, with whoever is left in it."""
-        if self._cgroup is None:
+        if self._job.group is None or not self._job.removes_group:
             return False
         try:
-            oom = self._job.removes_group and self._cgroup.oom_kills() > 0
-            if self._job.removes_group:
-                if self._job.kills_group:
-                    self._cgroup.kill_all()
-                self._cgroup.remove()
+            cgroup = detect().group(self._job.group.path)
+            oom = cgroup.oom_kills() > 0
+            if self._job.kills_group:
+                cgroup.kill_all()
+            cgroup.remove()
         except (SampanError, OSError) as error:
             self._log_error = describe(error)
             return False
@@ -468,6 +461,8 @@ class Shim:
     def _run_poststop(self) -> None:
         hooks = self._job.hooks
         if hooks is not None and hooks.poststop:
+            from sampan.runtime.hooks import run_hooks
+
             try:
                 run_hooks(hooks.poststop, {**self._job.state, "pid": 0}, "stopped")
             except SampanError:

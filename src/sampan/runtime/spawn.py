@@ -15,7 +15,7 @@ import msgspec
 from sampan.errors import Conflict, Internal, Invalid, NotFound, SampanError, Unsupported
 from sampan.linux import namespaces as ns
 from sampan.linux import process
-from sampan.linux.cgroups import Cgroup
+from sampan.linux.cgroups import CgroupLimits, detect
 from sampan.oci.spec import IdMapping
 from sampan.runtime import init, wire
 from sampan.runtime.failure import Failure, describe, failure_of
@@ -50,6 +50,16 @@ class Entry(msgspec.Struct, frozen=True):
     gid_mappings: tuple[IdMapping, ...] = ()
     target: int = -1
     target_flags: int = 0
+
+
+class Group(msgspec.Struct, frozen=True):
+    """The control group at `path` that the process enters; it makes it before, with `limits` unless they are None.
+
+    The process itself does that, not its maker: what the work leaves in memory is gone with its execve.
+    """
+
+    path: str
+    limits: CgroupLimits | None
 
 
 class Spawned(msgspec.Struct, frozen=True):
@@ -88,14 +98,14 @@ def spawn(
     setup: init.Setup,
     channel: socket.socket,
     theirs: socket.socket,
-    cgroup: Cgroup | None,
+    group: Group | None,
     maker_hooks: Callable[[int], None],
 ) -> Spawned:
     """Fork the init, and serve it until it is ready. It is dead when this raises what it met.
 
     `channel` and `theirs` are a socket pair; `theirs` is closed here. `maker_hooks` gets the init's pid.
     """
-    pid = _fork(entry, setup, channel, theirs, cgroup)
+    pid = _fork(entry, setup, channel, theirs, group)
     theirs.close()
     console = -1
     first = pid
@@ -136,7 +146,7 @@ def _end(pid: int) -> None:
 
 
 def _fork(
-    entry: Entry, setup: init.Setup, channel: socket.socket, theirs: socket.socket, cgroup: Cgroup | None
+    entry: Entry, setup: init.Setup, channel: socket.socket, theirs: socket.socket, group: Group | None
 ) -> int:
     """A child in the right pid namespace; the caller's own children are born where they were before."""
     if ns.NEWTIME in entry.namespaces:
@@ -152,7 +162,7 @@ def _fork(
         pid = os.fork()
         if pid == 0:
             channel.close()
-            _child(entry, setup, theirs, cgroup, staged)
+            _child(entry, setup, theirs, group, staged)
         return pid
     finally:
         if changes_pid:
@@ -178,11 +188,14 @@ def _enter_pid_namespace(entry: Entry) -> None:
 
 
 def _child(
-    entry: Entry, setup: init.Setup, channel: socket.socket, cgroup: Cgroup | None, staged: bool
+    entry: Entry, setup: init.Setup, channel: socket.socket, group: Group | None, staged: bool
 ) -> NoReturn:
     try:
         process.set_dumpable(False)
-        if cgroup is not None:
+        if group is not None:
+            cgroup = detect().group(group.path)
+            if group.limits is not None:
+                cgroup.create(group.limits)
             cgroup.enter()
         process.close_except(_needed(entry, setup, channel))
         if staged:

@@ -20,7 +20,10 @@ from sampan.runtime.launcher_client import LauncherClient
 from sampan.runtime.messages import AttachOptions, Created, CreateRequest, ExecRequest, ExitRecord, LogTarget
 from sampan.runtime.shim_client import ShimClient
 
-APPLETS = "sh ls cat true false echo id mount umount sleep ps hostname env stat head touch kill readlink mkdir dd stty wc"
+APPLETS = (
+    "sh ls cat true false echo id mount umount sleep ps hostname env stat head touch kill readlink mkdir dd stty "
+    "wc grep test sed pwd printf"
+)
 DOCKER_CAPABILITIES = tuple(
     f"CAP_{name}"
     for name in [
@@ -246,4 +249,6 @@ def group_path() -> Iterator[str]:
     try:
         yield f"/{path}"
     finally:
-        detect().group(path).remove()
+        group = detect().group(path)
+        group.kill_all()
+        group.remove()

@@ -481,7 +481,8 @@ def test_a_new_user_namespace_maps_root(harbour: Any) -> None:
         "readonly_paths": (),
     }
     mounts = tuple(mount for mount in harbour.spec("x").mounts if mount.type != "cgroup")
-    output = harbour.run(
-        harbour.spec("sh", "-c", "id -u; cat /proc/self/uid_map", linux=linux, mounts=mounts)
-    ).output
+    root = harbour.assembly("mapped")
+    os.chown(root.upper, 100000, 100000)
+    made = harbour.spec("sh", "-c", "id -u; cat /proc/self/uid_map", linux=linux, mounts=mounts)
+    output = harbour.run(made, root=root).output
     assert output.split() == ["0", "0", "100000", "65536"]
