@@ -46,8 +46,8 @@ def parse_records(data: bytes, offset: int, into: Records) -> None:
 
 
 def integer(records: Records, key: bytes, offset: int) -> int:
-    """A record's value as a number not below zero. Raises `Invalid`."""
-    value = records[key]
+    """A record's value as a number not below zero. Raises `Invalid`, also when there is no such record."""
+    value = records.get(key, b"")
     if not value.isdigit() or len(value) > 20:
         raise bad_tar(offset, f"pax record {key.decode()} is not a number")
     return int(value)

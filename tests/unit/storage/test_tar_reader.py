@@ -273,6 +273,7 @@ def test_data_after_a_lone_zero_block_is_refused() -> None:
         (header(type=b"x", size=b"00000000010\0") + b"-8 a=bc\n".ljust(512, b"\0"), "pax record"),
         (header(type=b"x", size=b"00000000014\0") + b"12 size=-12\n".ljust(512, b"\0") + header(), "not a number"),
         (header(type=b"x", size=b"00000000012\0") + b"10 path=\0\n".ljust(512, b"\0") + header(), "name"),
+        (make(name="s", pax_headers={"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}), "realsize is not a number"),
         (header(type=b"L", size=b"00000000004\0") + b"name".ljust(512, b"\0"), "without a member"),
     ],
 )  # fmt: skip
