@@ -358,5 +358,6 @@ def _move(source: Path, target: Path) -> None:
 
 
 def sync_all(path: Path) -> None:
-    """Bring the whole tree at `path` to disk."""
-    os.sync()
+    """Bring the whole tree at `path` to disk. Raises OSError when it is not there."""
+    os.stat(path)
+    os.sync()  # of every file system: Python offers no syncfs(2), and one fsync per file costs far more
