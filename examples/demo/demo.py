@@ -114,6 +114,7 @@ class Demo:
         self.sampan("tag", "guestbook:latest", image)
         self.sampan("push", image)
         self.sampan("rmi", image, "guestbook:latest")
+        self.sampan("builder", "prune", "-f")  # so that the pull really brings the layers
         self.sampan("pull", image)
         return image
 
