@@ -104,13 +104,13 @@ class Monitor:
         """Everything that follows the end of a container's process.
 
         The state says "exited" only when the network is given back, so that a start at once finds its
-        ports and addresses free.
+        ports (and a fixed address) free.
         """
         parts = self._parts
         record = slot.record
         self.on_ended(slot)
         try:
-            await asyncio.to_thread(self._wiring.release, record)
+            await self._wiring.end(record)
         except (SampanError, OSError) as error:
             log.warning("network of container %s could not be taken down: %s", record.id, error)
         networks = [one.network_id for one in record.endpoints.values()]

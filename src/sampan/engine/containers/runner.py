@@ -87,7 +87,7 @@ class Runner:
     async def _run(self, slot: Slot) -> None:
         record = slot.record
         joined = self.joined_processes(record)
-        plan = self._wiring.plan(record)
+        plan = await self._plan(record)
         connected = False
         created: Created | None = None
         try:
@@ -112,6 +112,15 @@ class Runner:
             raise
         finally:
             plan.close()
+
+    async def _plan(self, record: ContainerRecord) -> Plan:
+        try:
+            return self._wiring.plan(record)
+        except Conflict:
+            # In a small subnet the address may be on its way back from a container that has just ended.
+            if not await self._wiring.settle():
+                raise
+            return self._wiring.plan(record)
 
     def joined_processes(self, record: ContainerRecord) -> dict[str, int]:
         """Namespace type -> the process of another container whose namespace it joins.

@@ -6,6 +6,7 @@ The kernel's part is done by `NetworkHost` in threads; records and names belong 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ from sampan.engine.validate import container_of
 from sampan.errors import Internal, SampanError
 from sampan.network.dns import ServedNamespace
 from sampan.network.model import EndpointSpec, NameRecords, PortBinding
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -45,6 +49,7 @@ class Wiring:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._served: dict[str, ServedNamespace] = {}
+        self._detaching: set[asyncio.Task[None]] = set()
 
     # Before the start
 
@@ -174,20 +179,56 @@ class Wiring:
 
     def release(self, record: ContainerRecord) -> None:
         """Blocking: ports and interfaces of a container that has ended. Idempotent."""
-        host = self._parts.network_host
+        self._unpublish(record)
+        for spec in _specs(record):
+            self._parts.network_host.detach(spec)
+
+    def _unpublish(self, record: ContainerRecord) -> None:
         address = publishing_address(record.endpoints)
         if record.published and address is not None:
-            host.unpublish(address.address.partition("/")[0], record.published)
-        for endpoint in record.endpoints.values():
-            if endpoint.spec is not None:
-                host.detach(endpoint.spec)
+            self._parts.network_host.unpublish(address.address.partition("/")[0], record.published)
+
+    async def end(self, record: ContainerRecord) -> None:
+        """Give back the network of a container that has ended.
+
+        Its ports are free when this returns. Interfaces end with their namespace, and removing one explicitly
+        waits for the kernel's grace periods (some 20 ms): that goes on by itself, and the addresses are given
+        away again only after it. Where a person fixed an address, the next start must find it free: then it is
+        waited for.
+        """
+        if record.published:
+            await asyncio.to_thread(self._unpublish, record)
+        specs = _specs(record)
+        if not specs:
+            return
+        task = asyncio.ensure_future(self._detach_all(specs))
+        self._detaching.add(task)
+        task.add_done_callback(self._detached)
+        if any(one.asked.ipam_config or one.asked.mac_address for one in record.endpoints.values()):
+            await asyncio.wait([task])
+
+    async def _detach_all(self, specs: Sequence[EndpointSpec]) -> None:
+        for spec in specs:
+            await asyncio.to_thread(self._parts.network_host.detach, spec)
+            self._parts.networks.release(spec)
+
+    def _detached(self, task: asyncio.Task[None]) -> None:
+        self._detaching.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("an interface of an ended container could not be removed: %s", error)
+
+    async def settle(self) -> bool:
+        """Wait until no address is on its way back; False when none was."""
+        waiting = tuple(self._detaching)
+        if waiting:
+            await asyncio.wait(waiting)
+        return bool(waiting)
 
     def forget(self, record: ContainerRecord) -> ContainerRecord:
-        """The record without its running network; addresses are free again, the name server is closed."""
+        """The record without its running network; the name server is closed. Addresses: see `end`."""
         served = self._served.pop(record.id, None)
         if served is not None:
             served.close()
-        self._release_addresses([one.spec for one in record.endpoints.values() if one.spec is not None])
         endpoints = {name: replace(one, spec=None) for name, one in record.endpoints.items()}
         return replace(record, endpoints=endpoints, published=())
 
@@ -248,6 +289,10 @@ class Wiring:
                 await self.serve_names(record, namespace)
             finally:
                 os.close(namespace)
+
+
+def _specs(record: ContainerRecord) -> list[EndpointSpec]:
+    return [one.spec for one in record.endpoints.values() if one.spec is not None]
 
 
 def publishing_address(endpoints: dict[str, Endpoint]) -> EndpointSpec | None:

@@ -1,0 +1,130 @@
+"""Mount specifications. Expected values: Docker's documentation of -v and --mount, and dockerd's answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from sampan.engine.config import BindOptions, HostConfig, MountRequest, TmpfsOptions, VolumeOptions
+from sampan.engine.mounts import (
+    collect,
+    inherit,
+    mount_order,
+    parse_bind,
+    parse_mount,
+    parse_tmpfs,
+    parse_volumes_from,
+)
+from sampan.errors import Invalid
+
+
+def test_a_path_as_source_is_a_bind_that_may_be_created() -> None:
+    point = parse_bind("/host/dir:/in/side:ro")
+    assert (point.type, point.source, point.destination, point.rw) == ("bind", "/host/dir", "/in/side", False)
+    assert point.propagation == "rprivate"
+    assert point.create
+
+
+def test_a_name_as_source_is_a_volume_that_is_filled() -> None:
+    point = parse_bind("data:/var/lib/x")
+    assert (point.type, point.name, point.mode, point.copy) == ("volume", "data", "z", True)
+    assert not parse_bind("data:/x:nocopy").copy
+
+
+def test_a_destination_alone_is_an_anonymous_volume() -> None:
+    point = parse_bind("/data")
+    assert (point.type, point.name, point.anonymous) == ("volume", "", True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("/a:b", "invalid mount path: 'b' mount path must be absolute"),
+        ("x:/", "destination can't be '/'"),
+        ("/x:/y:foo", "invalid mode: foo"),
+        ("/x:/y:ro,rw", "invalid mode: ro,rw"),
+        ("vol:/y:rshared", "invalid mode: rshared"),
+        ("a/b:/x", '"a/b" includes invalid characters for a local volume name'),
+        ("::", "invalid volume specification: '::'"),
+    ],
+)
+def test_a_bad_bind_is_refused_in_dockers_words(spec: str, words: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        parse_bind(spec)
+    assert words in caught.value.message
+
+
+def test_destinations_are_normalised_and_can_not_climb() -> None:
+    assert parse_bind("/h:/a/../../b//c/").destination == "/b/c"
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (MountRequest(type="bind", target="/x"), "field Source must not be empty"),
+        (MountRequest(type="tmpfs", source="/a", target="/x"), "field Source must not be specified"),
+        (MountRequest(type="volume", source="v", target="x"), "mount path must be absolute"),
+        (MountRequest(type="npipe", source="v", target="/x"), "mount type unknown"),
+        (
+            MountRequest(type="bind", source="/a", target="/x", volume_options=VolumeOptions(no_copy=True)),
+            "field VolumeOptions must not be specified",
+        ),
+        (
+            MountRequest(
+                type="volume", source="vv", target="/x", volume_options=VolumeOptions(subpath="../up")
+            ),
+            "subpath must be a relative path",
+        ),
+    ],
+)
+def test_a_bad_mount_is_refused(request_: MountRequest, words: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        parse_mount(request_)
+    assert words in caught.value.message
+
+
+def test_mount_options_are_taken_over() -> None:
+    bind = parse_mount(
+        MountRequest("bind", "/a", "/x", True, bind_options=BindOptions("rshared", non_recursive=True))
+    )
+    assert (bind.rw, bind.propagation, bind.recursive, bind.create) == (False, "rshared", False, False)
+    tmpfs = parse_mount(MountRequest("tmpfs", "", "/t", tmpfs_options=TmpfsOptions(1048576, 0o1777)))
+    assert tmpfs.options == ("size=1048576", "mode=1777")
+
+
+def test_tmpfs_options_are_checked() -> None:
+    assert parse_tmpfs("/t", "size=1m,noexec").options == ("size=1m", "noexec")
+    with pytest.raises(Invalid, match="invalid tmpfs option"):
+        parse_tmpfs("/t", "foo")
+    with pytest.raises(Invalid, match="mount path must be absolute"):
+        parse_tmpfs("relative", "")
+
+
+def test_two_mounts_at_one_place_are_refused() -> None:
+    with pytest.raises(Invalid, match="Duplicate mount point: /y"):
+        collect(HostConfig(binds=("/x:/y", "/z:/y/")), ())
+
+
+def test_image_volumes_give_way_to_what_was_asked_for() -> None:
+    points = collect(
+        HostConfig(binds=("named:/data",), tmpfs={"/scratch": ""}), ("/data", "/scratch", "/more")
+    )
+    assert [(point.destination, point.name) for point in points] == [("/data", "named"), ("/more", "")]
+
+
+def test_inherited_mounts_are_not_filled_and_can_be_read_only() -> None:
+    inherited = inherit(collect(HostConfig(binds=("named:/data", "/h:/h")), ()), read_only=True)
+    assert [(point.rw, point.copy) for point in inherited] == [(False, False), (False, False)]
+    own = collect(HostConfig(binds=("other:/data",)), (), inherited)
+    assert {point.destination: point.name for point in own} == {"/data": "other", "/h": ""}
+
+
+def test_volumes_from_has_a_mode() -> None:
+    assert parse_volumes_from("other") == ("other", False)
+    assert parse_volumes_from("other:ro") == ("other", True)
+    with pytest.raises(Invalid):
+        parse_volumes_from("other:foo")
+
+
+def test_parents_are_mounted_before_their_children() -> None:
+    points = collect(HostConfig(binds=("/1:/a/b/c", "/2:/a", "/3:/a/b")), ())
+    assert [point.destination for point in mount_order(points)] == ["/a", "/a/b", "/a/b/c"]
