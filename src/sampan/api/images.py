@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -16,16 +17,14 @@ from sampan.api.messages import (
     json_response,
 )
 from sampan.engine.engine import Engine
-from sampan.engine.filters import parse_time
-from sampan.engine.images import Images, created_ns
 from sampan.engine.model import NEVER, rfc3339
 from sampan.errors import Invalid, SampanError
-from sampan.oci.digest import parse_digest
+from sampan.oci.digest import Digest, parse_digest
 from sampan.oci.image import History
 from sampan.oci.reference import Reference, parse_reference
 from sampan.registry.config import Credentials
 from sampan.registry.progress import Progress
-from sampan.storage.image_model import Image, Removal
+from sampan.storage.image_model import Image
 
 Json = dict[str, object]
 
@@ -39,37 +38,37 @@ async def list_images(engine: Engine, request: Request) -> AnyResponse:
     if request.get("filter"):
         filters.setdefault("reference", []).append(request.get("filter"))
     images = await engine.images.list(filters, everything=request.flag("all"))
-    shared = request.flag("shared-size")
-    return json_response(
-        [summary(image, engine.images, images if shared else None, counted=shared) for image in images]
-    )
+    shared: dict[Digest, int] = {}
+    if request.flag("shared-size"):
+        usage = await engine.images.disk_usage()
+        shared = {one.image.id: one.shared for one in usage.images}
+    return json_response([summary(image, shared.get(image.id, -1)) for image in images])
 
 
-def summary(image: Image, images: Images, others: Sequence[Image] | None, *, counted: bool) -> Json:
+def summary(image: Image, shared: int, containers: int = -1) -> Json:
     """One entry of the list; -1 stands for "not asked for", as Docker has it."""
     return {
         "Id": image.id,
-        "ParentId": "",
+        "ParentId": image.parent,
         "RepoTags": [tag.familiar for tag in image.tags],
         "RepoDigests": [digest.familiar for digest in image.digests],
-        "Created": created_ns(image) // 1_000_000_000,
+        "Created": int(image.created),
         "Size": image.size,
         "VirtualSize": image.size,
-        "SharedSize": -1 if others is None else images.shared_size(image, others),
+        "SharedSize": shared,
         "Labels": image.config.defaults.labels,
-        "Containers": images.containers_of(image.id) if counted else -1,
+        "Containers": containers,
     }
 
 
 async def inspect(engine: Engine, request: Request) -> AnyResponse:
     image = engine.images.get(request.match["name"])
     config = image.config
-    tagged = engine.images.store.tagged_at(image.id)
     body: Json = {
         "Id": image.id,
         "RepoTags": [tag.familiar for tag in image.tags],
         "RepoDigests": [digest.familiar for digest in image.digests],
-        "Parent": "",
+        "Parent": image.parent,
         "Comment": (config.history or (History(),))[-1].comment or "",
         "Created": config.created or "",
         "DockerVersion": "",
@@ -82,15 +81,11 @@ async def inspect(engine: Engine, request: Request) -> AnyResponse:
         "VirtualSize": image.size,
         "GraphDriver": {"Name": "overlay2", "Data": {}},
         "RootFS": {"Type": "layers", "Layers": list(image.diff_ids)},
-        "Metadata": {"LastTagTime": rfc3339_or_never(tagged)},
+        "Metadata": {"LastTagTime": rfc3339(image.tagged_at) if image.tagged_at else NEVER},
     }
     if not config.variant:
         del body["Variant"]
     return json_response(body)
-
-
-def rfc3339_or_never(time_ns: int) -> str:
-    return rfc3339(time_ns) if time_ns else NEVER
 
 
 def config_json(image: Image) -> Json:
@@ -125,31 +120,20 @@ def config_json(image: Image) -> Json:
 
 
 async def history(engine: Engine, request: Request) -> AnyResponse:
-    """Newest first; only the topmost entry has an id, as with images that were pulled or built by BuildKit."""
-    image = engine.images.get(request.match["name"])
-    layers = engine.images.store.layers
-    sizes = iter([layers.size(one) if layers.has(one) else 0 for one in image.diff_ids])
-    entries: list[Json] = []
-    for entry in image.config.history or ():
-        entries.append(
+    items = await asyncio.to_thread(engine.images.history, request.match["name"])
+    return json_response(
+        [
             {
-                "Id": "<missing>",
-                "Created": seconds_of(entry.created),
-                "CreatedBy": entry.created_by or "",
-                "Tags": None,
-                "Size": 0 if entry.empty_layer else next(sizes, 0),
-                "Comment": entry.comment or "",
+                "Id": item.id,
+                "Created": int(item.created),
+                "CreatedBy": item.created_by,
+                "Tags": list(item.tags) or None,
+                "Size": item.size,
+                "Comment": item.comment,
             }
-        )
-    entries.reverse()
-    if entries:
-        entries[0]["Id"] = image.id
-        entries[0]["Tags"] = [tag.familiar for tag in image.tags] or None
-    return json_response(entries)
-
-
-def seconds_of(created: str | None) -> int:
-    return parse_time(created) // 1_000_000_000 if created else 0
+            for item in items
+        ]
+    )
 
 
 async def create(engine: Engine, request: Request) -> AnyResponse:
@@ -233,19 +217,12 @@ async def tag(engine: Engine, request: Request) -> AnyResponse:
 
 async def remove(engine: Engine, request: Request) -> AnyResponse:
     removal = await engine.images.remove(request.match["name"], force=request.flag("force"))
-    return json_response(removal_json(removal))
-
-
-def removal_json(removal: Removal) -> list[dict[str, str]]:
-    untagged = [{"Untagged": name} for name in removal.untagged]
-    deleted = [{"Deleted": str(digest)} for digest in (*removal.deleted, *removal.chains)]
-    return untagged + deleted
+    return json_response(removal.records())
 
 
 async def prune(engine: Engine, request: Request) -> AnyResponse:
-    removals, freed = await engine.images.prune(request.filters())
-    deleted = [entry for removal in removals for entry in removal_json(removal)]
-    return json_response({"ImagesDeleted": deleted or None, "SpaceReclaimed": freed})
+    removal = await engine.images.prune(request.filters())
+    return json_response({"ImagesDeleted": removal.records() or None, "SpaceReclaimed": removal.freed})
 
 
 async def save_one(engine: Engine, request: Request) -> AnyResponse:

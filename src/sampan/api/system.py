@@ -70,9 +70,11 @@ async def disk_usage(engine: Engine, request: Request) -> AnyResponse:
     wanted = set(request.query_list("type")) or {"image", "container", "volume", "build-cache"}
     body: dict[str, object] = {}
     if "image" in wanted:
-        layers_size, images = await engine.images.disk_usage()
-        listed = [summary(image, engine.images, images, counted=True) for image in images]
-        body.update({"LayersSize": layers_size, "Images": listed})
+        usage = await engine.images.disk_usage()
+        images = [
+            summary(one.image, one.shared, engine.images.containers_of(one.image.id)) for one in usage.images
+        ]
+        body.update({"LayersSize": usage.layers_size, "Images": images})
     if "container" in wanted:
         body["Containers"] = await engine.containers.list(all=True, size=True)
     if "volume" in wanted:

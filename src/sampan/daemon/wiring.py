@@ -34,6 +34,7 @@ from sampan.engine.settings import Settings
 from sampan.engine.system import Counts, System
 from sampan.engine.validate import HostFacts
 from sampan.engine.volumes import Volumes
+from sampan.errors import SampanError
 from sampan.linux import cgroups
 from sampan.network import resolvconf
 from sampan.network.dns import NameServer
@@ -106,9 +107,18 @@ class Assembled:
         running = any(record.running for record in self.engine.containers.records())
         await self.engine.containers.close()
         await self._names.close()
-        await asyncio.to_thread(self._host.close if running else self._host.teardown)
+        await asyncio.to_thread(self._host.close if running else self._leave_host)
         await asyncio.to_thread(self._launcher.close)
         self._stores.metadata.close()
+
+    def _leave_host(self) -> None:
+        self._host.teardown()
+        parent = cgroups.detect().group(self.engine.settings.cgroup_parent)
+        try:
+            parent.remove()
+        except SampanError as error:
+            # Somebody put other processes below it: that is theirs.
+            log.warning("control group %s stays: %s", self.engine.settings.cgroup_parent, error)
 
 
 def open_stores(settings: Settings) -> Stores:

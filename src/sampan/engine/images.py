@@ -28,7 +28,7 @@ from sampan.registry.progress import Progress
 from sampan.registry.pull import pull
 from sampan.registry.push import push
 from sampan.storage.archive import load_archive, save_archive
-from sampan.storage.image_model import Image, Removal, Use
+from sampan.storage.image_model import DiskUsage, HistoryItem, Image, Removal, Use
 from sampan.storage.images import ImageStore
 from sampan.storage.layer_blobs import ingest_tar
 from sampan.storage.layers import Layer
@@ -70,31 +70,23 @@ class Images:
     def _list(self, filters: Filters) -> builtins.list[Image]:
         bounds = [(self.store.get(name), True) for name in filters.get("before", ())]
         bounds += [(self.store.get(name), False) for name in filters.get("since", ())]
-        until = [parse_time(text) for text in filters.get("until", ())]
+        until = [parse_time(text) / 1e9 for text in filters.get("until", ())]
         found = [
             image
             for image in self.store.list()
             if _matches(image, filters)
-            and all((created_ns(image) < created_ns(other)) == before for other, before in bounds)
+            and all((image.created < other.created) == before for other, before in bounds)
             and all(image.id != other.id for other, _ in bounds)
-            and all(created_ns(image) <= moment for moment in until)
+            and all(image.created <= moment for moment in until)
         ]
-        return sorted(found, key=created_ns, reverse=True)
+        return sorted(found, key=lambda image: image.created, reverse=True)
 
-    async def disk_usage(self) -> tuple[int, builtins.list[Image]]:
-        """Bytes of all layers, each counted once, and the images."""
+    async def disk_usage(self) -> DiskUsage:
+        return await asyncio.to_thread(self.store.disk_usage)
 
-        def measure() -> tuple[int, builtins.list[Image]]:
-            layers = self.store.layers
-            return sum(layers.size(diff_id) for diff_id in layers.digests()), self.store.list()
-
-        return await asyncio.to_thread(measure)
-
-    def shared_size(self, image: Image, others: Sequence[Image]) -> int:
-        """Bytes of the layers that other images use too."""
-        foreign = {diff_id for other in others if other.id != image.id for diff_id in other.diff_ids}
-        layers = self.store.layers
-        return sum(layers.size(one) for one in set(image.diff_ids) & foreign if layers.has(one))
+    def history(self, name: str) -> builtins.list[HistoryItem]:
+        """Newest first. Raises `NotFound`."""
+        return self.store.history(name)
 
     # Names
 
@@ -111,20 +103,21 @@ class Images:
         self._announce_removal(removal)
         return removal
 
-    async def prune(self, filters: Filters) -> tuple[builtins.list[Removal], int]:
-        """Remove dangling images, or with dangling=false all that no container uses; bytes freed too."""
+    async def prune(self, filters: Filters) -> Removal:
+        """Remove dangling images, or with dangling=false all that no container uses."""
         check_filters(filters, _PRUNE_FILTERS)
         everything = any(value.lower() in ("false", "0") for value in filters.get("dangling", ()))
-        kept = {name: values for name, values in filters.items() if name != "dangling"}
-        removals: list[Removal] = []
-        for image in await self.list(kept):
-            if self.uses(image.id) or not (everything or image.dangling):
-                continue
-            removals.append(await self.remove(str(image.id), force=True))
-        freed, _ = await asyncio.to_thread(self.store.collect)
-        freed += sum(removal.freed for removal in removals)
-        self._events.publish("image", "prune", "", {"reclaimed": str(freed)})
-        return removals, freed
+        until = min((parse_time(text) / 1e9 for text in filters.get("until", ())), default=None)
+        removal = await asyncio.to_thread(
+            self.store.prune,
+            dangling=not everything,
+            until=until,
+            matches=lambda labels: label_matches(labels, filters),
+            uses=self.uses,
+        )
+        self._announce_removal(removal)
+        self._events.publish("image", "prune", "", {"reclaimed": str(removal.freed)})
+        return removal
 
     # Registries
 
@@ -294,11 +287,6 @@ class _Writer:
 
 def platform_of(text: str) -> Platform:
     return parse_platform(text) if text else Platform(architecture(), "linux")
-
-
-def created_ns(image: Image) -> int:
-    """Nanoseconds since the epoch; 0 where the image does not say."""
-    return parse_time(image.config.created) if image.config.created else 0
 
 
 def _saved_name(name: str) -> Reference | None:
