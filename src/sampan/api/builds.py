@@ -108,8 +108,9 @@ def _extra_hosts(request: Request) -> list[str]:
 
 
 def _json(request: Request, name: str, kind: type[T]) -> T | None:
+    """None also for `null`, which Go's clients send for what was not given."""
     text = request.get(name)
-    return _decoded(name, text, kind) if text else None
+    return None if text in ("", "null") else _decoded(name, text, kind)
 
 
 def _decoded(name: str, text: str, kind: type[T]) -> T:
