@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sampan.api import builds as builds_api
 from sampan.api import containers as containers_api
@@ -36,6 +37,7 @@ from sampan.engine.validate import HostFacts
 from sampan.engine.volumes import Volumes
 from sampan.errors import SampanError
 from sampan.linux import cgroups
+from sampan.linux.filesystems import is_offered
 from sampan.network import resolvconf
 from sampan.network.dns import NameServer
 from sampan.network.host import NetworkHost
@@ -126,7 +128,7 @@ def open_stores(settings: Settings) -> Stores:
     metadata = Metadata(settings.root)
     content = ContentStore(settings.root / "content")
     content.sweep()
-    layers = LayerStore(settings.root / "layers")
+    layers = LayerStore(settings.root / "layers", prefer=layer_kind())
     layers.sweep()
     snapshots = SnapshotStore(settings.root / "snapshots", layers)
     images = ImageStore(content, layers, metadata)
@@ -168,7 +170,7 @@ async def assemble(settings: Settings) -> Assembled:
     def counts() -> Counts:
         return Counts(*containers.counts(), stores.images.count())
 
-    system = System(settings, _engine_id(stores.metadata), control_groups, counts, layer_kind="erofs")
+    system = System(settings, _engine_id(stores.metadata), control_groups, counts, layer_kind=layer_kind())
     engine = Engine(settings, events, containers, containers.execs, images, volumes, networks, builds, system)
     return Assembled(engine, stores, launcher, host, names)
 
@@ -184,6 +186,11 @@ def _connect_images(stores: Stores, images: Images, containers: Containers, laun
     stores.images.layer_roots = layer_roots
     stores.images.release = launcher.release_layers
     images.uses = uses
+
+
+def layer_kind() -> Literal["erofs", "dir"]:
+    """EROFS images where this kernel mounts them, else directories."""
+    return "erofs" if is_offered("erofs") else "dir"
 
 
 def _builds(

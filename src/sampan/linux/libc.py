@@ -157,3 +157,12 @@ def fstatfs(descriptor: int, buffer: ctypes.Array[ctypes.c_long]) -> None:
     """`buffer` is large enough for struct statfs."""
     if _libc.fstatfs(descriptor, ctypes.byref(buffer)) < 0:
         raise SystemCallError(ctypes.get_errno(), "fstatfs", str(descriptor))
+
+
+_libc.syncfs.argtypes = (ctypes.c_int,)
+
+
+def syncfs(descriptor: int, subject: str = "") -> None:
+    """Bring everything of the file system that holds the open file to disk (syncfs(2))."""
+    if _libc.syncfs(descriptor) < 0:
+        raise SystemCallError(ctypes.get_errno(), "syncfs", subject)
