@@ -266,6 +266,7 @@ async def commit(engine: Engine, request: Request) -> AnyResponse:
         comment=request.get("comment"),
         pause=request.flag("pause", True),
         config=decode_docker(raw, ContainerConfig) if raw.strip() not in (b"", b"null") else None,
+        changes=tuple(request.query_list("changes")),
     )
     image_id = await engine.containers.commit(request.get("container"), wanted)
     return json_response({"Id": image_id}, 201)

@@ -33,6 +33,12 @@ def record(engine: Any, name: str) -> ContainerRecord:
     return found
 
 
+def log_of(engine: Any, name: str) -> bytes:
+    container_id = record(engine, name).id
+    path = engine.settings.containers_dir / container_id / f"{container_id}-json.log"
+    return bytes(path.read_bytes()) if path.exists() else b""
+
+
 def test_run_shows_output_and_passes_the_exit_code_on(place: Any) -> None:
     async def test(engine: Any) -> None:
         code, out, err = await engine.docker(
@@ -261,7 +267,7 @@ def test_commit_makes_an_image_with_the_changes(place: Any) -> None:
         await engine.docker("run", "--name", "source", "box:1", "sh", "-c", "echo kept > /tmp/kept")
         code, out, _ = await engine.docker("commit", "-c", "CMD cat /tmp/kept", "source", "made:1")
         assert code == 0 and out.startswith("sha256:")
-        assert (await engine.docker("run", "--rm", "made:1", "cat", "/tmp/kept"))[1] == "kept\n"
+        assert (await engine.docker("run", "--rm", "made:1"))[1] == "kept\n"
 
     place.run(test)
 
@@ -342,5 +348,73 @@ def test_forty_containers_start_at_once(place: Any) -> None:
         assert len([one for one in records if one.state.status == "running"]) == 40
         addresses = {one.endpoints["bridge"].spec.address for one in records if one.endpoints["bridge"].spec}
         assert len(addresses) == 40
+
+    place.run(test)
+
+
+def test_a_terminal_is_raw_and_an_exec_has_one_too(place: Any) -> None:
+    async def test(engine: Any) -> None:
+        await engine.docker("run", "-dt", "--name", "screen", "box:1", "sh", "-c", "tty; sleep 1000")
+        await until(lambda: b"/dev/" in log_of(engine, "screen"))
+        code, out, _ = await engine.docker("exec", "-t", "screen", "tty")
+        assert (code, out) == (0, "/dev/pts/1\r\n")
+        assert (await engine.docker("logs", "screen"))[1] == "/dev/pts/0\r\n"
+
+    place.run(test)
+
+
+def test_start_attached_passes_output_and_exit_code_on(place: Any) -> None:
+    async def test(engine: Any) -> None:
+        await engine.docker("create", "--name", "later", "box:1", "sh", "-c", "echo said; exit 8")
+        for _ in range(2):
+            code, out, _ = await engine.docker("start", "-a", "later")
+            assert (code, out) == (8, "said\n")
+
+    place.run(test)
+
+
+def test_a_client_attached_to_a_running_container_gets_what_comes(place: Any) -> None:
+    async def test(engine: Any) -> None:
+        script = "while [ ! -e /tmp/go ]; do sleep 0.05; done; echo came; exit 2"
+        await engine.docker("run", "-d", "--name", "talks", "box:1", "sh", "-c", script)
+        attached = asyncio.ensure_future(engine.docker("attach", "talks"))
+        seen = engine.events.subscribe({"event": ["attach"]}, 0, None)
+        await anext(seen)
+        await engine.docker("exec", "talks", "touch", "/tmp/go")
+        assert await attached == (2, "came\n", "")
+
+    place.run(test)
+
+
+def test_tmpfs_read_only_and_volumes_from_are_what_they_say(place: Any) -> None:
+    async def test(engine: Any) -> None:
+        code, _, err = await engine.docker("run", "--rm", "--read-only", "box:1", "touch", "/x")
+        assert code == 1 and "Read-only file system" in err
+        tmpfs = ("--tmpfs", "/scratch:size=1m", "--read-only")
+        _, out, _ = await engine.docker(
+            "run", "--rm", *tmpfs, "box:1", "sh", "-c", "echo x >/scratch/x; df /scratch"
+        )
+        assert " 1024 " in out
+        await engine.docker("create", "--name", "owner", "-v", "shared:/shared", "box:1")
+        await engine.docker("run", "--rm", "--volumes-from", "owner", "box:1", "touch", "/shared/made")
+        assert (engine.volumes.path("shared") / "made").exists()
+        code, _, err = await engine.docker(
+            "run", "--rm", "--volumes-from", "owner:ro", "box:1", "touch", "/shared/more"
+        )
+        assert code == 1 and "Read-only file system" in err
+
+    place.run(test)
+
+
+def test_anonymous_volumes_go_with_a_container_that_removes_itself(place: Any) -> None:
+    async def test(engine: Any) -> None:
+        await engine.docker("run", "--rm", "-v", "named:/named", "box:1", "true")
+        assert (await engine.docker("volume", "ls", "-q"))[1] == "named\n"
+        await engine.docker("run", "--name", "stays", "box:1", "true")
+        assert len((await engine.docker("volume", "ls", "-q"))[1].split()) == 2
+        await engine.docker("rm", "-v", "stays")
+        assert (await engine.docker("volume", "ls", "-q"))[1] == "named\n"
+        await engine.docker("volume", "prune", "-f")
+        assert (await engine.docker("volume", "ls", "-q"))[1] == "named\n"
 
     place.run(test)

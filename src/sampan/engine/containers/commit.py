@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from sampan.engine.changes import apply_changes
 from sampan.engine.config import ContainerConfig, words
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.files import engine_places
@@ -29,6 +30,8 @@ class CommitRequest:
     comment: str = ""
     pause: bool = True
     config: ContainerConfig | None = None
+    changes: tuple[str, ...] = ()
+    """Dockerfile instructions for the new image's configuration."""
 
 
 class Committing:
@@ -96,7 +99,7 @@ def committed_config(
         base,
         created=created,
         author=request.author or base.author,
-        config=_defaults(chosen, record.config),
+        config=apply_changes(_defaults(chosen, record.config), request.changes),
         rootfs=replace(base.rootfs, diff_ids=(*base.rootfs.diff_ids, layer)),
         history=(*(base.history or ()), entry),
     )

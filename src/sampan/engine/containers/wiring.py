@@ -22,7 +22,6 @@ from sampan.errors import Internal, SampanError
 from sampan.network.dns import ServedNamespace
 from sampan.network.model import EndpointSpec, NameRecords, PortBinding
 
-
 log = logging.getLogger(__name__)
 
 
