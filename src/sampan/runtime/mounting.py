@@ -261,6 +261,8 @@ def _bind_device(root: int, step: s.MakeDevice) -> None:
 
 def make_link(root: int, step: s.MakeLink) -> None:
     """What is there already stays, but for /dev/ptmx, which has to be the container's own."""
+    if step.only_with and not os.path.exists(step.only_with):
+        return
     directory, _, name = step.path.rpartition("/")
     parent = paths.mkdirs_in_root(root, directory)
     try:

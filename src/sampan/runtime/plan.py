@@ -41,7 +41,6 @@ _DEFAULT_LINKS = (
     ("/dev/stdin", "/proc/self/fd/0"),
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
-    ("/dev/core", "/proc/kcore"),
     ("/dev/ptmx", "pts/ptmx"),
 )
 _DEVICE_KINDS = {"c": "c", "u": "c", "b": "b", "p": "p"}
@@ -230,6 +229,7 @@ def _device_steps(spec: Spec, linux: Linux) -> list[s.Step]:
         owner = (device.uid or 0, device.gid or 0)
         steps.append(s.MakeDevice(path, kind, device.major or 0, device.minor or 0, mode, *owner))
     steps += [s.MakeLink(path, destination) for path, destination in _DEFAULT_LINKS]
+    steps.append(s.MakeLink("/dev/core", "/proc/kcore", "/proc/kcore"))
     return steps
 
 

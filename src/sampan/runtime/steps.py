@@ -108,8 +108,11 @@ class MakeDevice(Step, frozen=True):
 
 
 class MakeLink(Step, frozen=True):
+    """`only_with`: only where the host has this file."""
+
     path: str
     destination: str
+    only_with: str = ""
 
 
 class OpenConsole(Step, frozen=True):

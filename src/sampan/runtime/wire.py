@@ -6,8 +6,7 @@ that is the last of the descriptors.
 
 from __future__ import annotations
 
-# `socket.send_fds` imports this when it is called; in a container's root it could no longer be found.
-import array  # noqa: F401
+import array
 import os
 import socket
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ MAX_INLINE = 64 * 1024
 MAX_MESSAGE = 32 * 1024 * 1024
 MAX_DESCRIPTORS = 8
 
+_NUMBER_SIZE = array.array("i").itemsize
 _INLINE = b"\x00"
 _IN_FILE = b"\x01"
 
@@ -38,9 +38,7 @@ class Codec(Generic[T]):
 
         Raises `Invalid` for what is not such a message (its descriptors are closed), OSError.
         """
-        data, descriptors, flags, _ = socket.recv_fds(
-            sock, MAX_INLINE + 1, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
+        data, descriptors, flags = _receive_packet(sock)
         if not data:
             close_all(descriptors)
             return None, []
@@ -85,9 +83,21 @@ def send(sock: socket.socket, message: msgspec.Struct, descriptors: Sequence[int
         raise Unavailable("the other process is gone") from error
 
 
+def _receive_packet(sock: socket.socket) -> tuple[bytes, list[int], int]:
+    """`socket.recv_fds` does not pass its flags on (Python 3.11): close-on-exec would not be set."""
+    room = socket.CMSG_SPACE(MAX_DESCRIPTORS * _NUMBER_SIZE)
+    data, control, flags, _ = sock.recvmsg(MAX_INLINE + 1, room, socket.MSG_CMSG_CLOEXEC)
+    descriptors = array.array("i")
+    for level, kind, content in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(content[: len(content) - len(content) % _NUMBER_SIZE])
+    return data, list(descriptors), flags
+
+
 def _transmit(sock: socket.socket, packet: bytes, descriptors: Sequence[int]) -> None:
     if descriptors:
-        socket.send_fds(sock, [packet], descriptors, socket.MSG_NOSIGNAL)
+        control = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+        sock.sendmsg([packet], [control], socket.MSG_NOSIGNAL)
     else:
         sock.send(packet, socket.MSG_NOSIGNAL)
 
