@@ -40,8 +40,10 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
     async def lines() -> AsyncIterator[bytes]:
         try:
             async for event in events:
-                if not wanted.quiet or event.image_id is not None:
+                if not wanted.quiet:
                     yield _line(event)
+                elif event.image_id is not None:  # `build -q` of a client prints this stream and nothing else
+                    yield _encode({"stream": f"{event.image_id}\n"})
         except SampanError as error:
             code = getattr(error, "exit_code", 0)
             detail = {"code": code, "message": error.message} if code else {"message": error.message}

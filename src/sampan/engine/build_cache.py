@@ -23,7 +23,7 @@ def build_cache_keeper(cache: BuildCache, images: ImageStore) -> BuildCacheKeepe
                 "InUse": False,
                 "Shared": entry.layer in shared,
                 "Size": 0 if entry.layer in shared else entry.size,
-                "CreatedAt": entry.created,
+                "CreatedAt": entry.created or rfc3339(entry.used * 1_000_000_000),
                 "LastUsedAt": rfc3339(entry.used * 1_000_000_000),
                 "UsageCount": 1,
             }
