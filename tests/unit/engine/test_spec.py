@@ -64,7 +64,12 @@ def test_every_namespace_is_the_containers_own_unless_shared_or_joined() -> None
 
 
 def test_limits_become_resources() -> None:
-    host: dict[str, Any] = {"memory": 1 << 26, "memory_swap": 1 << 27, "nano_cpus": 500_000_000, "pids_limit": 10}
+    host: dict[str, Any] = {
+        "memory": 1 << 26,
+        "memory_swap": 1 << 27,
+        "nano_cpus": 500_000_000,
+        "pids_limit": 10,
+    }
     linux = build(host).linux
     assert linux is not None and linux.resources is not None
     resources = linux.resources

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,6 +54,9 @@ class ImageSource(Protocol):
         """An image whose layers exist."""
 
     def tag(self, image_id: Digest, reference: Reference) -> Digest | None: ...
+
+    def hold(self, digests: Iterable[Digest]) -> AbstractContextManager[None]:
+        """Keep layers from being collected until a record names them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,8 @@ class Creator:
                 points,
                 endpoints,
             )
-            record = await self._make(record)
+            with parts.images.hold(image.diff_ids):
+                record = await self._make(record)
         except BaseException:
             parts.store.release_name(name, container_id)
             raise

@@ -96,9 +96,18 @@ class Monitor:
     # Ending
 
     async def _end(self, slot: Slot, live: Live) -> None:
-        exit_record = await asyncio.to_thread(live.shim.wait)
+        exit_record = await asyncio.to_thread(self._last_word, slot.record, live)
         live.shim.close()
         await self.ended(slot, exit_record, live)
+
+    def _last_word(self, record: ContainerRecord, live: Live) -> ExitRecord:
+        """Blocking: how it ended. A shim that was killed could not end what is left of its container."""
+        end = live.shim.wait()
+        group = self._parts.cgroup(record)
+        if group.exists():
+            group.kill_all()
+            group.remove()
+        return end
 
     async def ended(self, slot: Slot, end: ExitRecord, live: Live | None) -> None:
         """Everything that follows the end of a container's process.
@@ -126,8 +135,6 @@ class Monitor:
         self._live.pop(record.id, None)
         self._wiring.refresh_names(networks)
         self._announce_end(slot.record, end)
-        if end.error.startswith("the container's shim was killed"):
-            await asyncio.to_thread(self._kill_leftovers, slot.record)
         removing = record.host.auto_remove and not decision.restart
         if not removing:
             await parts.store.save(slot)
@@ -165,13 +172,6 @@ class Monitor:
                 "type": network.driver if network is not None else "bridge",
             }
             parts.events.publish("network", "disconnect", endpoint.network_id, attributes)
-
-    def _kill_leftovers(self, record: ContainerRecord) -> None:
-        """Blocking: a shim that was killed could not end its container's processes."""
-        group = self._parts.cgroup(record)
-        if group.exists():
-            group.kill_all()
-            group.remove()
 
     # Restarting
 

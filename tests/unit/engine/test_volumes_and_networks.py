@@ -1,0 +1,295 @@
+"""The services of volumes and networks on fakes. Expected messages: dockerd's own answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.engine.config import ContainerConfig, EndpointSettings, HostConfig, IpamConfig
+from sampan.engine.events import EventBus
+from sampan.engine.model import NEVER, ContainerRecord, Endpoint, IpamPool
+from sampan.engine.networks import Ipam, NetworkCreate, Networks
+from sampan.engine.settings import Settings
+from sampan.engine.volumes import Volumes, directory_size
+from sampan.errors import Conflict, Denied, Invalid, NotFound
+from sampan.network.model import EndpointSpec, NetworkSpec
+from sampan.storage.metadata import Table
+
+
+class FakeMetadata:
+    """Documents in a dictionary, which outlives the services as the database does."""
+
+    def __init__(self) -> None:
+        self.documents: dict[tuple[Table, str], bytes] = {}
+
+    def put(self, table: Table, key: str, body: bytes, *, durable: bool | None = None) -> None:
+        self.documents[table, key] = body
+
+    def delete(self, table: Table, key: str, *, durable: bool | None = None) -> None:
+        self.documents.pop((table, key), None)
+
+    def items(self, table: Table, prefix: str = "") -> list[tuple[str, bytes]]:
+        return [(key, body) for (kind, key), body in self.documents.items() if kind is table]
+
+
+class FakeHost:
+    """Remembers which bridges there are."""
+
+    def __init__(self, in_use: tuple[str, ...] = ()) -> None:
+        self.bridges: dict[str, NetworkSpec] = {}
+        self.in_use = tuple(map(IPv4Network, in_use))
+        self.broken = False
+
+    def setup(self) -> None:
+        return
+
+    def ensure(self, network: NetworkSpec) -> None:
+        if self.broken:
+            raise Conflict("the device name is taken")
+        self.bridges[network.bridge] = network
+
+    def remove(self, network: NetworkSpec) -> None:
+        self.bridges.pop(network.bridge, None)
+
+    def subnets_in_use(self) -> tuple[IPv4Network, ...]:
+        return self.in_use
+
+
+def make_networks(metadata: FakeMetadata, host: FakeHost, **settings: Any) -> Networks:
+    return Networks(Settings(**settings), metadata, host, EventBus())  # type: ignore[arg-type]
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(test)
+
+
+def container(name: str, network_id: str, spec: EndpointSpec | None) -> tuple[ContainerRecord, Endpoint]:
+    record = ContainerRecord(name * 64, name, NEVER, "", "", (), ContainerConfig(), HostConfig())
+    return record, Endpoint(network_id, spec=spec)
+
+
+def test_the_predefined_networks_are_made_once_and_found_again() -> None:
+    async def test() -> None:
+        metadata, host = FakeMetadata(), FakeHost(in_use=("172.17.0.0/16",))
+        networks = make_networks(metadata, host, instance="own0")
+        await networks.setup()
+        assert {one["Name"]: one["Driver"] for one in networks.list({})} == {
+            "bridge": "bridge", "host": "host", "none": "null",
+        }  # fmt: skip
+        assert host.bridges["own0"].subnet == "172.18.0.0/16"
+        again = make_networks(metadata, host, instance="own0")
+        await again.setup()
+        assert again.find("bridge") == networks.find("bridge")
+
+    run(test())
+
+
+def test_the_default_subnet_can_be_given_with_the_gateways_address() -> None:
+    async def test() -> None:
+        networks = make_networks(FakeMetadata(), FakeHost(), default_subnet="10.9.0.1/24")
+        await networks.setup()
+        assert networks.find("bridge").ipam_config == (IpamPool("10.9.0.0/24", gateway="10.9.0.1"),)
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (NetworkCreate("bridge"), Denied, "operation is not permitted on predefined bridge network"),
+        (NetworkCreate("taken"), Conflict, "network with name taken already exists"),
+        (NetworkCreate("a b"), Invalid, "invalid network name"),
+        (NetworkCreate("x", driver="foo"), NotFound, 'plugin "foo" not found'),
+        (NetworkCreate("x", driver="host"), Denied, 'only one instance of "host" network is allowed'),
+        (NetworkCreate("x", ipam=Ipam(config=(IpamPool("10.1.0.1"),))), Invalid, "invalid subnet 10.1.0.1"),
+        (
+            NetworkCreate("x", ipam=Ipam(config=(IpamPool("172.18.0.0/24"),))),
+            Conflict,
+            "Pool overlaps with other one on this address space",
+        ),
+        (
+            NetworkCreate("x", ipam=Ipam(config=(IpamPool("10.1.0.0/24", gateway="10.2.0.1"),))),
+            Invalid,
+            "invalid gateway 10.2.0.1",
+        ),
+    ],
+)
+def test_a_network_that_can_not_be_is_refused(body: NetworkCreate, kind: type[Exception], words: str) -> None:
+    async def test() -> None:
+        networks = make_networks(FakeMetadata(), FakeHost())
+        await networks.setup()
+        await networks.create(NetworkCreate("taken"))
+        with pytest.raises(kind, match=words):
+            await networks.create(body)
+
+    run(test())
+
+
+def test_a_network_whose_bridge_can_not_be_made_leaves_nothing() -> None:
+    async def test() -> None:
+        metadata, host = FakeMetadata(), FakeHost()
+        networks = make_networks(metadata, host)
+        await networks.setup()
+        host.broken = True
+        with pytest.raises(Conflict):
+            await networks.create(NetworkCreate("broken"))
+        assert len(metadata.items(Table.NETWORKS)) == 3
+        host.broken = False
+        network_id, _ = await networks.create(NetworkCreate("broken"))
+        assert networks.find(network_id[:12]).spec == host.bridges[f"br-{network_id[:12]}"]
+
+    run(test())
+
+
+def test_a_network_in_use_is_not_removed() -> None:
+    async def test() -> None:
+        networks = make_networks(FakeMetadata(), FakeHost())
+        await networks.setup()
+        network_id, _ = await networks.create(NetworkCreate("busy"))
+        spec = networks.allocate(
+            networks.find("busy"), EndpointSettings(), interface="eth0", default_route=True
+        )
+        networks.members = lambda wanted: [container("c", wanted, spec)] if wanted == network_id else []
+        with pytest.raises(Denied, match="network busy has active endpoints"):
+            await networks.remove("busy")
+        networks.members = lambda _wanted: []
+        await networks.remove("busy")
+        with pytest.raises(NotFound, match="network busy not found"):
+            networks.find("busy")
+        with pytest.raises(Denied, match="bridge is a pre-defined network and cannot be removed"):
+            await networks.remove("bridge")
+
+    run(test())
+
+
+def test_addresses_are_given_once_and_come_back() -> None:
+    async def test() -> None:
+        networks = make_networks(FakeMetadata(), FakeHost())
+        await networks.setup()
+        await networks.create(NetworkCreate("small", ipam=Ipam(config=(IpamPool("10.3.0.0/29"),))))
+        record = networks.find("small")
+
+        def allocate(fixed: str = "") -> EndpointSpec | None:
+            asked = EndpointSettings(ipam_config=IpamConfig(fixed) if fixed else None)
+            return networks.allocate(record, asked, interface="eth0", default_route=True)
+
+        first = allocate()
+        assert first is not None
+        assert (first.address, first.gateway, first.mac) == ("10.3.0.2/29", "10.3.0.1", "02:42:0a:03:00:02")
+        fixed = allocate("10.3.0.5")
+        assert fixed is not None
+        with pytest.raises(Conflict, match="Address already in use"):
+            allocate("10.3.0.5")
+        assert [one.address for _ in range(3) if (one := allocate())] == [
+            "10.3.0.3/29", "10.3.0.4/29", "10.3.0.6/29",
+        ]  # fmt: skip
+        with pytest.raises(Conflict, match="no available IPv4 addresses"):
+            allocate()
+        networks.release(fixed)
+        assert allocate("10.3.0.5") is not None
+        again = make_networks(FakeMetadata(), FakeHost())
+        await again.setup()
+        again.adopt(first)
+
+    run(test())
+
+
+def test_fixed_addresses_and_aliases_are_for_networks_of_ones_own() -> None:
+    async def test() -> None:
+        networks = make_networks(FakeMetadata(), FakeHost())
+        await networks.setup()
+        await networks.create(NetworkCreate("auto"))
+        bridge, auto = networks.find("default"), networks.find("auto")
+        fixed = EndpointSettings(ipam_config=IpamConfig("10.0.0.9"))
+        with pytest.raises(Invalid) as caught:
+            networks.check_endpoint(bridge, fixed)
+        assert caught.value.message == "user specified IP address is supported on user defined networks only"
+        with pytest.raises(Invalid) as caught:
+            networks.check_endpoint(auto, fixed)
+        assert caught.value.message == (
+            "user specified IP address is supported only when connecting to networks with user configured subnets"
+        )
+        with pytest.raises(Invalid, match="network-scoped alias"):
+            networks.check_endpoint(bridge, EndpointSettings(aliases=("x",)))
+
+    run(test())
+
+
+def test_volumes_are_made_once_kept_over_a_restart_and_removed(tmp_path: Path) -> None:
+    async def test() -> None:
+        metadata = FakeMetadata()
+        volumes = Volumes(tmp_path, metadata, EventBus())
+        first = await volumes.create("data", labels={"a": "b"})
+        assert await volumes.create("data") == first
+        (volumes.path("data") / "file").write_text("12345")
+        assert directory_size(volumes.path("data")) == 5
+        again = Volumes(tmp_path, metadata, EventBus())
+        assert again.inspect("data")["Labels"] == {"a": "b"}
+        assert again.inspect("data")["Mountpoint"] == str(tmp_path / "data" / "_data")
+        await again.remove("data")
+        assert list(tmp_path.iterdir()) == []
+        with pytest.raises(NotFound, match="get data: no such volume"):
+            await again.remove("data")
+        await again.remove("data", force=True)
+
+    run(test())
+
+
+def test_a_volume_in_use_stays(tmp_path: Path) -> None:
+    async def test() -> None:
+        volumes = Volumes(tmp_path, FakeMetadata(), EventBus())
+        await volumes.create("data")
+        volumes.users = lambda name: ["abc"] if name == "data" else []
+        with pytest.raises(Conflict) as caught:
+            await volumes.remove("data")
+        assert caught.value.message == "remove data: volume is in use - [abc]"
+
+    run(test())
+
+
+def test_prune_takes_unused_anonymous_volumes_and_named_ones_only_when_told(tmp_path: Path) -> None:
+    async def test() -> None:
+        volumes = Volumes(tmp_path, FakeMetadata(), EventBus())
+        await volumes.create("named")
+        anonymous = await volumes.create()
+        used = await volumes.create()
+        volumes.users = lambda name: ["c"] if name == used.name else []
+        assert (await volumes.prune({}))["VolumesDeleted"] == [anonymous.name]
+        assert (await volumes.prune({"all": ["true"]}))["VolumesDeleted"] == ["named"]
+        assert [one["Name"] for one in volumes.list({})["Volumes"]] == [used.name]
+
+    run(test())
+
+
+def test_what_a_crash_left_of_a_removal_is_swept_and_data_without_a_record_is_kept(tmp_path: Path) -> None:
+    async def test() -> None:
+        metadata = FakeMetadata()
+        volumes = Volumes(tmp_path, metadata, EventBus())
+        await volumes.create("half")
+        # Between the rename and the record's end.
+        (tmp_path / "half").rename(tmp_path / ".half.0123")
+        (tmp_path / "stray").mkdir()
+        again = Volumes(tmp_path, metadata, EventBus())
+        assert again.find("half") is None
+        assert [path.name for path in tmp_path.iterdir()] == ["stray"]
+        assert metadata.items(Table.VOLUMES) == []
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a b", '"a b" includes invalid characters for a local volume name'),
+        ("../up", "includes invalid characters"),
+        ("x", "volume name is too short"),
+    ],
+)
+def test_bad_volume_names_are_refused(tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(Invalid, match=words):
+        asyncio.run(Volumes(tmp_path, FakeMetadata(), EventBus()).create(name))
