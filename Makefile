@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test guide lint bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -25,7 +25,11 @@ demo: setup ## run the main job from Dockerfile to running application (KEEP=1 l
 
 test: setup ## all tests (integration tests need root)
 	tools/system-packages test
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests/unit tests/integration
+
+guide: setup ## the deployment guide's Dockerfiles, built and run (minutes, downloads packages)
+	tools/system-packages demo
+	$(BIN)/python -m pytest tests/guide
 
 lint: setup ## style, types and import contracts
 	$(BIN)/ruff format --check .
