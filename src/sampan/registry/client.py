@@ -22,7 +22,6 @@ from sampan.oci.manifest import MAX_MANIFEST_SIZE, Descriptor
 from sampan.oci.reference import Reference
 from sampan.registry.config import (
     Credentials,
-    Endpoint,
     RegistryConfig,
     mirror_endpoints,
     origin_endpoints,
@@ -355,21 +354,12 @@ class RegistryClient:
             if len(endpoints) == 1:
                 return transport
             try:
-                self._ping(endpoint)
+                transport.ping()
                 return transport
             except Unavailable as error:
                 failure = error
                 transport.close()
         raise failure
-
-    def _ping(self, endpoint: Endpoint) -> None:
-        probe = Transport(endpoint, self._config, Credentials())
-        try:
-            probe.request("GET", "/v2/", retry=False)
-        except Unauthorized:
-            pass  # it answers: that is all that is asked
-        finally:
-            probe.close()
 
     def _location(self, response: Answer) -> str:
         location = response.headers.get("Location", "")

@@ -178,6 +178,18 @@ class _LayerPull:
         return self._images.layers.has(diff_id) and self._images.content.has(descriptor.digest)
 
     def fetch(self, diff_id: Digest, descriptor: Descriptor) -> None:
+        """Download one layer, going on from what an earlier download has left."""
+        kept = self._images.content.partials().get(descriptor.digest, 0)
+        try:
+            self._fetch(diff_id, descriptor)
+        except Invalid:
+            # What was kept may be damaged (the host crashed while it was written): once more, from the start.
+            if not kept:
+                raise
+            self._images.content.drop_partial(descriptor.digest)
+            self._fetch(diff_id, descriptor)
+
+    def _fetch(self, diff_id: Digest, descriptor: Descriptor) -> None:
         short = hex_of(descriptor.digest)[:12]
         with self._images.content.ingest(descriptor.digest, descriptor.size, cancelled=self.stopped) as blob:
             with _Tee(blob, self._images.layers, descriptor, diff_id) as tee:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import email.utils
+import functools
 import random
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
 import urllib3
@@ -100,6 +102,14 @@ class Transport:
     def close(self) -> None:
         self._pool.clear()
 
+    def ping(self) -> None:
+        """Whether anything answers here at all, asked without logging in. Raises `Unavailable`."""
+        url = self.endpoint.url + "/v2/"
+        try:
+            self._follow(_Request("GET", url, {}, None, redirect=False), None).close()
+        except HTTPError as error:
+            raise Unavailable(f'Get "{redacted(url)}": {describe(error)}') from error
+
     def request(
         self,
         method: str,
@@ -139,11 +149,11 @@ class Transport:
     ) -> urllib3.BaseHTTPResponse:
         """One request, authenticated when the registry asks for it; redirects are followed when `redirect`.
 
-        `path` is absolute on the endpoint, or a whole URL that the registry gave (an upload's location). The
-        caller reads and closes the response. `retry` False: one attempt only. Raises `Unavailable` when the
+        `path` (from /v2) is below the endpoint's URL, or a whole URL that the registry gave (an upload's location).
+        The caller reads and closes the response. `retry` False: one attempt only. Raises `Unavailable` when the
         endpoint can't be reached or keeps failing, `Unauthorized`, `Denied` (an unsafe redirect).
         """
-        url = urljoin(self.endpoint.url + "/", path)
+        url = path if "://" in path else self.endpoint.url + path
         attempts = ATTEMPTS if retry else 1
         for attempt in range(1, attempts + 1):
             if cancelled():
@@ -353,15 +363,33 @@ def redacted(url: str) -> str:
 
 
 def _tls(endpoint: Endpoint, config: RegistryConfig) -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    if not endpoint.verify:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return _with_files(context, config.certs_dir / endpoint.host)
     directory = config.certs_dir / endpoint.host
-    if directory.is_dir():
-        for file in sorted(directory.iterdir()):
+    if not directory.is_dir():
+        return _system_context()
+    return _with_files(ssl.create_default_context(), directory)
+
+
+@functools.cache
+def _system_context() -> ssl.SSLContext:
+    """The host's CAs (or those of SSL_CERT_FILE), read once: that takes longer than a handshake."""
+    return ssl.create_default_context()
+
+
+def _with_files(context: ssl.SSLContext, directory: Path) -> ssl.SSLContext:
+    """Docker's certs.d: *.crt are CAs, *.cert with *.key of the same name a client's certificate."""
+    if not directory.is_dir():
+        return context
+    for file in sorted(directory.iterdir()):
+        try:
             if file.suffix == ".crt":
                 context.load_verify_locations(file)
             elif file.suffix == ".cert":
                 context.load_cert_chain(file, file.with_suffix(".key"))
-    if not endpoint.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+        except (OSError, ssl.SSLError) as error:
+            raise Invalid(f"{file} can't be used as a certificate: {error}") from error
     return context

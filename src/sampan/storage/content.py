@@ -136,6 +136,12 @@ class ContentStore:
                 found[parse_digest("sha256:" + entry.name)] = entry.stat().st_size
         return found
 
+    def drop_partial(self, digest: Digest) -> None:
+        """Forget what an ingest has left; nothing happens while one is under way."""
+        with self._turn:
+            if digest not in self._active:
+                (self._ingests / hex_of(parse_digest(digest))).unlink(missing_ok=True)
+
     def sweep(self, max_age: float = PARTIAL_MAX_AGE) -> int:
         """Remove rubbish of dead writers and partial blobs older than `max_age` seconds; returns bytes freed."""
         freed = 0
