@@ -26,6 +26,8 @@ class Contestant:
     daemon: subprocess.Popen[bytes] | None = None
     run_options: list[str] = field(default_factory=list)
     push_options: list[str] = field(default_factory=list)
+    bridge: str = ""
+    """A bridge that was made for it here, and goes with it."""
 
     def run(self, *arguments: str, stdin: Path | None = None) -> str:
         """Raises CalledProcessError with the command's messages in `stderr`."""
@@ -56,6 +58,8 @@ class Contestant:
         if self.daemon is not None:
             self.daemon.send_signal(signal.SIGTERM)
             self.daemon.wait(60)
+        if self.bridge:
+            subprocess.run(["ip", "link", "delete", self.bridge], check=True)
 
 
 def start_sampan(state: Path) -> Contestant:
@@ -71,14 +75,22 @@ def start_docker(state: Path) -> Contestant | None:
         return None
     root = state / "docker"
     sock = root / "docker.sock"
+    # Not docker0, which belongs to the machine's own engine.
+    bridge = "dckbench0"
+    for arguments in (
+        ("link", "add", bridge, "type", "bridge"),
+        ("address", "add", "172.29.0.1/16", "dev", bridge),
+        ("link", "set", bridge, "up"),
+    ):
+        subprocess.run(["ip", *arguments], check=True)
     command = [
         "dockerd", "--data-root", root / "data", "--exec-root", root / "exec", "--pidfile", root / "pid",
-        "-H", f"unix://{sock}", "--bip", "172.29.0.1/16",
+        "-H", f"unix://{sock}", "--bridge", bridge,
     ]  # fmt: skip
     daemon = _daemon(command, root, sock)
     client = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
     environment = {"DOCKER_HOST": f"unix://{sock}", "DOCKER_BUILDKIT": "0"}
-    return Contestant("docker", [client], sock, environment, daemon)
+    return Contestant("docker", [client], sock, environment, daemon, bridge=bridge)
 
 
 def start_podman(state: Path) -> Contestant | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import shutil
@@ -117,16 +118,19 @@ def run_forty(start: object, prepare: object, repeat: int) -> tuple[float, float
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repetitions, nothing is written to docs/")
-    quick = parser.parse_args().quick
+    parser.add_argument("--large", type=Path, help="archive of the large image, instead of making one")
+    options = parser.parse_args()
+    quick: bool = options.quick
     if os.geteuid() != 0:
         print("the benchmark needs root", file=sys.stderr)
         return 1
     if STATE.exists():
         shutil.rmtree(STATE)
     STATE.mkdir()
-    small, large = STATE / "busybox.tar", STATE / "large.tar"
+    small, large = STATE / "busybox.tar", options.large or STATE / "large.tar"
     busybox_tar(small)
-    large_tar(large)
+    if options.large is None:
+        large_tar(large)
     address, registry = start_registry(STATE)
     starters = (start_sampan, start_docker, start_podman)
 
@@ -134,18 +138,19 @@ def main() -> int:
         each.run("import", str(small), "bench/busybox")
 
     try:
-        contestants = [each for start in starters if (each := start(STATE / "one")) is not None]
-        names = [each.name for each in contestants]
-        try:
+        with contextlib.ExitStack() as running:
+            contestants: list[Contestant] = []
+            for start in starters:
+                each = start(STATE / "one")
+                if each is not None:
+                    running.callback(each.stop)
+                    contestants.append(each)
+            names = [each.name for each in contestants]
             for each in contestants:
                 prepare(each)
-            first = contestants[-1] if len(contestants) > 1 else contestants[0]
-            publish(first, large, f"{address}/bench/large:1")
+            publish(contestants[-1], large, f"{address}/bench/large:1")
             known = versions(contestants)
             results = run_all(contestants, address, quick)
-        finally:
-            for each in contestants:
-                each.stop()
         results += forty(starters, names, prepare, 1 if quick else 3)
     finally:
         registry.terminate()
