@@ -118,25 +118,27 @@ def load_archive(
     `platform`: which one to take where an OCI layout offers several; None takes the only one or all that
     are complete. Raises `Invalid` for what is no such archive; nothing of it is left then.
     """
-    loaded: list[tuple[Image, tuple[Reference, ...]]] = []
     archive = _Archive()
-    with store.no_collection():
-        try:
+    try:
+        with store.no_collection():
             _read(store, file, archive, cancelled)
-            for found in _images(archive, platform):
-                image = store.register(
-                    found.config_raw,
-                    blobs=found.blobs,
-                    names=found.names,
-                    manifest_raw=found.manifest[1] if found.manifest else b"",
-                    manifest_descriptor=found.manifest[0] if found.manifest else None,
-                )
-                loaded.append((image, found.names))
-        finally:
-            ingested = {layer.diff_id for layer in archive.layers.values()}
-    # What no image needs; also after a failure, when the exception goes on from here.
-    store.collect(ingested)
+            loaded = [_register(store, found) for found in _images(archive, platform)]
+    finally:
+        # What no image needs: after a failure, all of it.
+        store.collect({layer.diff_id for layer in archive.layers.values()})
     yield from loaded
+
+
+def _register(store: ImageStore, found: _Found) -> tuple[Image, tuple[Reference, ...]]:
+    descriptor, raw = found.manifest or (None, b"")
+    image = store.register(
+        found.config_raw,
+        blobs=found.blobs,
+        names=found.names,
+        manifest_raw=raw,
+        manifest_descriptor=descriptor,
+    )
+    return image, found.names
 
 
 def _read(store: ImageStore, file: Source, archive: _Archive, cancelled: Callable[[], bool]) -> None:
