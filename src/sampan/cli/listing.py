@@ -45,23 +45,25 @@ def header_of(name: str, headers: Mapping[str, str]) -> str:
     return headers.get(name, name.upper())
 
 
-def _by_template(rows: Iterable[Record], format_text: str, headers: Mapping[str, str]) -> str:
+def render_rows(rows: Iterable[Record], source: str) -> list[str]:
+    """Each row by a template. Raises `Failure` with Docker's words for a template that cannot be used."""
     from sampan.cli.template import Template, TemplateError
 
-    table = format_text.startswith(("table ", "table\t"))
-    source = unescape(format_text[6:].strip() if table else format_text)
     try:
-        template = Template(source)
+        template = Template(unescape(source))
     except TemplateError as error:
         raise Failure(f"failed to parse template: {error}") from None
-    lines = []
     try:
-        for row in rows:
-            lines.append(template.render(row))
-        if table:
-            lines.insert(0, template.render(_HeaderRow(headers)))
+        return [template.render(row) for row in rows]
     except TemplateError as error:
         raise Failure(f"failed to execute template: {error}") from None
+
+
+def _by_template(rows: Iterable[Record], format_text: str, headers: Mapping[str, str]) -> str:
+    table = format_text.startswith(("table ", "table\t"))
+    if table:
+        rows = [_HeaderRow(headers), *rows]
+    lines = render_rows(rows, format_text[6:].strip() if table else format_text)
     text = "".join(line + "\n" for line in lines)
     return align(text) if table else text
 

@@ -34,6 +34,7 @@ def header(
     gid: int = 0,
     link: str = "",
     device: tuple[int, int] = (0, 0),
+    owner_names: tuple[bytes, bytes] = (b"", b""),
 ) -> bytes:
     """The header block (or blocks) of an entry; `kind` is ustar's type flag, a directory's name ends with "/"."""
     raw_name, raw_link = os.fsencode(name), os.fsencode(link)
@@ -49,7 +50,7 @@ def header(
     ):
         if number > limit:
             extended.append((key.encode(), str(number).encode()))
-    block = _block(raw_name[:100], kind, mode, size, mtime, uid, gid, raw_link[:100], device)
+    block = _block(raw_name[:100], kind, mode, size, mtime, uid, gid, raw_link[:100], device, owner_names)
     if not extended:
         return block
     records = b"".join(_pax_record(key, value) for key, value in extended)
@@ -67,6 +68,7 @@ def _block(
     gid: int,
     link: bytes,
     device: tuple[int, int],
+    owner_names: tuple[bytes, bytes] = (b"", b""),
 ) -> bytes:
     def octal(value: int, width: int) -> bytes:
         # A number that does not fit stands in the pax header.
@@ -75,7 +77,7 @@ def _block(
 
     fields = [
         name.ljust(100, b"\0"),
-        octal(mode & 0o7777, 8),
+        octal(mode, 8),
         octal(uid, 8),
         octal(gid, 8),
         octal(size, 12),
@@ -84,7 +86,7 @@ def _block(
         kind,
         link.ljust(100, b"\0"),
         b"ustar\x0000",
-        bytes(64),
+        *(name.ljust(32, b"\0") for name in owner_names),
         octal(device[0], 8),
         octal(device[1], 8),
         bytes(167),
@@ -123,19 +125,22 @@ class TreeWriter:
         """One entry: a file with its content, a directory or link without. Sockets are left out."""
         mode = status.st_mode
         uid, gid = (status.st_uid, status.st_gid) if self._owner else (0, 0)
-        permissions, mtime = stat.S_IMODE(mode), int(status.st_mtime)
+        mtime = int(status.st_mtime)
+        # Docker's client sends the file type with the mode, and root's name; engines hash both for their build cache.
+        names = (b"", b"") if self._owner else (b"root", b"root")
 
         def make(kind: bytes, size: int = 0, link: str = "", device: int = 0) -> bytes:
             return header(
                 name + "/" if kind == b"5" else name,
                 kind=kind,
-                mode=permissions,
+                mode=mode,
                 size=size,
                 mtime=mtime,
                 uid=uid,
                 gid=gid,
                 link=link,
                 device=(os.major(device), os.minor(device)),
+                owner_names=names,
             )
 
         if stat.S_ISDIR(mode):

@@ -23,7 +23,7 @@ NOTHING = Nothing()
 class Record:
     """A row of a listing: fields computed on demand, by the names that templates use."""
 
-    __slots__ = ("_fields", "kind", "methods")
+    __slots__ = ("fields", "kind", "methods")
 
     def __init__(
         self,
@@ -32,19 +32,19 @@ class Record:
         methods: dict[str, Callable[..., Any]] | None = None,
     ) -> None:
         self.kind = kind
-        self._fields = fields
+        self.fields = fields
         # Fields that take arguments: {{.Label "name"}}.
         self.methods = methods or {}
 
     def has(self, name: str) -> bool:
-        return name in self._fields
+        return name in self.fields
 
     def get(self, name: str) -> Any:
-        return self._fields[name]()
+        return self.fields[name]()
 
     def values(self) -> dict[str, Any]:
         """All fields, in the order in which Go's encoder writes a map."""
-        return {name: self._fields[name]() for name in sorted(self._fields)}
+        return {name: self.fields[name]() for name in sorted(self.fields)}
 
 
 def show(value: Any) -> str:

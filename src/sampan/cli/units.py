@@ -50,7 +50,8 @@ def parse_size(text: str, base: int = 1024) -> int:
     if not digits.isascii() or not digits.isdigit() or not number[0].isdigit() or number.endswith("."):
         raise error
     unit = suffix[:1] or "b"
-    if suffix not in ("", "b", unit, unit + "b", unit + "ib") or (unit == "b" and len(suffix) > 1):
+    known = unit in _SIZE_UNITS and suffix in ("", "b", unit, unit + "b", unit + "ib")
+    if not known or (unit == "b" and len(suffix) > 1):
         raise error
     factor = base ** _SIZE_UNITS.index(unit)
     return int(number) * factor if "." not in number else int(float(number) * factor)

@@ -32,7 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if here in Path(str(item.path)).parents and item.get_closest_marker("differential") is None:
-            item.add_marker(pytest.mark.skip(reason="compares with Debian's docker: set SAMPAN_DIFFERENTIAL=1"))
+            item.add_marker(
+                pytest.mark.skip(reason="compares with Debian's docker: set SAMPAN_DIFFERENTIAL=1")
+            )
 
 
 @dataclass
@@ -124,7 +126,13 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.path.endswith("/_ping"):
             path, _, query = self.path.partition("?")
             self.server.requests.append(
-                {"method": self.command, "path": path, "query": query, "body": body, "headers": dict(self.headers)}
+                {
+                    "method": self.command,
+                    "path": path,
+                    "query": query,
+                    "body": body,
+                    "headers": dict(self.headers),
+                }
             )
         answer: Any = {"Id": "a" * 64, "ID": "b" * 64, "Warnings": [], "Name": "named"}
         if self.command == "DELETE" and "/images/" in self.path:
@@ -141,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
-    do_GET = do_POST = do_HEAD = do_DELETE = do_PUT = _answer  # noqa: N815
+    do_GET = do_POST = do_HEAD = do_DELETE = do_PUT = _answer
 
 
 @dataclass
@@ -227,7 +235,9 @@ def _import_busybox(host: str, root: Path) -> None:
     busybox = shutil.which("busybox")
     assert busybox is not None
     shutil.copy(busybox, tree / "bin/busybox")
-    for applet in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split():
+    for applet in subprocess.run(
+        [busybox, "--list"], capture_output=True, text=True, check=True
+    ).stdout.split():
         if applet != "busybox":
             (tree / "bin" / applet).symlink_to("busybox")
     (tree / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")

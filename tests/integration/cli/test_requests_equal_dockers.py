@@ -90,8 +90,12 @@ def significant(value: Any) -> Any:
     if isinstance(value, dict):
         cleaned = {key: significant(item) for key, item in value.items()}
         # An empty object as a value means something in sets like ExposedPorts and Volumes.
-        return {key: item for key, item in cleaned.items() if item not in (None, False, 0, "", [], [0, 0])
-                and not (item == {} and not key.startswith("/") and "/" not in key)}
+        return {
+            key: item
+            for key, item in cleaned.items()
+            if item not in (None, False, 0, "", [], [0, 0])
+            and not (item == {} and not key.startswith("/") and "/" not in key)
+        }
     if isinstance(value, list):
         return [significant(item) for item in value]
     return value

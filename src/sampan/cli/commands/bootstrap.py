@@ -41,7 +41,13 @@ _SLIM = (
 )
 _HOST_SETTINGS = "etc/apt/apt.conf.d/00-bootstrap-host"
 _APT_SETTINGS = 'Acquire::Languages "none";\nAPT::Keep-Downloaded-Packages "false";\n'
-_KEPT_APT_ENTRIES = ("acquire::http::", "acquire::https::", "acquire::check-", "acquire::retries", "acquire::ftp::")
+_KEPT_APT_ENTRIES = (
+    "acquire::http::",
+    "acquire::https::",
+    "acquire::check-",
+    "acquire::retries",
+    "acquire::ftp::",
+)
 _MERGED_USR = "/usr/share/mmdebstrap/hooks/maybe-merged-usr"
 # Kept in the image: packages that a later build installs must not start services either.
 _NO_SERVICES = (
@@ -199,7 +205,11 @@ def _import(invocation: Invocation, command: list[str], name: str, recipe: Recip
 
     target = parse_reference(name).with_default_tag()
     if not quiet:
-        print(f"Bootstrapping {target.familiar} from {recipe.sources[0].split()[1]}", file=sys.stderr, flush=True)
+        print(
+            f"Bootstrapping {target.familiar} from {recipe.sources[0].split()[1]}",
+            file=sys.stderr,
+            flush=True,
+        )
     client = invocation.client()
     client.call("GET", "/version")  # a missing engine is better found before the work than after it
     body = _stream(command, quiet=quiet)

@@ -24,6 +24,10 @@ def _logs(invocation: Invocation) -> int:
     flags, name = invocation.flags, invocation.args[0]
     client = invocation.client()
     path = f"/containers/{quote_path(name)}"
+    try:
+        container = client.call("GET", f"{path}/json")
+    except ApiError as error:
+        raise no_such("container", name, error) from None
     query = {
         "stdout": True,
         "stderr": True,
@@ -34,10 +38,6 @@ def _logs(invocation: Invocation) -> int:
         "tail": flags["tail"],
         "details": flags["details"],
     }
-    try:
-        container = client.call("GET", f"{path}/json")
-    except ApiError as error:
-        raise no_such("container", name, error) from None
     response = client.request("GET", f"{path}/logs", query)
     raw = bool(container["Config"].get("Tty"))
     frames = FrameReader()

@@ -104,47 +104,64 @@ def _create(invocation: Invocation) -> int:
     return 0
 
 
+class _Pools:
+    """The subnets of a new network, each with what lies in it."""
+
+    def __init__(self, subnets: list[str]) -> None:
+        import ipaddress
+
+        self._parse = ipaddress.ip_network
+        self._networks: list[tuple[Any, dict[str, Any]]] = []
+        for subnet in subnets:
+            network = self._network(subnet)
+            for known, pool in self._networks:
+                if network.version == known.version and network.overlaps(known):
+                    raise Failure(
+                        f"multiple overlapping subnet configuration is not supported: {pool['Subnet']}, {subnet}"
+                    )
+            self._networks.append((network, {"Subnet": subnet}))
+
+    def _network(self, text: str) -> Any:
+        try:
+            return self._parse(text, strict=False)
+        except ValueError:
+            raise Failure(f"invalid CIDR address: {text}") from None
+
+    def _home(self, text: str, what: str) -> dict[str, Any]:
+        address = self._network(text).network_address
+        for network, pool in self._networks:
+            if address.version == network.version and address in network:
+                return pool
+        raise Failure(f"no matching subnet for {what} {text}")
+
+    def add(self, key: str, what: str, texts: list[str], twice: str) -> None:
+        for text in texts:
+            pool = self._home(text, what)
+            if key in pool:
+                raise Failure(f"cannot configure multiple {what}s ({text}, {pool[key]}) {twice}")
+            pool[key] = text
+
+    def reserve(self, addresses: dict[str, str]) -> None:
+        for name, text in addresses.items():
+            self._home(text, "aux-address").setdefault("AuxiliaryAddresses", {})[name] = text
+
+    def config(self) -> list[dict[str, Any]]:
+        return [pool for _, pool in self._networks]
+
+
 def _pools(
     subnets: list[str], ranges: list[str], gateways: list[str], auxiliary: dict[str, str]
 ) -> list[dict[str, Any]]:
     """Each subnet with the range, gateway and reserved addresses that lie in it. Raises `Failure`."""
-    import ipaddress
-
     if len(subnets) < len(ranges) or len(subnets) < len(gateways):
         raise Failure("every ip-range or gateway must have a corresponding subnet")
-    pools: dict[str, dict[str, Any]] = {}
-    parsed: dict[str, Any] = {}
-    try:
-        for subnet in subnets:
-            network = ipaddress.ip_network(subnet, strict=False)
-            for other, known in parsed.items():
-                if network.version == known.version and network.overlaps(known):
-                    raise Failure(
-                        f"multiple overlapping subnet configuration is not supported: {other}, {subnet}"
-                    )
-            parsed[subnet] = network
-            pools[subnet] = {"Subnet": subnet}
-
-        def home(text: str, what: str) -> dict[str, Any]:
-            address = ipaddress.ip_network(text, strict=False).network_address
-            for subnet, network in parsed.items():
-                if address.version == network.version and address in network:
-                    return pools[subnet]
-            raise Failure(f"no matching subnet for {what} {text}")
-
-        for text in ranges:
-            if "IPRange" in home(text, "range"):
-                raise Failure(f"cannot configure multiple ranges ({text}) on the same subnet")
-            home(text, "range")["IPRange"] = text
-        for text in gateways:
-            if "Gateway" in home(text, "gateway"):
-                raise Failure(f"cannot configure multiple gateways ({text}) for the same subnet")
-            home(text, "gateway")["Gateway"] = text
-        for name, text in auxiliary.items():
-            home(text, "aux-address").setdefault("AuxiliaryAddresses", {})[name] = text
-    except ValueError as error:
-        raise Failure(f"invalid CIDR address: {error}") from None
-    return list(pools.values())
+    if len(subnets) <= 1 and not ranges and not gateways and not auxiliary:
+        return [{"Subnet": subnet} for subnet in subnets]
+    pools = _Pools(subnets)
+    pools.add("IPRange", "range", ranges, "on the same subnet")
+    pools.add("Gateway", "gateway", gateways, "for the same subnet")
+    pools.reserve(auxiliary)
+    return pools.config()
 
 
 def _remove(invocation: Invocation) -> int:

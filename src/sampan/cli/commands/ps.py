@@ -6,7 +6,7 @@ import sys
 
 from sampan.cli import units
 from sampan.cli.flags import Command, Flag, Invocation, collect_filters
-from sampan.cli.listing import FORMAT_HELP, print_listing
+from sampan.cli.listing import FORMAT_HELP, print_listing, render_rows
 from sampan.cli.template_functions import Record
 
 TYPE_CHECKING = False
@@ -147,6 +147,22 @@ def container_record(container: dict[str, Any], *, full: bool = False) -> Record
     )
 
 
+def _shows_size(text: str) -> bool:
+    """Whether a template uses the size, which the engine only computes on request. Raises `Failure` for a bad one."""
+    if text in ("", "table", "json"):
+        return False
+    used: list[str] = []
+
+    def size() -> str:
+        used.append("Size")
+        return ""
+
+    row = container_record({})
+    probe = Record(row.kind, {**row.fields, "Size": size}, row.methods)
+    render_rows([probe], text.removeprefix("table "))
+    return bool(used)
+
+
 def _ps(invocation: Invocation) -> int:
     flags = invocation.flags
     from sampan.client.api import filters_query
@@ -158,7 +174,7 @@ def _ps(invocation: Invocation) -> int:
     query = {
         "all": flags["all"],
         "limit": last if last > 0 else None,
-        "size": flags["size"] or ".Size" in template or None,
+        "size": flags["size"] or (not flags["quiet"] and _shows_size(template)),
         "filters": filters_query(collect_filters(flags["filter"])),
     }
     containers = invocation.client().call("GET", "/containers/json", query) or []

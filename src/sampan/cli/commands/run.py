@@ -135,11 +135,11 @@ def _run(invocation: Invocation) -> int:
     flags = invocation.flags
     try:
         body = _prepare(invocation)
-        if flags["detach"]:
-            _detach(body, flags["attach"])
     except Failure as error:
         raise _reported("run", error, with_help=True) from None
-    if not flags["detach"]:
+    if flags["detach"]:
+        _detach(body, flags["attach"])
+    else:
         _check_terminal(body)
     try:
         identity = _create(invocation, body)

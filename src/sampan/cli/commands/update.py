@@ -31,7 +31,7 @@ _FIELDS = {
 def _update(invocation: Invocation) -> int:
     flags = invocation.flags
     if not any(flags.changed(name) for name in (*_FIELDS, "restart")):
-        raise Failure("You must provide one or more flags when using this command.")
+        raise Failure("you must provide one or more flags when using this command")
     body = {field: flags[name] for name, field in _FIELDS.items() if flags.changed(name)}
     if flags.changed("restart"):
         try:

@@ -1,0 +1,113 @@
+"""From flags to the body of a create request. The differential tests compare many more with Docker's client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sampan.cli.create.body import build_body
+from sampan.cli.create.flags import CREATE_FLAGS
+from sampan.cli.create.ports import parse_expose, parse_publish
+from sampan.cli.flags import parse
+
+
+def body(*arguments: str) -> dict[str, Any]:
+    values, rest, _ = parse(CREATE_FLAGS, arguments, interspersed=False)
+    return build_body(values, rest[0], rest[1:])
+
+
+def test_a_plain_container_asks_for_nothing_special() -> None:
+    made = body("busybox", "true")
+    assert made["Image"] == "busybox" and made["Cmd"] == ["true"]
+    assert (made["AttachStdin"], made["AttachStdout"], made["AttachStderr"]) == (False, True, True)
+    assert made["HostConfig"]["NetworkMode"] == "default"
+    assert made["HostConfig"]["RestartPolicy"] == {"Name": "no", "MaximumRetryCount": 0}
+    assert made["NetworkingConfig"] == {"EndpointsConfig": {}}
+
+
+def test_an_interactive_container_ends_its_input_with_the_client() -> None:
+    made = body("-i", "busybox")
+    assert made["OpenStdin"] and made["StdinOnce"] and made["AttachStdin"]
+
+
+def test_sources_that_begin_with_a_dot_are_relative_to_here(monkeypatch: Any, tmp_path: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = body("-v", "./a:/b:ro", "-v", "name:/c", "-v", "/d", "busybox")
+    assert made["HostConfig"]["Binds"] == [f"{tmp_path}/a:/b:ro", "name:/c"]
+    assert made["Volumes"] == {"/d": {}}
+
+
+def test_network_options_belong_to_the_first_network() -> None:
+    made = body(
+        "--network", "n1", "--network", "name=n2,alias=b", "--network-alias", "a", "--ip", "10.0.0.9", "x"
+    )
+    assert made["HostConfig"]["NetworkMode"] == "n1"
+    assert made["NetworkingConfig"]["EndpointsConfig"] == {
+        "n1": {"Aliases": ["a"], "IPAMConfig": {"IPv4Address": "10.0.0.9"}},
+        "n2": {"Aliases": ["b"]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rm", "--restart", "always", "x"], "conflicting options: cannot specify both --restart and --rm"),
+        (
+            ["--network-alias", "a", "x"],
+            "network-scoped aliases are only supported for user-defined networks",
+        ),
+        (
+            ["--network", "a", "--network", "host", "x"],
+            "conflicting options: cannot attach both user-defined",
+        ),
+        (["--security-opt", "foo", "x"], 'Invalid --security-opt: "foo"'),
+        (["--pid", "foo", "x"], "--pid: invalid PID mode"),
+        (["--device", "a:b:c", "x"], "bad mode specified: c"),
+        (["--mac-address", "x", "x"], "x is not a valid mac address"),
+        (["--memory-swappiness", "101", "x"], "invalid value: 101. Valid memory swappiness range is 0-100"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match="") as caught:
+        body(*arguments)
+    assert message in str(caught.value)
+
+
+def test_a_port_range_maps_one_to_one() -> None:
+    assert parse_publish(["127.0.0.1:8000-8001:80-81/udp"]) == {
+        "80/udp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}],
+        "81/udp": [{"HostIp": "127.0.0.1", "HostPort": "8001"}],
+    }
+
+
+def test_one_port_may_take_any_of_a_range() -> None:
+    assert parse_publish(["8000-8010:80"]) == {"80/tcp": [{"HostIp": "", "HostPort": "8000-8010"}]}
+
+
+def test_the_long_form_of_a_port() -> None:
+    assert parse_publish(["published=8080,target=80,protocol=udp"]) == {
+        "80/udp": [{"HostIp": "", "HostPort": "8080"}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x", "Invalid containerPort: x"),
+        ("x:80", "Invalid hostPort: x"),
+        ("300.1.1.1:80:80", "Invalid ip address: 300.1.1.1"),
+        ("80:", "No port specified: 80:<empty>"),
+        ("80/foo", "Invalid proto: foo"),
+        ("1-3:4-5", "Invalid ranges specified for container and host Ports: 4-5 and 1-3"),
+        ("80:70000", "Invalid containerPort: 70000"),
+    ],
+)
+def test_bad_ports_are_named_in_dockers_words(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match="") as caught:
+        parse_publish([text])
+    assert str(caught.value) == message
+
+
+def test_exposed_ranges_are_spelled_out() -> None:
+    assert parse_expose(["80", "90-91/UDP"]) == ["80/tcp", "90/udp", "91/udp"]
