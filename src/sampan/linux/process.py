@@ -75,8 +75,7 @@ def close_except(keep: set[int]) -> None:
     for descriptor in sorted(number for number in keep if number > 2):
         os.closerange(previous + 1, descriptor)
         previous = descriptor
-    if libc.syscall(libc.CLOSE_RANGE, previous + 1, 0xFFFFFFFF, 0) != 0:
-        os.closerange(previous + 1, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(previous + 1, max(os.sysconf("SC_OPEN_MAX"), previous + 1))
 
 
 def start_time(pid: int) -> int:

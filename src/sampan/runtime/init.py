@@ -45,13 +45,14 @@ _IFF_UP = 1
 class Setup(msgspec.Struct, frozen=True):
     """All that an init needs to know. Descriptors are -1 when there is none.
 
+    `plan` gives the steps; it is called here, so that what planning leaves in memory is gone with the execve.
     `root`: the root file system's detached mount. `stdio`: what becomes descriptors 0 to 2, None with a terminal.
     `listener`: a listening socket on which to wait for `Start`, when the maker will be gone by then. `state`: the
     runtime-spec's state (its status left open) for hooks. `early_lookup`: a missing program is reported before
     `Ready`. `reaping`: stay PID 1 as a reaping init.
     """
 
-    steps: tuple[s.Step, ...]
+    plan: Callable[[], tuple[s.Step, ...]]
     process: Process
     user: str | None = None
     root: int = -1
@@ -119,7 +120,8 @@ def run(setup: Setup, channel: socket.socket) -> NoReturn:
         os.umask(0)
         os.setsid()
         process.set_dumpable(False)
-        for step in setup.steps:
+        doing = "plan"
+        for step in setup.plan():
             doing = step.describe()
             _PERFORM[type(step)](scene, step)
         doing = "standard streams"

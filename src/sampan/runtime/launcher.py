@@ -177,8 +177,8 @@ def main(log_factory: LogFactory, arguments: list[str] | None = None) -> int:
         except (SampanError, OSError) as error:
             wire.send(sock, failure_of(error, "launcher"))
             return 1
-        gc.collect()
         gc.freeze()
+        gc.enable()
         wire.send(sock, Done())
         launcher.serve()
     return 0

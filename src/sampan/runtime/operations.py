@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -73,14 +74,8 @@ def create(
             raise Conflict(f"container's cgroup {cgroup.path} is not empty")
         limits = limits_of(spec.linux.resources if spec.linux else None)
         try:
-            setup, entry = _container_setup(store, spec, container_id, bundle, directory)
-            if not console.new_keyring:
-                setup = msgspec.structs.replace(
-                    setup, steps=tuple(step for step in setup.steps if not isinstance(step, JoinKeyring))
-                )
-            for step in setup.steps:
-                trace(step.describe())
-            spawned = _spawn(entry, setup, spawn.Group(cgroup.path, limits), spec, console)
+            setup, entry = _container_setup(store, spec, container_id, bundle, directory, console, trace)
+            spawned = _spawn(entry, setup, spawn.Group(cgroup.path, lambda: limits), spec, console)
         except BaseException:
             cgroup.remove()
             raise
@@ -101,11 +96,22 @@ def create(
 
 
 def _container_setup(
-    store: StateStore, spec: Spec, container_id: str, bundle: Path, directory: Path
+    store: StateStore,
+    spec: Spec,
+    container_id: str,
+    bundle: Path,
+    directory: Path,
+    manner: Manner,
+    trace: Trace,
 ) -> tuple[Setup, spawn.Entry]:
     linux, hooks = spec.linux or Linux(), spec.hooks
     if spec.root is None or spec.process is None:
         raise Invalid("a container needs a process and a root file system")
+    steps = plan_container(spec, container_id)
+    if not manner.new_keyring:
+        steps = tuple(step for step in steps if not isinstance(step, JoinKeyring))
+    for step in steps:
+        trace(step.describe())
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -117,7 +123,7 @@ def _container_setup(
     if not root.is_dir():
         raise NotFound(f"invalid rootfs: {root} does not exist")
     setup = Setup(
-        steps=plan_container(spec, container_id),
+        plan=lambda: steps,
         process=spec.process,
         root=open_directory_root(str(root)),
         stdio=None if spec.process.terminal else (0, 1, 2),
@@ -270,7 +276,7 @@ def execute(
     spec = container.spec()
     target, flags = spawn.open_target(container.record.pid, container.record.start_time)
     setup = Setup(
-        steps=plan_exec(request, container.record.id),
+        plan=partial(plan_exec, request, container.record.id),
         process=request,
         user=user,
         stdio=None if request.terminal else (0, 1, 2),

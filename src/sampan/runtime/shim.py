@@ -11,7 +11,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -97,7 +98,7 @@ def container_job(request: CreateRequest, given: Given) -> Job:
     namespaces = namespaces_of(spec)
     state = hook_state(spec, request.id, request.run_dir) if hooks is not None else {}
     setup = Setup(
-        steps=plan_container(spec, request.id, network_given=given.network >= 0),
+        plan=partial(plan_container, spec, request.id, network_given=given.network >= 0),
         process=spec.process,
         user=request.user,
         root=given.root,
@@ -117,7 +118,7 @@ def container_job(request: CreateRequest, given: Given) -> Job:
         log=request.log,
         stdin=request.stdin,
         stdin_once=request.stdin_once,
-        group=_group(linux, limits_of(linux.resources)),
+        group=_group(linux, partial(limits_of, linux.resources)),
         removes_group=True,
         kills_group=namespaces.get(ns.NEWPID, "host") is not None,
         hooks=hooks,
@@ -133,7 +134,7 @@ def exec_job(
     target, flags = spawn.open_target(request.init_pid, request.init_start_time)
     linux = request.spec.linux or Linux()
     setup = Setup(
-        steps=plan_exec(request.process, request.container_id),
+        plan=partial(plan_exec, request.process, request.container_id),
         process=request.process,
         user=request.user,
         stdio=stdio,
@@ -155,7 +156,7 @@ def exec_job(
     )
 
 
-def _group(linux: Linux, limits: CgroupLimits | None) -> spawn.Group | None:
+def _group(linux: Linux, limits: Callable[[], CgroupLimits] | None) -> spawn.Group | None:
     path = group_path(linux.cgroups_path)
     return None if path is None else spawn.Group(path, limits)
 
@@ -184,7 +185,9 @@ def detach_process() -> None:
     for number in (0, 1, 2):
         os.dup2(null, number)
     os.close(null)
-    process.set_name("sampan-shim")
+    # As prctl would, but without touching what ctypes needs: that stays shared with the launcher.
+    with open("/proc/self/comm", "wb", buffering=0) as name:
+        name.write(b"sampan-shim")
 
 
 class Shim:

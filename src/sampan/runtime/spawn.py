@@ -59,7 +59,7 @@ class Group(msgspec.Struct, frozen=True):
     """
 
     path: str
-    limits: CgroupLimits | None
+    limits: Callable[[], CgroupLimits] | None
 
 
 class Spawned(msgspec.Struct, frozen=True):
@@ -195,7 +195,7 @@ def _child(
         if group is not None:
             cgroup = detect().group(group.path)
             if group.limits is not None:
-                cgroup.create(group.limits)
+                cgroup.create(group.limits())
             cgroup.enter()
         process.close_except(_needed(entry, setup, channel))
         if staged:
