@@ -14,6 +14,7 @@ from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.store import Slot
 from sampan.engine.filters import check_filters, label_matches, parse_time
 from sampan.engine.model import ContainerRecord, epoch_ns
+from sampan.engine.name_filter import name_matches
 from sampan.errors import Conflict, Invalid, NotFound
 
 _LIST_FILTERS = (
@@ -90,8 +91,8 @@ class Listing:
 
     def _matches(self, record: ContainerRecord, filters: Filters) -> bool:
         checks: dict[str, Callable[[str], bool]] = {
-            "id": record.id.startswith,
-            "name": lambda value: value.removeprefix("/") in record.name,
+            "id": lambda value: name_matches(value, record.id),
+            "name": lambda value: any(name_matches(value, name) for name in (record.name, f"/{record.name}")),
             "status": lambda value: record.state.status == value,
             "exited": lambda value: record.state.status == "exited" and record.state.exit_code == int(value),
             "health": lambda value: _health(record) == value,
