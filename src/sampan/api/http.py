@@ -160,6 +160,10 @@ class HttpConnection(asyncio.Protocol):
         message.arrived.set()
 
     def on_message_complete(self) -> None:
+        if not self._parser.should_upgrade():  # else the parser means the head alone; the body is still to come
+            self._complete()
+
+    def _complete(self) -> None:
         self._incoming.complete = True
         self._incoming.arrived.set()
 
@@ -314,7 +318,7 @@ class HttpConnection(asyncio.Protocol):
         self._upgrade_body = max(left - len(data), 0)
         if not self._upgrade_body:
             self._upgrade_body = None
-            self.on_message_complete()
+            self._complete()
             self._pending += data[left:]
 
     def _head(self, status: int, headers: dict[str, str], more: str) -> bytes:

@@ -187,3 +187,28 @@ def test_filters_are_read_in_both_of_dockers_forms() -> None:
         quoted = text.replace('"', "%22").replace("{", "%7B").replace("}", "%7D").replace("=", "%3D")
         answer = exchange(handler, f"GET /?filters={quoted} HTTP/1.1\r\nConnection: close\r\n\r\n".encode())
         assert answer.endswith(b'{"label":["a=b"]}\n')
+
+
+def test_the_body_of_a_request_for_an_upgrade_may_come_after_its_head() -> None:
+    """As docker-py sends it; what was not waited for would become the stream's first bytes."""
+
+    async def handler(request: Request) -> AnyResponse:
+        return Response(body=b"body:" + await request.body(), content_type="text/plain")
+
+    async def main() -> bytes:
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = HttpServer(handler)
+        await server.listen(listener)
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.getsockname()[1])
+        try:
+            async with asyncio.timeout(10):
+                fields = b"Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 5\r\nExpect: 100-continue\r\n"
+                writer.write(b"POST /exec/x/start HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n")
+                await reader.readuntil(b"100 Continue\r\n\r\n")  # the handler is at work by then
+                writer.write(b"later")
+                return await reader.read()
+        finally:
+            writer.close()
+            await server.close()
+
+    assert asyncio.run(main()).endswith(b"body:later")
