@@ -1,0 +1,204 @@
+"""One engine shared by the suites that only use it, fresh ones for those that kill it, the search for leftovers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.testing.engine import EngineProcess
+from sampan.testing.images import busybox_tar
+from sampan.testing.registry import RealRegistry
+
+DOCKER = "/usr/bin/docker"
+BUSYBOX = "busybox:latest"
+
+
+class Sampan:
+    """An engine, and the two command lines that talk to it."""
+
+    def __init__(self, engine: EngineProcess) -> None:
+        self.engine = engine
+        self._api: Any = None
+
+    @property
+    def api(self) -> Any:
+        """docker-py on this engine."""
+        import docker
+
+        if self._api is None:
+            self._api = docker.DockerClient(base_url=self.engine.host, version="auto", timeout=60)
+        return self._api
+
+    def run(
+        self, *arguments: str, stdin: bytes | None = None, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """`sampan ARGUMENTS`, whatever its exit code."""
+        return self.engine.cli(*arguments, stdin=stdin, check=False, timeout=timeout)
+
+    def ok(self, *arguments: str, stdin: bytes | None = None, timeout: float = 60) -> str:
+        """`sampan ARGUMENTS` has to succeed: its standard output, stripped."""
+        return self.engine.cli(*arguments, stdin=stdin, timeout=timeout).stdout.strip()
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+        """`sampan ARGUMENTS` in the background, with pipes."""
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        command = [sys.executable, "-m", "sampan.cli.main", *arguments]
+        return subprocess.Popen(command, env=self.engine.environment, **{**streams, **options})
+
+    def docker(
+        self, *arguments: str, stdin: bytes | None = None, check: bool = True, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """The real docker command line."""
+        done = subprocess.run(
+            [DOCKER, *arguments],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            env=self.engine.environment,
+            timeout=timeout,
+            check=False,
+        )
+        out, err = done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+        assert not check or done.returncode == 0, (
+            f"docker {' '.join(arguments)}: {done.returncode}\n{out}{err}"
+        )
+        return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+    def import_busybox(self) -> None:
+        self.engine.cli("import", "-c", 'CMD ["sh"]', "-", BUSYBOX, stdin=busybox_tar())
+
+    def clean(self) -> None:
+        """Containers, networks and volumes of a test go; images stay."""
+        for container in self.api.api.containers(all=True):
+            self.api.api.remove_container(container["Id"], force=True, v=True)
+        for network in self.api.api.networks(filters={"type": "custom"}):
+            self.api.api.remove_network(network["Id"])
+        for volume in self.api.api.volumes().get("Volumes") or []:
+            self.api.api.remove_volume(volume["Name"], force=True)
+
+    def close(self) -> None:
+        if self._api is not None:
+            self._api.close()
+
+
+def _make(directory: Path, **options: Any) -> Sampan:
+    engine = EngineProcess(directory, **options)
+    try:
+        engine.start()
+        sampan = Sampan(engine)
+        sampan.import_busybox()
+    except BaseException:
+        engine.stop()
+        raise
+    return sampan
+
+
+@pytest.fixture(scope="session")
+def shared_sampan() -> Iterator[Sampan]:
+    directory = Path(tempfile.mkdtemp(prefix="sampan-e2e-"))
+    sampan = _make(directory)
+    try:
+        yield sampan
+    finally:
+        sampan.close()
+        sampan.engine.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def sampan(shared_sampan: Sampan) -> Iterator[Sampan]:
+    """The shared engine; what a test makes with it, but its images, is removed. No test may make it stumble."""
+    offset = shared_sampan.engine.log.stat().st_size
+    yield shared_sampan
+    shared_sampan.clean()
+    with open(shared_sampan.engine.log, "rb") as log:
+        log.seek(offset)
+        said = log.read().decode("utf-8", "replace")
+    assert "Traceback" not in said, said
+
+
+@pytest.fixture
+def fresh_sampan() -> Iterator[Sampan]:
+    """An engine for one test, which may kill it; afterwards nothing of it may be left on the host."""
+    directory = Path(tempfile.mkdtemp(prefix="sampan-crash-"))
+    sampan = _make(directory)
+    try:
+        yield sampan
+    finally:
+        sampan.close()
+        sampan.engine.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+    left = leftovers(sampan.engine)
+    assert left == []
+
+
+@pytest.fixture(scope="session")
+def session_registry() -> Iterator[RealRegistry]:
+    directory = Path(tempfile.mkdtemp(prefix="sampan-registry-"))
+    try:
+        with RealRegistry(directory) as registry:
+            yield registry
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    return until
+
+
+def until(check: Callable[[], object], what: str = "the condition", timeout: float = 20) -> None:
+    """Poll with a deadline: for what sends no event to others."""
+    deadline = time.monotonic() + timeout
+    while not check():
+        assert time.monotonic() < deadline, f"{what} did not come true in {timeout} s"
+        time.sleep(0.02)
+
+
+def leftovers(engine: EngineProcess) -> list[str]:
+    """Everything on the host that still belongs to the engine: processes, mounts, control groups, links."""
+    return [*processes_of(engine), *mounts_of(engine), *cgroups_of(engine), *links_of(engine)]
+
+
+def processes_of(engine: EngineProcess) -> list[str]:
+    """Processes whose command line or current directory or open files are below the engine's directory."""
+    found = []
+    mark = str(engine.directory)
+    for process in Path("/proc").glob("[0-9]*"):
+        if process.name == str(os.getpid()):
+            continue
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            groups = (process / "cgroup").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if mark in command or engine.cgroup_parent in groups:
+            found.append(f"process {process.name}: {command}")
+    return found
+
+
+def mounts_of(engine: EngineProcess) -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [f"mount {line}" for line in lines if str(engine.directory) in line]
+
+
+def cgroups_of(engine: EngineProcess) -> list[str]:
+    """Control groups of the engine's containers, in any hierarchy."""
+    root = Path("/sys/fs/cgroup")
+    parents = [*root.glob(engine.cgroup_parent.lstrip("/")), *root.glob(f"*{engine.cgroup_parent}")]
+    return [f"cgroup {child}" for parent in parents for child in parent.iterdir() if child.is_dir()]
+
+
+def links_of(engine: EngineProcess) -> list[str]:
+    """Network links enslaved to the engine's bridge, or the bridge itself."""
+    out = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    return [f"link {line}" for line in out.splitlines() if engine.bridge in line]
