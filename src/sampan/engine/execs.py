@@ -141,6 +141,8 @@ class Execs:
         except SampanError as error:
             found.exit_code = error.exit_code if isinstance(error, ExecFailed) else 126
             found.ended.set()
+            if self._parts.store.get(record.id) is None or not self._record(found).running:
+                error = Conflict(f"Container {record.id} is not running")
             text = exec_failure(error)
             if taken is None:
                 raise type(error)(text, hint=error.hint) from error

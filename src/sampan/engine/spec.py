@@ -201,12 +201,7 @@ def _default_mount(mount: Mount, host: HostConfig, facts: SpecFacts) -> Mount | 
             return None
         if "ipc" in facts.shared:
             return _bind("/dev/shm", "/dev/shm")
-        if "ipc" in facts.namespaces:
-            shm = facts.files.get("/dev/shm")
-            return _bind(shm, place) if shm else None
         options = (*(one for one in options if not one.startswith("size=")), f"size={host.shm_size}")
-    elif place == "/dev/mqueue" and "ipc" in facts.shared:
-        return _bind("/dev/mqueue", "/dev/mqueue")
     if host.privileged and place.startswith("/sys"):
         options = tuple(one for one in options if one != "ro")
     return Mount(destination=place, type=mount.type, source=mount.source, options=options)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from sampan.engine import restart
 from sampan.engine.config import ContainerConfig, HostConfig
 from sampan.engine.signals import parse_signal
-from sampan.errors import Invalid
+from sampan.errors import Invalid, Unsupported
 from sampan.oci.image import Healthcheck
 
 MINIMUM_MEMORY = 6 * 1024 * 1024
@@ -132,6 +132,10 @@ def _check_modes(host: HostConfig) -> None:
         ("userns", host.userns_mode, ("", "host")),
     ):
         joins = name in ("IPC", "PID") and value.startswith("container:") and len(value) > 10
+        if joins and name == "IPC":
+            # A mount of another mount namespace can't be cloned from here, and without the other's /dev/shm
+            # POSIX shared memory would silently not be shared.
+            raise Unsupported(f"IPC mode {value} is not supported yet: /dev/shm can't be shared")
         if value not in allowed and not joins:
             raise Invalid(f"invalid {name} mode: {value}")
 

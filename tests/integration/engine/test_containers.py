@@ -418,3 +418,30 @@ def test_anonymous_volumes_go_with_a_container_that_removes_itself(place: Any) -
         assert (await engine.docker("volume", "ls", "-q"))[1] == "named\n"
 
     place.run(test)
+
+
+def test_namespaces_of_the_host_can_be_shared(place: Any) -> None:
+    async def test(engine: Any) -> None:
+        modes = ("--ipc", "host", "--uts", "host", "--pid", "host")
+        script = "for kind in ipc uts pid mnt; do readlink /proc/self/ns/$kind; done"
+        _, out, _ = await engine.docker("run", "--rm", *modes, "box:1", "sh", "-c", script)
+        own = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("ipc", "uts", "pid", "mnt")]
+        assert out.split()[:3] == own[:3]
+        assert out.split()[3] != own[3]
+
+    place.run(test)
+
+
+def test_options_of_security_and_limits_reach_the_process(place: Any) -> None:
+    async def test(engine: Any) -> None:
+        options = (
+            *("--ulimit", "nofile=100:200", "--sysctl", "net.core.somaxconn=77", "--cap-drop", "ALL"),
+            *("--security-opt", "no-new-privileges", "--hostname", "named", "--add-host", "foo:1.1.1.1"),
+        )
+        script = "ulimit -n; cat /proc/sys/net/core/somaxconn; hostname; grep foo /etc/hosts; cat /proc/self/status"
+        _, out, _ = await engine.docker("run", "--rm", *options, "box:1", "sh", "-c", script)
+        assert out.splitlines()[:4] == ["100", "77", "named", "1.1.1.1\tfoo"]
+        status = dict(line.split(":\t") for line in out.splitlines() if ":\t" in line)
+        assert (int(status["CapEff"], 16), status["NoNewPrivs"], status["Seccomp"]) == (0, "1", "2")
+
+    place.run(test)

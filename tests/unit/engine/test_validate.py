@@ -11,7 +11,7 @@ from sampan.engine.config import ContainerConfig, HostConfig, LogConfig, Restart
 from sampan.engine.security import parse_security
 from sampan.engine.signals import parse_signal
 from sampan.engine.validate import HostFacts
-from sampan.errors import Invalid
+from sampan.errors import Invalid, Unsupported
 from sampan.oci.image import ContainerDefaults, Healthcheck
 
 TWO_CPUS = HostFacts(cpus=2, cpuset="0-1")
@@ -184,3 +184,10 @@ def test_made_up_names_are_valid_and_free() -> None:
 
     assert names.check_name(names.generate(()))
     assert names.generate(Everything()).startswith("container_")
+
+
+def test_what_is_not_offered_is_said_so() -> None:
+    with pytest.raises(Unsupported, match="IPC mode container:x is not supported yet"):
+        validate.check_host(HostConfig(ipc_mode="container:x"), TWO_CPUS)
+    with pytest.raises(Invalid, match="invalid PID mode: private"):
+        validate.check_host(HostConfig(pid_mode="private"), TWO_CPUS)

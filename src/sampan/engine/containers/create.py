@@ -90,7 +90,7 @@ class Creator:
     def _resolve_modes(self, host: HostConfig) -> HostConfig:
         """Names of other containers become ids, so that a renamed container is still found."""
         changes: dict[str, Any] = {}
-        for field in ("network_mode", "pid_mode", "ipc_mode"):
+        for field in ("network_mode", "pid_mode"):
             other = container_of(getattr(host, field))
             if other is not None:
                 changes[field] = f"container:{self._other(other).id}"

@@ -129,7 +129,7 @@ class Runner:
         """
         found: dict[str, int] = {}
         host = record.host
-        for kind, mode in (("network", host.network_mode), ("pid", host.pid_mode), ("ipc", host.ipc_mode)):
+        for kind, mode in (("network", host.network_mode), ("pid", host.pid_mode)):
             name = container_of(mode)
             if name is None:
                 continue
@@ -137,11 +137,6 @@ class Runner:
             if not other.running:
                 text = "cannot join network of a non running container" if kind == "network" else ""
                 raise Conflict(f"{text}: {other.id}" if text else f"container {other.id} is not running")
-            if kind == "ipc" and other.host.ipc_mode not in ("shareable", "host"):
-                raise Conflict(
-                    f"can't join IPC of container {other.id}: non-shareable IPC (hint: use IpcMode:shareable "
-                    "for the donor container)"
-                )
             found[kind] = other.state.pid
         return found
 

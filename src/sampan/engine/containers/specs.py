@@ -146,10 +146,7 @@ class SpecMaker:
             write_file(directory / "hostname", hostname_of(record) + "\n")
             write_file(directory / "hosts", self.hosts_text(record, endpoints))
             write_file(directory / "resolv.conf", self.resolv_text(record, embedded_dns=embedded_dns))
-        files = {f"/etc/{name}": str(directory / name) for name in ("resolv.conf", "hostname", "hosts")}
-        if "ipc" in joined:
-            files["/dev/shm"] = f"/proc/{joined['ipc']}/root/dev/shm"
-        return files
+        return {f"/etc/{name}": str(directory / name) for name in ("resolv.conf", "hostname", "hosts")}
 
     def hosts_text(self, record: ContainerRecord, endpoints: Sequence[EndpointSpec]) -> str:
         if record.host.network_mode == "host":
