@@ -75,6 +75,7 @@ class Scene:
         self.channel = channel
         self.root = setup.root
         self.masks: mounting.Masks | None = None
+        self.shared: dict[tuple[str, bool], int] = {}
         self.slave = -1
         self._proc = -1
 
@@ -223,6 +224,10 @@ def _loopback_up(scene: Scene, step: s.LoopbackUp) -> None:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
 
 
+def _take_shared(scene: Scene, step: s.TakeShared) -> None:
+    scene.shared = mounting.take_shared(step, scene.setup.host_mounts)
+
+
 def _attach_root(scene: Scene, step: s.AttachRoot) -> None:
     # On top of "/": that place needs no permission, also not for the root of a user namespace. Who has "/" as
     # root directory already, as we have, does not see what is on top of it, and pivot_root takes it from there.
@@ -243,7 +248,8 @@ def _mount_filesystem(scene: Scene, step: s.MountFilesystem) -> None:
 
 def _bind_mount(scene: Scene, step: s.BindMount) -> None:
     try:
-        mounting.bind_mount(scene.root, step, scene.setup.host_mounts)
+        taken = scene.shared.pop((step.source, step.recursive), -1) if step.shared else -1
+        mounting.bind_mount(scene.root, step, taken)
     except OSError as error:
         words = f"error mounting {step.source!r} to rootfs at {step.target!r}"
         raise Internal(f"{words}: {describe(error)}") from error
@@ -349,6 +355,7 @@ _PERFORM: Final[dict[type[s.Step], Callable[[Scene, Any], object]]] = {
     s.NewNamespaces: _new_namespaces,
     s.LoopbackUp: _loopback_up,
     s.SetMountPropagation: lambda scene, step: mount.set_root_propagation(step.flag),
+    s.TakeShared: _take_shared,
     s.AttachRoot: _attach_root,
     s.MountFilesystem: _mount_filesystem,
     s.BindMount: _bind_mount,

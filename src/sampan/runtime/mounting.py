@@ -52,9 +52,9 @@ def _new_filesystem(step: s.MountFilesystem, target: int) -> int:
         raise
 
 
-def bind_mount(root: int, step: s.BindMount, host_mounts: int) -> None:
-    """`host_mounts`: a descriptor of the host's mount namespace, or -1. Raises `NotFound` for a missing source."""
-    tree = _clone_source(step, host_mounts)
+def bind_mount(root: int, step: s.BindMount, taken: int = -1) -> None:
+    """`taken`: the source's tree when it was taken already; closed here. Raises `NotFound` for a missing source."""
+    tree = taken if taken >= 0 else _clone(step.source, step.recursive)
     try:
         is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
         if is_directory:
@@ -82,24 +82,29 @@ def _atime(add: int, clear: int) -> int:
     return mount.ATTR_ATIME if (add | clear) & mount.ATTR_ATIME else 0
 
 
-def _clone_source(step: s.BindMount, host_mounts: int) -> int:
+def take_shared(step: s.TakeShared, host_mounts: int) -> dict[tuple[str, bool], int]:
+    """Detached trees of the sources as the host sees them; their mounts stay peers of the host's.
+
+    `host_mounts`: a descriptor of the host's mount namespace, or -1 when we are in it. We come back, but to the
+    top of everything that is mounted on our root: no container's root may be there yet.
+    """
+    own = namespaces.open_namespace("/proc/self/ns/mnt")
     try:
-        if step.shared and host_mounts >= 0:
-            own = namespaces.open_namespace("/proc/self/ns/mnt")
-            try:
-                namespaces.join(host_mounts, namespaces.NEWNS, "the host's mount namespace")
-                try:
-                    return mount.clone_tree(AT_FDCWD, step.source, recursive=step.recursive)
-                finally:
-                    namespaces.join(own, namespaces.NEWNS, "the container's mount namespace")
-            finally:
-                os.close(own)
-        return mount.clone_tree(AT_FDCWD, step.source, recursive=step.recursive)
+        if host_mounts >= 0:
+            namespaces.join(host_mounts, namespaces.NEWNS, "the host's mount namespace")
+        return {(source, recursive): _clone(source, recursive) for source, recursive in step.sources}
+    finally:
+        if host_mounts >= 0:
+            namespaces.join(own, namespaces.NEWNS, "the runtime's own mount namespace")
+        os.close(own)
+
+
+def _clone(source: str, recursive: bool) -> int:
+    try:
+        return mount.clone_tree(AT_FDCWD, source, recursive=recursive)
     except SystemCallError as error:
         if error.errno == errno.ENOENT:
-            raise NotFound(
-                f"error mounting {step.source!r} to rootfs at {step.target!r}: {step.source}: no such file or directory"
-            ) from error
+            raise NotFound(f"error mounting {source!r}: {source}: no such file or directory") from error
         raise
 
 
@@ -292,11 +297,16 @@ def bind_console(root: int, slave: int) -> None:
 
 def pivot(root: int) -> None:
     """Make `root` the root directory, and let go of the old one. The working directory is "/" afterwards."""
-    os.fchdir(root)
-    libc.pivot_root(".", ".")
-    # The old root is on top of the new one now, and "." is it: detach it without a word to its peers.
-    libc.mount(None, ".", None, mount.MS_REC | mount.MS_SLAVE)
-    libc.umount(".", mount.MNT_DETACH)
+    old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fchdir(root)
+        libc.pivot_root(".", ".")
+        # The old root lies on top of the new one now. It is let go of as a slave: without a word to its peers.
+        os.fchdir(old)
+        libc.mount(None, ".", None, mount.MS_REC | mount.MS_SLAVE)
+        libc.umount(".", mount.MNT_DETACH)
+    finally:
+        os.close(old)
     os.chdir("/")
 
 

@@ -82,11 +82,16 @@ def plan_container(spec: Spec, container_id: str, *, network_given: bool = False
     """
     validate(spec)
     process, linux, namespaces = spec.process or Process("/"), spec.linux or Linux(), namespaces_of(spec)
+    mounts = tuple(_mount_step(mount, namespaces) for mount in spec.mounts)
+    shared = tuple(
+        (step.source, step.recursive) for step in mounts if isinstance(step, s.BindMount) and step.shared
+    )
     return (
+        *((s.TakeShared(shared),) if shared else ()),
         *_namespace_steps(namespaces, network_given),
         s.SetMountPropagation(_outer_propagation(linux)),
         s.AttachRoot(),
-        *(_mount_step(mount, namespaces) for mount in spec.mounts),
+        *mounts,
         *_device_steps(spec, linux),
         *_console_steps(process),
         *_hook_steps(spec),

@@ -46,6 +46,12 @@ class SetMountPropagation(Step, frozen=True):
     flag: int
 
 
+class TakeShared(Step, frozen=True):
+    """Take shared bind mounts' trees from the host's mount namespace: (source, recursive). Before `NewNamespaces`."""
+
+    sources: tuple[tuple[str, bool], ...]
+
+
 class AttachRoot(Step, frozen=True):
     """Give the root file system a place in the mount namespace."""
 
