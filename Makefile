@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test guide lint bench clean
+.PHONY: help setup demo test guide differential lint bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -30,6 +30,10 @@ test: setup ## all tests (integration tests need root)
 guide: setup ## the deployment guide's Dockerfiles, built and run (minutes, downloads packages)
 	tools/system-packages demo
 	$(BIN)/python -m pytest tests/guide
+
+differential: setup ## the command line's output and requests compared with Debian's docker, command by command
+	tools/system-packages test
+	SAMPAN_DIFFERENTIAL=1 $(BIN)/python -m pytest tests/integration/cli
 
 lint: setup ## style, types and import contracts
 	$(BIN)/ruff format --check .
