@@ -14,7 +14,7 @@ import struct
 from collections.abc import Sequence
 
 from sampan.linux import libc
-from sampan.linux.libc import AT_FDCWD, SystemCallError
+from sampan.linux.libc import SystemCallError
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
@@ -163,9 +163,7 @@ def set_attributes(
     path = f"/proc/self/fd/{mount_fd}"
     if add or clear:
         present = os.fstatvfs(mount_fd).f_flag
-        kept = sum(
-            old for new, old in _OLD_FLAGS if add & new or (present & old and not clear & new)
-        )
+        kept = sum(old for new, old in _OLD_FLAGS if add & new or (present & old and not clear & new))
         libc.mount(None, path, None, MS_BIND | MS_REMOUNT | kept)
     if propagation:
         libc.mount(None, path, None, propagation | (MS_REC if recursive else 0))
@@ -238,16 +236,3 @@ def _loop_device(backing: int) -> tuple[int, str]:
     finally:
         os.close(control)
     raise OSError(errno.EBUSY, "no free loop device")
-
-
-def bind(source: str, target: str) -> None:
-    """A bind mount of the directory or file `source` on `target` (trusted paths)."""
-    tree = clone_tree(AT_FDCWD, source)
-    try:
-        place = os.open(target, os.O_PATH | os.O_CLOEXEC)
-        try:
-            attach(tree, place, target)
-        finally:
-            os.close(place)
-    finally:
-        os.close(tree)

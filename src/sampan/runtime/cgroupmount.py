@@ -55,8 +55,8 @@ def _unified(target: int, step: MountCgroups, mountinfo: str, groups: str) -> No
         own = next((line[3:] for line in groups.splitlines() if line.startswith("0::")), "/")
         point = next(_mountpoints(mountinfo, "cgroup2"), ("/sys/fs/cgroup", ""))[0]
         tree = mount.clone_tree(AT_FDCWD, point + own)
-        mount.set_attributes(tree, step.attributes)
     mount.attach(tree, target, step.target)
+    mount.set_attributes(tree, step.attributes)
     os.close(tree)
 
 
@@ -73,8 +73,8 @@ def _version_1(base: int, hierarchy: Hierarchy, step: MountCgroups) -> None:
             tree = mount.make_filesystem("cgroup", options, step.attributes, "cgroup")
         else:
             tree = mount.clone_tree(AT_FDCWD, hierarchy.mountpoint + hierarchy.group)
-            mount.set_attributes(tree, step.attributes)
         mount.attach(tree, place, name)
+        mount.set_attributes(tree, step.attributes)
         os.close(tree)
     finally:
         os.close(place)

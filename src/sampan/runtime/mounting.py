@@ -319,8 +319,8 @@ def readonly_path(root: int, path: str) -> None:
     try:
         tree = mount.clone_tree(target, recursive=True)
         try:
-            mount.set_attributes(tree, mount.ATTR_RDONLY)
             mount.attach(tree, target, path)
+            mount.set_attributes(tree, mount.ATTR_RDONLY)
         finally:
             os.close(tree)
     finally:

@@ -301,11 +301,13 @@ def test_the_written_specification_is_valid_and_not_overwritten(runtime: Runtime
         pytest.skip("the runtime-spec's schemas are not at hand")
     assert runtime.call("spec", cwd=tmp_path).returncode == 0
     written = json.loads((tmp_path / "config.json").read_text())
-    store = {}
-    for name in ("defs.json", "defs-linux.json", "config-linux.json", "config-schema.json"):
-        store[name] = json.loads((REFERENCE / name).read_text())
-    resolver = jsonschema.RefResolver("", store["config-schema.json"], store=store)
-    jsonschema.Draft4Validator(store["config-schema.json"], resolver=resolver).validate(written)
+    referencing = pytest.importorskip("referencing.jsonschema")
+    registry = referencing.SchemaRegistry()
+    for path in REFERENCE.glob("*.json"):
+        resource = referencing.DRAFT4.create_resource(json.loads(path.read_text()))
+        registry = registry.with_resource(path.name, resource)
+    schema = registry.contents("config-schema.json")
+    jsonschema.Draft4Validator(schema, registry=registry).validate(written)
     again = runtime.call("spec", cwd=tmp_path)
     assert again.returncode == 1
     assert "File config.json exists" in again.stdout
