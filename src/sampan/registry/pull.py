@@ -18,12 +18,13 @@ from sampan.oci.image import ImageConfig, parse_image_config
 from sampan.oci.manifest import Descriptor, Index, Manifest, Platform, parse_manifest
 from sampan.oci.reference import Reference
 from sampan.registry.client import FetchedManifest, RegistryClient
+from sampan.registry.feeding import LayerFeeder
 from sampan.registry.platforms import choose
 from sampan.registry.progress import Progress, Report, Transfer
 from sampan.registry.transport import Cancel
 from sampan.storage.content import BlobIngest
 from sampan.storage.images import Image, ImageStore
-from sampan.storage.layers import LayerIngest, LayerStore
+from sampan.storage.layers import LayerStore
 
 MAX_CONFIG_SIZE = 8 << 20
 MAX_LAYERS = 127
@@ -211,11 +212,11 @@ class _Tee:
         self._layers = layers
         self._descriptor = descriptor
         self._diff_id = diff_id
-        self._layer: LayerIngest | None = None
+        self._layer: LayerFeeder | None = None
         self._progress: Callable[[int], None] = lambda _offset: None
 
     def __enter__(self) -> _Tee:
-        self._layer = self._layers.ingest(self._descriptor.media_type, self._diff_id)
+        self._layer = self._feeder()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -249,7 +250,10 @@ class _Tee:
         self._blob.restart()
         if self._layer is not None:
             self._layer.abort()
-        self._layer = self._layers.ingest(self._descriptor.media_type, self._diff_id)
+        self._layer = self._feeder()
+
+    def _feeder(self) -> LayerFeeder:
+        return LayerFeeder(self._layers.ingest(self._descriptor.media_type, self._diff_id))
 
     def finish(self) -> None:
         if self._layer is not None:
