@@ -73,6 +73,24 @@ def test_a_start_that_fails_gives_dockers_exit_codes(
     assert err == f"sampan: Error response from daemon: {message}.\n"
 
 
+def test_the_exit_code_is_asked_for_again_when_the_engine_was_replaced(
+    engine_server: Any, fake_engine: Path
+) -> None:
+    from sampan.cli.commands.run import exit_status
+    from sampan.client.address import parse_address
+    from sampan.client.api import Client
+
+    engine_server.answers[("POST", "/containers/c/wait")] = (200, {"StatusCode": 5})
+    client = Client(parse_address(f"unix://{fake_engine}"))
+    broken = client.begin("POST", "/containers/c/wait")
+    broken._sock.shutdown(2)
+    assert exit_status(client, broken, "c") == 5
+    engine_server.answers[("POST", "/containers/c/wait")] = (404, {"message": "No such container: c"})
+    broken = client.begin("POST", "/containers/c/wait")
+    broken._sock.shutdown(2)
+    assert exit_status(client, broken, "c") == 125
+
+
 def test_warnings_of_a_create_go_to_standard_error(run: Any, engine_server: Any) -> None:
     engine_server.answers[("POST", "/containers/create")] = (201, {"Id": "f" * 64, "Warnings": ["careful"]})
     assert run("create", "busybox") == (0, "f" * 64 + "\n", "WARNING: careful\n")

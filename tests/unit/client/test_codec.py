@@ -23,7 +23,7 @@ def test_what_is_written_is_read_back_and_is_what_json_reads(value: object) -> N
 
 @pytest.mark.parametrize("text", ["", "{", "[1,]", "nul", '{"a" 1}', "1 2", "NaN", '"\\x"', "[" * 100_000])
 def test_what_is_no_json_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ValueError):
         codec.loads(text)
 
 

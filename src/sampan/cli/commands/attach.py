@@ -58,7 +58,7 @@ def _attach(invocation: Invocation) -> int:
         )
         if attachment.pump(signals) == "detached":
             raise Failure("read escape sequence")
-        status = exit_status(client, waiting)
+        status = exit_status(client, waiting, identity)
     if status:
         raise Exit(status)
     return 0

@@ -227,7 +227,7 @@ def _run_attached(invocation: Invocation, client: Client, identity: str, body: d
             resize(*size())
         if attachment.pump(signals) == "detached":
             return 0
-        return exit_status(client, waiting)
+        return exit_status(client, waiting, identity)
 
 
 def _leave(number: int) -> None:
@@ -241,12 +241,23 @@ def _await_removal(client: Client, waiting: Connection) -> None:
         return  # the start's own failure is what is reported
 
 
-def exit_status(client: Client, waiting: Connection) -> int:
-    """The exit code out of the answer to a wait request."""
-    answer = client.settle(waiting) or {}
-    error = answer.get("Error")
-    if error and error.get("Message"):
-        print(f"error waiting for container: {error['Message']}", file=sys.stderr)
+def exit_status(client: Client, waiting: Connection, identity: str) -> int:
+    """The exit code out of the answer to a wait request.
+
+    An attached container outlives its engine: when that ended meanwhile, its successor is asked.
+    """
+    try:
+        answer = client.settle(waiting) or {}
+    except OSError:
+        client.close()
+        try:
+            answer = client.call("POST", f"/containers/{identity}/wait") or {}
+        except SampanError as error:
+            print(f"error waiting for container: {error}", file=sys.stderr)
+            return USAGE_STATUS
+    problem = (answer.get("Error") or {}).get("Message")
+    if problem:
+        print(f"error waiting for container: {problem}", file=sys.stderr)
         return USAGE_STATUS
     return int(answer.get("StatusCode", 0)) & 0xFF
 

@@ -80,7 +80,7 @@ def _start_attached(invocation: Invocation, client: Client, name: str) -> int:
             resize(*size())
         if attachment.pump(signals) == "detached":
             return 0
-        status = exit_status(client, waiting)
+        status = exit_status(client, waiting, identity)
     if status:
         raise Exit(status)
     return 0
