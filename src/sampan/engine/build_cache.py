@@ -31,8 +31,9 @@ def build_cache_keeper(cache: BuildCache, images: ImageStore) -> BuildCacheKeepe
         ]
 
     def prune() -> tuple[list[str], int]:
+        layers = cache.layers()
         removed = cache.prune()
-        freed, _ = images.collect()
+        freed, _ = images.collect(layers)
         return [key[:25] for key in removed], freed
 
     return BuildCacheKeeper(entries, prune)

@@ -28,13 +28,14 @@ ENDLESS_BLOCK = bytes(1 << 16)
 class Fault:
     """What goes wrong with a blob, the first `times` times it is asked for.
 
-    cut_at: the connection is closed after so many bytes of the answer. status: this answer instead (with
+    cut_at: the connection is closed after so many bytes of the answer; with `stall` nothing more comes instead. status: this answer instead (with
     Retry-After: `retry_after`). ignore_range: 200 and everything. data: other bytes. endless: bytes without end.
     redirect: to this URL. wrong_range: 206 from another position than was asked for.
     """
 
     times: int = 1_000_000
     cut_at: int = -1
+    stall: bool = False
     status: int = 0
     retry_after: str = ""
     ignore_range: bool = False
@@ -216,10 +217,11 @@ class _Handler(BaseHTTPRequestHandler):
             start = int(wanted.removeprefix("bytes=").partition("-")[0])
             if fault.wrong_range:
                 start += 1
-        self._partly(data, start, ranged=bool(wanted) and not fault.ignore_range, cut_at=fault.cut_at)
+        self._partly(data, start, fault, ranged=bool(wanted) and not fault.ignore_range)
 
-    def _partly(self, data: bytes, start: int, *, ranged: bool, cut_at: int) -> None:
+    def _partly(self, data: bytes, start: int, fault: Fault, *, ranged: bool) -> None:
         body = data[start:]
+        cut_at = fault.cut_at
         self.send_response(206 if ranged else 200)
         self.send_header("Content-Length", str(len(body)))
         if ranged:
@@ -228,6 +230,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body if cut_at < 0 else body[:cut_at])
         if 0 <= cut_at < len(body):
             self.close_connection = True
+            if fault.stall:
+                self.rfile.read(1)  # until the client closes
 
     def _endless(self) -> None:
         self.send_response(200)

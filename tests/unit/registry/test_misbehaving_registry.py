@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import random
+import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -361,3 +364,62 @@ def test_a_pull_that_is_cancelled_says_so(rig: Rig) -> None:
     with pytest.raises(SampanError):
         rig.pull(cancelled=stop)
     rig.assert_nothing_visible()
+
+
+PULL = """
+import sys, threading
+from pathlib import Path
+from sampan.oci.manifest import Platform
+from sampan.oci.reference import parse_reference
+from sampan.registry.client import RegistryClient
+from sampan.registry.config import RegistryConfig
+from sampan.registry.pull import pull
+from sampan.storage.content import ContentStore
+from sampan.storage.images import ImageStore
+from sampan.storage.layers import LayerStore
+from sampan.storage.metadata import Metadata
+root, host = Path(sys.argv[1]), sys.argv[2]
+images = ImageStore(ContentStore(root / "content"), LayerStore(root / "layers"), Metadata(root))
+pull(
+    RegistryClient(host, RegistryConfig()), parse_reference(f"{host}/team/app:large"), images,
+    platform=Platform(), cancelled=threading.Event(),
+    report=lambda one: print(one.status, one.current, flush=True) if one.current else None,
+)
+"""
+
+
+def test_a_pull_whose_process_is_killed_is_taken_up_by_the_next_one(rig: Rig, tmp_path: Path) -> None:
+    tar = tar_of_random(3 << 20)
+    layer = gzip.compress(tar, 0, mtime=0)
+    digest = rig.registry.add_blob(layer)
+    config = encode_image_config(ImageConfig("amd64", "linux", RootFS((digest_of(tar),))))
+    manifest = Manifest(
+        Descriptor(media.OCI_CONFIG, rig.registry.add_blob(config), len(config)),
+        (Descriptor(media.OCI_LAYER_GZIP, digest, len(layer)),),
+    )
+    rig.registry.add_manifest("team/app", "large", encode_manifest(manifest))
+    rig.registry.blob_faults[digest] = Fault(cut_at=5 << 19, stall=True, times=1)
+    killed = tmp_path / "killed"
+    with subprocess.Popen(
+        [sys.executable, "-c", PULL, killed, rig.registry.host], stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline().startswith(b"Downloading")
+        child.kill()
+    metadata = Metadata(killed)
+    rig.images = ImageStore(ContentStore(killed / "content"), LayerStore(killed / "layers"), metadata)
+    rig.images.layers.sweep()
+    rig.assert_nothing_visible()
+    assert rig.pull("team/app:large").diff_ids == (digest_of(tar),)
+    resumed = rig.registry.asked_for(digest)[-1].headers["range"]
+    assert int(resumed.removeprefix("bytes=").rstrip("-")) >= 1 << 20
+    metadata.close()
+
+
+def tar_of_random(size: int) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        entry = tarfile.TarInfo("random")
+        entry.size = size
+        archive.addfile(entry, io.BytesIO(random.Random(1).randbytes(size)))
+    return out.getvalue()
