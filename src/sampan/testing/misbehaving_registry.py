@@ -28,7 +28,8 @@ ENDLESS_BLOCK = bytes(1 << 16)
 class Fault:
     """What goes wrong with a blob, the first `times` times it is asked for.
 
-    cut_at: the connection is closed after so many bytes of the answer; with `stall` nothing more comes instead. status: this answer instead (with
+    cut_at: the connection is closed after so many bytes of the answer; with `stall` nothing more comes
+    instead. status: this answer instead (with
     Retry-After: `retry_after`). ignore_range: 200 and everything. data: other bytes. endless: bytes without end.
     redirect: to this URL. wrong_range: 206 from another position than was asked for.
     """
