@@ -17,6 +17,8 @@ $(VENV)/.ready: requirements.lock pyproject.toml tools/system-packages
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# Also where Python is told to write no bytecode: every command would compile the sources again.
+	$(BIN)/python -m compileall -q src
 	touch $@
 
 demo: setup ## run the main job from Dockerfile to running application (KEEP=1 leaves it running)
@@ -43,6 +45,7 @@ lint: setup ## style, types and import contracts
 
 bench: setup ## measure against docker and podman, write docs/benchmarks.md
 	tools/system-packages bench
+	$(BIN)/python -m compileall -q src
 	$(BIN)/python bench/run.py
 
 clean: ## remove what the other targets made
