@@ -8,6 +8,7 @@ import fcntl
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         options = parse_options(argv)
         _set_up_logging(options.settings.debug)
+        _allow_many_files()
         if os.geteuid() != 0:
             raise Conflict("the engine needs root", hint="start it with sudo")
         with _RunLock(options.settings.run):
@@ -91,6 +93,12 @@ async def _serve(options: DaemonOptions) -> None:
         await server.close()
         _forget_sockets(options)
         await assembled.close()
+
+
+def _allow_many_files() -> None:
+    """Every published port holds a socket, every running container some descriptors."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _say_ready() -> None:

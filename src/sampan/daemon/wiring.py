@@ -54,6 +54,9 @@ from sampan.storage.snapshots import SnapshotStore
 
 log = logging.getLogger(__name__)
 
+ORPHAN_AGE = 24 * 3600
+"""Seconds: layers and blobs that nobody refers to are kept this long, for a pull that is tried again."""
+
 LAUNCHER = (sys.executable, "-m", "sampan.daemon.launcher")
 
 ROUTES = (
@@ -103,6 +106,7 @@ class Assembled:
         await self.engine.containers.recover()
         known = [record.id for record in self.engine.containers.records()]
         await asyncio.to_thread(self._stores.snapshots.sweep, known)
+        await asyncio.to_thread(self._stores.images.collect, min_age=ORPHAN_AGE)
 
     async def close(self) -> None:
         """The containers run on. With none running, nothing of this engine stays on the host's network."""
