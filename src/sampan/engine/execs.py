@@ -248,6 +248,7 @@ class Execs:
             str(run_dir),
             stdin=body.attach_stdin,
             user=body.user or record.config.user or None,
+            groups=record.host.group_add or (),
             init_start_time=record.state.start_time,
         )
 

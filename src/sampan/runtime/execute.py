@@ -15,7 +15,7 @@ from sampan.linux import process as linux_process
 from sampan.linux import seccomp
 from sampan.oci.spec import Capabilities, Process
 from sampan.runtime.failure import NOT_EXECUTABLE, NOT_FOUND, ExecFailed
-from sampan.runtime.users import ResolvedUser, home_of, resolve_user
+from sampan.runtime.users import ResolvedUser, home_of, resolve_groups, resolve_user
 
 DEFAULT_UMASK = 0o022
 
@@ -59,11 +59,17 @@ def capability_masks(wanted: Capabilities | None, available: int) -> CapabilityM
     )
 
 
-def resolve_identity(root_fd: int, process: Process, user: str | None) -> ResolvedUser:
-    """Who the process runs as: `user` looked up in the container when given, else the ids of the specification."""
-    if user is not None:
-        found = resolve_user(root_fd, user)
-        more = tuple(gid for gid in process.user.additional_gids if gid not in found.additional_gids)
+def resolve_identity(
+    root_fd: int, process: Process, user: str | None, groups: tuple[str, ...] = ()
+) -> ResolvedUser:
+    """Who the process runs as: `user` looked up in the container when given, else the ids of the specification.
+
+    `groups`, looked up too, are joined in addition.
+    """
+    if user is not None or groups:
+        found = resolve_user(root_fd, user or "")
+        wanted = (*process.user.additional_gids, *resolve_groups(root_fd, groups))
+        more = tuple(gid for gid in dict.fromkeys(wanted) if gid not in found.additional_gids)
         return ResolvedUser(found.uid, found.gid, found.additional_gids + more, found.home)
     ids = process.user
     has_home = any(entry.startswith("HOME=") for entry in process.env)

@@ -33,7 +33,7 @@ from sampan.runtime.execute import (
     lock_down,
     resolve_identity,
 )
-from sampan.runtime.failure import Failure, describe, failure_of
+from sampan.runtime.failure import NOT_FOUND, ExecFailed, Failure, describe, failure_of
 from sampan.runtime.messages import Console, Done, InitOrder, MakerHooksCall, Ready, Start
 
 _ORDERS: Final[wire.Codec[Start | Done]] = wire.Codec(InitOrder)
@@ -55,6 +55,7 @@ class Setup(msgspec.Struct, frozen=True):
     plan: Callable[[], tuple[s.Step, ...]]
     process: Process
     user: str | None = None
+    groups: tuple[str, ...] = ()
     root: int = -1
     network: int = -1
     host_mounts: int = -1
@@ -129,7 +130,7 @@ def run(setup: Setup, channel: socket.socket) -> NoReturn:
         _connect_stdio(scene)
         doing = "user"
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        identity = resolve_identity(root, setup.process, setup.user)
+        identity = resolve_identity(root, setup.process, setup.user, setup.groups)
         environment = environment_of(setup.process, identity)
         if setup.early_lookup:
             os.chdir(setup.process.cwd)
@@ -344,6 +345,17 @@ def _root_readonly(scene: Scene, step: s.ReadonlyRoot) -> None:
     mount.set_attributes(scene.root, mount.ATTR_RDONLY)
 
 
+def _make_working_directory(scene: Scene, step: s.MakeWorkingDirectory) -> None:
+    try:
+        os.close(paths.mkdirs_in_root(scene.root, step.path))
+    except OSError as error:
+        # Also for a path through /proc/self/fd, which could lead out (CVE-2024-21626).
+        words = os.strerror(error.errno or 0).lower()
+        raise ExecFailed(
+            f"mkdir {step.path} (the working directory): {words}", exit_code=NOT_FOUND
+        ) from error
+
+
 def _container_hooks(scene: Scene, step: s.ContainerHooks) -> None:
     from sampan.runtime.hooks import run_hooks
 
@@ -367,6 +379,7 @@ _PERFORM: Final[dict[type[s.Step], Callable[[Scene, Any], object]]] = {
     s.BindConsole: lambda scene, step: mounting.bind_console(scene.root, scene.slave),
     s.MakerHooks: lambda scene, step: scene.ask(MakerHooksCall()),
     s.ContainerHooks: _container_hooks,
+    s.MakeWorkingDirectory: _make_working_directory,
     s.Pivot: _pivot,
     s.SetHostname: lambda scene, step: socket.sethostname(step.name),
     s.SetDomainname: lambda scene, step: libc.setdomainname(step.name),

@@ -33,7 +33,8 @@ class CreateRequest(msgspec.Struct, frozen=True):
     `stdin`: the container's standard input stays open for attach clients (else it is /dev/null).
     `stdin_once`: it is closed when the first attached client closes its side. `user` (`name|uid[:group|gid]`),
     when set, is looked up in the container's own /etc/passwd and /etc/group and replaces `spec.process.user`'s
-    ids. HOME is set from /etc/passwd unless the environment has it.
+    ids. `groups` (names or numbers) are looked up there too and joined. HOME is set from /etc/passwd unless the
+    environment has it.
     """
 
     id: str
@@ -44,6 +45,7 @@ class CreateRequest(msgspec.Struct, frozen=True):
     stdin: bool = False
     stdin_once: bool = False
     user: str | None = None
+    groups: tuple[str, ...] = ()
 
 
 class ExecRequest(msgspec.Struct, frozen=True):
@@ -62,6 +64,7 @@ class ExecRequest(msgspec.Struct, frozen=True):
     stdin: bool = False
     stdin_once: bool = True
     user: str | None = None
+    groups: tuple[str, ...] = ()
     init_start_time: int = 0
 
 

@@ -94,6 +94,7 @@ def plan_container(spec: Spec, container_id: str, *, network_given: bool = False
         *mounts,
         *_device_steps(spec, linux),
         *_console_steps(process),
+        *((s.MakeWorkingDirectory(process.cwd),) if process.cwd != "/" else ()),
         *_hook_steps(spec),
         s.Pivot(),
         *_inside_steps(spec, linux, namespaces),

@@ -143,6 +143,12 @@ class ContainerHooks(Step, frozen=True):
     status: str
 
 
+class MakeWorkingDirectory(Step, frozen=True):
+    """Make the directory, and its parents, when they are missing; as runc does."""
+
+    path: str
+
+
 class Pivot(Step, frozen=True):
     pass
 

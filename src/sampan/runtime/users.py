@@ -133,6 +133,12 @@ def resolve_user(root_fd: int, text: str) -> ResolvedUser:
     return find_user(text, _read(root_fd, "/etc/passwd"), _read(root_fd, "/etc/group"))
 
 
+def resolve_groups(root_fd: int, texts: tuple[str, ...]) -> tuple[int, ...]:
+    """Ids of groups given by name or number. Raises `Invalid`, OSError."""
+    groups = list(parse_group(_read(root_fd, "/etc/group"))) if texts else []
+    return tuple(_find_group(text, groups) for text in texts)
+
+
 def home_of(root_fd: int, uid: int) -> str:
     """The home directory of `uid`; "/" when the image does not know it."""
     for entry in parse_passwd(_read(root_fd, "/etc/passwd")):

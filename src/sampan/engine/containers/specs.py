@@ -83,6 +83,7 @@ class SpecMaker:
             stdin=record.config.open_stdin,
             stdin_once=record.config.stdin_once,
             user=record.config.user or None,
+            groups=record.host.group_add or (),
         )
 
     def spec_of(self, record: ContainerRecord, joined: Mapping[str, int]) -> Spec:
