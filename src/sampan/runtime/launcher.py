@@ -17,9 +17,10 @@ from typing import Final
 
 import msgspec
 
-from sampan.errors import Internal, Invalid, SampanError
+from sampan.errors import Internal, Invalid, SampanError, Unsupported
 from sampan.linux import libc, mount, process
 from sampan.linux import namespaces as ns
+from sampan.linux.cgroups import CgroupHost, detect
 from sampan.oci.spec import Linux, Seccomp, Spec
 from sampan.runtime import wire
 from sampan.runtime.execute import forget_inherited_signals
@@ -56,6 +57,7 @@ class Launcher:
         libc.mount(None, str(mounts), None, mount.MS_PRIVATE)
         self._layers = LayerMounts(str(mounts))
         self._host_mounts = host_mounts
+        self._cgroup_host = _find_cgroups()
         self._filters = FilterCache(run_dir / "seccomp")
 
     def serve(self) -> None:
@@ -117,7 +119,8 @@ class Launcher:
         filter_program = self._filters.get(_seccomp(request.spec))
         root = self._root(request)
         try:
-            given = Given(root, self._host_mounts, stdio, rest[0] if call.network else -1, filter_program)
+            network = rest[0] if call.network else -1
+            given = Given(root, self._host_mounts, stdio, network, filter_program, self._cgroup_host)
             self._fork(container_job(request, given), answer, [*descriptors, root, self._host_mounts])
         finally:
             os.close(root)
@@ -132,7 +135,7 @@ class Launcher:
     def _exec(self, call: ExecCall, descriptors: list[int], answer: socket.socket) -> None:
         stdio, _ = _stdio(descriptors, call.stdio)
         filter_program = self._filters.get(_seccomp(call.request.spec))
-        job = exec_job(call.request, filter_program, stdio)
+        job = exec_job(call.request, filter_program, stdio, self._cgroup_host)
         try:
             self._fork(job, answer, [*descriptors, job.entry.target])
         finally:
@@ -142,6 +145,14 @@ class Launcher:
         # Children are not waited for: SIGCHLD is ignored here, and the kernel reaps them.
         if os.fork() == 0:
             run_shim(job, answer, self._log_factory, [number for number in keep if number >= 0])
+
+
+def _find_cgroups() -> CgroupHost | None:
+    """Once for all containers; without any, those that want a control group are told so."""
+    try:
+        return detect()
+    except Unsupported:
+        return None
 
 
 def _seccomp(spec: Spec) -> Seccomp | None:

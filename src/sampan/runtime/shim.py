@@ -20,7 +20,7 @@ import msgspec
 from sampan.errors import Conflict, Internal, Invalid, SampanError
 from sampan.linux import namespaces as ns
 from sampan.linux import process
-from sampan.linux.cgroups import CgroupLimits, detect
+from sampan.linux.cgroups import CgroupHost, CgroupLimits
 from sampan.oci.spec import Hooks, Linux, Spec
 from sampan.runtime import spawn, wire
 from sampan.runtime.execute import SeccompProgram
@@ -87,6 +87,7 @@ class Given(msgspec.Struct, frozen=True):
     stdio: tuple[int, int, int] | None
     network: int
     filter_program: SeccompProgram | None
+    cgroup_host: CgroupHost | None
 
 
 def container_job(request: CreateRequest, given: Given) -> Job:
@@ -101,6 +102,7 @@ def container_job(request: CreateRequest, given: Given) -> Job:
         plan=partial(plan_container, spec, request.id, network_given=given.network >= 0),
         process=spec.process,
         user=request.user,
+        groups=request.groups,
         root=given.root,
         network=given.network,
         host_mounts=given.host_mounts,
@@ -118,7 +120,7 @@ def container_job(request: CreateRequest, given: Given) -> Job:
         log=request.log,
         stdin=request.stdin,
         stdin_once=request.stdin_once,
-        group=_group(linux, partial(limits_of, linux.resources)),
+        group=_group(linux, partial(limits_of, linux.resources), given.cgroup_host),
         removes_group=True,
         kills_group=namespaces.get(ns.NEWPID, "host") is not None,
         hooks=hooks,
@@ -127,7 +129,10 @@ def container_job(request: CreateRequest, given: Given) -> Job:
 
 
 def exec_job(
-    request: ExecRequest, filter_program: SeccompProgram | None, stdio: tuple[int, int, int] | None
+    request: ExecRequest,
+    filter_program: SeccompProgram | None,
+    stdio: tuple[int, int, int] | None,
+    cgroup_host: CgroupHost | None,
 ) -> Job:
     """Raises `Invalid`, and `Conflict` when the container has ended."""
     validate_process(request.process)
@@ -137,6 +142,7 @@ def exec_job(
         plan=partial(plan_exec, request.process, request.container_id),
         process=request.process,
         user=request.user,
+        groups=request.groups,
         stdio=stdio,
         seccomp=filter_program,
     )
@@ -148,7 +154,7 @@ def exec_job(
         log=None,
         stdin=request.stdin,
         stdin_once=request.stdin_once,
-        group=_group(linux, None),
+        group=_group(linux, None, cgroup_host),
         removes_group=False,
         kills_group=False,
         hooks=None,
@@ -156,9 +162,11 @@ def exec_job(
     )
 
 
-def _group(linux: Linux, limits: Callable[[], CgroupLimits] | None) -> spawn.Group | None:
+def _group(
+    linux: Linux, limits: Callable[[], CgroupLimits] | None, host: CgroupHost | None
+) -> spawn.Group | None:
     path = group_path(linux.cgroups_path)
-    return None if path is None else spawn.Group(path, limits)
+    return None if path is None else spawn.Group(path, limits, host)
 
 
 def hook_state(spec: Spec, container_id: str, bundle: str) -> dict[str, Any]:
@@ -429,7 +437,7 @@ class Shim:
         if self._job.group is None or not self._job.removes_group:
             return False
         try:
-            cgroup = detect().group(self._job.group.path)
+            cgroup = self._job.group.open()
             oom = cgroup.oom_kills() > 0
             if self._job.kills_group:
                 cgroup.kill_all()

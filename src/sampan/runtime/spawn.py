@@ -15,7 +15,7 @@ import msgspec
 from sampan.errors import Conflict, Internal, Invalid, NotFound, SampanError, Unsupported
 from sampan.linux import namespaces as ns
 from sampan.linux import process
-from sampan.linux.cgroups import CgroupLimits, detect
+from sampan.linux.cgroups import Cgroup, CgroupHost, CgroupLimits, detect
 from sampan.oci.spec import IdMapping
 from sampan.runtime import init, wire
 from sampan.runtime.failure import Failure, describe, failure_of
@@ -56,10 +56,16 @@ class Group(msgspec.Struct, frozen=True):
     """The control group at `path` that the process enters; it makes it before, with `limits` unless they are None.
 
     The process itself does that, not its maker: what the work leaves in memory is gone with its execve.
+    `host`: what `detect` found before, if it did.
     """
 
     path: str
     limits: Callable[[], CgroupLimits] | None
+    host: CgroupHost | None = None
+
+    def open(self) -> Cgroup:
+        """Raises `Unsupported` when this host has no control groups."""
+        return (self.host or detect()).group(self.path)
 
 
 class Spawned(msgspec.Struct, frozen=True):
@@ -193,7 +199,7 @@ def _child(
     try:
         process.set_dumpable(False)
         if group is not None:
-            cgroup = detect().group(group.path)
+            cgroup = group.open()
             if group.limits is not None:
                 cgroup.create(group.limits())
             cgroup.enter()

@@ -103,8 +103,9 @@ def test_namespaces_are_its_own(harbour: Any) -> None:
 
 
 def test_only_its_own_processes_are_seen_and_its_host_name(harbour: Any) -> None:
-    output = harbour.sh("echo $$; hostname; ls -d /proc/[0-9]* | wc -l").output
-    assert output.split() == ["1", "box", "3"]
+    output = harbour.sh("echo $$; hostname; ls -d /proc/[0-9]*").output
+    assert output.split()[:2] == ["1", "box"]
+    assert len(output.split()[2:]) <= 2
 
 
 def test_devices_are_those_of_the_specification(harbour: Any) -> None:
@@ -336,18 +337,27 @@ def test_masking_refuses_a_null_device_that_is_none(harbour: Any, tmp_path: Path
 
 def test_a_working_directory_outside_of_the_root_is_refused(harbour: Any) -> None:
     """CVE-2024-21626: a descriptor that init has open, of a directory on the host."""
-    refused = 0
     for number in range(3, 12):
         made = harbour.spec("ls", "-a", "../../../../..", process={"cwd": f"/proc/self/fd/{number}"})
-        box = harbour.create(made)
-        with box.attach(framed=False) as output:
-            try:
-                box.shim.start()
-            except (ExecFailed, Denied):
-                refused += 1
-                continue
-            assert set(harbour.read_all(output).decode().split()) <= IMAGE
-    assert refused > 0
+        with pytest.raises((ExecFailed, Denied), match=r"cwd|working directory"):
+            harbour.create(made).shim.start()
+
+
+def test_a_missing_working_directory_is_made(harbour: Any) -> None:
+    assert harbour.run(harbour.spec("pwd", process={"cwd": "/made/for/it"})).output == "/made/for/it\n"
+
+
+def test_a_file_as_working_directory_is_told(harbour: Any) -> None:
+    with pytest.raises(ExecFailed, match=r"/etc/passwd.*not a directory") as caught:
+        harbour.create(harbour.spec("pwd", process={"cwd": "/etc/passwd"}))
+    assert caught.value.exit_code == 127
+
+
+def test_groups_are_joined_by_name_and_number(harbour: Any) -> None:
+    outcome = harbour.sh("id -G", user="bob", groups=("audio", "4242", "root"))
+    assert sorted(outcome.output.split(), key=int) == ["0", "10", "29", "1001", "4242"]
+    with pytest.raises(Invalid, match="unable to find group nosuch"):
+        harbour.create(harbour.spec("true"), groups=("nosuch",))
 
 
 def test_an_entry_point_can_not_overwrite_the_interpreter(harbour: Any) -> None:
