@@ -203,12 +203,26 @@ class Images:
 
     def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
         """The images as a tar. Raises `NotFound` before the first byte."""
-        chosen = [(self.store.get(name), _saved_name(name)) for name in names]
+        chosen = [pair for name in names for pair in self._saved(name)]
 
         def work(write: Callable[[bytes], object]) -> None:
             save_archive(self.store, chosen, _Writer(write))
 
         return streamed(work)
+
+    def _saved(self, name: str) -> builtins.list[tuple[Image, Reference | None]]:
+        """The image and the name to save it under; a repository without a tag means all of its tags."""
+        reference = _parsed(name)
+        if reference is not None and reference.tag is None and reference.digest is None:
+            tagged = [(image, tag) for image in self.store.list() for tag in image.tags]
+            found: builtins.list[tuple[Image, Reference | None]] = [
+                (image, tag) for image, tag in tagged if tag.name == reference.name
+            ]
+            if found:
+                return found
+        image = self.store.get(name)
+        by_name = reference is not None and reference.with_default_tag() in image.tags
+        return [(image, reference if by_name else None)]
 
     def load(self, upload: AsyncIterator[bytes]) -> AsyncIterator[str]:
         """Lines that say what was loaded, as Docker prints them."""
@@ -289,13 +303,11 @@ def platform_of(text: str) -> Platform:
     return parse_platform(text) if text else Platform(architecture(), "linux")
 
 
-def _saved_name(name: str) -> Reference | None:
-    """The name under which an image is saved: the one it was asked for by, none for an id."""
+def _parsed(name: str) -> Reference | None:
     try:
-        reference = parse_reference(name)
+        return parse_reference(name)
     except Invalid:
         return None
-    return reference.with_default_tag()
 
 
 def _matches(image: Image, filters: Filters) -> bool:

@@ -134,16 +134,35 @@ def ingest_tar(images: ImageStore, chunks: Iterable[bytes], diff_id: Digest | No
 
     Raises `Invalid` (a damaged tar, or another diff-id than expected); nothing is left of it then.
     """
+
+    def fill(out: Sink) -> None:
+        for chunk in decompressed(chunks, _MAX_TAR):
+            out.write(chunk)
+
+    return write_layer(images, fill, diff_id)
+
+
+def write_layer(images: ImageStore, fill: Callable[[Sink], object], diff_id: Digest | None = None) -> Layer:
+    """Make a layer of the plain tar that `fill` writes, and keep it as a blob too. Raises as `ingest_tar`."""
     with images.layers.ingest(media.OCI_LAYER, diff_id) as layer_ingest, images.content.writer() as writer:
         gzip = GzipSink(writer)
-        for chunk in decompressed(chunks, _MAX_TAR):
-            layer_ingest.write(chunk)
-            gzip.write(chunk)
+        fill(_Both(layer_ingest, gzip))
         gzip.finish()
         layer = layer_ingest.commit()
         if images.blob_for(layer.diff_id) is None:
             _remember(images, layer.diff_id, writer)
         return layer
+
+
+class _Both:
+    def __init__(self, first: Sink, second: Sink) -> None:
+        self._first = first
+        self._second = second
+
+    def write(self, data: bytes) -> int:
+        self._first.write(data)
+        self._second.write(data)
+        return len(data)
 
 
 class _Counter:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,8 +21,8 @@ from sampan.network.dns import NameServer
 from sampan.network.host import NetworkHost
 from sampan.oci.digest import Digest
 from sampan.oci.image import ImageConfig
-from sampan.oci.reference import Reference
 from sampan.runtime.launcher_client import LauncherClient
+from sampan.storage.images import ImageStore
 from sampan.storage.layers import LayerStore
 from sampan.storage.snapshots import SnapshotStore
 
@@ -44,21 +43,6 @@ class ImageView(Protocol):
     def diff_ids(self) -> tuple[Digest, ...]: ...
 
 
-class ImageSource(Protocol):
-    """What is needed of `storage.images.ImageStore`."""
-
-    def get(self, name: str) -> ImageView:
-        """Raises `NotFound` ("No such image: ...")."""
-
-    def create(self, config: ImageConfig) -> ImageView:
-        """An image whose layers exist."""
-
-    def tag(self, image_id: Digest, reference: Reference) -> Digest | None: ...
-
-    def hold(self, digests: Iterable[Digest]) -> AbstractContextManager[None]:
-        """Keep layers from being collected until a record names them."""
-
-
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The collaborators of the container service. `facts`: what limits are checked against."""
@@ -67,7 +51,7 @@ class Parts:
     metadata: Store
     store: ContainerStore
     events: EventBus
-    images: ImageSource
+    images: ImageStore
     layers: LayerStore
     snapshots: SnapshotStore
     volumes: Volumes

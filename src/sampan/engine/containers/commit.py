@@ -14,10 +14,10 @@ from sampan.engine.containers.base import Parts
 from sampan.engine.containers.files import engine_places
 from sampan.engine.model import ContainerRecord, now
 from sampan.errors import Invalid
-from sampan.oci import media
 from sampan.oci.digest import Digest
 from sampan.oci.image import ContainerDefaults, History, ImageConfig
 from sampan.oci.reference import Reference, parse_reference
+from sampan.storage.layer_blobs import write_layer
 from sampan.storage.tar_writer import write_tree
 
 
@@ -68,17 +68,14 @@ class Committing:
 
         upper = os.open(parts.snapshots.upper(record.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            ingest = parts.layers.ingest(media.OCI_LAYER)
-            try:
-                write_tree(upper, ingest, overlay=True, exclude=exclude)
-                layer = ingest.commit()
-            except BaseException:
-                ingest.abort()
-                raise
+            with parts.images.no_collection():
+                layer = write_layer(
+                    parts.images, lambda out: write_tree(upper, out, overlay=True, exclude=exclude)
+                )
+                config = committed_config(base, record, request, layer.diff_id, now())
+                image = parts.images.create(config)
         finally:
             os.close(upper)
-        config = committed_config(base, record, request, layer.diff_id, now())
-        image = parts.images.create(config)
         if name is not None:
             parts.images.tag(image.id, name)
         return image.id
