@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from sampan import __version__
@@ -72,7 +73,7 @@ class Images:
         bounds += [(self.store.get(name), False) for name in filters.get("since", ())]
         until = [parse_time(text) / 1e9 for text in filters.get("until", ())]
         found = [
-            image
+            _narrowed(image, filters.get("reference", ()))
             for image in self.store.list()
             if _matches(image, filters)
             and all((image.created < other.created) == before for other, before in bounds)
@@ -318,6 +319,17 @@ def _matches(image: Image, filters: Filters) -> bool:
     if patterns and not any(_fits(tag, pattern) for tag in image.tags for pattern in patterns):
         return False
     return label_matches(image.config.defaults.labels or {}, filters)
+
+
+def _narrowed(image: Image, patterns: Sequence[str]) -> Image:
+    """With only those of its names that were asked for."""
+    if not patterns:
+        return image
+
+    def fitting(names: tuple[Reference, ...]) -> tuple[Reference, ...]:
+        return tuple(name for name in names if any(_fits(name, pattern) for pattern in patterns))
+
+    return replace(image, tags=fitting(image.tags), digests=fitting(image.digests))
 
 
 def _fits(tag: Reference, pattern: str) -> bool:

@@ -32,7 +32,9 @@ def test_a_committed_image_can_be_pushed_pulled_and_saved(sampan: Any, tmp_path:
         sampan.ok("rmi", name, "committed:1")
         sampan.ok("pull", name)
     shown = sampan.ok("run", "--rm", name, "sh", "-c", "cat /made; ls /etc")
-    assert shown.split() == ["made", "passwd"]
+    assert shown.split()[0] == "made"
+    assert "passwd" in shown.split()
+    assert "group" not in shown.split()
     sampan.ok("save", "-o", str(tmp_path / "image.tar"), name)
     assert saved_tags(tmp_path / "image.tar") == {name}
     sampan.ok("rmi", name)
