@@ -64,7 +64,7 @@ def podman() -> Iterator[list[str]]:
     """The command line of a podman with storage of its own."""
     directory = Path(tempfile.mkdtemp(prefix="sampan-podman-"))
     command = ["podman", "--root", f"{directory}/root", "--runroot", f"{directory}/run", "--storage-driver", "vfs",
-               "--cgroup-manager", "cgroupfs", "--log-level", "error"]  # fmt: skip
+               "--cgroup-manager", "cgroupfs", "--runtime", "runc", "--log-level", "error"]  # fmt: skip
     try:
         yield command
     finally:
