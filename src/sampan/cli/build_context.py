@@ -7,12 +7,13 @@ import sys
 
 from sampan.cli.failure import Failure
 from sampan.cli.tarball import END, TreeWriter, file_entry
-from sampan.oci.ignore import IgnoreRules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
+
+    from sampan.oci.ignore import IgnoreRules
 
 _MAX_DOCKERFILE = 8 << 20
 _CHUNK = 1 << 18
@@ -60,8 +61,7 @@ def _from_directory(root: str, dockerfile: str) -> BuildContext:
             outside = _read(os.path.join(root, name))
     if outside is not None:
         name = f".dockerfile.{os.getpid():x}{id(outside) & 0xFFFFFF:x}"
-    rules = IgnoreRules(_ignore_text(root, name), keep=(".dockerignore", name))
-    return BuildContext(name, _stream(root, rules, name, outside))
+    return BuildContext(name, _stream(root, _ignore_rules(root, name), name, outside))
 
 
 def _relative_dockerfile(root: str, dockerfile: str) -> str:
@@ -91,6 +91,15 @@ def _read(path: str) -> bytes:
     return data
 
 
+def _ignore_rules(root: str, dockerfile: str) -> IgnoreRules | None:
+    text = _ignore_text(root, dockerfile)
+    if not text:
+        return None
+    from sampan.oci.ignore import IgnoreRules
+
+    return IgnoreRules(text, keep=(".dockerignore", dockerfile)) or None
+
+
 def _ignore_text(root: str, dockerfile: str) -> bytes:
     """The ignore file beside the Dockerfile (Dockerfile.dockerignore), else the context's own."""
     for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
@@ -101,8 +110,8 @@ def _ignore_text(root: str, dockerfile: str) -> bytes:
     return b""
 
 
-def _stream(root: str, rules: IgnoreRules, dockerfile: str, outside: bytes | None) -> Iterator[bytes]:
-    yield from TreeWriter().tree(root, "", rules if rules else None)
+def _stream(root: str, rules: IgnoreRules | None, dockerfile: str, outside: bytes | None) -> Iterator[bytes]:
+    yield from TreeWriter().tree(root, "", rules)
     if outside is not None:
         yield file_entry(dockerfile, outside, 0o600)
     yield END

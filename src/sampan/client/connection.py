@@ -71,9 +71,8 @@ class Connection:
         self._sock.sendall(data)
         if body is not None and not isinstance(body, bytes):
             try:
-                for piece in body:
-                    if piece:
-                        self._sock.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+                for piece in _gathered(body):
+                    self._sock.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
                 self._sock.sendall(b"0\r\n\r\n")
             except (BrokenPipeError, ConnectionResetError):
                 return
@@ -130,6 +129,21 @@ class Connection:
         sock, preread = self._sock, self._buffer
         self._sock, self._buffer = None, b""
         return sock, preread
+
+
+def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of some size: a tar stream comes as many small ones, and each costs both sides."""
+    waiting: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= _CHUNK:
+            yield b"".join(waiting)
+            waiting.clear()
+            size = 0
+    if size:
+        yield b"".join(waiting)
 
 
 class Response:

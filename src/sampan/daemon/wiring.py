@@ -215,7 +215,8 @@ def _builds(
         )
         return Builder(worker, stores.metadata)
 
-    return Builds(settings.root / "builds", make_builder, build_cache_keeper(stores.cache, stores.images))
+    cache = build_cache_keeper(stores.cache, stores.images)
+    return Builds(settings.root / "builds", settings.run / "builds", make_builder, cache)
 
 
 def _host_resolvers() -> tuple[str, ...]:

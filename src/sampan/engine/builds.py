@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 from sampan.build.builder import Builder
 from sampan.build.model import BuildEvent, BuildRequest
-from sampan.engine.threads import Report, ReportedWork, upload_file
+from sampan.engine.threads import Report, ReportedWork, blocking_chunks
 from sampan.registry.config import Credentials
 from sampan.storage.extract import ExtractOptions, extract_tar
+
+log = logging.getLogger(__name__)
 
 Json = dict[str, object]
 Credentialed = Mapping[str, Credentials]
@@ -22,18 +26,27 @@ Credentialed = Mapping[str, Credentials]
 MakeBuilder = Callable[[Credentialed, bool], Builder]
 """From the credentials for this build, and whether RUN trusts the host's CA certificates, to its builder."""
 
+SMALL_CONTEXT = 4 << 20
+"""Bytes of a tar. Its files can't be larger, but for sparse ones, whose holes take no space."""
+
 _CONTEXT = ExtractOptions(owner=(0, 0), devices=False)
 """Everything in a build context belongs to root, as Docker has it; a device in it makes no sense."""
 
 
 class Builds:
-    def __init__(self, root: Path, make_builder: MakeBuilder, cache: BuildCacheKeeper) -> None:
-        """`root` is the directory for contexts under way; what an earlier engine left there is removed."""
+    def __init__(self, root: Path, small: Path, make_builder: MakeBuilder, cache: BuildCacheKeeper) -> None:
+        """`root` and `small` are directories for contexts under way; what an earlier engine left there is removed.
+
+        Contexts of up to `SMALL_CONTEXT` bytes go to `small`, which mostly is in memory: making and removing
+        hundreds of little files is what takes longest in a build from the cache.
+        """
         self._root = root
+        self._small = small
         self._make_builder = make_builder
         self._cache = cache
-        shutil.rmtree(root, ignore_errors=True)
-        root.mkdir(parents=True, mode=0o700)
+        for directory in (root, small):
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True, mode=0o700)
 
     def build(
         self,
@@ -52,17 +65,20 @@ class Builds:
         loop = asyncio.get_running_loop()
 
         def work(report: Report[BuildEvent], cancelled: threading.Event) -> None:
-            directory = Path(tempfile.mkdtemp(dir=self._root))
+            archive = None if context is None else blocking_chunks(context, loop)
+            start = b"" if archive is None else _start_of(archive)
+            directory = Path(tempfile.mkdtemp(dir=self._small if _is_small_tar(start) else self._root))
             try:
                 context_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
-                    if context is not None:
-                        extract_tar(upload_file(context, loop), context_fd, _CONTEXT)
+                    if archive is not None:
+                        extract_tar(itertools.chain((start,), archive), context_fd, _CONTEXT)
                     self._make_builder(credentials, host_ca).build(request, context_fd, report, cancelled)
                 finally:
                     os.close(context_fd)
             finally:
-                shutil.rmtree(directory)
+                # Nobody has to wait for it; what an engine that ends meanwhile leaves is swept at the next start.
+                threading.Thread(target=_remove, args=(directory,), name="context removal").start()
 
         return aiter(ReportedWork(work))
 
@@ -73,6 +89,26 @@ class Builds:
     async def prune(self) -> tuple[list[str], int]:
         """Forget the build cache; the ids of what went, and the bytes that were freed."""
         return await asyncio.to_thread(self._cache.prune)
+
+
+def _start_of(archive: Iterator[bytes]) -> bytes:
+    """The archive itself when it is small, else more than `SMALL_CONTEXT` bytes of it."""
+    start = bytearray()
+    while len(start) <= SMALL_CONTEXT and (piece := next(archive, b"")):
+        start += piece
+    return bytes(start)
+
+
+def _is_small_tar(start: bytes) -> bool:
+    """Not for compressed ones, whose size is not known yet."""
+    return len(start) <= SMALL_CONTEXT and start[257:262] == b"ustar"
+
+
+def _remove(directory: Path) -> None:
+    try:
+        shutil.rmtree(directory)
+    except OSError as error:
+        log.warning("build context %s could not be removed: %s", directory, error)
 
 
 class BuildCacheKeeper:

@@ -100,10 +100,12 @@ def test_an_answer_may_end_with_the_connection(server: Server, client: Client) -
     assert client.call("GET", "/x") == [1]
 
 
-def test_a_streamed_body_is_sent_in_chunks(server: Server, client: Client) -> None:
+def test_a_streamed_body_is_sent_in_chunks_small_pieces_together(server: Server, client: Client) -> None:
     server.answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]
-    client.finish(client.request("POST", "/x", None, iter([b"abc", b"", b"de"])))
-    assert server.received[-1].endswith(b"\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+    large = b"x" * 65536
+    client.finish(client.request("POST", "/x", None, iter([b"abc", b"", large, b"d", b"e"])))
+    first = b"10003\r\nabc" + large + b"\r\n"
+    assert server.received[-1].endswith(b"\r\n\r\n" + first + b"2\r\nde\r\n0\r\n\r\n")
 
 
 def test_a_refusal_carries_the_engines_words(server: Server, client: Client) -> None:

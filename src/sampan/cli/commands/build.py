@@ -92,6 +92,8 @@ def _query(invocation: Invocation, dockerfile: str, remote: str) -> dict[str, An
 
 
 def _tag(text: str) -> str:
+    if _is_plain(text):
+        return text
     from sampan.errors import SampanError
     from sampan.oci.reference import parse_reference
 
@@ -100,6 +102,15 @@ def _tag(text: str) -> str:
     except SampanError as error:
         raise ValueError(error.message) from None
     return text
+
+
+def _is_plain(text: str) -> bool:
+    """A reference that is surely valid, letters and digits only: most are, and the grammar takes long to import."""
+    name, colon, tag = text.partition(":")
+    words = (*name.split("/"), tag) if colon else name.split("/")
+    return (
+        text.isascii() and len(text) < 64 and name == name.lower() and all(word.isalnum() for word in words)
+    )
 
 
 def _build(invocation: Invocation) -> int:
