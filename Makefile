@@ -12,7 +12,7 @@ help: ## this list
 
 setup: $(VENV)/.ready ## make .venv with the pinned dependencies
 
-$(VENV)/.ready: requirements.lock pyproject.toml tools/system-packages
+$(VENV)/.ready: requirements.lock pyproject.toml tools/system-packages tools/entry-points
 	tools/system-packages setup
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
