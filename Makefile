@@ -17,6 +17,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml tools/system-packages tools/ent
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python tools/entry-points $(VENV)
 	@# Also where Python is told to write no bytecode: every command would compile the sources again.
 	$(BIN)/python -m compileall -q src
 	touch $@
