@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from functools import cache
 
 from sampan.linux import libc
 
@@ -43,6 +44,25 @@ def set_name(name: str) -> None:
     """The name in /proc/<pid>/comm, cut to 15 bytes."""
     buffer = ctypes.create_string_buffer(name.encode()[:15])
     libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), subject="PR_SET_NAME")
+
+
+@cache
+def _title_area() -> tuple[int, int]:
+    """Where the kernel reads /proc/self/cmdline from: start and end in this process (proc(5), stat 48 and 49)."""
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b") ")[2].split()
+    return int(fields[45]), int(fields[46])
+
+
+def remember_title_area() -> None:
+    """Look it up while /proc is trusted; forked children know it then."""
+    _title_area()
+
+
+def set_title(title: str) -> None:
+    """Replace what /proc/<pid>/cmdline shows, cut to the room that the original arguments took."""
+    start, end = _title_area()
+    ctypes.memmove(start, title.encode()[: end - start - 1].ljust(end - start, b"\0"), end - start)
 
 
 def join_session_keyring(name: str) -> bool:

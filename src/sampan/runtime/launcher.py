@@ -178,6 +178,7 @@ def main(log_factory: LogFactory, arguments: list[str] | None = None) -> int:
         os.set_inheritable(sock.fileno(), False)
         os.chdir("/")
         process.set_name("sampan-launcher")
+        process.remember_title_area()
         forget_inherited_signals()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         # Ctrl-C at the daemon's terminal ends the daemon, and that ends us in order.

@@ -34,6 +34,8 @@ def split(channel: socket.socket, has_terminal: bool, become_user: Callable[[], 
     channel.close()
     process.close_except(set())
     process.set_name("sampan-init")
+    # The launcher's arguments name directories of the host.
+    process.set_title("/sbin/sampan-init")
     try:
         become_user()
     except (OSError, SampanError):

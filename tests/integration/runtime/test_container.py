@@ -457,6 +457,16 @@ def test_orphans_are_reaped_by_the_init_that_was_asked_for(harbour: Any) -> None
     assert re.findall(r"Name:\s+(\S+)", output) == ["sampan-init", "cat"]
 
 
+def test_the_init_shows_the_container_nothing_of_the_host(harbour: Any) -> None:
+    """Its memory and environment were the launcher's: they are out of reach, and its arguments are its own."""
+    script = "cat /proc/1/cmdline; for n in environ mem maps fd/0; do head -c1 /proc/1/$n && echo leaked $n; done 2>&1"
+    output = harbour.run(harbour.spec("sh", "-c", script, annotations={INIT_ANNOTATION: "true"})).output
+    assert output.startswith("/sbin/sampan-init\0")
+    assert "launcher" not in output
+    assert "leaked" not in output
+    assert output.count("Permission denied") == 4
+
+
 def test_control_group_limits_hold_and_the_oom_killer_is_told(harbour: Any, group_path: str) -> None:
     resources = oci.Resources(
         memory=oci.MemoryLimits(limit=8 << 20, swap=8 << 20),
