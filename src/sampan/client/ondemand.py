@@ -16,6 +16,8 @@ import sys
 from sampan.errors import Unavailable
 
 READY_FD_VARIABLE = "SAMPAN_READY_FD"
+CONFIG_VARIABLE = "SAMPAN_DAEMON_CONFIG"
+"""Names the configuration file of an engine that is started on demand."""
 START_TIMEOUT = 60.0
 _LOG_TAIL = 4096
 
@@ -101,6 +103,9 @@ def daemon_command(socket_path: str) -> list[str]:
     from sampan.client.address import DEFAULT_SOCKET
 
     command = [sys.executable, "-I", "-m", "sampan.cli.main", "daemon"]
+    config = os.environ.get(CONFIG_VARIABLE, "")
+    if config:
+        command += ["--config-file", config]
     if socket_path != DEFAULT_SOCKET:
         command += ["--host", "unix://" + socket_path]
     return command
