@@ -119,14 +119,16 @@ class JsonFileSink:
             os.ftruncate(self._descriptor, 0)
             self._size, self._torn = 0, False
             return
-        for number in range(self._max_file - 1, 0, -1):
+        # Without a current file the last try had come this far: the older ones have their new names already.
+        for number in range(self._max_file - 1, 0, -1) if os.path.lexists(self._path) else ():
             newer = self._path if number == 1 else f"{self._path}.{number - 1}"
             try:
                 os.rename(newer, f"{self._path}.{number}")
             except FileNotFoundError:
                 pass
-        os.close(self._descriptor)
-        self._open()
+        full = self._descriptor
+        self._open()  # when this fails (a full disk) the old descriptor is still the one that is closed at the end
+        os.close(full)
 
 
 def _split(data: bytes) -> tuple[list[bytes], bytes]:

@@ -19,6 +19,8 @@ _BLOCK = 64 * 1024
 _MAX_LINE = 1 << 20
 """A longer line was not written by us: its beginning is dropped."""
 _MOST_FILES = 10_000
+_LINES_IN_TURN = 256
+"""Lines that a follower reads before the event loop's other work gets its turn."""
 _STREAMS = {"stdout": 1, "stderr": 2}
 _NANOSECONDS = 1_000_000_000
 
@@ -109,28 +111,33 @@ def read(
                 if window.wants(record):
                     yield record
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        _close_all(descriptors)
 
 
 def _open_all(path: str) -> list[int]:
     """Descriptors of the rotated files and the current one, oldest first, consistent even if it rotates meanwhile."""
     while True:
         opened: list[int] = []
-        inodes: set[int] = set()
-        for name in _names(path):
-            try:
-                descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                if name == path:
-                    continue  # between the two steps of a rotation
-                break
-            opened.append(descriptor)
-            inodes.add(os.fstat(descriptor).st_ino)
-        if len(inodes) == len(opened):
+        try:
+            for name in _names(path):
+                try:
+                    opened.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
+                except FileNotFoundError:
+                    if name == path:
+                        continue  # between the two steps of a rotation
+                    break
+            consistent = len({os.fstat(descriptor).st_ino for descriptor in opened}) == len(opened)
+        except BaseException:
+            _close_all(opened)
+            raise
+        if consistent:
             return opened[::-1]
-        for descriptor in opened:  # the same file under its old and its new name
-            os.close(descriptor)
+        _close_all(opened)  # the same file under its old and its new name
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _names(path: str) -> Iterator[str]:
@@ -203,7 +210,9 @@ async def follow(
     try:
         while True:
             last = ended.is_set() or _passed(until_ns)
-            for raw in follower.read_lines():
+            for number, raw in enumerate(follower.read_lines(), 1):
+                if number % _LINES_IN_TURN == 0:
+                    await asyncio.sleep(0)
                 record = parse_record(raw)
                 if record is None:
                     continue
@@ -260,7 +269,11 @@ class _Follower:
             if error.errno == errno.ENOENT:
                 raise NotFound(f"no such log: {path}") from error
             raise
-        self._files = _open_all(path)
+        try:
+            self._files = _open_all(path)
+        except BaseException:
+            self._watch.close()
+            raise
         self._offsets = [0] * len(self._files)
         if tail is not None:
             sizes = [os.fstat(descriptor).st_size for descriptor in self._files]
@@ -271,8 +284,7 @@ class _Follower:
     def close(self) -> None:
         self._loop.remove_reader(self._watch.fileno())
         self._watch.close()
-        for descriptor in self._files:
-            os.close(descriptor)
+        _close_all(self._files)
         self._files.clear()
 
     def _on_events(self) -> None:
@@ -316,8 +328,7 @@ class _Follower:
         inodes = [os.fstat(descriptor).st_ino for descriptor in newest]
         # When ours was rotated out of existence, all that is left is newer.
         keep = inodes.index(current) + 1 if current in inodes else 0
-        for descriptor in newest[:keep]:
-            os.close(descriptor)
+        _close_all(newest[:keep])
         self._files += newest[keep:]
         self._offsets += [0] * (len(newest) - keep)
         return len(newest) > keep

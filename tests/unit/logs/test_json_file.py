@@ -174,6 +174,31 @@ class TestRotation:
             sink.close()
         assert texts(tmp_path / "log") == texts(tmp_path / "log.1") == ["a\n"]
 
+    def test_a_rotation_that_finds_no_room_is_finished_later(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "log"
+        sink = JsonFileSink(str(path), max_size=10, max_file=4)
+        for text in (b"a\n", b"b\n"):
+            sink.write(1, text, MOMENT)
+
+        def refuse(*_: object, **__: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", refuse)
+            for _ in range(3):
+                with pytest.raises(OSError, match="No space left"):
+                    sink.write(1, b"lost\n", MOMENT)
+        # Whoever opens a descriptor next must not find the log's output in it.
+        other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+        sink.write(1, b"c\n", MOMENT)
+        sink.close()
+        os.close(other)
+        assert (tmp_path / "other").read_bytes() == b""
+        files = (tmp_path / "log.2", tmp_path / "log.1", path)
+        assert [texts(file) for file in files] == [["a\n"], ["b\n"], ["c\n"]]
+
 
 def test_a_line_torn_by_a_crash_does_not_spoil_the_next(tmp_path: Path) -> None:
     path = tmp_path / "log"

@@ -198,6 +198,27 @@ class TestFollow:
 
         self.run(scenario())
 
+    def test_a_long_log_that_nobody_wants_does_not_hold_the_loop_up(self, tmp_path: Path) -> None:
+        async def scenario() -> None:
+            ended = asyncio.Event()
+            ended.set()
+            fill(tmp_path / "log", 5000, max_size=None).close()
+            turns = 0
+
+            async def others() -> None:
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await asyncio.sleep(0)
+
+            beside = asyncio.ensure_future(others())
+            records = follow(tmp_path / "log", since_ns=1 << 62, ended=ended)
+            assert [record async for record in records] == []
+            beside.cancel()
+            assert turns > 10
+
+        self.run(scenario())
+
     def test_half_a_line_is_given_when_it_is_whole(self, tmp_path: Path) -> None:
         async def scenario() -> None:
             ended = asyncio.Event()
