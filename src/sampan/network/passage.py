@@ -3,7 +3,7 @@
 Docker sets the policy of iptables' FORWARD chain to DROP. A packet has to be accepted by every base
 chain of the hook, so whatever our own table says, our containers' packets would end there. iptables offers the
 chain DOCKER-USER for such cases; without it, FORWARD itself is the place. We put two rules per bridge at its
-top, marked with our alias as comment, and take them away again. They only say that our bridges' traffic may
+top, marked with our alias in their comments, and take them away again. They only say that our bridges' traffic may
 pass there: our own forward chain has decided already which does. Where that filter is the legacy
 iptables (not nf_tables), which can't be changed by netlink, the administrator has to accept the bridges' traffic.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sampan.linux import nftables_expressions as ex
-from sampan.linux.nftables import NF_ACCEPT, Batch, Chain, Family, NftablesSocket
+from sampan.linux.nftables import NF_ACCEPT, Batch, Chain, Family, NftablesSocket, Rule
 
 _TABLE = "filter"
 _CHAINS = ("DOCKER-USER", "FORWARD")
@@ -38,14 +38,32 @@ def close(nftables: NftablesSocket, mark: str) -> None:
 
 
 def _replace(nftables: NftablesSocket, mark: str, target: str | None, bridges: Sequence[str]) -> None:
-    batch = Batch(Family.IPV4)
+    present: list[Rule] = []
     if any(chain.table == _TABLE for chain in nftables.chains(Family.IPV4)):
-        for rule in nftables.rules(Family.IPV4, _TABLE):
-            if rule.comment == mark:
-                batch.delete_rule(_TABLE, rule.chain, rule.handle)
+        present = [rule for rule in nftables.rules(Family.IPV4, _TABLE) if _is_ours(rule, mark)]
+    wanted = {} if target is None else _wanted(mark, bridges)
+    if len(present) == len(wanted) and {(rule.chain, rule.comment) for rule in present} == {
+        (target, comment) for comment in wanted
+    }:
+        return  # nothing is written: everybody who watches the ruleset would have to look at it again
+    batch = Batch(Family.IPV4)
+    for rule in present:
+        batch.delete_rule(_TABLE, rule.chain, rule.handle)
     if target is not None:
         accept = ex.counter() + ex.verdict(ex.Verdict.ACCEPT)
-        for name in bridges:
-            batch.add_rule(_TABLE, target, ex.input_is(name), accept, comment=mark, first=True)
-            batch.add_rule(_TABLE, target, ex.output_is(name), accept, comment=mark, first=True)
+        for comment, match in wanted.items():
+            batch.add_rule(_TABLE, target, match, accept, comment=comment, first=True)
     nftables.commit(batch)
+
+
+def _wanted(mark: str, bridges: Sequence[str]) -> dict[str, bytes]:
+    """Comment (which tells the rules apart) -> what the rule matches."""
+    found: dict[str, bytes] = {}
+    for name in bridges:
+        found[f"{mark} from {name}"] = ex.input_is(name)
+        found[f"{mark} to {name}"] = ex.output_is(name)
+    return found
+
+
+def _is_ours(rule: Rule, mark: str) -> bool:
+    return rule.comment.startswith(f"{mark} ")

@@ -298,11 +298,9 @@ class UdpPort:
         if session is None:
             while len(self._sessions) >= UDP_SESSIONS:
                 self._end(next(iter(self._sessions)))
-            try:
-                server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            except OSError:
-                return None  # out of descriptors: this datagram is lost
-            server.connect(self._target)
+            server = _connected(self._target)
+            if server is None:
+                return None
             session = self._sessions[key] = UdpSession(server, client, source)
             self._loop.add(server.fileno(), select.EPOLLIN, lambda _: self._on_answer(key))
         self._sessions.move_to_end(key)
@@ -341,6 +339,20 @@ class UdpPort:
             self._end(key)
         self._loop.remove(self._bound.fileno())
         self._bound.close()
+
+
+def _connected(target: tuple[str, int]) -> socket.socket | None:
+    """None when descriptors have run out, or no way leads there (the bridge is gone): a datagram may be lost."""
+    try:
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        server.connect(target)
+    except OSError:
+        server.close()
+        return None
+    return server
 
 
 def report_destination(bound: socket.socket) -> None:

@@ -46,10 +46,14 @@ class RelayClient:
             number = self._number
             entry = _Entry(f"add {number} {protocol} {address} {port}".encode(), bound)
             self._entries[number] = entry
-            if self._control is None:
-                self._start()
-            else:
-                self._send(entry)
+            try:
+                if self._control is None:
+                    self._start()
+                else:
+                    self._send(entry)
+            except BaseException:
+                del self._entries[number]  # the socket will be closed: no later relay may be given it
+                raise
         return number
 
     def remove(self, number: int) -> None:
@@ -58,15 +62,17 @@ class RelayClient:
             if self._entries.pop(number, None) is None or self._control is None:
                 return
             answered = self._removed[number] = threading.Event()
+            control = self._control
             try:
-                self._control.send(f"remove {number}".encode())
+                control.send(f"remove {number}".encode())
             except OSError:
+                del self._removed[number]
                 return  # it has died, and its sockets with it; the watcher starts another
-            finally:
-                control = self._control
         if not answered.wait(_ANSWER):
             _log.error("the port relay does not answer; it is started anew")
-            control.shutdown(socket.SHUT_RDWR)
+            with self._lock:
+                if self._control is control:
+                    control.shutdown(socket.SHUT_RDWR)
         self._removed.pop(number, None)
 
     def retire_orphan(self) -> bool:
@@ -112,17 +118,20 @@ class RelayClient:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         descriptors = (theirs.fileno(), door.fileno())
         command = [sys.executable, "-I", "-m", "sampan.network.relay", *map(str, descriptors)]
-        with theirs, door:
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=descriptors,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env={"PATH": os.defpath},
-                start_new_session=True,
-            )
+        try:
+            with theirs, door:
+                self._process = subprocess.Popen(
+                    command,
+                    pass_fds=descriptors,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    cwd="/",
+                    env={"PATH": os.defpath},
+                    start_new_session=True,
+                )
+        except BaseException:
+            ours.close()
+            raise
         self._control = ours
         watcher = threading.Thread(
             target=self._watch, args=(ours, self._process, time.monotonic()), name="relay", daemon=True

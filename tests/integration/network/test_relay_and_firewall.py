@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from sampan.linux.nftables import NftablesSocket
 from sampan.network.model import PortBinding, PublishMode
 
 pytestmark = pytest.mark.root
@@ -182,6 +183,46 @@ def test_docker_s_forward_policy_drop_does_not_stop_our_traffic(world):
     assert "-A DOCKER-USER -i smp1" in rules
     world.engine.run(lambda: world.host.remove(network))
     assert "smp1" not in world.engine.command("iptables-nft", "-S", "DOCKER-USER")
+
+
+def test_looking_at_the_host_s_rules_again_changes_none_of_them(world):
+    world.engine.command("iptables-nft", "-P", "FORWARD", "DROP")
+    container = world.container(world.network())
+    world.publish(container, PortBinding(80, host_address="0.0.0.0", host_port=8080))
+    world.engine.run(world.host.refresh)
+    before = world.engine.command("iptables-nft", "-S", "FORWARD")
+    assert "smp1" in before
+
+    def generation():
+        with NftablesSocket() as nftables:
+            return nftables.generation()
+
+    number = world.engine.run(generation)
+    world.engine.run(world.host.refresh)
+    assert world.engine.run(generation) == number
+    world.engine.command("iptables-nft", "-D", "FORWARD", "1")
+    world.engine.run(world.host.refresh)
+    assert sorted(world.engine.command("iptables-nft", "-S", "FORWARD").split("\n")) == sorted(
+        before.split("\n")
+    )
+
+
+def test_a_datagram_that_no_way_leads_for_does_not_end_the_relay(relay_world, server):
+    bindings = PortBinding(80, host_port=8080), PortBinding(53, "udp", host_port=5353)
+    relay_world.publish(server, *bindings)
+    assert relay_world.outside.ask_tcp(relay_world.ADDRESS, 8080).startswith("web ")
+    relays = relay_world.relays()
+    relay_world.engine.command("sh", "-c", "ip link set smp1 down; ip route del default")
+    with relay_world.engine.socket(socket.SOCK_DGRAM) as premise, pytest.raises(OSError, match="unreachable"):
+        premise.connect((server.address, 53))
+    with relay_world.outside.socket(socket.SOCK_DGRAM) as client:
+        client.sendto(b"lost", (relay_world.ADDRESS, 5353))
+        # Answered only after the datagram was looked at: the relay is a single thread.
+        with relay_world.outside.socket() as probe:
+            probe.settimeout(5)
+            probe.connect((relay_world.ADDRESS, 8080))
+            assert probe.recv(1) == b""
+    assert relay_world.relays() == relays
 
 
 def test_published_ports_survive_that_somebody_flushes_the_ruleset(world):
