@@ -127,6 +127,15 @@ class AttachClient:
         else:
             self._watch()
 
+    def release(self) -> None:
+        """Leave the connection to whoever else holds it: there was no process, and the engine tells the client why."""
+        if not self.closed:
+            self.closed = True
+            self._loop.forget(self._connection.fileno())
+            self._connection.close()
+            self._pending.clear()
+            self._on_change(self)
+
     def close(self) -> None:
         if not self.closed:
             self.closed = True

@@ -421,8 +421,8 @@ class Shim:
         if self._channel.fileno() >= 0:
             self._from_init(READ)
         oom = self._leave_cgroup()
-        self._streams.drain()
         failure = self._failure
+        self._streams.drain(failed=failure is not None)
         code = exit_code_of(status)
         if failure is not None:
             code = failure.exit_code or ExecFailed("").exit_code

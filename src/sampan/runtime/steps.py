@@ -5,16 +5,21 @@ Paths named `target` or `path` are inside the container's root; `source` is on t
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from sampan.oci.spec import Hook
 
+_SUBJECTS = ("path", "target", "name", "resource", "profile")
+"""Fields that say what a step is about."""
+
 
 class Step(msgspec.Struct, frozen=True):
     def describe(self) -> str:
-        """One line for people: the step's name and what it is about."""
-        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__)
-        return f"{type(self).__name__}({values})"
+        """A few words for people: the step's name and what it is about."""
+        words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(self).__name__).lower()
+        return " ".join((words, *(getattr(self, name) for name in _SUBJECTS if hasattr(self, name))))
 
 
 class Propagation(msgspec.Struct, frozen=True):

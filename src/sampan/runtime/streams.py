@@ -80,8 +80,11 @@ class Streams:
         self._clients.append(client)
         client.feed_input(preread)
 
-    def drain(self) -> None:
-        """The process has ended: what it has written is read, and no more is waited for."""
+    def drain(self, *, failed: bool = False) -> None:
+        """The process has ended: what it has written is read, and no more is waited for.
+
+        `failed`: it never became the program; then clients are let go of without an end of their connections.
+        """
         for descriptor in tuple(self._outputs):
             while descriptor in self._outputs and self._read(descriptor):
                 pass
@@ -92,7 +95,10 @@ class Streams:
         if self._sink is not None:
             self._guard_log(self._sink.close)
         for client in tuple(self._clients):
-            client.finish()
+            if failed:
+                client.release()
+            else:
+                client.finish()
 
     @property
     def busy(self) -> bool:

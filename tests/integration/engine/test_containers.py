@@ -73,6 +73,16 @@ def test_a_program_that_cannot_be_executed_has_dockers_code_and_words(
     place.run(test)
 
 
+def test_an_exec_that_cannot_be_executed_tells_the_attached_client_why(place: Any) -> None:
+    async def test(engine: Any) -> None:
+        await engine.docker("run", "-d", "--name", "busy", "box:1", "sleep", "100")
+        code, out, err = await engine.docker("exec", "busy", "nonesuch")
+        assert code in (126, 127)
+        assert 'exec: "nonesuch": executable file not found in $PATH' in out + err
+
+    place.run(test)
+
+
 def test_standard_input_reaches_the_container_and_ends_it(place: Any) -> None:
     async def test(engine: Any) -> None:
         code, out, _ = await engine.docker("run", "-i", "--rm", "box:1", "cat", stdin=b"through\n")
