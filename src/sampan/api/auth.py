@@ -41,7 +41,7 @@ def _decode(text: str, kind: type[T]) -> T | None:
     try:
         raw = base64.b64decode(text.translate(_TO_STANDARD) + "=" * (-len(text) % 4), validate=True)
         return msgspec.json.decode(raw, type=kind) if raw not in (b"", b"null") else None
-    except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
+    except (binascii.Error, ValueError, msgspec.MsgspecError, RecursionError) as error:
         # The header's content is a secret: it is not repeated in the message.
         raise Invalid("malformed registry credentials: expected base64 of a JSON object") from error
 

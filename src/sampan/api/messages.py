@@ -98,10 +98,10 @@ class Request:
             return {}
         try:
             raw = json.loads(text)
-        except ValueError:
-            raise Invalid(f"invalid filters {text!r}: expected a JSON object") from None
+        except (ValueError, RecursionError):
+            raise Invalid(f"invalid filters {text[:200]!r}: expected a JSON object") from None
         if not isinstance(raw, dict):
-            raise Invalid(f"invalid filters {text!r}: expected a JSON object")
+            raise Invalid(f"invalid filters {text[:200]!r}: expected a JSON object")
         return {name: _filter_values(name, values) for name, values in raw.items()}
 
     async def body(self, limit: int = MAX_JSON_BODY) -> bytes:
@@ -124,6 +124,8 @@ class Request:
             return msgspec.json.decode(raw or b"{}", type=kind)
         except msgspec.MsgspecError as error:
             raise Invalid(f"invalid JSON: {error}") from error
+        except RecursionError as error:
+            raise Invalid("invalid JSON: it is nested too deeply") from error
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The body in pieces as they arrive, for uploads; `ConnectionError` if the client goes away in it."""

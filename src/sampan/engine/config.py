@@ -6,7 +6,7 @@ decoder, so `decode_docker` takes nulls out before the types are checked.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -53,6 +53,9 @@ class Sparse(msgspec.Struct, frozen=True, rename=docker_name, omit_defaults=True
     """Base of the API's objects whose empty members are left out."""
 
 
+Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""An integer as Go's engine has them: a larger one could be neither stored nor given to the kernel."""
+
 Words = str | tuple[str, ...]
 """A command line as one word or as a list (`Entrypoint` and `Cmd` allow both)."""
 
@@ -81,7 +84,7 @@ class ContainerConfig(Docker, frozen=True):
     on_build: tuple[str, ...] | None = None
     labels: dict[str, str] | None = None
     stop_signal: str = ""
-    stop_timeout: int | None = None
+    stop_timeout: Int64 | None = None
     shell: tuple[str, ...] | None = None
 
     @property
@@ -103,7 +106,7 @@ class LogConfig(Docker, frozen=True):
 
 class RestartPolicy(Docker, frozen=True):
     name: str = ""
-    maximum_retry_count: int = 0
+    maximum_retry_count: Int64 = 0
 
 
 class HostPort(Docker, frozen=True):
@@ -113,12 +116,12 @@ class HostPort(Docker, frozen=True):
 
 class WeightDevice(Docker, frozen=True):
     path: str = ""
-    weight: int = 0
+    weight: Int64 = 0
 
 
 class ThrottleDevice(Docker, frozen=True):
     path: str = ""
-    rate: int = 0
+    rate: Int64 = 0
 
 
 class DeviceMapping(Docker, frozen=True):
@@ -129,7 +132,7 @@ class DeviceMapping(Docker, frozen=True):
 
 class DeviceRequest(Docker, frozen=True):
     driver: str = ""
-    count: int = 0
+    count: Int64 = 0
     device_ids: tuple[str, ...] | None = None
     capabilities: tuple[tuple[str, ...], ...] | None = None
     options: dict[str, str] | None = None
@@ -137,8 +140,8 @@ class DeviceRequest(Docker, frozen=True):
 
 class Ulimit(Docker, frozen=True):
     name: str = ""
-    hard: int = 0
-    soft: int = 0
+    hard: Int64 = 0
+    soft: Int64 = 0
 
 
 class BindOptions(Sparse, frozen=True):
@@ -164,8 +167,8 @@ class VolumeOptions(Sparse, frozen=True):
 class TmpfsOptions(Sparse, frozen=True):
     """`size_bytes` in bytes; `mode` is the number itself (0o1777 = 1023)."""
 
-    size_bytes: int = 0
-    mode: int = 0
+    size_bytes: Int64 = 0
+    mode: Int64 = 0
     options: tuple[tuple[str, ...], ...] | None = None
 
 
@@ -194,7 +197,7 @@ class HostConfig(Docker, frozen=True):
     auto_remove: bool = False
     volume_driver: str = ""
     volumes_from: tuple[str, ...] | None = None
-    console_size: tuple[int, int] = (0, 0)
+    console_size: tuple[Int64, Int64] = (0, 0)
     annotations: dict[str, str] | None = None
     cap_add: Words | None = None
     cap_drop: Words | None = None
@@ -207,7 +210,7 @@ class HostConfig(Docker, frozen=True):
     ipc_mode: str = ""
     cgroup: str = ""
     links: tuple[str, ...] | None = None
-    oom_score_adj: int = 0
+    oom_score_adj: Int64 = 0
     pid_mode: str = ""
     privileged: bool = False
     publish_all_ports: bool = False
@@ -217,39 +220,39 @@ class HostConfig(Docker, frozen=True):
     tmpfs: dict[str, str] | None = None
     uts_mode: str = ""
     userns_mode: str = ""
-    shm_size: int = 0
+    shm_size: Int64 = 0
     sysctls: dict[str, str] | None = None
     runtime: str = ""
     isolation: str = ""
-    cpu_shares: int = 0
-    memory: int = 0
-    nano_cpus: int = 0
+    cpu_shares: Int64 = 0
+    memory: Int64 = 0
+    nano_cpus: Int64 = 0
     cgroup_parent: str = ""
-    blkio_weight: int = 0
+    blkio_weight: Int64 = 0
     blkio_weight_device: tuple[WeightDevice, ...] | None = None
     blkio_device_read_bps: tuple[ThrottleDevice, ...] | None = None
     blkio_device_write_bps: tuple[ThrottleDevice, ...] | None = None
     blkio_device_read_iops: tuple[ThrottleDevice, ...] | None = None
     blkio_device_write_iops: tuple[ThrottleDevice, ...] | None = None
-    cpu_period: int = 0
-    cpu_quota: int = 0
-    cpu_realtime_period: int = 0
-    cpu_realtime_runtime: int = 0
+    cpu_period: Int64 = 0
+    cpu_quota: Int64 = 0
+    cpu_realtime_period: Int64 = 0
+    cpu_realtime_runtime: Int64 = 0
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
     devices: tuple[DeviceMapping, ...] | None = None
     device_cgroup_rules: tuple[str, ...] | None = None
     device_requests: tuple[DeviceRequest, ...] | None = None
-    memory_reservation: int = 0
-    memory_swap: int = 0
-    memory_swappiness: int | None = None
+    memory_reservation: Int64 = 0
+    memory_swap: Int64 = 0
+    memory_swappiness: Int64 | None = None
     oom_kill_disable: bool | None = None
-    pids_limit: int | None = None
+    pids_limit: Int64 | None = None
     ulimits: tuple[Ulimit, ...] | None = None
-    cpu_count: int = 0
-    cpu_percent: int = 0
-    io_maximum_iops: int = 0
-    io_maximum_bandwidth: int = 0
+    cpu_count: Int64 = 0
+    cpu_percent: Int64 = 0
+    io_maximum_iops: Int64 = 0
+    io_maximum_bandwidth: Int64 = 0
     mounts: tuple[MountRequest, ...] | None = None
     masked_paths: tuple[str, ...] | None = None
     readonly_paths: tuple[str, ...] | None = None
@@ -272,15 +275,15 @@ class EndpointSettings(Docker, frozen=True):
     aliases: tuple[str, ...] | None = None
     mac_address: str = ""
     driver_opts: dict[str, str] | None = None
-    gw_priority: int = 0
+    gw_priority: Int64 = 0
     network_id: str = ""
     endpoint_id: str = ""
     gateway: str = ""
     ip_address: str = ""
-    ip_prefix_len: int = 0
+    ip_prefix_len: Int64 = 0
     ipv6_gateway: str = ""
     global_ipv6_address: str = ""
-    global_ipv6_prefix_len: int = 0
+    global_ipv6_prefix_len: Int64 = 0
     dns_names: tuple[str, ...] | None = None
 
 

@@ -16,6 +16,8 @@ from sampan.engine.model import MountPoint
 from sampan.errors import Invalid
 
 _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_MAX_VOLUME_NAME = 255
+"""It names a directory."""
 _PROPAGATIONS = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
 _LABELS = frozenset({"z", "Z"})
 _CONSISTENCY = frozenset({"consistent", "cached", "delegated", "default"})
@@ -57,6 +59,8 @@ def check_volume_name(name: str) -> None:
         raise Invalid(
             f"create {name}: volume name is too short, names should be at least two alphanumeric characters"
         )
+    if len(name) > _MAX_VOLUME_NAME:
+        raise Invalid(f"create {name[:32]}...: volume name is longer than {_MAX_VOLUME_NAME} characters")
     if not _VOLUME_NAME.fullmatch(name):
         raise Invalid(
             f'create {name}: "{name}" includes invalid characters for a local volume name, only '

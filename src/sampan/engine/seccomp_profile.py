@@ -87,7 +87,7 @@ def load_profile(raw: bytes) -> Profile:
         raise Invalid(f"Decoding seccomp profile failed: larger than {_MAX_PROFILE} bytes")
     try:
         profile = msgspec.json.decode(raw, type=Profile)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"Decoding seccomp profile failed: {error}") from error
     for problem in _problems(profile):
         raise Invalid(f"seccomp profile: {problem}")

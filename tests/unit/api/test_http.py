@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -189,6 +190,16 @@ def test_filters_are_read_in_both_of_dockers_forms() -> None:
         assert answer.endswith(b'{"label":["a=b"]}\n')
 
 
+@pytest.mark.parametrize("text", ["[" * 20_000, '{"a":' * 5_000, "1", "{"])
+def test_filters_that_are_none_are_a_bad_request_however_deeply_nested(text: str) -> None:
+    async def handler(request: Request) -> AnyResponse:
+        return json_response(request.filters())
+
+    quoted = urllib.parse.quote(text)
+    answer = exchange(handler, f"GET /?filters={quoted} HTTP/1.1\r\nConnection: close\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
 def test_the_body_of_a_request_for_an_upgrade_may_come_after_its_head() -> None:
     """As docker-py sends it; what was not waited for would become the stream's first bytes."""
 
@@ -202,7 +213,9 @@ def test_the_body_of_a_request_for_an_upgrade_may_come_after_its_head() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", listener.getsockname()[1])
         try:
             async with asyncio.timeout(10):
-                fields = b"Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 5\r\nExpect: 100-continue\r\n"
+                fields = (
+                    b"Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 5\r\nExpect: 100-continue\r\n"
+                )
                 writer.write(b"POST /exec/x/start HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n")
                 await reader.readuntil(b"100 Continue\r\n\r\n")  # the handler is at work by then
                 writer.write(b"later")

@@ -168,6 +168,12 @@ def test_a_member_of_the_wrong_type_is_named() -> None:
     assert "Memory" in caught.value.message
 
 
+@pytest.mark.parametrize("number", [1 << 63, 1 << 64, 10**40, -(1 << 63) - 1])
+def test_a_number_beyond_64_bits_is_refused(number: int) -> None:
+    with pytest.raises(Invalid, match="Memory"):
+        decode_docker(b'{"Memory": %d}' % number, HostConfig)
+
+
 @pytest.mark.parametrize("name", ["a", "*", "-x", "a b", "", "a/b", "ä1"])
 def test_bad_names_are_refused(name: str) -> None:
     with pytest.raises(Invalid) as caught:

@@ -288,6 +288,7 @@ def test_what_a_crash_left_of_a_removal_is_swept_and_data_without_a_record_is_ke
         ("a b", '"a b" includes invalid characters for a local volume name'),
         ("../up", "includes invalid characters"),
         ("x", "volume name is too short"),
+        ("x" * 256, "volume name is longer than 255 characters"),
     ],
 )
 def test_bad_volume_names_are_refused(tmp_path: Path, name: str, words: str) -> None:
