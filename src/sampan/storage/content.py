@@ -43,6 +43,8 @@ class ContentStore:
         self._active: set[Digest] = set()
         self._temporary: set[str] = set()
         with _translating(root):
+            root.mkdir(parents=True, exist_ok=True)
+            os.chmod(root, 0o700)
             self._blobs.mkdir(parents=True, exist_ok=True)
             self._ingests.mkdir(exist_ok=True)
             _write_if_absent(root / "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')

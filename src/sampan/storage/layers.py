@@ -224,6 +224,8 @@ class LayerStore:
                 os.fsync(file.fileno())
         if sync:
             sync_all(staging)
+        else:
+            _sync_directory(staging)
         try:
             os.rename(staging, self._path(diff_id))
         except OSError as error:
@@ -231,11 +233,7 @@ class LayerStore:
                 raise
             remove_tree(staging)
             return
-        fd = os.open(self._root, _DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        _sync_directory(self._root)
 
 
 class _PresentLayer:
@@ -356,6 +354,15 @@ def _move(source: Path, target: Path) -> None:
         if error.errno == errno.EXDEV:
             raise Invalid(f"{source} is not on the file system of the layers") from error
         raise
+
+
+def _sync_directory(path: Path) -> None:
+    """Bring the names in it to disk."""
+    fd = os.open(path, _DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def sync_all(path: Path) -> None:

@@ -51,7 +51,10 @@ class RootLock:
 
     def __init__(self, root: Path) -> None:
         """Raises `Conflict`, naming the other's pid, when another process holds the root."""
-        root.mkdir(parents=True, exist_ok=True, mode=0o711)
+        root.mkdir(parents=True, exist_ok=True)
+        # Whatever modes files have in images, containers and volumes: no other user of the host may come at
+        # them, let alone run what a container has made set-user-id (CVE-2021-41091 of another engine).
+        os.chmod(root, 0o710)
         path = root / "daemon.lock"
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -90,7 +93,6 @@ class Metadata:
         self._reading = threading.Lock()
         self._owner: int | None = None
         self._depth = 0
-        self._broken = False
         self._synchronous = ""
         try:
             with self._translating():
@@ -189,6 +191,9 @@ class Metadata:
             self._synchronous = wanted
 
     def _connect(self) -> sqlite3.Connection:
+        # It holds containers' environments, which hold secrets. The journals get the database's mode.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.chmod(self._path, 0o600)
         connection = sqlite3.connect(
             self._path, isolation_level=None, check_same_thread=False, cached_statements=256
         )

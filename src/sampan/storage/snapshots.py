@@ -32,7 +32,8 @@ class SnapshotStore:
         """`root` is the `snapshots` directory itself, made when missing."""
         self._root = root
         self._layers = layers
-        root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
+        os.chmod(root, 0o700)
 
     def create(self, snapshot_id: str, layers: Sequence[Digest]) -> RootAssembly:
         """Make upper and work. `layers` go from the base up.
@@ -42,7 +43,7 @@ class SnapshotStore:
         target = self._path(snapshot_id)
         assembly = self._assembly(target, layers)
         staging = self._root / f"{_NEW}{secrets.token_hex(8)}"
-        staging.mkdir(mode=0o711)
+        staging.mkdir(mode=0o700)
         try:
             for name in ("upper", "work"):
                 (staging / name).mkdir()

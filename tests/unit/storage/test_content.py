@@ -35,6 +35,10 @@ def test_the_directory_is_an_oci_image_layout(store: ContentStore) -> None:
     assert (store.root / "blobs/sha256" / digest[7:]).read_bytes() == DATA
 
 
+def test_the_content_of_images_is_for_the_engine_alone(store: ContentStore) -> None:
+    assert store.root.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_blob_is_visible_only_after_its_commit(store: ContentStore) -> None:
     digest = sha256(DATA)
     with store.ingest(digest, len(DATA)) as ingest:

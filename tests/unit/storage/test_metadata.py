@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -37,6 +38,18 @@ def test_what_was_put_is_there_after_a_restart(tmp_path: Path) -> None:
     assert second.items(Table.TAGS, prefix="b") == [("b", b"2")]
     assert second.get(Table.IMAGES, "gone") is None
     second.close()
+
+
+def test_nobody_else_can_read_what_containers_were_given(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir(mode=0o755)
+    (root / "metadata.db").touch(mode=0o644)  # of a version that did not mind
+    metadata = Metadata(root)
+    metadata.put(Table.CONTAINERS, "c", b"PASSWORD=x")
+    assert stat.S_IMODE(root.stat().st_mode) == 0o710
+    files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in root.glob("metadata.db*")}
+    metadata.close()
+    assert files == {"metadata.db": 0o600, "metadata.db-wal": 0o600, "metadata.db-shm": 0o600}
 
 
 def test_a_transaction_that_fails_leaves_nothing(metadata: Metadata) -> None:

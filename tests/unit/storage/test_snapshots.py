@@ -30,6 +30,14 @@ def base(tmp_path: Path, layers: LayerStore) -> Digest:
     return layers.adopt_tree(tmp_path / "tree").diff_id
 
 
+def test_what_a_container_made_set_user_id_is_out_of_other_users_reach(
+    tmp_path: Path, snapshots: SnapshotStore, base: Digest
+) -> None:
+    snapshots.create("c1", [base])
+    assert (tmp_path / "snapshots").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "layers").stat().st_mode & 0o077 == 0
+
+
 def test_a_snapshot_is_an_assembly_of_its_layers_and_a_writable_one(
     snapshots: SnapshotStore, layers: LayerStore, base: Digest
 ) -> None:
