@@ -10,6 +10,9 @@ from typing import BinaryIO, Generic, TypeVar, cast
 T = TypeVar("T")
 Report = Callable[[T], None]
 
+REPORTS_WAITING = 256
+"""Reports of blocking work that wait for the loop before the work has to wait."""
+
 
 def blocking_chunks(stream: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
     """The pieces of an upload, for a thread; each is fetched when it is wanted, so a slow reader slows the client."""
@@ -53,19 +56,29 @@ def upload_file(stream: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -
 class ReportedWork(Generic[T]):
     """Blocking work that reports its progress, run in a thread; its reports are iterated on the loop.
 
-    The iteration ends with the work; an error of the work is raised there. When the iteration is given up, the
-    work's `cancelled` event is set and its end is awaited, so that nothing goes on unseen.
+    The iteration ends with the work; an error of the work is raised there. At most `depth` reports wait to be
+    taken: the work waits when its reader is slow, as it would for a full pipe (a build's output may be endless).
+    When the iteration is given up, the work's `cancelled` event is set, its reports are dropped and its end is
+    awaited, so that nothing goes on unseen. It reports from threads, never from the loop.
     """
 
-    def __init__(self, work: Callable[[Report[T], threading.Event], object]) -> None:
+    def __init__(
+        self, work: Callable[[Report[T], threading.Event], object], *, depth: int = REPORTS_WAITING
+    ) -> None:
         self._work = work
+        self._depth = depth
 
     async def __aiter__(self) -> AsyncIterator[T]:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[T | None] = asyncio.Queue()
+        room = threading.Semaphore(self._depth)
         cancelled = threading.Event()
 
         def report(item: T) -> None:
+            room.acquire()
+            if cancelled.is_set():
+                room.release()  # for whoever waits, too
+                return
             loop.call_soon_threadsafe(queue.put_nowait, item)
 
         def run() -> None:
@@ -78,10 +91,12 @@ class ReportedWork(Generic[T]):
         try:
             while (item := await queue.get()) is not None:
                 yield item
+                room.release()
             await task
         finally:
             if not task.done():
                 cancelled.set()
+                room.release()
                 await asyncio.wait([task])
                 task.exception()  # taken notice of: the one who would hear of it has left
 

@@ -65,6 +65,52 @@ def test_work_that_nobody_follows_any_more_is_told_and_waited_for() -> None:
     asyncio.run(main())
 
 
+def test_work_waits_for_a_reader_that_does_not_keep_up() -> None:
+    reported: list[int] = []
+    full = threading.Event()
+
+    def work(report: Callable[[int], None], cancelled: threading.Event) -> None:
+        for number in range(1000):
+            if number == 4:
+                full.set()
+            report(number)
+            reported.append(number)
+
+    async def main() -> None:
+        stream = aiter(ReportedWork(work, depth=4))
+        assert await anext(stream) == 0
+        assert await asyncio.to_thread(full.wait, 10)
+        # The first one is still being looked at, three wait: the fifth has no room.
+        assert len(reported) == 4
+        assert [await anext(stream) for _ in range(999)] == list(range(1, 1000))
+
+    asyncio.run(main())
+
+
+def test_reports_of_several_threads_end_when_nobody_follows_any_more() -> None:
+    ended: list[int] = []
+
+    def work(report: Callable[[int], None], cancelled: threading.Event) -> None:
+        def one(number: int) -> None:
+            while not cancelled.is_set():
+                report(number)
+            ended.append(number)
+
+        threads = [threading.Thread(target=one, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    async def main() -> None:
+        stream = aiter(ReportedWork(work, depth=2))
+        await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert sorted(ended) == [0, 1, 2]
+
+
 def test_a_stream_that_is_given_up_stops_its_writer() -> None:
     refused = threading.Event()
 
