@@ -154,9 +154,10 @@ class Batch:
     def _add(self, kind: int, body: bytes, flags: int, operation: str) -> None:
         self.messages.append(_message(kind, self.family, body, flags, operation))
 
-    def add_table(self, name: str) -> None:
-        """Make a table; nothing happens when it is there."""
-        self._add(_NEWTABLE, text(1, name), NLM_F_CREATE, f"add table {name}")
+    def add_table(self, name: str, *, exclusive: bool = False) -> None:
+        """Make a table; when it is there nothing happens, or EEXIST if it must be new (`exclusive`)."""
+        flags = NLM_F_CREATE | (NLM_F_EXCL if exclusive else 0)
+        self._add(_NEWTABLE, text(1, name), flags, f"add table {name}")
 
     def delete_table(self, name: str) -> None:
         """With everything in it. ENOENT when it is not there."""

@@ -8,48 +8,32 @@ namespace (so that a resolver on the host's loopback works too).
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
+import os
 import socket
 import struct
 from collections.abc import Coroutine, Sequence
 
-from sampan.errors import Conflict
 from sampan.linux.netlink_namespace import in_namespace
 from sampan.network import dns_message
 from sampan.network.dns_forward import TIMEOUT, forward
+from sampan.network.dns_sockets import open_sockets
 from sampan.network.model import NameRecords
-from sampan.network.resolvconf import EMBEDDED
 
 _log = logging.getLogger(__name__)
 
-_PORT = 53
 _MAX_QUERIES = 256  # of one container under way at once; more are refused
 _MAX_CONNECTIONS = 32  # of one container over TCP
 _IDLE = 10.0  # seconds until a silent TCP client is dropped
 _MAX_QUEUED = 1 << 16  # bytes of answers that a client over TCP does not take
 
 
-def _open_sockets() -> tuple[socket.socket, socket.socket]:
-    """In the container's namespace: UDP and TCP."""
-    datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def _open_in(namespace: int) -> tuple[socket.socket, socket.socket]:
+    """With a descriptor of its own: who gives up waiting may close his, and its number may get another meaning."""
     try:
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        for one in (datagrams, stream):
-            one.setblocking(False)
-            one.bind((EMBEDDED, _PORT))
-        stream.listen(16)
-    except OSError as exc:
-        datagrams.close()
-        stream.close()
-        if exc.errno == errno.EADDRINUSE:
-            raise Conflict(
-                f"listen udp {EMBEDDED}:{_PORT}: bind: address already in use",
-                hint="Something in the container listens on port 53 of every address.",
-            ) from exc
-        raise
-    return datagrams, stream
+        return in_namespace(namespace, open_sockets)
+    finally:
+        os.close(namespace)
 
 
 class _Datagrams(asyncio.DatagramProtocol):
@@ -89,10 +73,16 @@ class ServedNamespace:
         self._listener: asyncio.Server | None = None
 
     async def open(self, namespace: int) -> None:
-        datagrams, stream = await asyncio.to_thread(in_namespace, namespace, _open_sockets)
+        datagrams, stream = await asyncio.to_thread(_open_in, os.dup(namespace))
         loop = asyncio.get_running_loop()
-        self._transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
-        self._listener = await asyncio.start_server(self._serve_stream, sock=stream, limit=_MAX_QUEUED)
+        try:
+            self._transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
+            self._listener = await asyncio.start_server(self._serve_stream, sock=stream, limit=_MAX_QUEUED)
+        except BaseException:
+            self.close()
+            datagrams.close()
+            stream.close()
+            raise
 
     def update(self, records: NameRecords) -> None:
         """Replace the records; the next query sees them."""
@@ -179,9 +169,10 @@ class NameServer:
     async def serve(
         self, namespace: int, records: NameRecords, upstream: Sequence[str] | None = None
     ) -> ServedNamespace:
-        """Open 127.0.0.11:53 (UDP and TCP) in the namespace (a descriptor, not kept) and answer there.
+        """Answer at 127.0.0.11:53 (UDP and TCP) in the namespace (a descriptor, not kept); takes over from an engine
+        that served there before.
 
-        `upstream` replaces the host's resolvers for this container (`--dns`). Conflict when the port is taken there.
+        `upstream` replaces the host's resolvers for this container (`--dns`). Conflict: see `open_sockets`.
         """
         served = ServedNamespace(self, records, None if upstream is None else tuple(upstream))
         await served.open(namespace)

@@ -13,6 +13,7 @@ from dnslib.server import BaseResolver, DNSHandler, DNSLogger, DNSServer
 
 from sampan.errors import Conflict
 from sampan.network.dns import NameServer
+from sampan.network.dns_sockets import PORTS
 from sampan.network.model import NameRecords
 
 pytestmark = pytest.mark.root
@@ -59,6 +60,7 @@ class Loop:
         self.ready: Future = Future()
         self.thread = world.engine.run(self._start)
         self.servers = []
+        self.name_servers = []
 
     def _start(self):
         thread = threading.Thread(target=self.loop.run_forever)
@@ -87,6 +89,9 @@ class Loop:
         return resolver
 
     def close(self):
+        for name_server in self.name_servers:
+            self.run(name_server.close())
+        self.call(lambda: None)  # one turn, in which cancelled connections end
         for server in self.servers:
             server.server.shutdown()
             server.server.server_close()
@@ -109,6 +114,7 @@ def container(world):
 
 def serve(loop, container, records=RECORDS, upstream=("127.0.0.1#5301",), timeout=4.0):
     server = NameServer(upstream, timeout=timeout)
+    loop.name_servers.append(server)
     return server, loop.run(server.serve(container.fd, records))
 
 
@@ -227,11 +233,80 @@ def test_rubbish_gets_no_answer_and_does_no_harm(loop, container):
         assert answers(DNSRecord.parse(client.recv(4096))) == ["10.213.1.3"]
 
 
-def test_closing_frees_the_port_and_a_taken_port_is_a_conflict(loop, container):
-    server, served = serve(loop, container)
-    with pytest.raises(Conflict, match=r"listen udp 127\.0\.0\.11:53: bind: address already in use"):
-        serve(loop, container)
-    loop.run(server.close())
-    loop.call(served.close)
+def test_a_container_s_own_server_on_every_address_runs_beside_ours(loop, container):
+    container.serve_udp(53, "own")  # before ours is opened
+    container.serve_tcp(53, "own", "0.0.0.0")
     serve(loop, container)
-    assert answers(ask(container, "db")) == ["10.213.1.3"]
+    for tcp in (False, True):
+        assert answers(ask(container, "db", tcp=tcp)) == ["10.213.1.3"]
+    for address in ("127.0.0.1", container.address):
+        assert container.ask_udp(address, 53).startswith("own ")
+        assert container.ask_tcp(address, 53).startswith("own ")
+
+
+def test_a_container_may_take_port_53_of_every_address_after_ours_is_open(loop, container):
+    serve(loop, container)
+    container.serve_udp(53, "own")
+    container.serve_tcp(53, "own", "0.0.0.0")
+    assert container.ask_udp("127.0.0.1", 53) == "own 127.0.0.1 hello"
+    for tcp in (False, True):
+        assert answers(ask(container, "db", tcp=tcp)) == ["10.213.1.3"]
+
+
+def test_ports_that_the_container_has_taken_are_passed_over_and_running_out_is_a_conflict(loop, container):
+    taken = [container.socket(socket.SOCK_DGRAM) for _ in PORTS]
+    for one, port in zip(taken, PORTS, strict=True):
+        one.bind(("0.0.0.0", port))
+    with pytest.raises(Conflict, match=r"no port for the name server at 127\.0\.0\.11 is free"):
+        serve(loop, container)
+    taken[7].close()
+    serve(loop, container)
+    for tcp in (False, True):
+        assert answers(ask(container, "db", tcp=tcp)) == ["10.213.1.3"]
+
+
+def test_while_nobody_serves_a_query_is_refused_at_once_and_the_next_engine_answers_the_same_socket(
+    loop, container
+):
+    _, served = serve(loop, container)
+    query = DNSRecord.question("db").pack()
+    with container.socket(socket.SOCK_DGRAM) as client:
+        client.connect(("127.0.0.11", 53))
+        client.send(query)
+        assert answers(DNSRecord.parse(client.recv(4096))) == ["10.213.1.3"]
+        loop.call(served.close)
+        client.send(query)
+        with pytest.raises(ConnectionRefusedError):
+            client.recv(4096)
+        with container.socket() as stream, pytest.raises(ConnectionRefusedError):
+            stream.connect(("127.0.0.11", 53))
+        serve(loop, container)
+        client.send(query)
+        assert answers(DNSRecord.parse(client.recv(4096))) == ["10.213.1.3"]
+
+
+@pytest.mark.parametrize("damage", ["flush ruleset", "flush table ip sampan_names", "list ruleset"])
+def test_the_next_engine_mends_the_table_and_moves_on_when_its_port_is_taken(loop, container, damage):
+    _, served = serve(loop, container)
+    loop.call(served.close)
+    container.command("nft", damage)
+    with container.socket(socket.SOCK_DGRAM) as usurper:
+        usurper.bind(("0.0.0.0", PORTS.start))
+        _, served = serve(loop, container)
+        for tcp in (False, True):
+            assert answers(ask(container, "db", tcp=tcp)) == ["10.213.1.3"]
+        loop.call(served.close)
+    serve(loop, container)
+    for tcp in (False, True):
+        assert answers(ask(container, "db", tcp=tcp)) == ["10.213.1.3"]
+    listed = container.command("nft", "list", "table", "ip", "sampan_names")
+    assert listed.count("dnat to 127.0.0.11:65053") == listed.count("dnat to") == 2
+
+
+def test_serving_again_takes_over_and_closing_twice_does_no_harm(loop, container):
+    server, first = serve(loop, container)
+    serve(loop, container, NameRecords(addresses={"db": ("10.213.1.99",)}))
+    assert answers(ask(container, "db")) == ["10.213.1.99"]
+    loop.run(server.close())
+    loop.call(first.close)
+    assert answers(ask(container, "db")) == ["10.213.1.99"]
