@@ -15,7 +15,24 @@ from sampan.runtime.execute import SeccompProgram
 
 _VERSION = b"1"
 """Changes when the compiler's output does."""
+_PREFIX = _VERSION + os.uname().machine.encode()
 _MAX_IN_MEMORY = 64
+
+
+_decoder = msgspec.msgpack.Decoder(oci.Seccomp)
+
+
+def encode(profile: oci.Seccomp | None) -> bytes:
+    """The form in which a profile travels. It stays like this: its hundreds of names are needed only for compiling."""
+    return b"" if profile is None else msgspec.msgpack.encode(profile)
+
+
+def detached(spec: oci.Spec) -> tuple[oci.Spec, bytes]:
+    """The specification without its profile, and that encoded."""
+    if spec.linux is None or spec.linux.seccomp is None:
+        return spec, b""
+    linux = msgspec.structs.replace(spec.linux, seccomp=None)
+    return msgspec.structs.replace(spec, linux=linux), encode(spec.linux.seccomp)
 
 
 def filter_of(profile: oci.Seccomp) -> seccomp.Filter:
@@ -45,20 +62,21 @@ class FilterCache:
 
     def get(self, profile: oci.Seccomp | None) -> SeccompProgram | None:
         """Raises `Invalid` or `Unsupported` as the compiler does."""
-        if profile is None:
+        return self.get_encoded(encode(profile))
+
+    def get_encoded(self, profile: bytes) -> SeccompProgram | None:
+        """As `get`, for what `encode` gave."""
+        if not profile:
             return None
-        key = self._key(profile)
+        key = hashlib.sha256(_PREFIX + profile).hexdigest()
         program = self._programs.get(key)
         if program is None:
-            program = SeccompProgram(self._load(key) or self._compile(key, profile), profile.flags)
+            decoded = _decoder.decode(profile)
+            program = SeccompProgram(self._load(key) or self._compile(key, decoded), decoded.flags)
             if len(self._programs) >= _MAX_IN_MEMORY:
                 self._programs.clear()
             self._programs[key] = program
         return program
-
-    def _key(self, profile: oci.Seccomp) -> str:
-        content = _VERSION + os.uname().machine.encode() + msgspec.msgpack.encode(profile)
-        return hashlib.sha256(content).hexdigest()
 
     def _load(self, key: str) -> bytes | None:
         try:

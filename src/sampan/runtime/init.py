@@ -35,6 +35,7 @@ from sampan.runtime.execute import (
 )
 from sampan.runtime.failure import NOT_FOUND, ExecFailed, Failure, describe, failure_of
 from sampan.runtime.messages import Console, Done, InitOrder, MakerHooksCall, Ready, Start
+from sampan.runtime.overlay import Overlay
 
 _ORDERS: Final[wire.Codec[Start | Done]] = wire.Codec(InitOrder)
 _SIOCGIFFLAGS = 0x8913
@@ -46,10 +47,11 @@ class Setup(msgspec.Struct, frozen=True):
     """All that an init needs to know. Descriptors are -1 when there is none.
 
     `plan` gives the steps; it is called here, so that what planning leaves in memory is gone with the execve.
-    `root`: the root file system's detached mount. `stdio`: what becomes descriptors 0 to 2, None with a terminal.
-    `listener`: a listening socket on which to wait for `Start`, when the maker will be gone by then. `state`: the
-    runtime-spec's state (its status left open) for hooks. `early_lookup`: a missing program is reported before
-    `Ready`. `reaping`: stay PID 1 as a reaping init.
+    `root`: the root file system's detached mount; when `overlay` is given it is opened by the process itself.
+    `stdio`: what becomes descriptors 0 to 2, None with a terminal. `listener`: a listening socket on which to
+    wait for `Start`, when the maker will be gone by then. `state`: the runtime-spec's state (its status left
+    open) for hooks. `early_lookup`: a missing program is reported before `Ready`. `reaping`: stay PID 1 as a
+    reaping init.
     """
 
     plan: Callable[[], tuple[s.Step, ...]]
@@ -57,6 +59,7 @@ class Setup(msgspec.Struct, frozen=True):
     user: str | None = None
     groups: tuple[str, ...] = ()
     root: int = -1
+    overlay: Overlay | None = None
     network: int = -1
     host_mounts: int = -1
     stdio: tuple[int, int, int] | None = None

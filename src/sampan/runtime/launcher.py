@@ -21,7 +21,6 @@ from sampan.errors import Internal, Invalid, SampanError, Unsupported
 from sampan.linux import libc, mount, process
 from sampan.linux import namespaces as ns
 from sampan.linux.cgroups import CgroupHost, detect
-from sampan.oci.spec import Linux, Seccomp, Spec
 from sampan.runtime import wire
 from sampan.runtime.execute import forget_inherited_signals
 from sampan.runtime.failure import failure_of
@@ -116,25 +115,21 @@ class Launcher:
         request = call.request
         if request.spec.hooks is not None:
             importlib.import_module("sampan.runtime.hooks")  # in a container's root it could not be found
-        filter_program = self._filters.get(_seccomp(request.spec))
-        root = self._root(request)
+        filter_program = self._filters.get_encoded(call.seccomp)
+        # The overlay is mounted by the container's first process: what that leaves in memory is gone with its execve.
+        overlay = self._layers.prepare(request.root) if request.root is not None else None
+        root = _directory_root(request) if overlay is None else -1
         try:
             network = rest[0] if call.network else -1
-            given = Given(root, self._host_mounts, stdio, network, filter_program, self._cgroup_host)
+            given = Given(root, overlay, self._host_mounts, stdio, network, filter_program, self._cgroup_host)
             self._fork(container_job(request, given), answer, [*descriptors, root, self._host_mounts])
         finally:
-            os.close(root)
-
-    def _root(self, request: CreateRequest) -> int:
-        if request.root is not None:
-            return self._layers.open_root(request.root)
-        if request.spec.root is None:
-            raise Invalid("a container needs a root file system")
-        return open_directory_root(os.path.join(request.run_dir, request.spec.root.path))
+            if root >= 0:
+                os.close(root)
 
     def _exec(self, call: ExecCall, descriptors: list[int], answer: socket.socket) -> None:
         stdio, _ = _stdio(descriptors, call.stdio)
-        filter_program = self._filters.get(_seccomp(call.request.spec))
+        filter_program = self._filters.get_encoded(call.seccomp)
         job = exec_job(call.request, filter_program, stdio, self._cgroup_host)
         try:
             self._fork(job, answer, [*descriptors, job.entry.target])
@@ -147,16 +142,18 @@ class Launcher:
             run_shim(job, answer, self._log_factory, [number for number in keep if number >= 0])
 
 
+def _directory_root(request: CreateRequest) -> int:
+    if request.spec.root is None:
+        raise Invalid("a container needs a root file system")
+    return open_directory_root(os.path.join(request.run_dir, request.spec.root.path))
+
+
 def _find_cgroups() -> CgroupHost | None:
     """Once for all containers; without any, those that want a control group are told so."""
     try:
         return detect()
     except Unsupported:
         return None
-
-
-def _seccomp(spec: Spec) -> Seccomp | None:
-    return (spec.linux or Linux()).seccomp
 
 
 def _stdio(descriptors: list[int], given: bool) -> tuple[tuple[int, int, int] | None, list[int]]:

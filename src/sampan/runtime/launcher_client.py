@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from sampan.errors import Internal, Unavailable
 from sampan.oci.rootfs import RootAssembly
-from sampan.runtime import wire
+from sampan.runtime import filters, wire
 from sampan.runtime.failure import Failure
 from sampan.runtime.messages import (
     CreateCall,
@@ -90,12 +92,16 @@ class LauncherClient:
         its network namespace, instead of a path in the specification. All stay the caller's.
         """
         descriptors = [*(stdio or ()), *(() if network is None else (network,))]
-        call = CreateCall(request, stdio is not None, network is not None)
+        spec, profile = filters.detached(request.spec)
+        request = msgspec.structs.replace(request, spec=spec)
+        call = CreateCall(request, stdio is not None, network is not None, profile)
         return self._created(call, descriptors)
 
     def exec(self, request: ExecRequest, stdio: tuple[int, int, int] | None = None) -> Created:
         """A further process in a container; it waits for `ShimClient.start` (with its own run directory) too."""
-        return self._created(ExecCall(request, stdio is not None), stdio or ())
+        spec, profile = filters.detached(request.spec)
+        request = msgspec.structs.replace(request, spec=spec)
+        return self._created(ExecCall(request, stdio is not None, profile), stdio or ())
 
     def open_root(self, assembly: RootAssembly) -> int:
         """A directory descriptor of a detached mount of `assembly`; closing it is all the cleaning up."""

@@ -102,18 +102,23 @@ class AttachOptions(msgspec.Struct, frozen=True):
 
 
 class CreateCall(msgspec.Struct, frozen=True, tag=True):
-    """Descriptors: answer; standard input, output and error if `stdio`; the network namespace if `network`."""
+    """Descriptors: answer; standard input, output and error if `stdio`; the network namespace if `network`.
+
+    `seccomp`: the profile, taken out of the specification and encoded (see `filters.encode`); empty: none.
+    """
 
     request: CreateRequest
     stdio: bool
     network: bool
+    seccomp: bytes = b""
 
 
 class ExecCall(msgspec.Struct, frozen=True, tag=True):
-    """Descriptors: answer, then standard input, output and error if `stdio`."""
+    """Descriptors: answer, then standard input, output and error if `stdio`. `seccomp`: as of `CreateCall`."""
 
     request: ExecRequest
     stdio: bool
+    seccomp: bytes = b""
 
 
 class OpenRootCall(msgspec.Struct, frozen=True, tag=True):

@@ -10,6 +10,8 @@ import errno
 import os
 from collections.abc import Sequence
 
+import msgspec
+
 from sampan.errors import Internal, Invalid, NotFound
 from sampan.linux import libc, mount
 from sampan.linux.libc import SystemCallError
@@ -20,6 +22,7 @@ MAX_LAYERS = 500
 
 _OPTIONS = (("redirect_dir", "off"), ("metacopy", "off"), ("index", "off"), ("xino", "off"))
 _MAX_MOUNT_DATA = 4095
+_EMPTY, _SCRATCH = "empty", "scratch"
 _SPECIAL = frozenset(",:\\")
 
 
@@ -31,10 +34,7 @@ class LayerMounts:
         self._directory = directory
         self._places: dict[str, str] = {}
         self._next = 0
-        self.empty = f"{directory}/empty"
-        self._scratch = f"{directory}/scratch"
-        for path in (self.empty, self._scratch):
-            os.makedirs(path, exist_ok=True)
+        os.makedirs(f"{directory}/{_EMPTY}", exist_ok=True)
 
     def place_of(self, layer: LayerMount) -> str:
         """The directory at which the layer can be found; it is mounted when it is not yet.
@@ -68,33 +68,54 @@ class LayerMounts:
                 libc.umount(place, mount.MNT_DETACH)
                 os.rmdir(place)
 
-    def open_root(self, assembly: RootAssembly) -> int:
-        """A descriptor of a detached overlay mount. Raises `NotFound`, `Invalid`, `Internal`."""
+    def prepare(self, assembly: RootAssembly) -> Overlay:
+        """Its layers are mounted now. Raises `NotFound`, `Invalid`, `Internal`."""
         if len(assembly.layers) > MAX_LAYERS:
             raise Invalid(f"too many layers: {len(assembly.layers)}, at most {MAX_LAYERS} can be mounted")
         if (assembly.upper is None) != (assembly.work is None):
             raise Invalid("a writable root needs both an upper and a work directory")
-        lower = [self.place_of(layer) for layer in reversed(assembly.layers)]
-        if assembly.upper is None and not lower:
-            tree = mount.clone_tree(libc.AT_FDCWD, self.empty)
+        lower = tuple(self.place_of(layer) for layer in reversed(assembly.layers))
+        return Overlay(lower, assembly.upper, assembly.work, self._directory)
+
+    def open_root(self, assembly: RootAssembly) -> int:
+        """A descriptor of a detached overlay mount. Raises `NotFound`, `Invalid`, `Internal`."""
+        return self.prepare(assembly).open()
+
+
+class Overlay(msgspec.Struct, frozen=True):
+    """A root that can be opened, in the launcher's mount namespace, by whichever process is to have it.
+
+    `lower`: directories, the uppermost first. `places`: where the launcher keeps its mounts.
+    """
+
+    lower: tuple[str, ...]
+    upper: str | None
+    work: str | None
+    places: str
+
+    def open(self) -> int:
+        """A descriptor of a detached overlay mount. Raises `NotFound`, `Invalid`, `Internal`."""
+        lower, empty = list(self.lower), f"{self.places}/{_EMPTY}"
+        if self.upper is None and not lower:
+            tree = mount.clone_tree(libc.AT_FDCWD, empty)
             mount.set_attributes(tree, mount.ATTR_RDONLY)
             return tree
-        if not lower or (assembly.upper is None and len(lower) == 1):
-            lower.append(self.empty)
-        for path in (assembly.upper, assembly.work):
+        if not lower or (self.upper is None and len(lower) == 1):
+            lower.append(empty)
+        for path in (self.upper, self.work):
             if path is not None and not os.path.isdir(path):
                 raise NotFound(f"directory {path} of a writable layer is missing")
         held: list[int] = []
         try:
-            return self._mount(lower, assembly, held)
+            return self._mount(lower, held)
         except OSError as error:
             raise Internal(f"overlay of {len(lower)} layers can't be mounted: {error}") from error
         finally:
             for descriptor in held:
                 os.close(descriptor)
 
-    def _mount(self, lower: list[str], assembly: RootAssembly, held: list[int]) -> int:
-        attributes = mount.ATTR_RDONLY if assembly.upper is None else 0
+    def _mount(self, lower: list[str], held: list[int]) -> int:
+        attributes = mount.ATTR_RDONLY if self.upper is None else 0
         with mount.Filesystem("overlay") as context:
             context.set("source", "overlay")
             try:
@@ -103,32 +124,35 @@ class LayerMounts:
             except SystemCallError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                return self._mount_old(lower, assembly)  # before Linux 6.5
-            if assembly.upper is not None and assembly.work is not None:
-                context.set("upperdir", _option_path(assembly.upper, held))
-                context.set("workdir", _option_path(assembly.work, held))
+                return self._mount_old(lower)  # before Linux 6.5
+            if self.upper is not None and self.work is not None:
+                context.set("upperdir", _option_path(self.upper, held))
+                context.set("workdir", _option_path(self.work, held))
             for key, value in _OPTIONS:
                 context.set(key, value)
             return context.create(attributes)
 
-    def _mount_old(self, lower: list[str], assembly: RootAssembly) -> int:
+    def _mount_old(self, lower: list[str]) -> int:
         """With mount(2), whose options have to fit into a page: directories are named by descriptors."""
         held: list[int] = []
+        scratch = f"{self.places}/{_SCRATCH}.{os.getpid()}"  # others may do the same at this moment
+        os.mkdir(scratch)
         try:
             data = "lowerdir=" + ":".join(_by_descriptor(path, held) for path in lower)
-            if assembly.upper is not None and assembly.work is not None:
-                data += f",upperdir={_by_descriptor(assembly.upper, held)}"
-                data += f",workdir={_by_descriptor(assembly.work, held)}"
+            if self.upper is not None and self.work is not None:
+                data += f",upperdir={_by_descriptor(self.upper, held)}"
+                data += f",workdir={_by_descriptor(self.work, held)}"
             data += "".join(f",{key}={value}" for key, value in _OPTIONS)
             if len(data) > _MAX_MOUNT_DATA:
                 raise Invalid(f"too many layers for this kernel: {len(lower)}")
-            flags = mount.MS_RDONLY if assembly.upper is None else 0
-            libc.mount("overlay", self._scratch, "overlay", flags, data)
+            flags = mount.MS_RDONLY if self.upper is None else 0
+            libc.mount("overlay", scratch, "overlay", flags, data)
             try:
-                return mount.clone_tree(libc.AT_FDCWD, self._scratch)
+                return mount.clone_tree(libc.AT_FDCWD, scratch)
             finally:
-                libc.umount(self._scratch, mount.MNT_DETACH)
+                libc.umount(scratch, mount.MNT_DETACH)
         finally:
+            os.rmdir(scratch)
             for descriptor in held:
                 os.close(descriptor)
 

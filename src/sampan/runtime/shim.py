@@ -46,6 +46,7 @@ from sampan.runtime.messages import (
     Start,
     Subscribe,
 )
+from sampan.runtime.overlay import Overlay
 from sampan.runtime.plan import namespaces_of, plan_container, plan_exec, validate_process
 from sampan.runtime.reaper import exit_code_of
 from sampan.runtime.streams import Streams
@@ -80,9 +81,13 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Given(msgspec.Struct, frozen=True):
-    """What the launcher gives to the shim of a container: descriptors (-1: none), and the compiled filter."""
+    """What the launcher gives to the shim of a container: descriptors (-1: none), and the compiled filter.
+
+    The root file system is `overlay`, or the detached mount `root`.
+    """
 
     root: int
+    overlay: Overlay | None
     host_mounts: int
     stdio: tuple[int, int, int] | None
     network: int
@@ -104,6 +109,7 @@ def container_job(request: CreateRequest, given: Given) -> Job:
         user=request.user,
         groups=request.groups,
         root=given.root,
+        overlay=given.overlay,
         network=given.network,
         host_mounts=given.host_mounts,
         stdio=given.stdio,

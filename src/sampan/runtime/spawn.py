@@ -203,6 +203,8 @@ def _child(
             if group.limits is not None:
                 cgroup.create(group.limits())
             cgroup.enter()
+        if setup.overlay is not None:
+            setup = msgspec.structs.replace(setup, root=setup.overlay.open())
         process.close_except(_needed(entry, setup, channel))
         if staged:
             _enter_user_namespace(entry, channel)
