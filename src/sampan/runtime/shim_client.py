@@ -126,8 +126,9 @@ class ShimClient:
             return self._exit
 
     def close(self) -> None:
-        """Leave; the shim and the process go on."""
-        self._control.close()
+        """Leave; the shim and the process go on. A call that is under way in another thread is waited for."""
+        with self._lock:
+            self._control.close()
         self._events.close()
 
     def _receive_exit(self) -> ExitRecord:
@@ -144,6 +145,8 @@ class ShimClient:
 
     def _call(self, call: ShimCall, descriptor: int | None = None) -> None:
         with self._lock:
+            if self._control.fileno() < 0:
+                raise Unavailable("the connection to the container's shim is closed")
             try:
                 wire.send(self._control, call, () if descriptor is None else (descriptor,))
                 answer, _ = _ANSWERS.receive(self._control)
