@@ -6,12 +6,11 @@ Reading asks the mirrors first and the registry itself last; writing goes to the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
-from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote
 
-import msgspec
 import urllib3
 from urllib3.exceptions import HTTPError
 
@@ -20,6 +19,7 @@ from sampan.oci import media
 from sampan.oci.digest import Digest, digest_of, parse_digest
 from sampan.oci.manifest import MAX_MANIFEST_SIZE, Descriptor
 from sampan.oci.reference import Reference
+from sampan.registry.answers import read_error, write_error
 from sampan.registry.config import (
     Credentials,
     RegistryConfig,
@@ -27,7 +27,8 @@ from sampan.registry.config import (
     origin_endpoints,
     registry_host,
 )
-from sampan.registry.transport import Answer, Cancel, Cancelled, Transport, pause, redacted
+from sampan.registry.transport import Cancel, Cancelled, Transport, describe, pause
+from sampan.registry.upload import BlobSource, BlobUpload
 
 T = TypeVar("T")
 
@@ -58,15 +59,6 @@ class FetchedManifest:
 
     descriptor: Descriptor
     raw: bytes
-
-
-class _ErrorItem(msgspec.Struct):
-    code: str = ""
-    message: str = ""
-
-
-class _ErrorBody(msgspec.Struct):
-    errors: tuple[_ErrorItem, ...] = ()
 
 
 def _never() -> bool:
@@ -114,7 +106,7 @@ class RegistryClient:
             finally:
                 response.release_conn()
             if response.status != 200:
-                raise _error(response.status, raw, f"manifest for {reference.familiar}", reference)
+                raise read_error(response.status, raw, f"manifest for {reference.familiar}", reference)
             if len(raw) > MAX_MANIFEST_SIZE:
                 raise Invalid(f"manifest for {reference.familiar} is larger than {MAX_MANIFEST_SIZE} bytes")
             return _checked_manifest(wanted, raw, response.headers)
@@ -146,7 +138,7 @@ class RegistryClient:
                 self._fetch_some(transport, reference, descriptor, sink, cancelled)
                 reason = "the connection was closed too early"
             except (HTTPError, OSError) as error:
-                reason = str(error)
+                reason = describe(error)
             if sink.offset >= descriptor.size:
                 return
             failures = 0 if sink.offset > before else failures + 1
@@ -181,7 +173,7 @@ class RegistryClient:
                 return
             if response.status not in (200, 206):
                 raw = response.read(4096)
-                raise _error(response.status, raw, f"blob {descriptor.digest}", reference)
+                raise read_error(response.status, raw, f"blob {descriptor.digest}", reference)
             if response.status == 200 and start:
                 sink.restart()  # the server knows no ranges
             while chunk := response.read(CHUNK, decode_content=False):
@@ -197,7 +189,7 @@ class RegistryClient:
             "HEAD", f"/v2/{reference.path}/blobs/{digest}", scope=_push_scope(reference)
         )
         if response.status in (401, 403):
-            raise _error(response.status, b"", "", reference)
+            raise write_error(response.status, response.data, f"blob {digest}")
         return response.status == 200
 
     def manifest_digest(self, reference: Reference, wanted: str) -> Digest | None:
@@ -215,87 +207,20 @@ class RegistryClient:
         self,
         reference: Reference,
         descriptor: Descriptor,
-        open_chunks: Callable[[], Iterable[bytes]],
+        source: BlobSource,
         *,
-        mount_from: Sequence[str] = (),
+        mount_from: str = "",
+        progress: Callable[[int], None] = lambda _sent: None,
         cancelled: Cancelled = _never,
     ) -> str:
-        """Upload a blob; the repository it was mounted from, "" when it was sent.
+        """Upload a blob (see `BlobUpload`); the repository it was mounted from, "" when it was sent.
 
-        `open_chunks` begins a new reading of the blob each time it is called. `mount_from`: repository paths on
-        this registry that may have it.
+        `mount_from`: path of a repository on this registry that may have it.
         """
-        location = ""
-        for source in mount_from:
-            mounted, location = self._start_upload(reference, descriptor.digest, source)
-            if mounted:
-                return source
-            break  # the answer to a mount that failed is an upload under way
-        if not location:
-            _, location = self._start_upload(reference, None, "")
-        self._send(reference, descriptor, location, open_chunks, cancelled)
-        return ""
-
-    def _start_upload(self, reference: Reference, digest: Digest | None, source: str) -> tuple[bool, str]:
-        query = urlencode({"mount": digest, "from": source}) if digest is not None else ""
-        scope = _push_scope(reference) + (f" repository:{source}:pull" if source else "")
-        path = f"/v2/{reference.path}/blobs/uploads/" + (f"?{query}" if query else "")
-        response = self._writing().request(
-            "POST", path, headers={"Content-Length": "0"}, scope=scope, redirect=False
+        upload = BlobUpload(
+            self._writing(), reference, descriptor, source, progress=progress, cancelled=cancelled
         )
-        if response.status == 201:
-            return True, ""
-        if response.status != 202:
-            raise _error(response.status, response.data, "upload", reference)
-        return False, self._location(response)
-
-    def _send(
-        self,
-        reference: Reference,
-        descriptor: Descriptor,
-        location: str,
-        open_chunks: Callable[[], Iterable[bytes]],
-        cancelled: Cancelled,
-    ) -> None:
-        """One streamed PATCH and the closing PUT; a broken upload begins again from its start, twice."""
-        for attempt in range(1, 4):
-            try:
-                response = self._writing().request(
-                    "PATCH",
-                    location,
-                    headers={
-                        "Content-Type": "application/octet-stream",
-                        "Content-Length": str(descriptor.size),
-                        "Content-Range": f"0-{max(descriptor.size - 1, 0)}",
-                    },
-                    body=open_chunks,
-                    scope=_push_scope(reference),
-                    redirect=False,
-                    retry=False,
-                )
-                if response.status != 202:
-                    raise _error(response.status, response.data, "upload", reference)
-                self._finish(reference, descriptor, self._location(response))
-                return
-            except Unavailable:
-                if attempt == 3:
-                    raise
-                pause(attempt, None, cancelled)
-                _, location = self._start_upload(reference, None, "")
-
-    def _finish(self, reference: Reference, descriptor: Descriptor, location: str) -> None:
-        parts = urlsplit(location)
-        query = "&".join(part for part in (parts.query, urlencode({"digest": descriptor.digest})) if part)
-        response = self._writing().request(
-            "PUT",
-            urlunsplit(parts._replace(query=query)),
-            headers={"Content-Length": "0"},
-            scope=_push_scope(reference),
-            redirect=False,
-            retry=False,
-        )
-        if response.status != 201:
-            raise _error(response.status, response.data, f"blob {descriptor.digest}", reference)
+        return upload.run(mount_from)
 
     def push_manifest(self, reference: Reference, wanted: str, media_type: str, raw: bytes) -> Digest:
         """`wanted` is a tag or the manifest's digest."""
@@ -308,7 +233,7 @@ class RegistryClient:
             redirect=False,
         )
         if response.status != 201:
-            raise _error(response.status, response.data, f"manifest for {reference.familiar}", reference)
+            raise write_error(response.status, response.data, f"manifest for {reference.familiar}")
         return digest_of(raw)
 
     def check_credentials(self) -> str:
@@ -361,15 +286,6 @@ class RegistryClient:
                 transport.close()
         raise failure
 
-    def _location(self, response: Answer) -> str:
-        location = response.headers.get("Location", "")
-        url = urljoin(self._writing().url + "/", location)
-        if not location or urlsplit(url).scheme not in ("http", "https"):
-            raise Invalid(
-                f"the registry {self.domain} gave no usable upload location: {redacted(location)!r}"
-            )
-        return url
-
 
 def _pull_scope(reference: Reference) -> str:
     return f"repository:{reference.path}:pull"
@@ -393,25 +309,3 @@ def _checked_manifest(wanted: str, raw: bytes, headers: Mapping[str, str]) -> Fe
         raise Invalid(f"the registry says the manifest is {claimed}, but its bytes have the digest {digest}")
     media_type = headers.get("Content-Type", "").partition(";")[0].strip()
     return FetchedManifest(Descriptor(media_type, digest, len(raw)), raw)
-
-
-def _error(status: int, raw: bytes, what: str, reference: Reference) -> SampanError:
-    """An error answer in the words that Docker has for it."""
-    try:
-        items = msgspec.json.decode(raw, type=_ErrorBody).errors
-    except msgspec.MsgspecError:
-        items = ()
-    words = "; ".join(f"{one.code.lower().replace('_', ' ')}: {one.message}" for one in items)
-    if status == 404 and "manifest" in what:
-        return NotFound(f"{what} not found: {words or 'manifest unknown: manifest unknown'}")
-    if status in (401, 403) or (status == 404 and any(one.code == "NAME_UNKNOWN" for one in items)):
-        return Denied(
-            f"pull access denied for {reference.familiar_name}, repository does not exist or may require "
-            f"'docker login': {words or 'denied: requested access to the resource is denied'}",
-            hint="log in with `sampan login`" if status != 404 else "",
-        )
-    if status == 404:
-        return NotFound(f"{what} not found: {words or 'unknown'}")
-    if status >= 500 or status == 429:
-        return Unavailable(f"{what}: the registry answers with HTTP status {status} {words}".rstrip())
-    return Invalid(f"{what}: the registry answers with HTTP status {status} {words}".rstrip())

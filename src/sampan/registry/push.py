@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -15,9 +15,12 @@ from sampan.oci.reference import Reference
 from sampan.registry.client import RegistryClient
 from sampan.registry.progress import Progress, Report, Transfer
 from sampan.registry.transport import Cancel
-from sampan.storage.content import BLOCK
+from sampan.storage.content import ContentStore
 from sampan.storage.images import Image, ImageStore
 from sampan.storage.layer_blobs import compressed_blob
+
+_PIECE = 64 << 10
+"""Bytes sent at a time: a connection of a few KiB a second manages one within the transport's timeout."""
 
 _TO_DOCKER = {media.OCI_LAYER_GZIP: media.DOCKER_LAYER_GZIP, media.OCI_LAYER: media.DOCKER_LAYER}
 _TO_OCI = {media.DOCKER_LAYER_GZIP: media.OCI_LAYER_GZIP, media.DOCKER_LAYER: media.OCI_LAYER}
@@ -53,7 +56,7 @@ def push(
         raw, media_type = _manifest(image, [pushed[diff_id] for diff_id in image.diff_ids])
         config = Descriptor(media.DOCKER_CONFIG, image.id, len(image.config_raw))
         if not client.has_blob(reference, config.digest):
-            client.push_blob(reference, config, lambda: [image.config_raw], cancelled=cancelled.is_set)
+            client.push_blob(reference, config, _Bytes(image.config_raw), cancelled=cancelled.is_set)
         digest = client.push_manifest(reference, tag, media_type, raw)
     images.tag(image.id, replace(reference, tag=None, digest=digest))
     report(Progress(f"{tag}: digest: {digest} size: {len(raw)}"))
@@ -88,32 +91,45 @@ class _LayerPush:
             source = self._client.push_blob(
                 self._reference,
                 descriptor,
-                lambda: self._chunks(descriptor, short),
+                _StoredBlob(self._images.content, descriptor.digest),
                 mount_from=self._mountable(diff_id),
+                progress=Transfer(self._report, "Pushing", short, descriptor.size).at,
                 cancelled=self._cancelled.is_set,
             )
             self._report(Progress(f"Mounted from {source}" if source else "Pushed", short))
         self._images.remember_blob(diff_id, descriptor, self._reference.name)
         return descriptor
 
-    def _mountable(self, diff_id: Digest) -> tuple[str, ...]:
+    def _mountable(self, diff_id: Digest) -> str:
+        """The repository of this registry that had the layer last, "" when none is known."""
         prefix = self._reference.domain + "/"
-        return tuple(
-            name.removeprefix(prefix)
-            for name in reversed(self._images.repositories_of(diff_id))
-            if name.startswith(prefix) and name != self._reference.name
-        )
+        known = self._images.repositories_of(diff_id)
+        others = (name for name in known if name.startswith(prefix) and name != self._reference.name)
+        return next(reversed(list(others)), "").removeprefix(prefix)
 
-    def _chunks(self, descriptor: Descriptor, short: str) -> Iterable[bytes]:
-        transfer = Transfer(self._report, "Pushing", short, descriptor.size)
-        sent = 0
-        with self._images.content.open(descriptor.digest) as file:
-            while block := file.read(BLOCK):
-                if self._cancelled.is_set():
-                    raise Cancel("cancelled")
-                yield block
-                sent += len(block)
-                transfer.at(sent)
+
+class _StoredBlob:
+    """A blob of the content store, as an upload reads it."""
+
+    def __init__(self, content: ContentStore, digest: Digest) -> None:
+        self._content = content
+        self._digest = digest
+
+    def read(self, offset: int, length: int) -> Iterator[bytes]:
+        with self._content.open(self._digest) as file:
+            file.seek(offset)
+            while length and (piece := file.read(min(_PIECE, length))):
+                length -= len(piece)
+                yield piece
+
+
+class _Bytes:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, offset: int, length: int) -> Iterator[bytes]:
+        end = offset + length
+        yield from (self._data[at : min(at + _PIECE, end)] for at in range(offset, end, _PIECE))
 
 
 def _manifest(image: Image, layers: list[Descriptor]) -> tuple[bytes, str]:

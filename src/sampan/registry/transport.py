@@ -68,6 +68,8 @@ class _Request:
     headers: dict[str, str]
     body: Body
     redirect: bool
+    read_seconds: float | None = None
+    """How long the answer may take; None is the usual time."""
 
 
 class Transport:
@@ -121,6 +123,7 @@ class Transport:
         redirect: bool = True,
         retry: bool = True,
         cancelled: Cancelled = lambda: False,
+        read_seconds: float | None = None,
     ) -> Answer:
         """`open`, with the answer's body read; `Invalid` when that is larger than any answer has to be."""
         response = self.open(
@@ -132,6 +135,7 @@ class Transport:
             redirect=redirect,
             retry=retry,
             cancelled=cancelled,
+            read_seconds=read_seconds,
         )
         return _whole(response, redacted(path))
 
@@ -146,6 +150,7 @@ class Transport:
         redirect: bool = True,
         retry: bool = True,
         cancelled: Cancelled = lambda: False,
+        read_seconds: float | None = None,
     ) -> urllib3.BaseHTTPResponse:
         """One request, authenticated when the registry asks for it; redirects are followed when `redirect`.
 
@@ -160,7 +165,7 @@ class Transport:
                 raise Cancel("cancelled")
             try:
                 response = self._authenticated(
-                    _Request(method, url, dict(headers or {}), body, redirect), scope
+                    _Request(method, url, dict(headers or {}), body, redirect, read_seconds), scope
                 )
             except HTTPError as error:
                 if attempt == attempts or not _worth_retrying(error):
@@ -208,7 +213,13 @@ class Transport:
                 headers = {**headers, "Authorization": authorization}
             body = request.body() if callable(request.body) else request.body
             response = self._pool.request(
-                request.method, url, headers=headers, body=body, redirect=False, preload_content=False
+                request.method,
+                url,
+                headers=headers,
+                body=body,
+                redirect=False,
+                preload_content=False,
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=request.read_seconds or READ_SECONDS),
             )
             location = response.headers.get("Location")
             if not request.redirect or response.status not in _REDIRECTS or not location:

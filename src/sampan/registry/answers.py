@@ -1,0 +1,80 @@
+"""What a registry's answers mean: errors in the words that Docker has for them, upload ranges. Pure."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from sampan.errors import Denied, Invalid, NotFound, SampanError, Unavailable
+from sampan.oci.reference import Reference
+
+_RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
+
+
+class ErrorItem(msgspec.Struct):
+    code: str = ""
+    message: str = ""
+
+
+class _ErrorBody(msgspec.Struct):
+    errors: tuple[ErrorItem, ...] = ()
+
+
+def error_items(raw: bytes) -> tuple[ErrorItem, ...]:
+    """The errors that an answer's body lists (distribution-spec, "Error Codes"); () when it has no such list."""
+    try:
+        return msgspec.json.decode(raw, type=_ErrorBody).errors
+    except msgspec.MsgspecError:
+        return ()
+
+
+def read_error(status: int, raw: bytes, what: str, reference: Reference) -> SampanError:
+    """An error answer to a question about a manifest or blob."""
+    items = error_items(raw)
+    words = _words(items)
+    if status == 404 and "manifest" in what and not any(one.code == "NAME_UNKNOWN" for one in items):
+        return NotFound(f"{what} not found: {words or 'manifest unknown: manifest unknown'}")
+    if status in (401, 403) or (status == 404 and any(one.code == "NAME_UNKNOWN" for one in items)):
+        return Denied(
+            f"pull access denied for {reference.familiar_name}, repository does not exist or may require "
+            f"'docker login': {words or 'denied: requested access to the resource is denied'}",
+            hint="log in with `sampan login`" if status != 404 else "",
+        )
+    if status == 404:
+        return NotFound(f"{what} not found: {words or 'unknown'}")
+    return _failure(status, words, what)
+
+
+def write_error(status: int, raw: bytes, what: str) -> SampanError:
+    """An error answer to an upload."""
+    words = _words(error_items(raw))
+    if status in (401, 403):
+        return Denied(
+            words or "denied: requested access to the resource is denied", hint="log in with `sampan login`"
+        )
+    return _failure(status, words, what)
+
+
+def _words(items: tuple[ErrorItem, ...]) -> str:
+    return "; ".join(f"{one.code.lower().replace('_', ' ')}: {one.message}" for one in items)
+
+
+def _failure(status: int, words: str, what: str) -> SampanError:
+    text = f"{what}: the registry answers with HTTP status {status} {words}".rstrip()
+    return Unavailable(text) if status >= 500 or status == 429 else Invalid(text)
+
+
+def received(header: str, sent: int, size: int) -> int | None:
+    """How many bytes of an upload the registry has, by its answer's Range (`0-<last byte>`); `sent` without one.
+
+    None when what it says can't be true. "0-0" is what registries say of an empty upload.
+    """
+    if not header.strip():
+        return sent
+    found = _RANGE.fullmatch(header.strip())
+    if found is None:
+        return None
+    last = int(found[1])
+    have = last + 1 if last else 0
+    return have if have <= size else None
