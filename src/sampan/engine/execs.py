@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
+import signal
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -191,10 +192,13 @@ class Execs:
                 raise
             return shim, created
 
+        starting = asyncio.ensure_future(asyncio.to_thread(run))
         try:
-            shim, created = await asyncio.to_thread(run)
+            shim, created = await asyncio.shield(starting)
         except BaseException:
-            await asyncio.to_thread(self._remove_run_dir, found)
+            # The thread goes on when we are cancelled (a health check that took too long): what it makes is ended.
+            await asyncio.wait([starting])
+            await asyncio.to_thread(self._give_up, found, starting)
             raise
         found.pid, found.start_time = created.init_pid, created.init_start_time
         found.shim = shim
@@ -202,6 +206,20 @@ class Execs:
         command = " ".join(words(body.cmd))
         self._parts.announce(record, f"exec_start: {command}", {"execID": found.id})
         asyncio.get_running_loop().add_reader(shim.fileno(), self._readable, found, shim)
+
+    def _give_up(self, found: Exec, starting: asyncio.Future[tuple[ShimClient, Created]]) -> None:
+        """Blocking: nothing is left of an exec whose start has failed or is not wanted any more."""
+        if starting.exception() is None:
+            shim, _ = starting.result()
+            try:
+                with contextlib.suppress(Conflict):  # it has ended by itself
+                    shim.kill(signal.SIGKILL)
+                shim.wait()
+            except SampanError as error:
+                log.warning("exec %s could not be ended: %s", found.id, error)
+            finally:
+                shim.close()
+        self._remove_run_dir(found)
 
     def _run_dir(self, found: Exec) -> Any:
         return self._parts.run_directory(found.container_id) / f"exec-{found.id[:32]}"

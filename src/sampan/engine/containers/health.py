@@ -106,13 +106,20 @@ class HealthChecks:
             await asyncio.sleep(min(times.start_interval, times.interval) if starting else times.interval)
             if slot.record.state.status != "running":
                 continue
-            result = await self._check(slot, command, times)
+            try:
+                result = await self._check(slot, command, times)
+            except OSError as error:  # descriptors have run out, say: no reason never to look again
+                log.warning("health check of container %s: %s", slot.record.id, error)
+                continue
             before = slot.record.state.health or Health()
             after = after_result(before, result, times, running_for=time.monotonic() - began)
             self._parts.set_state(slot, replace(slot.record.state, health=after))
             if after.status != before.status:
                 self._parts.announce(slot.record, f"health_status: {after.status}")
-            await self._parts.store.save(slot)
+            try:
+                await self._parts.store.save(slot)
+            except SampanError as error:
+                log.warning("health of container %s could not be written down: %s", slot.record.id, error)
 
     async def _check(self, slot: Slot, command: tuple[str, ...], times: Times) -> HealthResult:
         start = rfc3339(time.time_ns())

@@ -15,12 +15,15 @@ from sampan.engine import restart, state
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.store import Slot
 from sampan.engine.containers.wiring import Wiring
-from sampan.engine.model import ContainerRecord
+from sampan.engine.model import ContainerRecord, now
 from sampan.errors import Invalid, SampanError
 from sampan.runtime.messages import ExitRecord
 from sampan.runtime.shim_client import ShimClient
 
 log = logging.getLogger(__name__)
+
+UNKNOWN = 137
+"""The exit code of a process whose end nobody has seen, as of a shim that was killed."""
 
 CONDITIONS = ("not-running", "next-exit", "removed")
 
@@ -101,12 +104,22 @@ class Monitor:
         await self.ended(slot, exit_record, live)
 
     def _last_word(self, record: ContainerRecord, live: Live) -> ExitRecord:
-        """Blocking: how it ended. A shim that was killed could not end what is left of its container."""
-        end = live.shim.wait()
-        group = self._parts.cgroup(record)
-        if group.exists():
-            group.kill_all()
-            group.remove()
+        """Blocking: how it ended. A shim that was killed could not end what is left of its container.
+
+        Whatever fails here, the end is dealt with: who waits for it must not wait for ever.
+        """
+        try:
+            end = live.shim.wait()
+        except (SampanError, OSError) as error:
+            log.error("the end of container %s is not known: %s", record.id, error)
+            end = ExitRecord(UNKNOWN, now(), error=str(error))
+        try:
+            group = self._parts.cgroup(record)
+            if group.exists():
+                group.kill_all()
+                group.remove()
+        except (SampanError, OSError) as error:
+            log.warning("the control group of container %s could not be removed: %s", record.id, error)
         return end
 
     async def ended(self, slot: Slot, end: ExitRecord, live: Live | None) -> None:
@@ -137,7 +150,7 @@ class Monitor:
         self._announce_end(slot.record, end)
         removing = record.host.auto_remove and not decision.restart
         if not removing:
-            await parts.store.save(slot)
+            await self._save_end(slot)
         if live is not None:
             live.ended.set()
         self._notify(record.id, ("not-running", "next-exit"), Waited(end.exit_code, end.error))
@@ -145,6 +158,13 @@ class Monitor:
             self._schedule(slot, decision.delay)
         elif removing:
             self.spawn(self.remove_ended(slot))
+
+    async def _save_end(self, slot: Slot) -> None:
+        """A full disk must not keep anybody waiting: the shim's own record tells a later engine of this end."""
+        try:
+            await self._parts.store.save(slot)
+        except SampanError as error:
+            log.error("the end of container %s could not be written down: %s", slot.record.id, error)
 
     def _decide(self, record: ContainerRecord, end: ExitRecord, live: Live | None) -> restart.Decision:
         if record.removing:
@@ -189,11 +209,11 @@ class Monitor:
             self._parts.store.replace(slot, record)
             try:
                 await self.start_again(slot)
-            except SampanError as error:
+            except (SampanError, OSError) as error:
                 log.warning("container %s could not be restarted: %s", record.id, error)
                 after = replace(slot.record.state, status="exited")
                 self._parts.set_state(slot, after)
-                await self._parts.store.save(slot)
+                await self._save_end(slot)
 
     def cancel_restart(self, container_id: str) -> None:
         """No further automatic restart, and the delay begins anew."""
@@ -220,7 +240,12 @@ class Monitor:
             return future
         waiters = self._waiters.setdefault(record.id, {}).setdefault(condition, [])
         waiters.append(future)
+        future.add_done_callback(lambda _: _forget(waiters, future))
         return future
+
+    def waiting(self, container_id: str) -> int:
+        """How many wait for something of this container."""
+        return sum(len(futures) for futures in self._waiters.get(container_id, {}).values())
 
     def removed(self, record: ContainerRecord) -> None:
         """The container is gone: whoever waits for anything of it learns that."""
@@ -245,6 +270,12 @@ class Monitor:
             loop.remove_reader(live.shim.fileno())
             live.shim.close()
         self._live.clear()
+
+
+def _forget(waiters: list[asyncio.Future[Waited]], future: asyncio.Future[Waited]) -> None:
+    """Clients come and go while a container runs: those who gave up must not add up."""
+    if future in waiters:
+        waiters.remove(future)
 
 
 async def _nothing(_slot: Slot) -> None:

@@ -95,11 +95,11 @@ class Runner:
                 await asyncio.to_thread(self._wiring.make_namespace, plan)
             connecting = asyncio.to_thread(self._wiring.connect, record, plan)
             creating = asyncio.to_thread(self._create, record, plan, joined)
-            connect_result, create_result = await both(connecting, creating)
+            connect_result, create_result, cancelled = await both(connecting, creating)
             connected = not isinstance(connect_result, BaseException)
             if isinstance(create_result, Created):
                 created = create_result
-            for result in (connect_result, create_result):
+            for result in (connect_result, create_result, cancelled):
                 if isinstance(result, BaseException):
                     raise result
             if created is None:
@@ -201,10 +201,23 @@ class Runner:
         await asyncio.to_thread(remove_run_directory, self._parts.run_directory(record.id))
 
 
-async def both(first: Awaitable[object], second: Awaitable[object]) -> tuple[object, object]:
-    """Run both to their ends, whatever happens; results or exceptions."""
-    results = await asyncio.gather(first, second, return_exceptions=True)
-    return results[0], results[1]
+async def both(
+    first: Awaitable[object], second: Awaitable[object]
+) -> tuple[object, object, asyncio.CancelledError | None]:
+    """Run both to their ends, whatever happens; results or exceptions, and the cancellation that came meanwhile.
+
+    Threads go on when their awaiter is cancelled: they are waited for all the same, so that what they made can be
+    undone.
+    """
+    running = asyncio.gather(first, second, return_exceptions=True)
+    cancelled: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    one, other = running.result()
+    return one, other, cancelled
 
 
 def end_shim(run_dir: Path) -> None:

@@ -267,7 +267,7 @@ class Wiring:
             if record.id not in self._served:
                 await self.serve_names(record, namespace)
         except BaseException:
-            self._parts.networks.release(endpoint.spec)
+            await self.detach(endpoint)
             raise
         finally:
             os.close(namespace)
