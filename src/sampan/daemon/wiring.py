@@ -144,7 +144,7 @@ async def assemble(settings: Settings) -> Assembled:
     stores = await asyncio.to_thread(open_stores, settings)
     launcher = await asyncio.to_thread(LauncherClient.start, settings.run / "launcher", LAUNCHER)
     host = NetworkHost(settings.instance, mode=PublishMode(settings.port_mode))
-    names = NameServer(_host_resolvers())
+    names = NameServer(host_resolvers())
     control_groups = cgroups.detect()
     events = EventBus()
     volumes = Volumes(settings.root / "volumes", stores.metadata, events)
@@ -219,12 +219,13 @@ def _builds(
     return Builds(settings.root / "builds", settings.run / "builds", make_builder, cache)
 
 
-def _host_resolvers() -> tuple[str, ...]:
-    own = resolvconf.parse(_read(Path("/etc/resolv.conf")))
-    systemd = None
-    if resolvconf.wants_systemd(own):
-        systemd = resolvconf.parse(_read(Path("/run/systemd/resolve/resolv.conf")))
-    return tuple(resolvconf.for_container(own, systemd).nameservers)
+def host_resolvers(
+    own: Path = Path("/etc/resolv.conf"), systemd: Path = Path("/run/systemd/resolve/resolv.conf")
+) -> tuple[str, ...]:
+    """Whom the name server asks. It asks from the host's own namespace: a resolver on the loopback is fine."""
+    parsed = resolvconf.parse(_read(own))
+    behind = resolvconf.parse(_read(systemd)) if resolvconf.wants_systemd(parsed) else None
+    return resolvconf.upstream(parsed, behind if behind is not None and behind.nameservers else None)
 
 
 def _read(path: Path) -> str:
