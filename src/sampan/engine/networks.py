@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
@@ -41,6 +42,10 @@ BRIDGE_NAME = _PREFIX + "bridge.name"
 _ICC = _PREFIX + "bridge.enable_icc"
 _MASQUERADE = _PREFIX + "bridge.enable_ip_masquerade"
 _MTU = _PREFIX + "driver.mtu"
+
+
+_SETTLE_SECONDS = 10.0
+"""How long the removal of a network waits for containers that are starting or ending in it."""
 
 
 class Ipam(Docker, frozen=True):
@@ -82,6 +87,9 @@ class Networks:
         self._addresses: dict[str, AddressPool] = {}
         self._records: dict[str, NetworkRecord] = {}
         self._busy_names: set[str] = set()
+        self._endpoints: dict[str, set[str]] = {}
+        """Ids of the endpoints that hold an address, by network: from before a start until after the end."""
+        self._removing: set[str] = set()
         for key, body in metadata.items(Table.NETWORKS):
             record = msgspec.json.decode(body, type=NetworkRecord)
             self._records[key] = record
@@ -272,14 +280,30 @@ class Networks:
         record = self.find(name)
         if record.predefined:
             raise Denied(f"{record.name} is a pre-defined network and cannot be removed")
+        await self._settle(record)
+        if record.id in self._removing or record.id not in self._records:
+            raise NotFound(f"network {name} not found")
         active = [(container, endpoint) for container, endpoint in self.members(record.id) if endpoint.spec]
         if active:
             users = ", ".join(f'name:"{container.name}" id:"{container.id[:12]}"' for container, _ in active)
             raise Denied(
                 f"error while removing network: network {record.name} has active endpoints ({users})"
             )
-        await self._forget(record)
+        self._removing.add(record.id)
+        try:
+            await self._forget(record)
+        finally:
+            self._removing.discard(record.id)
         self._events.publish("network", "destroy", record.id, {"name": record.name, "type": record.driver})
+
+    async def _settle(self, record: NetworkRecord) -> None:
+        """Wait until every endpoint is a running container's or gone: others are starting or ending just now."""
+        end = time.monotonic() + _SETTLE_SECONDS
+        while time.monotonic() < end:
+            known = {endpoint.spec.id for _, endpoint in self.members(record.id) if endpoint.spec}
+            if self._endpoints.get(record.id, set()) <= known:
+                return
+            await asyncio.sleep(0.01)
 
     async def _forget(self, record: NetworkRecord) -> None:
         # Reverse order of creation: the kernel's side first, the record last.
@@ -288,6 +312,7 @@ class Networks:
             self._subnets.release(IPv4Network(record.spec.subnet))
         await asyncio.to_thread(self._metadata.delete, Table.NETWORKS, record.id)
         self._addresses.pop(record.id, None)
+        self._endpoints.pop(record.id, None)
         self._records.pop(record.id, None)
 
     async def prune(self, filters: Mapping[str, Sequence[str]]) -> Json:
@@ -380,7 +405,12 @@ class Networks:
     def allocate(
         self, record: NetworkRecord, asked: EndpointSettings, *, interface: str, default_route: bool
     ) -> EndpointSpec | None:
-        """An endpoint with an address that is its own until `release`; None in networks without a bridge."""
+        """An endpoint with an address that is its own until `release`; None in networks without a bridge.
+
+        Raises `NotFound` when the network is being removed, `Conflict` when an address can't be had.
+        """
+        if record.id in self._removing or record.id not in self._records:
+            raise NotFound(f"network {record.name} not found")
         spec = record.spec
         if spec is None:
             return None
@@ -391,8 +421,10 @@ class Networks:
             pool.reserve(address)
         else:
             address = pool.allocate()
+        endpoint_id = new_id()
+        self._endpoints.setdefault(record.id, set()).add(endpoint_id)
         return EndpointSpec(
-            new_id(),
+            endpoint_id,
             record.id,
             f"{address}/{pool.subnet.prefixlen}",
             gateway=spec.gateway if default_route and not spec.internal else None,
@@ -405,11 +437,13 @@ class Networks:
         pool = self._addresses.get(endpoint.network_id)
         if pool is not None:
             pool.reserve(IPv4Interface(endpoint.address).ip)
+            self._endpoints.setdefault(endpoint.network_id, set()).add(endpoint.id)
 
     def release(self, endpoint: EndpointSpec) -> None:
         pool = self._addresses.get(endpoint.network_id)
         if pool is not None:
             pool.release(IPv4Interface(endpoint.address).ip)
+            self._endpoints.get(endpoint.network_id, set()).discard(endpoint.id)
 
 
 def _address_pool(spec: NetworkSpec) -> AddressPool:

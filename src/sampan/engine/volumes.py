@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +46,8 @@ class Volumes:
         self._metadata = metadata
         self._events = events
         self.users: Callable[[str], Sequence[str]] = lambda _name: ()
+        self._holds: list[set[str]] = []
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         root.mkdir(parents=True, exist_ok=True, mode=0o701)
         self._records = {
             key: msgspec.json.decode(body, type=VolumeRecord) for key, body in metadata.items(Table.VOLUMES)
@@ -74,8 +78,12 @@ class Volumes:
         labels: Mapping[str, str] | None = None,
         options: Mapping[str, str] | None = None,
         anonymous: bool = False,
+        hold: set[str] | None = None,
     ) -> VolumeRecord:
-        """Make a volume; one that exists already is returned as it is. Raises `Invalid`, `NotFound`, `Conflict`."""
+        """Make a volume; one that exists already is returned as it is. Raises `Invalid`, `NotFound`, `Conflict`.
+
+        `hold`, of `holding`, gets its name: then it can't be removed before the caller's container is known.
+        """
         if name:
             check_volume_name(name)
         if driver not in ("", "local"):
@@ -83,9 +91,6 @@ class Volumes:
                 f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found'
             )
         self._check_options(name, options or {})
-        existing = self._records.get(name)
-        if existing is not None:
-            return existing
         record = VolumeRecord(
             name or new_id(),
             now(),
@@ -93,15 +98,38 @@ class Volumes:
             options=dict(options) if options else None,
             anonymous=anonymous or not name,
         )
-        # Known in memory first: two creations of one name must give one volume.
-        self._records[record.name] = record
+        async with self._changing(record.name):
+            existing = self._records.get(record.name)
+            if existing is None:
+                await asyncio.to_thread(self._make, record)
+                self._records[record.name] = record
+                self._events.publish("volume", "create", record.name, {"driver": "local"})
+            if hold is not None:
+                hold.add(record.name)
+        return existing or record
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[set[str]]:
+        """A set of names of volumes that nobody removes meanwhile; see `create`."""
+        held: set[str] = set()
+        self._holds.append(held)
         try:
-            await asyncio.to_thread(self._make, record)
-        except BaseException:
-            self._records.pop(record.name, None)
-            raise
-        self._events.publish("volume", "create", record.name, {"driver": "local"})
-        return record
+            yield held
+        finally:
+            # By identity: two of these sets may well be equal.
+            self._holds = [other for other in self._holds if other is not held]
+
+    @contextlib.asynccontextmanager
+    async def _changing(self, name: str) -> AsyncIterator[None]:
+        """One at a time makes or removes the volume of a name."""
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        async with lock:
+            yield
+
+    def _in_use(self, name: str) -> bool:
+        return bool(self.users(name)) or any(name in held for held in self._holds)
 
     def _make(self, record: VolumeRecord) -> None:
         # The directory before the record: a record always names a directory that is there.
@@ -142,19 +170,20 @@ class Volumes:
 
     async def remove(self, name: str, *, force: bool = False) -> None:
         """Raises `NotFound` (not with `force`), `Conflict` while a container uses it."""
-        if name not in self._records:
-            if force:
-                return
-            self.get(name)
-        users = list(self.users(name))
-        if users:
-            raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
-        await self._delete(name)
+        async with self._changing(name):
+            if name not in self._records:
+                if force:
+                    return
+                self.get(name)
+            if self._in_use(name):
+                raise Conflict(f"remove {name}: volume is in use - [{', '.join(self.users(name))}]")
+            await self._delete(name)
 
     async def remove_unused(self, name: str) -> None:
         """Remove it unless another container uses it (anonymous volumes of a removed container)."""
-        if name in self._records and not self.users(name):
-            await self._delete(name)
+        async with self._changing(name):
+            if name in self._records and not self._in_use(name):
+                await self._delete(name)
 
     async def _delete(self, name: str) -> None:
         del self._records[name]
@@ -181,10 +210,14 @@ class Volumes:
         for record in tuple(self._records.values()):
             if not (everything or record.anonymous) or not self._prunable(record, filters):
                 continue
-            if self.users(record.name):
-                continue
-            freed += await asyncio.to_thread(directory_size, self.path(record.name))
-            await self._delete(record.name)
+            async with self._changing(record.name):
+                if record.name not in self._records or self._in_use(record.name):
+                    continue
+                size = await asyncio.to_thread(directory_size, self.path(record.name))
+                if self._in_use(record.name):
+                    continue
+                await self._delete(record.name)
+            freed += size
             removed.append(record.name)
         self._events.publish("volume", "prune", "", {"reclaimed": str(freed)})
         return {"VolumesDeleted": removed, "SpaceReclaimed": freed}

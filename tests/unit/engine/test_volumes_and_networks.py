@@ -158,11 +158,46 @@ def test_a_network_in_use_is_not_removed() -> None:
         with pytest.raises(Denied, match="network busy has active endpoints"):
             await networks.remove("busy")
         networks.members = lambda _wanted: []
+        networks.release(spec)
         await networks.remove("busy")
         with pytest.raises(NotFound, match="network busy not found"):
             networks.find("busy")
         with pytest.raises(Denied, match="bridge is a pre-defined network and cannot be removed"):
             await networks.remove("bridge")
+
+    run(test())
+
+
+def test_removing_a_network_waits_for_a_container_that_is_just_starting_in_it() -> None:
+    async def test() -> None:
+        networks = make_networks(FakeMetadata(), FakeHost())
+        await networks.setup()
+        network_id, _ = await networks.create(NetworkCreate("soon"))
+        record = networks.find("soon")
+        spec = networks.allocate(record, EndpointSettings(), interface="eth0", default_route=True)
+        removal = asyncio.ensure_future(networks.remove("soon"))
+        await asyncio.sleep(0)
+        assert not removal.done()
+        networks.members = lambda wanted: [container("c", wanted, spec)] if wanted == network_id else []
+        with pytest.raises(Denied, match="network soon has active endpoints"):
+            await removal
+
+    run(test())
+
+
+def test_nothing_starts_in_a_network_that_is_being_removed_and_only_one_removes_it() -> None:
+    async def test() -> None:
+        networks = make_networks(FakeMetadata(), FakeHost())
+        await networks.setup()
+        await networks.create(NetworkCreate("gone"))
+        record = networks.find("gone")
+        removals = [asyncio.ensure_future(networks.remove("gone")) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(NotFound, match="network gone not found"):
+            networks.allocate(record, EndpointSettings(), interface="eth0", default_route=True)
+        results = await asyncio.gather(*removals, return_exceptions=True)
+        assert results[0] is None
+        assert isinstance(results[1], NotFound)
 
     run(test())
 
@@ -248,6 +283,34 @@ def test_a_volume_in_use_stays(tmp_path: Path) -> None:
         with pytest.raises(Conflict) as caught:
             await volumes.remove("data")
         assert caught.value.message == "remove data: volume is in use - [abc]"
+
+    run(test())
+
+
+def test_a_volume_of_a_container_that_is_being_made_stays(tmp_path: Path) -> None:
+    async def test() -> None:
+        volumes = Volumes(tmp_path, FakeMetadata(), EventBus())
+        with volumes.holding() as held:
+            named = await volumes.create("data", hold=held)
+            await volumes.create(hold=held)
+            with pytest.raises(Conflict, match="remove data: volume is in use"):
+                await volumes.remove("data")
+            assert (await volumes.prune({"all": ["true"]}))["VolumesDeleted"] == []
+        await volumes.remove(named.name)
+
+    run(test())
+
+
+def test_a_volume_made_while_it_is_removed_is_whole_afterwards(tmp_path: Path) -> None:
+    async def test() -> None:
+        metadata = FakeMetadata()
+        volumes = Volumes(tmp_path, metadata, EventBus())
+        for _ in range(20):
+            await volumes.create("data")
+            await asyncio.gather(volumes.remove("data"), volumes.create("data"))
+            assert volumes.find("data") is not None
+            assert volumes.path("data").is_dir()
+            assert [key for key, _ in metadata.items(Table.VOLUMES)] == ["data"]
 
     run(test())
 

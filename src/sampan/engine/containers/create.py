@@ -178,10 +178,11 @@ class Creator:
         parts = self._parts
         made: list[VolumeRecord] = []
         try:
-            record = replace(record, mounts=await self._volumes(record, made))
-            await asyncio.to_thread(self._prepare, record)
-            # A container that removes itself at its end is not worth a flush to the disk.
-            await parts.store.insert(record, durable=not record.host.auto_remove)
+            with parts.volumes.holding() as held:
+                record = replace(record, mounts=await self._volumes(record, made, held))
+                await asyncio.to_thread(self._prepare, record)
+                # A container that removes itself at its end is not worth a flush to the disk.
+                await parts.store.insert(record, durable=not record.host.auto_remove)
         except BaseException:
             await asyncio.to_thread(self.discard, record.id)
             for volume in made:
@@ -189,7 +190,9 @@ class Creator:
             raise
         return record
 
-    async def _volumes(self, record: ContainerRecord, made: list[VolumeRecord]) -> tuple[MountPoint, ...]:
+    async def _volumes(
+        self, record: ContainerRecord, made: list[VolumeRecord], held: set[str]
+    ) -> tuple[MountPoint, ...]:
         """The mount points with their volumes, which are made where they are missing."""
         labels = {
             request.target: (request.volume_options.labels if request.volume_options else None)
@@ -201,7 +204,9 @@ class Creator:
                 points.append(point)
                 continue
             known = bool(point.name) and self._parts.volumes.find(point.name) is not None
-            volume = await self._parts.volumes.create(point.name, labels=labels.get(point.destination))
+            volume = await self._parts.volumes.create(
+                point.name, labels=labels.get(point.destination), hold=held
+            )
             if not known:
                 made.append(volume)
             source = str(self._parts.volumes.path(volume.name) / point.subpath)
