@@ -8,7 +8,6 @@ finds a shim that no record speaks of, and ends it.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import signal
 import socket
@@ -237,8 +236,13 @@ def end_shim(run_dir: Path) -> None:
 
 
 def remove_run_directory(run_dir: Path) -> None:
-    if os.path.lexists(run_dir):
-        shutil.rmtree(run_dir)
+    """Idempotent; the shim that ends may take its socket away at the same time."""
+
+    def failed(_function: object, _path: object, problem: tuple[object, BaseException, object]) -> None:
+        if not isinstance(problem[1], FileNotFoundError):
+            raise problem[1]
+
+    shutil.rmtree(run_dir, onerror=failed)
 
 
 def start_failure(error: SampanError) -> SampanError:
