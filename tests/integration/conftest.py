@@ -156,12 +156,27 @@ def wait_until() -> Callable[..., None]:
     return until
 
 
+@pytest.fixture
+def wait_until_empty() -> Callable[..., None]:
+    return until_empty
+
+
 def until(check: Callable[[], object], what: str = "the condition", timeout: float = 20) -> None:
     """Poll with a deadline: for what sends no event to others."""
     deadline = time.monotonic() + timeout
     while not check():
-        assert time.monotonic() < deadline, f"{what} did not come true in {timeout} s"
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come true in {timeout} s")
         time.sleep(0.02)
+
+
+def until_empty(find: Callable[[], list[str]], what: str, timeout: float = 20) -> None:
+    """Poll until `find` finds nothing; fails with what it finds."""
+    deadline = time.monotonic() + timeout
+    while found := find():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what}: {found}")
+        time.sleep(0.05)
 
 
 def leftovers(engine: EngineProcess) -> list[str]:
@@ -192,10 +207,10 @@ def mounts_of(engine: EngineProcess) -> list[str]:
 
 
 def cgroups_of(engine: EngineProcess) -> list[str]:
-    """Control groups of the engine's containers, in any hierarchy."""
+    """The engine's control group and its containers', in any hierarchy."""
     root = Path("/sys/fs/cgroup")
-    parents = [*root.glob(engine.cgroup_parent.lstrip("/")), *root.glob(f"*{engine.cgroup_parent}")]
-    return [f"cgroup {child}" for parent in parents for child in parent.iterdir() if child.is_dir()]
+    name = engine.cgroup_parent.lstrip("/")
+    return [f"cgroup {path}" for path in (root / name, *root.glob(f"*/{name}")) if path.is_dir()]
 
 
 def links_of(engine: EngineProcess) -> list[str]:
