@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import socket
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +31,10 @@ from sampan.runtime.messages import (
     ReleaseLayersCall,
 )
 
+_log = logging.getLogger(__name__)
+
+Launch = Callable[[], tuple[socket.socket, subprocess.Popen[bytes]]]
+
 _ANSWERS: Final[wire.Codec[Created | Done | Failure]] = wire.Codec(LauncherAnswer)
 _READY: Final[wire.Codec[Done | Failure]] = wire.Codec(Done | Failure)
 
@@ -40,9 +47,16 @@ class LauncherClient:
     `Unavailable` when it is gone.
     """
 
-    def __init__(self, sock: socket.socket, process: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        process: subprocess.Popen[bytes] | None = None,
+        launch: Launch | None = None,
+    ) -> None:
+        """`launch` starts another launcher when this one is gone."""
         self._socket = sock
         self._process = process
+        self._launch = launch
         self._send_lock = threading.Lock()
 
     @classmethod
@@ -50,30 +64,11 @@ class LauncherClient:
         """Start a launcher and wait until it serves.
 
         `command` is its argv up to its own arguments (`python -m sampan.daemon.launcher`); `run_dir` is
-        made when absent. The launcher ends when this client is closed or its process dies; containers live on.
+        made when absent. The launcher ends when this client is closed or its process dies; containers live on. One
+        that dies before (the host was out of memory, say) is replaced with the next call.
         """
-        run_dir.mkdir(parents=True, exist_ok=True)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            process = subprocess.Popen(
-                [*command, "--run-dir", str(run_dir), "--socket", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-        client = cls(ours, process)
-        try:
-            ready, _ = _READY.receive(ours)
-            if ready is None:
-                raise Unavailable(
-                    "the launcher ended while it started", hint="its messages are on standard error"
-                )
-            if isinstance(ready, Failure):
-                raise ready.error()
-        except BaseException:
-            client.close()
-            raise
-        return client
+        launch = partial(_launch, run_dir, tuple(command))
+        return cls(*launch(), launch)
 
     @property
     def pid(self) -> int:
@@ -118,7 +113,9 @@ class LauncherClient:
 
     def close(self) -> None:
         """End the launcher, and wait for its end. Containers live on."""
-        self._socket.close()
+        with self._send_lock:
+            self._launch = None
+            self._socket.close()
         if self._process is not None:
             self._process.wait()
 
@@ -132,8 +129,8 @@ class LauncherClient:
     def _call(self, call: LauncherCall, descriptors: Sequence[int] = ()) -> tuple[Created | Done, list[int]]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours:
-            with theirs, self._send_lock:
-                wire.send(self._socket, call, (theirs.fileno(), *descriptors))
+            with theirs:
+                self._send(call, (theirs.fileno(), *descriptors))
             answer, received = _ANSWERS.receive(ours)
         if answer is None:
             raise Unavailable(
@@ -144,3 +141,48 @@ class LauncherClient:
             wire.close_all(received)
             raise answer.error()
         return answer, received
+
+    def _send(self, call: LauncherCall, descriptors: Sequence[int]) -> None:
+        with self._send_lock:
+            if self._socket.fileno() < 0:
+                self._replace()  # the last try failed
+            try:
+                wire.send(self._socket, call, descriptors)
+            except Unavailable:
+                self._replace()
+                wire.send(self._socket, call, descriptors)
+
+    def _replace(self) -> None:
+        """The launcher is gone, and with it its layer mounts: another one mounts what it needs again."""
+        if self._launch is None:
+            raise Unavailable("the launcher is gone")
+        self._socket.close()
+        status = self._process.wait() if self._process is not None else None
+        _log.error("the launcher is gone (exit status %s); another one is started", status)
+        self._socket, self._process = self._launch()
+
+
+def _launch(run_dir: Path, command: tuple[str, ...]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """A launcher that serves, and the socket to it. Raises what it reports, `Unavailable` when it just ended."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with contextlib.ExitStack() as undo:
+        undo.callback(ours.close)
+        with theirs:
+            process = subprocess.Popen(
+                [*command, "--run-dir", str(run_dir), "--socket", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        ready, _ = _READY.receive(ours)
+        if ready is None:
+            process.wait()
+            raise Unavailable(
+                "the launcher ended while it started", hint="its messages are on standard error"
+            )
+        if isinstance(ready, Failure):
+            process.wait()
+            raise ready.error()
+        undo.pop_all()
+    return ours, process

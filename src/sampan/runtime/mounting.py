@@ -8,15 +8,31 @@ from __future__ import annotations
 
 import errno
 import os
+import posixpath
 import stat
 
 from sampan.errors import Denied, Invalid, NotFound
-from sampan.linux import libc, mount, namespaces, paths
+from sampan.linux import libc, mount, namespaces, paths, process
 from sampan.linux.libc import AT_FDCWD, SystemCallError
 from sampan.runtime import steps as s
 
 _PSEUDO = frozenset({"proc", "sysfs"})
 _NULL_DEVICE = os.makedev(1, 3)
+_BOUND_INTO_PROC = frozenset(
+    {
+        "/proc/cpuinfo",
+        "/proc/diskstats",
+        "/proc/meminfo",
+        "/proc/stat",
+        "/proc/swaps",
+        "/proc/uptime",
+        "/proc/loadavg",
+        "/proc/slabinfo",
+        "/proc/net/dev",
+        "/proc/sys/kernel/ns_last_pid",
+        "/proc/sys/crypto/fips_enabled",
+    }
+)
 _TYPES = {"c": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 
 
@@ -62,7 +78,7 @@ def bind_mount(root: int, step: s.BindMount, taken: int = -1) -> None:
         else:
             target = paths.create_file_in_root(root, step.target)
         try:
-            _refuse_procfs(target, step.target)
+            _refuse_procfs(tree, target, step.target)
             mount.attach(tree, target, step.target)
         finally:
             os.close(target)
@@ -144,27 +160,17 @@ def _target_directory(root: int, path: str, kind: str) -> int:
         raise
 
 
-def _refuse_procfs(target: int, path: str) -> None:
-    """Nothing but what lxcfs offers may be bound into /proc: it would fool what is written there later."""
-    from_root = path.rstrip("/")
-    if from_root == "/proc" or from_root.startswith("/proc/"):
-        allowed = {
-            "/proc/cpuinfo",
-            "/proc/diskstats",
-            "/proc/meminfo",
-            "/proc/stat",
-            "/proc/swaps",
-            "/proc/uptime",
-            "/proc/loadavg",
-            "/proc/slabinfo",
-            "/proc/net/dev",
-            "/proc/sys/kernel/ns_last_pid",
-            "/proc/sys/crypto/fips_enabled",
-        }
-        if from_root == "/proc":
-            return
-        if from_root not in allowed:
-            raise Invalid(f"{path!r} cannot be mounted because it is inside /proc")
+def _refuse_procfs(tree: int, target: int, path: str) -> None:
+    """Nothing but what lxcfs offers may be bound into /proc, and over it only another procfs: it would fool what is
+    written there later. Where `target` really is counts, by whatever name the image leads there."""
+    name = posixpath.normpath(path)
+    if name == "/proc":
+        if process.filesystem_type(tree) != process.PROC_SUPER_MAGIC:
+            raise Invalid(f"{path!r} cannot be mounted because it is not of type proc")
+        return
+    inside = name.startswith("/proc/") or process.filesystem_type(target) == process.PROC_SUPER_MAGIC
+    if inside and name not in _BOUND_INTO_PROC:
+        raise Invalid(f"{path!r} cannot be mounted because it is inside /proc")
 
 
 def _propagate(mounted: int, propagation: tuple[s.Propagation, ...]) -> None:

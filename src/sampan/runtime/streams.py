@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import time
@@ -16,6 +17,8 @@ from sampan.runtime.loop import HANGUP, READ, WRITE, Loop
 from sampan.runtime.messages import AttachOptions
 
 _CHUNK = 64 * 1024
+_TERMINAL = 1 << 20
+"""Bytes: more than a terminal's buffers hold."""
 _MAX_INPUT = 64 * 1024
 """Bytes of input that may wait for the container before clients are not read from any more."""
 
@@ -86,8 +89,10 @@ class Streams:
         `failed`: it never became the program; then clients are let go of without an end of their connections.
         """
         for descriptor in tuple(self._outputs):
-            while descriptor in self._outputs and self._read(descriptor):
-                pass
+            # Not more than there can be of it: who inherited its streams may write for ever.
+            left = _capacity(descriptor)
+            while left > 0 and descriptor in self._outputs and (size := self._read(descriptor)):
+                left -= size
         for descriptor in tuple(self._outputs):
             self._end_output(descriptor)
         self._close_input()
@@ -129,19 +134,19 @@ class Streams:
 
         return ready
 
-    def _read(self, descriptor: int) -> bool:
-        """One piece of output to the log and the clients; False when there is none now."""
+    def _read(self, descriptor: int) -> int:
+        """One piece of output to the log and the clients; its size, 0 when there is none now."""
         try:
             data = os.read(descriptor, _CHUNK)
         except BlockingIOError:
-            return False
+            return 0
         except OSError as error:
             if not terminal.is_hangup(error):
                 raise
             data = b""
         if not data:
             self._end_output(descriptor)
-            return False
+            return 0
         stream = self._outputs[descriptor]
         if self._sink is not None:
             sink = self._sink
@@ -150,7 +155,7 @@ class Streams:
             client.send(stream, data)
         if self._clients and not self._ended:
             self._watch_outputs()
-        return True
+        return len(data)
 
     def _guard_log(self, action: Callable[[], None]) -> None:
         """A full disk must not stop the container: the log ends there, and the exit record tells."""
@@ -219,3 +224,11 @@ class Streams:
         self._input = -1
         for client in self._clients:
             client.pause_input(False)
+
+
+def _capacity(descriptor: int) -> int:
+    """The bytes that a pipe or a terminal can hold at most."""
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
+    except OSError:
+        return _TERMINAL

@@ -299,6 +299,31 @@ def test_a_missing_bind_source_is_named(harbour: Any) -> None:
         harbour.create(harbour.spec("true", mounts=mounts))
 
 
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("/proc", "'/proc' cannot be mounted because it is not of type proc"),
+        ("/proc/sys/kernel", "'/proc/sys/kernel' cannot be mounted because it is inside /proc"),
+        ("/data/../proc/self", "'/proc/self' cannot be mounted because it is inside /proc"),
+        ("/alias/sys", "'/alias/sys' cannot be mounted because it is inside /proc"),
+    ],
+)
+def test_procfs_can_not_be_replaced_by_a_bind_mount(
+    harbour: Any, tmp_path: Path, target: str, text: str
+) -> None:
+    root = harbour.assembly(f"alias-{tmp_path.name}")
+    (Path(root.upper) / "alias").symlink_to("/proc")
+    mounts = (*harbour.spec("x").mounts, oci.Mount(target, "bind", str(tmp_path), ("rbind",)))
+    with pytest.raises(Invalid, match=re.escape(text)):
+        harbour.create(harbour.spec("true", mounts=mounts), root=root)
+
+
+def test_the_hosts_procfs_can_be_bound_over_the_containers(harbour: Any) -> None:
+    mounts = (*harbour.spec("x").mounts, oci.Mount("/proc", "bind", "/proc", ("rbind", "ro")))
+    outcome = harbour.run(harbour.spec("cat", "/proc/1/comm", mounts=mounts))
+    assert outcome.output == Path("/proc/1/comm").read_text()
+
+
 def test_a_mount_target_behind_a_symbolic_link_stays_inside(harbour: Any, tmp_path: Path) -> None:
     root = harbour.assembly("links")
     outside = tmp_path / "outside"

@@ -66,6 +66,20 @@ def test_a_created_container_waits_for_the_next_engine(other: Any) -> None:
     assert killed.wait().exit_code == 137
 
 
+def test_a_launcher_that_dies_is_replaced(other: Any) -> None:
+    before = other.client.pid
+    os.kill(before, 9)
+    wait_for_end(before)
+    # The process is gone, its child's exit not yet collected: the next call finds out.
+    assert other.sh("echo again").output == "again\n"
+    assert other.client.pid != before
+    pid = other.client.pid
+    other.client.close()
+    assert not Path(f"/proc/{pid}").exists()
+    with pytest.raises(Unavailable):
+        other.client.open_root(other.assembly("x"))
+
+
 def test_the_launcher_ends_with_its_client(other: Any) -> None:
     pid = other.client.pid
     other.client.close()
