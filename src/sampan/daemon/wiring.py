@@ -42,6 +42,7 @@ from sampan.network import resolvconf
 from sampan.network.dns import NameServer
 from sampan.network.host import NetworkHost
 from sampan.network.model import PublishMode
+from sampan.network.watch import RulesetWatch
 from sampan.oci.digest import Digest
 from sampan.registry.config import Credentials
 from sampan.runtime.launcher_client import LauncherClient
@@ -93,6 +94,7 @@ class Assembled:
         self._launcher = launcher
         self._host = host
         self._names = names
+        self._watch = RulesetWatch(host)
         self._router = Router(ROUTES)
 
     async def dispatch(self, request: Request) -> AnyResponse:
@@ -104,6 +106,7 @@ class Assembled:
         """Find what an earlier engine left: containers, networks; sweep up what it could not finish."""
         await self.engine.networks.setup()
         await self.engine.containers.recover()
+        self._watch.start()
         known = [record.id for record in self.engine.containers.records()]
         await asyncio.to_thread(self._stores.snapshots.sweep, known)
         await asyncio.to_thread(self._stores.images.collect, min_age=ORPHAN_AGE)
@@ -113,6 +116,7 @@ class Assembled:
         running = any(record.running for record in self.engine.containers.records())
         await self.engine.containers.close()
         await self._names.close()
+        await self._watch.close()
         await asyncio.to_thread(self._host.close if running else self._leave_host)
         await asyncio.to_thread(self._launcher.close)
         self._stores.metadata.close()

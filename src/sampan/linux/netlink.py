@@ -122,6 +122,7 @@ class NetlinkSocket:
     def __init__(self, protocol: int, *, buffer: int = 0) -> None:
         """`buffer`: bytes for the send and receive buffer, when large batches are to be sent."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        self._socket.bind((0, 0))
         self._socket.settimeout(_TIMEOUT)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
@@ -138,6 +139,12 @@ class NetlinkSocket:
 
     def close(self) -> None:
         self._socket.close()
+
+    @property
+    def port(self) -> int:
+        """The port id that the kernel gave to this socket; notifications of what it changed carry it."""
+        port: int = self._socket.getsockname()[0]
+        return port
 
     def request(self, messages: Sequence[Message]) -> list[Reply]:
         """Send messages in one write, wait for the acknowledgement of each; returns what else was answered.

@@ -6,6 +6,7 @@ Formats: include/uapi/linux/netfilter/nf_tables.h and nfnetlink.h. A `Batch` col
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sampan.linux.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     Message,
+    NetlinkError,
     NetlinkSocket,
     attribute,
     decode_text,
@@ -270,6 +272,17 @@ class NftablesSocket(NetlinkSocket):
         """(family, name) of each table."""
         listed = self._list(_GETTABLE, family, b"", "list tables")
         return [(found, decode_text(attributes[1])) for found, attributes in listed]
+
+    def table_handle(self, family: Family, name: str) -> int | None:
+        """A number that no other table of this namespace ever has, also not one of the same name; None: not there."""
+        try:
+            replies = self.request([_message(_GETTABLE, family, text(1, name), 0, f"look up table {name}")])
+        except NetlinkError as exc:
+            if exc.errno != errno.ENOENT:
+                raise
+            return None
+        (handle,) = struct.unpack("!Q", parse_attributes(replies[0].payload[4:])[4])
+        return int(handle)
 
     def chains(self, family: Family = Family.ALL) -> list[Chain]:
         listed = self._list(_GETCHAIN, family, b"", "list chains")

@@ -26,17 +26,21 @@ _MAX_SIZE = 64 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def in_use() -> bool:
+    """Is there a legacy `filter` table of IPv4 in the calling thread's namespace?"""
+    try:
+        with open("/proc/thread-self/net/ip_tables_names", encoding="ascii", errors="replace") as file:
+            return "filter" in file.read().split()
+    except FileNotFoundError:
+        return False
+
+
 def input_can_drop() -> bool:
     """False when there is no legacy `filter` table, or its INPUT chain is empty and its policy is ACCEPT.
 
     Any rule in INPUT counts as one that can drop: what the many extensions do is not looked at.
     """
-    try:
-        with open("/proc/thread-self/net/ip_tables_names", encoding="ascii", errors="replace") as file:
-            tables = file.read().split()
-    except FileNotFoundError:
-        return False
-    if "filter" not in tables:
+    if not in_use():
         return False
     entries, start, policy = _read_filter_table()
     return start != policy or _standard_verdict(entries, policy) != _NF_ACCEPT_VERDICT

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sampan.linux import xtables
 from sampan.linux.nftables import NF_ACCEPT, Chain, Family, Hook, NftablesSocket, Rule
 from sampan.linux.nftables_expressions import Verdict
 
@@ -45,8 +44,8 @@ def filters_input(chains: Iterable[Chain], rules: Sequence[Rule]) -> bool:
     return False
 
 
-def host_filters_input(nftables: NftablesSocket) -> bool:
-    """For the calling thread's namespace: nf_tables (also as iptables-nft) and the legacy iptables of IPv4."""
+def nftables_filter_input(nftables: NftablesSocket) -> bool:
+    """For the socket's namespace: nf_tables, also as iptables-nft. For the legacy iptables see `xtables`."""
     chains = nftables.chains()
     has_input = any(chain.base is not None and chain.base.hook == Hook.INPUT for chain in chains)
-    return (has_input and filters_input(chains, nftables.rules())) or xtables.input_can_drop()
+    return has_input and filters_input(chains, nftables.rules())

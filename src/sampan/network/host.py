@@ -116,12 +116,20 @@ class NetworkHost:
             self._open_passage()
             return lost
 
-    def refresh(self) -> None:
-        """Notice what others did to the host's rules since: our table removed (`nft flush ruleset`), a filter of
-        the input set up or removed. Cheap when nothing happened; to be called now and then."""
+    def refresh(self) -> tuple[str, ...]:
+        """Look what others did to the host's rules, and mend it: our table removed (`nft flush ruleset`), a filter
+        of the input set up or removed, our way through a foreign filter closed. Returns what was done, in words.
+
+        Changes nothing when there is nothing to mend, so that engines that hear of each other's changes come to rest.
+        """
         with self._lock:
-            self._ports.refresh()
-            self._open_passage()
+            done = self._ports.refresh()
+            return (*done, "its filter now lets our bridges pass") if self._open_passage() else done
+
+    @property
+    def netlink_port(self) -> int:
+        """The netlink port id under which this object changes nftables rules."""
+        return self._nftables.port
 
     def subnets_in_use(self) -> tuple[IPv4Network, ...]:
         """Subnets that the host's interfaces and routes use; a new network must avoid them."""
@@ -158,9 +166,9 @@ class NetworkHost:
             self._ports.write_rules(self._networks.values())
             self._open_passage()
 
-    def _open_passage(self) -> None:
+    def _open_passage(self) -> bool:
         bridges = [network.bridge for network in self._networks.values()]
-        passage.open_for(self._nftables, self._alias, bridges)
+        return passage.open_for(self._nftables, self._alias, bridges)
 
 
 def _without_prefix(address: str) -> str:

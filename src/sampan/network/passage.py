@@ -28,16 +28,16 @@ def choose_chain(chains: Sequence[Chain]) -> str | None:
     return next(name for name in _CHAINS if name in names)
 
 
-def open_for(nftables: NftablesSocket, mark: str, bridges: Sequence[str]) -> None:
-    """Exactly these bridges may pass; rules of ours for others are removed. Idempotent."""
-    _replace(nftables, mark, choose_chain(nftables.chains(Family.IPV4)), bridges)
+def open_for(nftables: NftablesSocket, mark: str, bridges: Sequence[str]) -> bool:
+    """Exactly these bridges may pass; rules of ours for others are removed. False when it was so already."""
+    return _replace(nftables, mark, choose_chain(nftables.chains(Family.IPV4)), bridges)
 
 
 def close(nftables: NftablesSocket, mark: str) -> None:
     _replace(nftables, mark, None, ())
 
 
-def _replace(nftables: NftablesSocket, mark: str, target: str | None, bridges: Sequence[str]) -> None:
+def _replace(nftables: NftablesSocket, mark: str, target: str | None, bridges: Sequence[str]) -> bool:
     present: list[Rule] = []
     if any(chain.table == _TABLE for chain in nftables.chains(Family.IPV4)):
         present = [rule for rule in nftables.rules(Family.IPV4, _TABLE) if _is_ours(rule, mark)]
@@ -45,7 +45,7 @@ def _replace(nftables: NftablesSocket, mark: str, target: str | None, bridges: S
     if len(present) == len(wanted) and {(rule.chain, rule.comment) for rule in present} == {
         (target, comment) for comment in wanted
     }:
-        return  # nothing is written: everybody who watches the ruleset would have to look at it again
+        return False  # nothing is written: everybody who watches the ruleset would have to look at it again
     batch = Batch(Family.IPV4)
     for rule in present:
         batch.delete_rule(_TABLE, rule.chain, rule.handle)
@@ -54,6 +54,7 @@ def _replace(nftables: NftablesSocket, mark: str, target: str | None, bridges: S
         for comment, match in wanted.items():
             batch.add_rule(_TABLE, target, match, accept, comment=comment, first=True)
     nftables.commit(batch)
+    return True
 
 
 def _wanted(mark: str, bridges: Sequence[str]) -> dict[str, bytes]:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from sampan.errors import Conflict, SampanError
+from sampan.linux import xtables
 from sampan.linux.netlink import NetlinkError
 from sampan.linux.netlink_conntrack import forget_flows
 from sampan.linux.nftables import Batch, NftablesSocket
 from sampan.network import reservation, rules
-from sampan.network.firewall import host_filters_input
+from sampan.network.firewall import nftables_filter_input
 from sampan.network.model import NetworkSpec, PortBinding, PublishMode
 from sampan.network.relay_client import RelayClient
 
@@ -32,6 +33,11 @@ class _Active:
     held: socket.socket | None
     served: bool
     relay: int | None = None
+
+    @property
+    def may_change(self) -> bool:
+        """Between NAT and the relay: IPv6 is always relayed."""
+        return not reservation.is_ipv6(self.binding.host_address)
 
     def element(self) -> rules.MapElement | None:
         return None if self.served else rules.port_element(self.address, self.binding)
@@ -53,6 +59,7 @@ class PublishedPorts:
         self._next = reservation.EPHEMERAL.start
         self._generation: int | None = None
         self._filtered = False
+        self._handle: int | None = None  # of our table, as we wrote it
 
     @property
     def relay_process(self) -> int | None:
@@ -130,21 +137,22 @@ class PublishedPorts:
             batch = Batch(rules.FAMILY)
             rules.write_table(batch, self._table, self._networks, _elements([*self._everything(), *also]))
             self._commit(batch)
+            self._handle = self._nftables.table_handle(rules.FAMILY, self._table)
 
-    def refresh(self) -> None:
-        """Look at the host's rules again: has somebody removed our table, or begun or ceased to filter input?"""
+    def refresh(self) -> tuple[str, ...]:
+        """Has somebody removed our table, or begun or ceased to filter input? Returns what was mended, in words."""
         with self._lock:
-            before = self._filtered
-            if self._nftables.generation() == self._generation:
-                return
-            changed = self._mode is PublishMode.AUTO and self._by_relay() != before
-            if changed and self._active:
+            by_relay = self._by_relay()
+            if any(active.served is not by_relay and active.may_change for active in self._everything()):
                 published: dict[str, list[PortBinding]] = {}
                 for active in self._everything():
                     published.setdefault(active.address, []).append(active.binding)
                 self.restore(self._networks, published)
-            elif (rules.FAMILY, self._table) not in self._nftables.tables(rules.FAMILY):
+                return (f"ports are now published by {'the relay' if by_relay else 'NAT'}",)
+            if self._nftables.table_handle(rules.FAMILY, self._table) != self._handle:
                 self.write_rules(self._networks)
+                return (f"table {self._table} is written anew",)
+            return ()
 
     def _everything(self) -> list[_Active]:
         return [active for group in self._active.values() for active in group]
@@ -180,9 +188,9 @@ class PublishedPorts:
             return self._mode is PublishMode.RELAY
         generation = self._nftables.generation()
         if generation != self._generation:
-            self._filtered = host_filters_input(self._nftables)
+            self._filtered = nftables_filter_input(self._nftables)
             self._generation = generation
-        return self._filtered
+        return self._filtered or xtables.input_can_drop()
 
     def _reserve(
         self, address: str, binding: PortBinding, by_relay: bool, ipv6: bool, also: Sequence[_Active]

@@ -1,0 +1,101 @@
+"""Keeping a host's networks whole: when somebody else changes the nftables ruleset, look whether ours suffered.
+
+The kernel tells of every transaction of others. The first one starts a short wait, in which the rest of a
+firewall's reload happens too; then one look follows, in a thread. However much is changed, there are no more
+than a few looks in a second. Changes of the legacy iptables are told to nobody: where it is in use, we look at
+intervals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from sampan.errors import SampanError
+from sampan.linux import xtables
+from sampan.linux.nftables_events import RulesetEvents
+from sampan.network.host import NetworkHost
+
+_log = logging.getLogger(__name__)
+
+DELAY = 0.2  # seconds from the first change of others until we look
+LEGACY_INTERVAL = 30.0  # seconds between looks where the legacy iptables is in use
+_RETRY = 2.0  # seconds until we look again after a failure
+_ATTEMPTS = 5
+
+
+class RulesetWatch:
+    """Calls `NetworkHost.refresh` when there is reason to. Use it from the event loop's thread only."""
+
+    def __init__(
+        self, host: NetworkHost, *, delay: float = DELAY, legacy_interval: float = LEGACY_INTERVAL
+    ) -> None:
+        self._host = host
+        self._delay = delay
+        self._legacy_interval = legacy_interval
+        self._events: RulesetEvents | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+
+    def start(self) -> None:
+        """Begin to listen, in the network namespace of this thread. Raises OSError."""
+        self._events = RulesetEvents(self._host.netlink_port)
+        self._listen(self._events)
+        self._task = asyncio.get_running_loop().create_task(self._run(self._events))
+
+    async def close(self) -> None:
+        """Stop; a look that is under way is waited for. Idempotent."""
+        events, task = self._events, self._task
+        self._events = self._task = None
+        if events is None or task is None:
+            return
+        asyncio.get_running_loop().remove_reader(events.fileno())
+        events.close()
+        self._wake.set()
+        await task
+
+    def _listen(self, events: RulesetEvents) -> None:
+        asyncio.get_running_loop().add_reader(events.fileno(), self._heard, events)
+
+    def _heard(self, events: RulesetEvents) -> None:
+        """No more of it until we look: what comes meanwhile stays in the socket's buffer, or is dropped there."""
+        asyncio.get_running_loop().remove_reader(events.fileno())
+        self._wake.set()
+
+    async def _run(self, events: RulesetEvents) -> None:
+        while self._events is events:
+            heard = await self._wait(self._legacy_interval)
+            if heard:
+                await self._wait(self._delay)
+            elif not xtables.in_use():
+                continue
+            if self._events is events:
+                events.drain()  # before looking: what comes after this is heard of again
+                await self._look(events)
+            if heard and self._events is events:
+                self._listen(events)
+
+    async def _wait(self, seconds: float) -> bool:
+        """Until something is heard, or we are closed; False when the time was up first."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        if self._events is not None:
+            self._wake.clear()
+        return True
+
+    async def _look(self, events: RulesetEvents) -> None:
+        for _ in range(_ATTEMPTS):
+            try:
+                mended = await asyncio.to_thread(self._host.refresh)
+            except (SampanError, OSError) as exc:
+                _log.warning("the host's nftables rules were changed, and looking at them failed: %s", exc)
+                await self._wait(_RETRY)
+                if self._events is not events:
+                    return
+                continue
+            for what in mended:
+                _log.warning("the host's nftables rules were changed by another program: %s", what)
+            return

@@ -1,0 +1,214 @@
+"""What other programs do to the host's rules is noticed and mended without any call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+
+import pytest
+
+from sampan.linux.nftables import Batch, Family, NftablesSocket
+from sampan.linux.nftables_events import RulesetEvents
+from sampan.network.model import PortBinding
+from sampan.network.watch import RulesetWatch
+
+pytestmark = pytest.mark.root
+
+REJECT = "iptables-{} {} INPUT -i uplink -p tcp --dport 8080 -j REJECT"
+
+
+class Watched:
+    """A watch on an event loop of the engine's namespace, and a count of its looks."""
+
+    def __init__(self, world, host, **options):
+        self.looks = 0
+        self.looked = threading.Condition()
+        self._refresh = host.refresh
+        host.refresh = self._counted
+        self._loop = asyncio.new_event_loop()
+        self._thread = world.engine.run(self._start)
+        self._watch = RulesetWatch(host, **options)
+        self._loop.call_soon_threadsafe(self._watch.start)
+        self._wait(asyncio.sleep(0))
+
+    def _counted(self):
+        try:
+            return self._refresh()
+        finally:
+            with self.looked:
+                self.looks += 1
+                self.looked.notify_all()
+
+    def _start(self):
+        thread = threading.Thread(target=self._loop.run_forever)
+        thread.start()
+        return thread
+
+    def _wait(self, coroutine):
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+
+    def expect_look(self, after):
+        with self.looked:
+            assert self.looked.wait_for(lambda: self.looks > after, 5), "nobody looked"
+
+    def is_quiet(self, seconds):
+        with self.looked:
+            before = self.looks
+            return not self.looked.wait_for(lambda: self.looks > before, seconds)
+
+    def close(self):
+        self._wait(self._watch.close())
+        self._wait(self._watch.close())
+        self._wait(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.fixture
+def watch(world):
+    made = []
+
+    def begin(host=None, **options):
+        made.append(Watched(world, host or world.host, **options))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def web(world):
+    container = world.container(world.network())
+    container.serve_tcp(80, "web")
+    world.publish(container, PortBinding(80, host_address="0.0.0.0", host_port=8080))
+    return container
+
+
+def change(world, command, watched):
+    """Somebody's change, and the look that must follow it."""
+    before = watched.looks
+    world.engine.command("sh", "-c", command)
+    watched.expect_look(before)
+
+
+def eventually(condition):
+    """A change may take several transactions, and the first look come between them."""
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+
+
+def answer(world, port=8080):
+    try:
+        return world.outside.ask_tcp(world.ADDRESS, port, timeout=0.4)
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "nft flush ruleset",
+        "nft delete table ip sampan-one",
+        # As a service that loads rules which somebody has saved at an earlier time.
+        "nft list ruleset | sed 's/elements = .*//' > $SAVED; nft flush ruleset; nft -f $SAVED",
+    ],
+)
+def test_published_ports_work_again_after_the_ruleset_was_flushed_or_replaced(
+    world, web, watch, damage, tmp_path, caplog
+):
+    watched = watch()
+    with caplog.at_level(logging.WARNING, "sampan.network"):
+        change(world, damage.replace("$SAVED", str(tmp_path / "saved")), watched)
+        eventually(lambda: answer(world) == "web 192.0.2.1 hello")
+        eventually(lambda: "table sampan-one is written anew" in caplog.text)
+
+
+def test_a_firewall_that_comes_is_obeyed_and_forgotten_when_it_goes(world, web, watch):
+    watched = watch()
+    change(world, REJECT.format("nft", "-A"), watched)
+    eventually(lambda: not answer(world))
+    assert world.engine.ask_tcp("127.0.0.1", 8080).startswith("web ")
+    change(world, REJECT.format("nft", "-D"), watched)
+    eventually(lambda: answer(world) == "web 192.0.2.1 hello")
+
+
+def test_a_port_published_after_the_firewall_came_does_not_hide_those_from_before(world, web):
+    world.engine.command("sh", "-c", REJECT.format("nft", "-A"))
+    world.publish(web, PortBinding(80, host_address="0.0.0.0", host_port=8081))
+    world.engine.run(world.host.refresh)
+    assert not world.outside.can_reach(world.ADDRESS, 8080)
+    assert world.outside.ask_tcp(world.ADDRESS, 8081) == "web 10.213.1.1 hello"
+
+
+def test_the_legacy_iptables_which_tells_nobody_is_looked_at_from_time_to_time(world, web, watch):
+    watched = watch(legacy_interval=0.1)
+    change(world, REJECT.format("legacy", "-A"), watched)
+    eventually(lambda: not answer(world))
+    assert world.engine.ask_tcp("127.0.0.1", 8080).startswith("web ")
+    world.engine.command("sh", "-c", REJECT.format("legacy", "-D"))
+    eventually(lambda: answer(world) == "web 192.0.2.1 hello")
+
+
+def test_a_new_forward_policy_drop_is_passed(world, web, watch):
+    watched = watch()
+    change(world, "iptables-nft -P FORWARD DROP", watched)
+    eventually(lambda: answer(world) == "web 192.0.2.1 hello")
+
+
+def test_a_storm_of_changes_causes_few_looks_and_our_own_changes_none(world, web, watch):
+    watched = watch()
+    begin = time.monotonic()
+    world.engine.run(lambda: storm(3000))
+    watched.expect_look(0)
+    assert watched.looks <= 2 + (time.monotonic() - begin) / 0.2
+    world.engine.command("nft", "flush", "ruleset")
+    eventually(lambda: answer(world) == "web 192.0.2.1 hello")
+
+    def ours():
+        port = world.host.netlink_port
+        events = RulesetEvents(port)
+        bindings = world.host.publish(web.address, [PortBinding(80, host_address="0.0.0.0")])
+        world.host.unpublish(web.address, bindings)
+        heard = [events.drain()]
+        storm(1)
+        heard.append(events.drain())
+        events.close()
+        return heard
+
+    assert world.engine.run(ours) == [False, True]
+
+
+def storm(number):
+    with NftablesSocket() as nftables:
+        for count in range(number):
+            batch = Batch(Family.IPV4)
+            batch.add_table(f"storm-{count}")
+            nftables.commit(batch)
+
+
+def test_two_engines_that_mend_come_to_rest(world, web, watch):
+    other = world.start_engine("two")
+    watches = [watch(), watch(other)]
+    before = [one.looks for one in watches]
+    world.engine.command("sh", "-c", "iptables-nft -P FORWARD DROP; nft flush table ip sampan-two")
+    for one, looks in zip(watches, before, strict=True):
+        one.expect_look(looks)
+    eventually(lambda: all(one.is_quiet(1.0) for one in watches))  # five times the wait before a look
+    assert answer(world) == "web 192.0.2.1 hello"
+
+
+def test_closing_leaves_neither_descriptor_nor_thread(world, watch):
+    def count():
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    before = count()
+    watched = Watched(world, world.host)
+    change(world, "nft add table ip x", watched)
+    watched.close()
+    assert count() == before

@@ -1,0 +1,43 @@
+"""The socket filter of ruleset events, run by a small interpreter of classic BPF (linux/filter.h)."""
+
+from __future__ import annotations
+
+import struct
+import sys
+
+import pytest
+
+from sampan.linux.nftables_events import _filter
+
+pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="the messages are little-endian")
+
+
+def accepts(program, packet):
+    instructions = list(struct.iter_unpack("=HBBI", program))
+    accumulator = position = 0
+    while True:
+        code, jump_true, jump_false, value = instructions[position]
+        position += 1
+        if code == 0x28:  # ldh [k]
+            (accumulator,) = struct.unpack_from("!H", packet, value)
+        elif code == 0x20:  # ld [k]
+            (accumulator,) = struct.unpack_from("!I", packet, value)
+        elif code == 0x15:  # jeq #k
+            position += jump_true if accumulator == value else jump_false
+        else:
+            assert code == 0x06  # ret #k
+            return value > 0
+
+
+def message(kind, port):
+    return struct.pack("<IHHII", 20, kind, 0, 7, port) + bytes(4)
+
+
+@pytest.mark.parametrize("own", [1, 0x12345678, 0xFFFF8001])
+def test_only_ends_of_transactions_of_others_pass(own):
+    program = _filter(own)
+    assert accepts(program, message(0x0A0F, own ^ 1))
+    assert accepts(program, message(0x0A0F, 0))
+    assert not accepts(program, message(0x0A0F, own))
+    assert not accepts(program, message(0x0A00, own ^ 1))  # a new table
+    assert not accepts(program, message(0x010F, own ^ 1))  # of another subsystem
