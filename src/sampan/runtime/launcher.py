@@ -36,6 +36,7 @@ from sampan.runtime.messages import (
     ReleaseLayersCall,
 )
 from sampan.runtime.overlay import LayerMounts, open_directory_root
+from sampan.runtime.rehearsal import rehearse
 from sampan.runtime.sealing import ensure_sealed
 from sampan.runtime.shim import Given, Job, container_job, exec_job, run_shim
 
@@ -177,6 +178,7 @@ def main(log_factory: LogFactory, arguments: list[str] | None = None) -> int:
         process.set_name("sampan-launcher")
         process.remember_title_area()
         forget_inherited_signals()
+        rehearse(Path(given[1]) / "rehearsal", log_factory)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         # Ctrl-C at the daemon's terminal ends the daemon, and that ends us in order.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

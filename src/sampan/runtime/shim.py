@@ -200,8 +200,9 @@ def detach_process() -> None:
         os.dup2(null, number)
     os.close(null)
     # As prctl would, but without touching what ctypes needs: that stays shared with the launcher.
-    with open("/proc/self/comm", "wb", buffering=0) as name:
-        name.write(b"sampan-shim")
+    name = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    os.write(name, b"sampan-shim")
+    os.close(name)
 
 
 class Shim:
@@ -244,6 +245,14 @@ class Shim:
         while self._streams.busy:
             if not self._loop.run_once(LINGER):
                 self._streams.drop_clients()
+
+    def close(self) -> None:
+        """After `serve`, when the end of the shim's process does not do it."""
+        for connection in self._connections.values():
+            connection.close()
+        os.close(self._directory)
+        os.close(self._pidfd)
+        self._loop.close()
 
     # Making the process.
 
