@@ -124,7 +124,8 @@ def test_create_sends_the_same_container(recording: Any, place: Path, line: str)
     expected = significant(json.loads(theirs["body"]))
     given = significant(json.loads(ours["body"]))
     for body in (given, expected):
-        # Docker's client keeps these in a map: their order is by chance.
+        # Docker's client keeps these in a map: their order is by chance (seen for Env, too).
+        body["Env"] = sorted(body.get("Env") or ())
         for name, key in (("Ulimits", "Name"), ("Binds", None)):
             if name in body["HostConfig"]:
                 body["HostConfig"][name].sort(key=lambda item, key=key: item[key] if key else item)
