@@ -141,7 +141,7 @@ async def create(engine: Engine, request: Request) -> AnyResponse:
     source = request.get("fromSrc")
     if source:
         return await _import(engine, request, source)
-    reference = named(request.get("fromImage"), request.get("tag"))
+    reference = named(request.get("fromImage"), request.get("tag"), default=False)
     progress = engine.images.pull(reference, request.get("platform"), credentials(registry_auth(request)))
     return StreamingResponse(progress_lines(progress))
 
@@ -163,8 +163,8 @@ async def _import(engine: Engine, request: Request, source: str) -> AnyResponse:
     return Response(200, msgspec.json.encode({"status": image_id}) + b"\r\n")
 
 
-def named(name: str, tag: str) -> Reference:
-    """The reference of a name with the tag or digest given beside it."""
+def named(name: str, tag: str, *, default: bool = True) -> Reference:
+    """The reference of a name with the tag or digest given beside it; without either "latest" by `default`."""
     if tag.startswith("sha256:"):
         parsed = parse_reference(name)
         return Reference(parsed.domain, parsed.path, None, parse_digest(tag))
@@ -173,11 +173,12 @@ def named(name: str, tag: str) -> Reference:
         if parsed.tag is not None or parsed.digest is not None:
             return parsed
         return parse_reference(f"{name}:{tag}")
-    return parse_reference(name).with_default_tag()
+    parsed = parse_reference(name)
+    return parsed.with_default_tag() if default else parsed
 
 
 async def push(engine: Engine, request: Request) -> AnyResponse:
-    reference = named(request.match["name"], request.get("tag"))
+    reference = named(request.match["name"], request.get("tag"), default=False)
     progress = engine.images.push(reference, credentials(registry_auth(request)))
     return StreamingResponse(progress_lines(progress))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -26,7 +27,7 @@ from sampan.registry.client import RegistryClient
 from sampan.registry.config import Credentials, RegistryConfig
 from sampan.registry.platforms import parse_platform
 from sampan.registry.progress import Progress
-from sampan.registry.pull import pull
+from sampan.registry.pull import pull, pull_all
 from sampan.registry.push import push
 from sampan.storage.archive import load_archive, save_archive
 from sampan.storage.image_model import DiskUsage, HistoryItem, Image, Removal, Use
@@ -126,13 +127,28 @@ class Images:
         return RegistryClient(domain, self.config, credentials)
 
     def pull(self, reference: Reference, platform: str, credentials: Credentials) -> AsyncIterator[Progress]:
-        """Giving the iteration up cancels the pull; what has arrived is kept for the next."""
+        """Without a tag or digest: every tag of the repository.
+
+        Giving the iteration up cancels the pull; what has arrived is kept for the next.
+        """
         wanted = platform_of(platform)
 
-        def work(report: Report[Progress], cancelled: threading.Event) -> None:
-            self.pull_now(reference, wanted, credentials, report, cancelled)
+        def work(report: Report[Progress], cancelled: threading.Event) -> Sequence[Reference]:
+            if reference.tag is not None or reference.digest is not None:
+                self.pull_now(reference, wanted, credentials, report, cancelled)
+                return [reference]
+            with self._client(reference, credentials) as client:
+                return pull_all(
+                    client,
+                    reference,
+                    self.store,
+                    platform=wanted,
+                    report=report,
+                    cancelled=cancelled,
+                    parallel=self._settings.max_concurrent_downloads,
+                )
 
-        return self._announced("pull", reference, ReportedWork(work))
+        return self._announced("pull", work)
 
     def pull_now(
         self,
@@ -142,9 +158,8 @@ class Images:
         report: Callable[[Progress], None],
         cancelled: threading.Event,
     ) -> Image:
-        """The same in this thread, for the builder."""
-        client = self.client(reference.domain, credentials)
-        try:
+        """One image (tag "latest" if none) in this thread, for the builder."""
+        with self._client(reference, credentials) as client:
             return pull(
                 client,
                 reference,
@@ -154,40 +169,63 @@ class Images:
                 cancelled=cancelled,
                 parallel=self._settings.max_concurrent_downloads,
             )
+
+    @contextlib.contextmanager
+    def _client(self, reference: Reference, credentials: Credentials) -> Iterator[RegistryClient]:
+        client = self.client(reference.domain, credentials)
+        try:
+            yield client
         finally:
             client.close()
 
     def push(self, reference: Reference, credentials: Credentials) -> AsyncIterator[Progress]:
-        reference = reference.with_default_tag()
-        image = self.store.find(str(reference))
-        if image is None:
+        """Without a tag: every tag of the repository that is here."""
+
+        def work(report: Report[Progress], cancelled: threading.Event) -> Sequence[Reference]:
+            report(Progress(f"The push refers to repository [{reference.name}]"))
+            chosen = self._pushed(reference)
+            with self._client(reference, credentials) as client:
+                for name, image in chosen:
+                    push(
+                        client,
+                        name,
+                        image,
+                        self.store,
+                        report=report,
+                        cancelled=cancelled,
+                        parallel=self._settings.max_concurrent_uploads,
+                    )
+            return [name for name, _ in chosen]
+
+        return self._announced("push", work)
+
+    def _pushed(self, reference: Reference) -> builtins.list[tuple[Reference, Image]]:
+        """Raises `NotFound` in Docker's words."""
+        here = [
+            (tag, image) for image in self.store.list() for tag in image.tags if tag.name == reference.name
+        ]
+        chosen = [one for one in here if reference.tag in (None, one[0].tag)]
+        if not here:
             raise NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
-
-        def work(report: Report[Progress], cancelled: threading.Event) -> None:
-            client = self.client(reference.domain, credentials)
-            try:
-                push(
-                    client,
-                    reference,
-                    image,
-                    self.store,
-                    report=report,
-                    cancelled=cancelled,
-                    parallel=self._settings.max_concurrent_uploads,
-                )
-            finally:
-                client.close()
-
-        return self._announced("push", reference, ReportedWork(work))
+        if not chosen:
+            raise NotFound(f"tag does not exist: {reference.familiar}")
+        return sorted(chosen, key=lambda one: str(one[0]))
 
     async def _announced(
-        self, action: str, reference: Reference, work: ReportedWork[Progress]
+        self, action: str, work: Callable[[Report[Progress], threading.Event], Sequence[Reference]]
     ) -> AsyncIterator[Progress]:
-        async for progress in work:
+        """The work's reports; events for the names that it returns follow."""
+        names: builtins.list[Reference] = []
+
+        def noted(report: Report[Progress], cancelled: threading.Event) -> None:
+            names.extend(work(report, cancelled))
+
+        async for progress in ReportedWork(noted):
             yield progress
-        image = self.store.find(str(reference.with_default_tag()))
-        if image is not None:
-            self._announce(action, image.id, reference.with_default_tag().familiar)
+        for name in names:
+            image = self.store.find(str(name.with_default_tag()))
+            if image is not None:
+                self._announce(action, image.id, name.with_default_tag().familiar)
 
     async def login(self, address: str, credentials: Credentials) -> str:
         """Check the credentials; the identity token that the registry gives for them, or ""."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
 from sampan.errors import Denied, Invalid, NotFound, SampanError, Unavailable
 from sampan.oci.reference import Reference
 
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_NEXT = re.compile(r'<([^>]*)>\s*;[^,]*\brel="?next"?')
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
 
 
@@ -35,6 +38,8 @@ def read_error(status: int, raw: bytes, what: str, reference: Reference) -> Samp
     words = _words(items)
     if status == 404 and "manifest" in what and not any(one.code == "NAME_UNKNOWN" for one in items):
         return NotFound(f"{what} not found: {words or 'manifest unknown: manifest unknown'}")
+    if status == 404 and "repository" in what:
+        return NotFound(f"{what} not found: {words or 'name unknown: repository name not known to registry'}")
     if status in (401, 403) or (status == 404 and any(one.code == "NAME_UNKNOWN" for one in items)):
         return Denied(
             f"pull access denied for {reference.familiar_name}, repository does not exist or may require "
@@ -63,6 +68,35 @@ def _words(items: tuple[ErrorItem, ...]) -> str:
 def _failure(status: int, words: str, what: str) -> SampanError:
     text = f"{what}: the registry answers with HTTP status {status} {words}".rstrip()
     return Unavailable(text) if status >= 500 or status == 429 else Invalid(text)
+
+
+class _Tags(msgspec.Struct):
+    tags: tuple[str, ...] | None = None
+
+
+def parse_tags(raw: bytes) -> tuple[str, ...]:
+    """The answer of /tags/list. Raises `Invalid`, also for what can't be a tag."""
+    try:
+        tags = msgspec.json.decode(raw, type=_Tags).tags or ()
+    except msgspec.MsgspecError as error:
+        raise Invalid(f"the registry's list of tags is malformed: {error}") from error
+    for tag in tags:
+        if not _TAG.fullmatch(tag):
+            raise Invalid(f"the registry's list of tags has {tag[:200]!r}, which is no tag")
+    return tags
+
+
+def next_page(link: str, current: str) -> str:
+    """Path and query of the next page that a Link header names (RFC 8288), "" when there is none.
+
+    Only the query is another one: the page is a part of the same list, on the same registry.
+    """
+    found = _NEXT.search(link)
+    if found is None:
+        return ""
+    target, here = urlsplit(urljoin(current, found[1])), urlsplit(current)
+    path = here.path[here.path.find("/v2/") :]
+    return f"{path}?{target.query}" if target.query else ""
 
 
 def received(header: str, sent: int, size: int) -> int | None:

@@ -19,7 +19,7 @@ from sampan.oci import media
 from sampan.oci.digest import Digest, digest_of, parse_digest
 from sampan.oci.manifest import MAX_MANIFEST_SIZE, Descriptor
 from sampan.oci.reference import Reference
-from sampan.registry.answers import read_error, write_error
+from sampan.registry.answers import next_page, parse_tags, read_error, write_error
 from sampan.registry.config import (
     Credentials,
     RegistryConfig,
@@ -27,7 +27,8 @@ from sampan.registry.config import (
     origin_endpoints,
     registry_host,
 )
-from sampan.registry.transport import Cancel, Cancelled, Transport, describe, pause
+from sampan.registry.failures import describe
+from sampan.registry.transport import Cancel, Cancelled, Transport, pause
 from sampan.registry.upload import BlobSource, BlobUpload
 
 T = TypeVar("T")
@@ -36,6 +37,8 @@ CHUNK = 1 << 20
 """Bytes read from the network at a time."""
 BLOB_ATTEMPTS = 6
 """Attempts without a single new byte after which a download is given up."""
+
+MAX_TAG_PAGES = 1000
 
 _ACCEPT = ", ".join(
     (media.OCI_INDEX, media.OCI_MANIFEST, media.DOCKER_LIST, media.DOCKER_MANIFEST, "*/*;q=0.1")
@@ -138,7 +141,7 @@ class RegistryClient:
                 self._fetch_some(transport, reference, descriptor, sink, cancelled)
                 reason = "the connection was closed too early"
             except (HTTPError, OSError) as error:
-                reason = describe(error)
+                reason = describe(error, transport.endpoint.host)
             if sink.offset >= descriptor.size:
                 return
             failures = 0 if sink.offset > before else failures + 1
@@ -200,6 +203,26 @@ class RegistryClient:
         )
         header = response.headers.get("Docker-Content-Digest", "")
         return parse_digest(header) if response.status == 200 and header else None
+
+    def tags(self, reference: Reference, cancelled: Cancelled = _never) -> tuple[str, ...]:
+        """All tags of the repository, as the registry orders them. Raises `NotFound`, `Denied`, `Invalid`, ..."""
+        return self._read(lambda transport: self._tags_at(transport, reference, cancelled))
+
+    def _tags_at(self, transport: Transport, reference: Reference, cancelled: Cancelled) -> tuple[str, ...]:
+        path = f"/v2/{reference.path}/tags/list"
+        found: dict[str, None] = {}
+        for _ in range(MAX_TAG_PAGES):
+            answer = transport.request("GET", path, scope=_pull_scope(reference), cancelled=cancelled)
+            if answer.status != 200:
+                raise read_error(
+                    answer.status, answer.data, f"repository {reference.familiar_name}", reference
+                )
+            found.update(dict.fromkeys(parse_tags(answer.data)))
+            following = next_page(answer.headers.get("Link", ""), transport.url + path)
+            if not following:
+                return tuple(found)
+            path = following
+        raise Invalid(f"the list of tags of {reference.familiar_name} does not end")
 
     # Writing
 

@@ -25,7 +25,7 @@ def parse_platform(text: str) -> Platform:
     return Platform(parts[1], parts[0], parts[2] if len(parts) == 3 else None)
 
 
-def choose(index: Index, wanted: Platform, name: str) -> Descriptor:
+def choose(index: Index, wanted: Platform) -> Descriptor:
     """The first manifest whose platform `wanted` can run, the best variant first. Raises `NotFound`."""
     variant = wanted.variant or _DEFAULT_VARIANT.get(wanted.architecture, "")
     order = _VARIANTS.get(wanted.architecture, {}).get(variant, (variant, ""))
@@ -40,4 +40,4 @@ def choose(index: Index, wanted: Platform, name: str) -> Descriptor:
                 return descriptor
     if len(index.manifests) == 1 and index.manifests[0].platform is None:
         return index.manifests[0]
-    raise NotFound(f"no matching manifest for {wanted} in the manifest list entries of {name}")
+    raise NotFound(f"no matching manifest for {wanted} in the manifest list entries")

@@ -39,7 +39,6 @@ _LAYER_TYPES = frozenset(
 class _Wanted:
     """What the registry says the image is."""
 
-    named: FetchedManifest
     manifest: FetchedManifest
     parsed: Manifest
     config_raw: bytes
@@ -60,14 +59,53 @@ def pull(
     the layers stays for the next try, nothing half-made gets a name.
     """
     reference = reference.with_default_tag()
-    report(Progress(f"Pulling from {reference.path}", reference.tag or str(reference.digest)))
-    wanted = _describe(client, reference, platform, cancelled)
+    work = _LayerPull(client, reference, images, report, cancelled)
+    image, fresh = _pull_one(work, reference, platform, parallel)
+    report(_status(reference, fresh=fresh))
+    return image
+
+
+def pull_all(
+    client: RegistryClient,
+    repository: Reference,
+    images: ImageStore,
+    *,
+    platform: Platform,
+    report: Report,
+    cancelled: threading.Event,
+    parallel: int = 3,
+) -> tuple[Reference, ...]:
+    """Pull every tag of a repository, one after the other; the tags. Raises like `pull`, at the first that fails."""
+    pulled = []
+    fresh = False
+    for tag in client.tags(repository, cancelled.is_set):
+        reference = replace(repository, tag=tag)
+        work = _LayerPull(client, reference, images, report, cancelled)
+        fresh |= _pull_one(work, reference, platform, parallel)[1]
+        pulled.append(reference)
+    report(_status(repository, fresh=fresh))
+    return tuple(pulled)
+
+
+def _status(reference: Reference, *, fresh: bool) -> Progress:
+    what = "Downloaded newer image" if fresh else "Image is up to date"
+    return Progress(f"Status: {what} for {reference.familiar}")
+
+
+def _pull_one(
+    work: _LayerPull, reference: Reference, platform: Platform, parallel: int
+) -> tuple[Image, bool]:
+    """The image, and whether the name is new for it."""
+    images = work.images
+    named = work.client.resolve(reference, work.stopped)
+    work.report(Progress(f"Pulling from {reference.path}", reference.tag or reference.familiar))
+    wanted = _describe(work, named, platform)
     layers = wanted.parsed.layers
     diff_ids = wanted.config.rootfs.diff_ids
     with images.hold((*diff_ids, *(layer.digest for layer in layers))):
-        _pull_layers(_LayerPull(client, reference, images, report, cancelled), diff_ids, layers, parallel)
-        digest_name = replace(reference, tag=None, digest=wanted.named.descriptor.digest)
-        known = images.find(str(reference))
+        _pull_layers(work, diff_ids, layers, parallel, known=images.has(digest_of(wanted.config_raw)))
+        digest_name = replace(reference, tag=None, digest=named.descriptor.digest)
+        before = images.find(str(reference))
         image = images.register(
             wanted.config_raw,
             manifest_raw=wanted.manifest.raw,
@@ -76,26 +114,17 @@ def pull(
             names=(digest_name, *(() if reference.tag is None else (replace(reference, digest=None),))),
             repository=reference.name,
         )
-    report(Progress(f"Digest: {wanted.named.descriptor.digest}"))
-    fresh = known is None or known.id != image.id
-    report(
-        Progress(
-            f"Status: Downloaded newer image for {reference.familiar}"
-            if fresh
-            else f"Status: Image is up to date for {reference.familiar}"
-        )
-    )
-    return image
+    work.report(Progress(f"Digest: {named.descriptor.digest}"))
+    return image, before is None or before.id != image.id
 
 
-def _describe(
-    client: RegistryClient, reference: Reference, platform: Platform, cancelled: threading.Event
-) -> _Wanted:
-    named = manifest = client.resolve(reference, cancelled.is_set)
+def _describe(work: _LayerPull, named: FetchedManifest, platform: Platform) -> _Wanted:
+    client, reference = work.client, work.reference
+    manifest = named
     parsed = parse_manifest(named.raw, named.descriptor.media_type)
     if isinstance(parsed, Index):
-        chosen = choose(parsed, platform, reference.familiar)
-        manifest = client.fetch_manifest(reference, chosen.digest, cancelled.is_set)
+        chosen = choose(parsed, platform)
+        manifest = client.fetch_manifest(reference, chosen.digest, work.stopped)
         inner = parse_manifest(manifest.raw, manifest.descriptor.media_type)
         if isinstance(inner, Index):
             raise Invalid(f"{reference.familiar}: the index names another index, which is not supported")
@@ -105,14 +134,14 @@ def _describe(
     for layer in parsed.layers:
         if layer.media_type not in _LAYER_TYPES:
             raise Invalid(f"{reference.familiar}: layers of media type {layer.media_type} are not supported")
-    config_raw = _fetch_config(client, reference, parsed.config, cancelled)
+    config_raw = _fetch_config(work, parsed.config)
     config = parse_image_config(config_raw)
     if len(config.rootfs.diff_ids) != len(parsed.layers):
         raise Invalid(
             f"{reference.familiar}: the manifest has {len(parsed.layers)} layers, "
             f"the configuration {len(config.rootfs.diff_ids)}"
         )
-    return _Wanted(named, manifest, parsed, config_raw, config)
+    return _Wanted(manifest, parsed, config_raw, config)
 
 
 class _MemorySink:
@@ -135,13 +164,14 @@ class _MemorySink:
         self.data.clear()
 
 
-def _fetch_config(
-    client: RegistryClient, reference: Reference, descriptor: Descriptor, cancelled: threading.Event
-) -> bytes:
+def _fetch_config(work: _LayerPull, descriptor: Descriptor) -> bytes:
+    client, reference = work.client, work.reference
+    if work.images.has(descriptor.digest):
+        return work.images.get(descriptor.digest).config_raw
     if descriptor.size > MAX_CONFIG_SIZE:
         raise Invalid(f"{reference.familiar}: a configuration of {descriptor.size} bytes is too large")
     sink = _MemorySink(descriptor.size)
-    client.fetch_blob(reference, descriptor, sink, cancelled.is_set)
+    client.fetch_blob(reference, descriptor, sink, work.stopped)
     raw = bytes(sink.data)
     if digest_of(raw) != descriptor.digest:
         raise Invalid(
@@ -151,7 +181,7 @@ def _fetch_config(
 
 
 class _LayerPull:
-    """Downloads single layers; what `_pull_layers` hands to its threads."""
+    """One image's download: where from, where to, and of single layers what `_pull_layers` hands to its threads."""
 
     def __init__(
         self,
@@ -161,9 +191,9 @@ class _LayerPull:
         report: Report,
         cancelled: threading.Event,
     ) -> None:
-        self._client = client
-        self._reference = reference
-        self._images = images
+        self.client = client
+        self.reference = reference
+        self.images = images
         self.report = report
         self._given_up = threading.Event()
         self._cancelled = cancelled
@@ -176,26 +206,26 @@ class _LayerPull:
         return self._cancelled.is_set() or self._given_up.is_set()
 
     def present(self, diff_id: Digest, descriptor: Descriptor) -> bool:
-        return self._images.layers.has(diff_id) and self._images.content.has(descriptor.digest)
+        return self.images.layers.has(diff_id) and self.images.content.has(descriptor.digest)
 
     def fetch(self, diff_id: Digest, descriptor: Descriptor) -> None:
         """Download one layer, going on from what an earlier download has left."""
-        kept = self._images.content.partials().get(descriptor.digest, 0)
+        kept = self.images.content.partials().get(descriptor.digest, 0)
         try:
             self._fetch(diff_id, descriptor)
         except Invalid:
             # What was kept may be damaged (the host crashed while it was written): once more, from the start.
             if not kept:
                 raise
-            self._images.content.drop_partial(descriptor.digest)
+            self.images.content.drop_partial(descriptor.digest)
             self._fetch(diff_id, descriptor)
 
     def _fetch(self, diff_id: Digest, descriptor: Descriptor) -> None:
         short = hex_of(descriptor.digest)[:12]
-        with self._images.content.ingest(descriptor.digest, descriptor.size, cancelled=self.stopped) as blob:
-            with _Tee(blob, self._images.layers, descriptor, diff_id) as tee:
+        with self.images.content.ingest(descriptor.digest, descriptor.size, cancelled=self.stopped) as blob:
+            with _Tee(blob, self.images.layers, descriptor, diff_id) as tee:
                 tee.take_up(Transfer(self.report, "Downloading", short, descriptor.size).at)
-                self._client.fetch_blob(self._reference, descriptor, tee, self.stopped)
+                self.client.fetch_blob(self.reference, descriptor, tee, self.stopped)
                 self.report(Progress("Verifying Checksum", short))
                 blob.commit()
                 self.report(Progress("Download complete", short))
@@ -265,10 +295,19 @@ class _Tee:
 
 
 def _pull_layers(
-    work: _LayerPull, diff_ids: tuple[Digest, ...], layers: tuple[Descriptor, ...], parallel: int
+    work: _LayerPull,
+    diff_ids: tuple[Digest, ...],
+    layers: tuple[Descriptor, ...],
+    parallel: int,
+    *,
+    known: bool,
 ) -> None:
+    """`known`: the image itself is; then its layers are only mentioned when one of them is missing."""
+    pairs = tuple(zip(diff_ids, layers, strict=True))
+    if known and all(work.present(*pair) for pair in pairs):
+        return
     missing: dict[Digest, tuple[Digest, Descriptor]] = {}
-    for diff_id, descriptor in zip(diff_ids, layers, strict=True):
+    for diff_id, descriptor in pairs:
         short = hex_of(descriptor.digest)[:12]
         if work.present(diff_id, descriptor):
             work.report(Progress("Already exists", short))

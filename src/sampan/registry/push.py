@@ -45,7 +45,6 @@ def push(
         raise Invalid("cannot push a digest reference")
     reference = reference.with_default_tag()
     tag = reference.tag or "latest"
-    report(Progress(f"The push refers to repository [{reference.name}]"))
     for diff_id in image.diff_ids:
         report(Progress("Preparing", hex_of(diff_id)[:12]))
     work = _LayerPush(client, reference, images, report, cancelled)

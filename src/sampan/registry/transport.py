@@ -26,6 +26,7 @@ from sampan.registry.auth import (
     realm_belongs,
 )
 from sampan.registry.config import Credentials, Endpoint, RegistryConfig
+from sampan.registry.failures import describe, failed_to_connect, is_final
 
 CONNECT_SECONDS = 15.0
 READ_SECONDS = 60.0
@@ -110,7 +111,7 @@ class Transport:
         try:
             self._follow(_Request("GET", url, {}, None, redirect=False), None).close()
         except HTTPError as error:
-            raise Unavailable(f'Get "{redacted(url)}": {describe(error)}') from error
+            raise self._unavailable("GET", url, error) from error
 
     def request(
         self,
@@ -168,8 +169,8 @@ class Transport:
                     _Request(method, url, dict(headers or {}), body, redirect, read_seconds), scope
                 )
             except HTTPError as error:
-                if attempt == attempts or not _worth_retrying(error):
-                    raise Unavailable(f'{method.title()} "{redacted(url)}": {describe(error)}') from error
+                if attempt == attempts or is_final(error):
+                    raise self._unavailable(method, url, error) from error
                 pause(attempt, None, cancelled)
                 continue
             if response.status in _RETRIED and attempt < attempts:
@@ -179,6 +180,12 @@ class Transport:
                 continue
             return response
         raise Unavailable(f"{redacted(url)} keeps failing")
+
+    def _unavailable(self, method: str, url: str, error: HTTPError) -> Unavailable:
+        """Docker asks for /v2/ first, so that is what it names when it can't connect."""
+        if failed_to_connect(error) and url.startswith(self.endpoint.url + "/"):
+            method, url = "GET", self.endpoint.url + "/v2/"
+        return Unavailable(f'{method.title()} "{redacted(url)}": {describe(error, _netloc(url))}')
 
     def _authenticated(self, request: _Request, scope: str) -> urllib3.BaseHTTPResponse:
         authorization = self._authorization(scope)
@@ -196,7 +203,8 @@ class Transport:
             self._tokens.pop(scope, None)
         if challenge.scheme == "basic":
             if not self._credentials.username:
-                raise Unauthorized("no basic auth credentials", hint="log in with `sampan login`")
+                where = f'Get "{redacted(request.url)}": ' if request.method == "GET" else ""
+                raise Unauthorized(f"{where}no basic auth credentials", hint="log in with `sampan login`")
             if authorization is not None:
                 raise Unauthorized("unauthorized: incorrect username or password")
         retried = self._authorization(scope or challenge.scope)
@@ -268,13 +276,7 @@ class Transport:
         if offline:
             fields.update({"offline_token": "true", "client_id": "sampan"})
         fields = {name: value for name, value in fields.items() if value}
-        if credentials.identity_token:
-            response = self._post_token(challenge.realm, fields, credentials.identity_token)
-        else:
-            headers = {"Authorization": basic_header(credentials)} if credentials.username else {}
-            if credentials.username:
-                fields["account"] = credentials.username
-            response = self._get_token(challenge.realm, fields, headers)
+        response = self._ask_for_token(challenge.realm, fields, credentials)
         if response.status != 200:
             if not trusted and self._credentials:
                 raise Unauthorized(
@@ -286,10 +288,34 @@ class Transport:
             raise Unavailable(f"token service {redacted(challenge.realm)}: HTTP status {response.status}")
         return parse_token(response.data)
 
-    def _get_token(self, realm: str, fields: dict[str, str], headers: dict[str, str]) -> Answer:
+    def _ask_for_token(self, realm: str, fields: dict[str, str], credentials: Credentials) -> Answer:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                if credentials.identity_token:
+                    response = self._post_token(realm, fields, credentials.identity_token)
+                else:
+                    response = self._get_token(realm, fields, credentials)
+            except HTTPError as error:
+                if attempt == ATTEMPTS or is_final(error):
+                    words = describe(error, _netloc(realm))
+                    raise Unavailable(f'Get "{redacted(realm)}": {words}') from error
+                pause(attempt, None, lambda: False)
+                continue
+            if response.status in _RETRIED and attempt < ATTEMPTS:
+                pause(attempt, response.headers.get("Retry-After"), lambda: False)
+                continue
+            return response
+        raise Unavailable(f"token service {redacted(realm)} keeps failing")
+
+    def _get_token(self, realm: str, fields: dict[str, str], credentials: Credentials) -> Answer:
+        headers = {}
+        if credentials.username:
+            headers["Authorization"] = basic_header(credentials)
+            fields = {**fields, "account": credentials.username}
         separator = "&" if "?" in realm else "?"
-        scopes = [("scope", one) for one in fields.pop("scope", "").split() if one]
-        url = realm + separator + urlencode([*fields.items(), *scopes])
+        plain = [(name, value) for name, value in fields.items() if name != "scope"]
+        scopes = [("scope", one) for one in fields.get("scope", "").split()]
+        url = realm + separator + urlencode([*plain, *scopes])
         response = self._pool.request("GET", url, headers=headers, redirect=False, preload_content=False)
         return _whole(response, redacted(realm))
 
@@ -340,31 +366,11 @@ def _seconds(retry_after: str | None) -> float | None:
         return None
 
 
-def _worth_retrying(error: HTTPError) -> bool:
-    text = str(error)
-    return not isinstance(
-        error, urllib3.exceptions.SSLError | urllib3.exceptions.LocationParseError
-    ) and not any(
-        sign in text
-        for sign in ("Connection refused", "Name or service not known", "CERTIFICATE_VERIFY_FAILED")
-    )
-
-
-def describe(error: Exception) -> str:
-    """The cause in a few words, as Go's HTTP client puts it where people know its words."""
-    text = str(error)
-    for sign, words in (
-        ("Connection refused", "connect: connection refused"),
-        ("Name or service not known", "no such host"),
-        ("Temporary failure in name resolution", "no such host"),
-        ("CERTIFICATE_VERIFY_FAILED", "x509: certificate signed by unknown authority"),
-        ("timed out", "i/o timeout"),
-        ("WRONG_VERSION_NUMBER", "http: server gave HTTP response to HTTPS client"),
-        ("record layer failure", "http: server gave HTTP response to HTTPS client"),
-    ):
-        if sign in text:
-            return words
-    return text
+def _netloc(url: str) -> str:
+    """Host and port: the scheme's usual one where the URL has none."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return host if parts.port else f"{host}:{443 if parts.scheme == 'https' else 80}"
 
 
 def redacted(url: str) -> str:

@@ -154,9 +154,21 @@ def test_a_second_pull_loads_nothing_and_says_so(registry: RealRegistry, here: S
     here.pull(client_of(registry), name(registry))
     here.reports.clear()
     here.pull(client_of(registry), name(registry))
-    assert "Already exists" in here.statuses()
-    assert "Downloading" not in here.statuses()
-    assert here.statuses()[-1] == f"Status: Image is up to date for {registry.host}/team/app:v1"
+    assert here.statuses()[0] == "Pulling from team/app"
+    assert here.statuses()[1].startswith("Digest: ")
+    assert here.statuses()[2:] == [f"Status: Image is up to date for {registry.host}/team/app:v1"]
+
+
+def test_a_layer_that_is_here_already_is_not_loaded_again(
+    registry: RealRegistry, here: Stores, there: Stores
+) -> None:
+    here.push(client_of(registry), name(registry, "team/app:1"), here.make_image(b"base"))
+    here.push(client_of(registry), name(registry, "team/app:2"), here.make_image(b"base", b"more"))
+    there.pull(client_of(registry), name(registry, "team/app:1"))
+    there.reports.clear()
+    there.pull(client_of(registry), name(registry, "team/app:2"))
+    assert there.statuses().count("Already exists") == 1
+    assert there.statuses().count("Pull complete") == 1
 
 
 def test_layers_that_another_repository_has_are_mounted_and_not_sent(

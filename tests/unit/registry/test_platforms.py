@@ -38,13 +38,13 @@ INDEX = Index(
     ],
 )  # fmt: skip
 def test_the_best_manifest_that_the_platform_can_run_is_chosen(wanted: str, number: int) -> None:
-    assert choose(INDEX, parse_platform(wanted), "x").digest == f"sha256:{number:064x}"
+    assert choose(INDEX, parse_platform(wanted)).digest == f"sha256:{number:064x}"
 
 
 def test_no_match_is_reported_in_dockers_words() -> None:
     message = "no matching manifest for linux/s390x in the manifest list entries"
     with pytest.raises(NotFound, match=message):
-        choose(INDEX, Platform("s390x", "linux"), "x:1")
+        choose(INDEX, Platform("s390x", "linux"))
 
 
 @pytest.mark.parametrize("text", ["", "a/b/c/d", "linux/", "/amd64"])
