@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sampan.errors import Conflict, Invalid, NotFound, Unsupported
-from sampan.linux.cgroups import CgroupHost, CgroupLimits, DeviceRule, Throttle, detect
+from sampan.linux.cgroups import CgroupHost, CgroupLimits, DeviceRule, Throttle, detect, files
 from sampan.linux.cgroups.device_policy import device_policy
 from sampan.linux.cgroups.device_program import device_program
 from sampan.linux.cgroups.v1_stats import parse_blkio
@@ -416,3 +416,16 @@ class TestVersion2:
             (e.major, e.operation, e.value) for e in parse_io(text, {"rbytes": "read", "wbytes": "write"})
         ]
         assert found == [(8, "read", 1), (8, "write", 2), (259, "read", 5)]
+
+
+def test_a_list_longer_than_a_page_is_read_to_its_end() -> None:
+    """The kernel gives whole lines per read: 682 numbers of six bytes are 4,092 bytes, and more may follow."""
+    lines = [f"{number}\n".encode() for number in range(10_000, 12_000)]
+    reading, writing = os.pipe2(os.O_DIRECT | os.O_CLOEXEC)  # a pipe of packets: each read gives one
+    try:
+        for start in range(0, len(lines), 682):
+            os.write(writing, b"".join(lines[start : start + 682]))
+        os.close(writing)
+        assert files.read(f"/proc/self/fd/{reading}") == b"".join(lines).decode()
+    finally:
+        os.close(reading)

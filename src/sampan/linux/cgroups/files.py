@@ -12,6 +12,9 @@ from typing import Protocol
 from sampan.errors import Conflict, Denied, Internal, Invalid, NotFound, SampanError, Unsupported
 
 _READ_SIZE = 65536
+_SHORT = 2048
+"""What is shorter was the whole file. The kernel gives a page's worth of whole lines per read, so that a longer piece
+may lack lines although it is less than a page."""
 _PAUSE = 0.001
 _MOST_WATCHED = 64
 
@@ -70,7 +73,7 @@ def read(path: str) -> str | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             chunk = os.read(descriptor, _READ_SIZE)
-            if len(chunk) < 4096:  # the kernel fills at most a page of a short file: this was all
+            if len(chunk) < _SHORT:
                 return chunk.decode()
             chunks = [chunk]
             while chunk := os.read(descriptor, _READ_SIZE):
