@@ -9,6 +9,9 @@ import errno
 import os
 import stat
 
+from sampan.linux.paths import RESOLVE_NO_SYMLINKS, open_in_root
+
+MAX_DEPTH = 256
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 16 * 1024 * 1024
 
@@ -21,41 +24,57 @@ def is_empty(directory: int) -> bool:
 def copy_tree(source: int, target: int) -> None:
     """Copy what is in the directory `source` into the directory `target`, and the directory's own attributes.
 
-    Both are directory descriptors that can be read (not O_PATH). Raises `OSError`; what was copied stays then.
+    Both are directory descriptors that can be read (not O_PATH). Raises `OSError`, also for directories nested deeper
+    than `MAX_DEPTH`; what was copied stays then.
     """
-    _copy_directory(source, target, {})
+    _Copy(target).directory(source, target, ())
 
 
-def _copy_directory(source: int, target: int, links: dict[tuple[int, int], int]) -> None:
-    for name in sorted(os.listdir(source)):
-        info = os.lstat(name, dir_fd=source)
-        if stat.S_ISDIR(info.st_mode):
-            os.mkdir(name, 0o700, dir_fd=target)
-            inner_source = os.open(name, _DIRECTORY, dir_fd=source)
+class _Copy:
+    """`links`: of files with several names, where the first of them was copied to."""
+
+    def __init__(self, top: int) -> None:
+        self._top = top
+        self._links: dict[tuple[int, int], tuple[str, ...]] = {}
+
+    def directory(self, source: int, target: int, path: tuple[str, ...]) -> None:
+        if len(path) > MAX_DEPTH:
+            raise OSError(errno.ENAMETOOLONG, "directories are nested too deeply")
+        for name in sorted(os.listdir(source)):
+            info = os.lstat(name, dir_fd=source)
+            if stat.S_ISDIR(info.st_mode):
+                self._inner(source, target, name, path)
+            elif not self._linked(info, name, target):
+                _copy_entry(source, target, name, info)
+                if info.st_nlink > 1:
+                    self._links[info.st_dev, info.st_ino] = (*path, name)
+        _copy_attributes(source, target)
+
+    def _inner(self, source: int, target: int, name: str, path: tuple[str, ...]) -> None:
+        os.mkdir(name, 0o700, dir_fd=target)
+        inner_source = os.open(name, _DIRECTORY, dir_fd=source)
+        try:
+            inner_target = os.open(name, _DIRECTORY, dir_fd=target)
             try:
-                inner_target = os.open(name, _DIRECTORY, dir_fd=target)
-                try:
-                    _copy_directory(inner_source, inner_target, links)
-                finally:
-                    os.close(inner_target)
+                self.directory(inner_source, inner_target, (*path, name))
             finally:
-                os.close(inner_source)
-        elif not _linked(info, name, target, links):
-            _copy_entry(source, target, name, info)
-            if info.st_nlink > 1:
-                links[info.st_dev, info.st_ino] = os.open(
-                    name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target
-                )
-    _copy_attributes(source, target)
+                os.close(inner_target)
+        finally:
+            os.close(inner_source)
 
-
-def _linked(info: os.stat_result, name: str, target: int, links: dict[tuple[int, int], int]) -> bool:
-    """Make a hard link if another name of this file was copied before."""
-    first = links.get((info.st_dev, info.st_ino))
-    if first is None:
-        return False
-    os.link(f"/proc/self/fd/{first}", name, dst_dir_fd=target, follow_symlinks=True)
-    return True
+    def _linked(self, info: os.stat_result, name: str, target: int) -> bool:
+        """Make a hard link if another name of this file was copied before."""
+        first = self._links.get((info.st_dev, info.st_ino))
+        if first is None:
+            return False
+        parent = open_in_root(
+            self._top, "/".join(first[:-1]) or ".", os.O_PATH | os.O_DIRECTORY, resolve=RESOLVE_NO_SYMLINKS
+        )
+        try:
+            os.link(first[-1], name, src_dir_fd=parent, dst_dir_fd=target, follow_symlinks=False)
+        finally:
+            os.close(parent)
+        return True
 
 
 def _copy_entry(source: int, target: int, name: str, info: os.stat_result) -> None:

@@ -20,6 +20,7 @@ from sampan.engine.model import Health, HealthResult, State, epoch_ns, rfc3339
 from sampan.engine.stats import parse_interfaces, parse_system_cpu
 from sampan.errors import Invalid
 from sampan.oci.image import Healthcheck
+from sampan.storage.removal import remove_tree
 
 SECOND = 1_000_000_000
 AT = 1_700_000_000 * SECOND
@@ -204,6 +205,47 @@ def test_the_engines_own_mount_points_are_no_changes() -> None:
     changes = [("/etc", 0), ("/etc/hosts", 1), ("/tmp", 0), ("/tmp/x", 1)]
     assert without_places(changes, {"/etc/hosts"}) == [("/tmp", 0), ("/tmp/x", 1)]
     assert without_places([*changes, ("/etc/new", 1)], {"/etc/hosts"})[0] == ("/etc", 0)
+
+
+def test_copying_many_hard_links_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "names").mkdir(parents=True)
+    target.mkdir()
+    for number in range(50):
+        (source / f"file{number}").write_text(str(number))
+        os.link(source / f"file{number}", source / "names" / f"name{number}")
+    descriptors = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (source, target)]
+    before = len(os.listdir("/proc/self/fd"))
+    try:
+        copy_tree(*descriptors)
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    for number in range(50):
+        assert (target / f"file{number}").samefile(target / "names" / f"name{number}")
+
+
+def test_a_tree_nested_without_end_is_an_error_of_the_system(tmp_path: Path) -> None:
+    descriptors = []
+    for name in ("source", "target"):
+        (tmp_path / name).mkdir()
+        descriptors.append(os.open(tmp_path / name, os.O_RDONLY | os.O_DIRECTORY))
+    at = os.dup(descriptors[0])
+    for _ in range(400):
+        os.mkdir("d", dir_fd=at)
+        inner = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(at)
+    try:
+        with pytest.raises(OSError, match="nested too deeply"):
+            copy_tree(*descriptors)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        for name in ("source", "target"):
+            remove_tree(tmp_path / name)
 
 
 def test_a_copied_tree_keeps_modes_links_and_times(tmp_path: Path) -> None:
