@@ -18,7 +18,7 @@ from sampan.engine.events import EventBus
 from sampan.engine.filters import check_filters, label_matches, parse_time
 from sampan.engine.model import VolumeRecord, epoch_ns, new_id, now
 from sampan.engine.mounts import check_volume_name
-from sampan.errors import Conflict, Invalid, NotFound
+from sampan.errors import Conflict, Invalid, NotFound, Unsupported
 from sampan.storage.metadata import Table
 
 Json = dict[str, Any]
@@ -145,6 +145,12 @@ class Volumes:
         if options and ("device" not in options or "type" not in options):
             missing = "device" if "device" not in options else "type"
             raise Invalid(f'create {name}: missing required option: "{missing}"')
+        if options:
+            # Data would go somewhere else than the person thinks.
+            raise Unsupported(
+                f"create {name}: volumes that are mounts (options type, device, o) are not supported yet",
+                hint="mount the device on the host and bind its directory with -v",
+            )
 
     def get(self, name: str) -> VolumeRecord:
         """Raises `NotFound` in Docker's words."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -16,7 +17,7 @@ from sampan.engine.model import NEVER, ContainerRecord, Endpoint, IpamPool
 from sampan.engine.networks import Ipam, NetworkCreate, Networks
 from sampan.engine.settings import Settings
 from sampan.engine.volumes import Volumes, directory_size
-from sampan.errors import Conflict, Denied, Invalid, NotFound
+from sampan.errors import Conflict, Denied, Invalid, NotFound, Unsupported
 from sampan.network.model import EndpointSpec, NetworkSpec
 from sampan.storage.metadata import Table
 
@@ -271,6 +272,17 @@ def test_volumes_are_made_once_kept_over_a_restart_and_removed(tmp_path: Path) -
         with pytest.raises(NotFound, match="get data: no such volume"):
             await again.remove("data")
         await again.remove("data", force=True)
+
+    run(test())
+
+
+def test_a_volume_that_would_be_a_mount_is_refused_and_not_made_as_a_plain_directory(tmp_path: Path) -> None:
+    async def test() -> None:
+        volumes = Volumes(tmp_path / "volumes", FakeMetadata(), EventBus())
+        with pytest.raises(Unsupported, match="volumes that are mounts"):
+            await volumes.create("v", options={"type": "tmpfs", "device": "tmpfs"})
+        assert volumes.find("v") is None
+        assert os.listdir(tmp_path / "volumes") == []
 
     run(test())
 
