@@ -160,7 +160,9 @@ class HttpConnection(asyncio.Protocol):
         message.arrived.set()
 
     def on_message_complete(self) -> None:
-        if not self._parser.should_upgrade():  # else the parser means the head alone; the body is still to come
+        if (
+            not self._parser.should_upgrade()
+        ):  # else the parser means the head alone; the body is still to come
             self._complete()
 
     def _complete(self) -> None:
@@ -282,8 +284,11 @@ class HttpConnection(asyncio.Protocol):
         if self._current is None or not self._current.keep_alive or self._transport is None:
             self._close()
             return
-        while await self.read_body():
-            pass  # an unread body would be taken for the next request
+        try:
+            while await self.read_body():
+                pass  # an unread body would be taken for the next request
+        except ConnectionError:
+            return  # the client left before it had sent it all
         self._current = None
         self._task = None
         self._resume()

@@ -78,10 +78,12 @@ async def _serve(options: DaemonOptions) -> None:
         loop.add_signal_handler(number, stop.set)
     assembled = await assemble(options.settings)
     server = HttpServer(assembled.dispatch)
+    listening: list[str] = []
     try:
         await assembled.recover()
         for host in options.hosts:
             await server.listen(open_listener(host))
+            listening.append(host)
             log.info("API listening at %s", host)
         # What lives from here to the end need not be looked at by every collection.
         gc.collect()
@@ -91,7 +93,7 @@ async def _serve(options: DaemonOptions) -> None:
         log.info("stopping; containers run on")
     finally:
         await server.close()
-        _forget_sockets(options)
+        _forget_sockets(listening)
         await assembled.close()
 
 
@@ -110,8 +112,9 @@ def _say_ready() -> None:
         os.close(int(text))
 
 
-def _forget_sockets(options: DaemonOptions) -> None:
-    for host in options.hosts:
+def _forget_sockets(hosts: Sequence[str]) -> None:
+    """Only those that we serve: an address that could not be had belongs to another daemon."""
+    for host in hosts:
         if host.startswith("unix://"):
             Path(host.removeprefix("unix://")).unlink(missing_ok=True)
 
