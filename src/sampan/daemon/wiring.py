@@ -220,7 +220,8 @@ def _builds(
         return Builder(worker, stores.metadata)
 
     cache = build_cache_keeper(stores.cache, stores.images)
-    return Builds(settings.root / "builds", settings.run / "builds", make_builder, cache)
+    keep_layers = stores.images.no_collection
+    return Builds(settings.root / "builds", settings.run / "builds", make_builder, cache, keep_layers)
 
 
 def host_resolvers(

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from sampan.build.builder import Builder
@@ -34,16 +35,25 @@ _CONTEXT = ExtractOptions(owner=(0, 0), devices=False)
 
 
 class Builds:
-    def __init__(self, root: Path, small: Path, make_builder: MakeBuilder, cache: BuildCacheKeeper) -> None:
+    def __init__(
+        self,
+        root: Path,
+        small: Path,
+        make_builder: MakeBuilder,
+        cache: BuildCacheKeeper,
+        keep_layers: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         """`root` and `small` are directories for contexts under way; what an earlier engine left there is removed.
 
         Contexts of up to `SMALL_CONTEXT` bytes go to `small`, which mostly is in memory: making and removing
-        hundreds of little files is what takes longest in a build from the cache.
+        hundreds of little files is what takes longest in a build from the cache. `keep_layers`: while a build is under
+        way no layer is collected; one that it stands on may belong to an image that is removed meanwhile.
         """
         self._root = root
         self._small = small
         self._make_builder = make_builder
         self._cache = cache
+        self._keep_layers = keep_layers
         for directory in (root, small):
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True, mode=0o700)
@@ -73,7 +83,8 @@ class Builds:
                 try:
                     if archive is not None:
                         extract_tar(itertools.chain((start,), archive), context_fd, _CONTEXT)
-                    self._make_builder(credentials, host_ca).build(request, context_fd, report, cancelled)
+                    with self._keep_layers():
+                        self._make_builder(credentials, host_ca).build(request, context_fd, report, cancelled)
                 finally:
                     os.close(context_fd)
             finally:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,11 +75,12 @@ class BuildSteps:
             self._parts.directory(record.id).mkdir(mode=0o710, parents=True, exist_ok=True)
             return self._run(record, plan, run_dir, output, cancelled)
         finally:
-            end_shim(run_dir)
-            asyncio.run_coroutine_threadsafe(self._disconnect(record, plan), loop).result()
-            remove_run_directory(run_dir)
-            shutil.rmtree(self._parts.directory(record.id), ignore_errors=True)
-            places.remove(self._parts.snapshots.upper(record.id))
+            with ExitStack() as ending:  # from the last to the first, each whatever becomes of the others
+                ending.callback(lambda: places.remove(self._parts.snapshots.upper(record.id)))
+                ending.callback(shutil.rmtree, self._parts.directory(record.id), ignore_errors=True)
+                ending.callback(remove_run_directory, run_dir)
+                ending.callback(self._disconnect_now, record, plan, loop)
+                ending.callback(end_shim, run_dir)
 
     def _record(self, request: RunRequest, trust: HostTrust | None) -> ContainerRecord:
         limits = request.limits
@@ -138,10 +140,15 @@ class BuildSteps:
             raise
         return plan
 
+    def _disconnect_now(self, record: ContainerRecord, plan: Plan, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.run_coroutine_threadsafe(self._disconnect(record, plan), loop).result()
+
     async def _disconnect(self, record: ContainerRecord, plan: Plan) -> None:
-        await asyncio.to_thread(self._wiring.discard, plan, record, connected=True)
-        self._wiring.forget_plan(record, plan)
-        plan.close()
+        try:
+            await asyncio.to_thread(self._wiring.discard, plan, record, connected=True)
+        finally:
+            self._wiring.forget_plan(record, plan)
+            plan.close()
 
     def _run(
         self, record: ContainerRecord, plan: Plan, run_dir: Path, output: Output, cancelled: threading.Event
@@ -165,15 +172,14 @@ class BuildSteps:
             os.close(null)
             for _, write_end in pipes:
                 os.close(write_end)
-        shim = ShimClient.connect(run_dir)
-        try:
+        with ExitStack() as open_ends:
+            for read_end, _ in pipes:
+                open_ends.callback(os.close, read_end)
+            shim = ShimClient.connect(run_dir)
+            open_ends.callback(shim.close)
             shim.start()
             _copy_output([read_end for read_end, _ in pipes], shim, output, cancelled)
             return shim.wait().exit_code
-        finally:
-            shim.close()
-            for read_end, _ in pipes:
-                os.close(read_end)
 
 
 def _copy_output(ends: list[int], shim: ShimClient, output: Output, cancelled: threading.Event) -> None:
