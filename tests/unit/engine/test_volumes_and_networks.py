@@ -280,8 +280,8 @@ def test_a_volume_that_would_be_a_mount_is_refused_and_not_made_as_a_plain_direc
     async def test() -> None:
         volumes = Volumes(tmp_path / "volumes", FakeMetadata(), EventBus())
         with pytest.raises(Unsupported, match="volumes that are mounts"):
-            await volumes.create("v", options={"type": "tmpfs", "device": "tmpfs"})
-        assert volumes.find("v") is None
+            await volumes.create("data", options={"type": "tmpfs", "device": "tmpfs"})
+        assert volumes.find("data") is None
         assert os.listdir(tmp_path / "volumes") == []
 
     run(test())
