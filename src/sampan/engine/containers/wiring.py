@@ -128,7 +128,7 @@ class Wiring:
         if not self.embedded_dns(record.endpoints):
             return
         upstream = tuple(record.host.dns or ()) or None
-        records = self._records(record)
+        records = self._records(*self._view(record))
         self._served[record.id] = await self._parts.names.serve(namespace, records, upstream)
 
     def embedded_dns(self, endpoints: dict[str, Endpoint]) -> bool:
@@ -140,19 +140,27 @@ class Wiring:
     def refresh_names(self, network_ids: Sequence[str]) -> None:
         """Tell the members of these networks who else is there now."""
         wanted = set(network_ids)
+        known: dict[
+            tuple[frozenset[str], bool], NameRecords
+        ] = {}  # members of the same networks share theirs
         for container_id, served in self._served.items():
             slot = self._parts.store.get(container_id)
             if slot is None:
                 continue
             if wanted & {endpoint.network_id for endpoint in slot.record.endpoints.values()}:
-                served.update(self._records(slot.record))
+                view = self._view(slot.record)
+                if view not in known:
+                    known[view] = self._records(*view)
+                served.update(known[view])
 
-    def _records(self, record: ContainerRecord) -> NameRecords:
-        networks = {
-            endpoint.network_id
-            for endpoint in record.endpoints.values()
-            if (network := self._parts.networks.get(endpoint.network_id)) and not network.predefined
-        }
+    def _view(self, record: ContainerRecord) -> tuple[frozenset[str], bool]:
+        """Its user-defined networks, and whether one of all its networks leads outside."""
+        found = [self._parts.networks.get(endpoint.network_id) for endpoint in record.endpoints.values()]
+        own = frozenset(network.id for network in found if network is not None and not network.predefined)
+        outside = any(network is not None and not network.internal for network in found)
+        return own, outside or not own
+
+    def _records(self, networks: frozenset[str], forward: bool) -> NameRecords:
         addresses: dict[str, list[str]] = {}
         pointers: dict[str, str] = {}
         for other in self._parts.store:
@@ -166,12 +174,6 @@ class Wiring:
                         if address not in found:
                             found.append(address)
                 pointers[address] = f"{other.name}.{network_name}"
-        internal = [self._parts.networks.get(network_id) for network_id in networks]
-        bridge = any(
-            (network := self._parts.networks.get(endpoint.network_id)) and not network.internal
-            for endpoint in record.endpoints.values()
-        )
-        forward = bridge or not internal
         return NameRecords({name: tuple(found) for name, found in addresses.items()}, pointers, forward)
 
     # Its end
