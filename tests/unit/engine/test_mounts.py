@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sampan.engine.config import BindOptions, HostConfig, MountRequest, TmpfsOptions, VolumeOptions
+from sampan.engine.containers.specs import check_subpath
 from sampan.engine.mounts import (
     collect,
     inherit,
@@ -14,7 +17,24 @@ from sampan.engine.mounts import (
     parse_tmpfs,
     parse_volumes_from,
 )
-from sampan.errors import Invalid
+from sampan.errors import Invalid, NotFound
+
+
+def test_a_place_in_a_volume_is_in_the_volume(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    (volume / "inner/deep").mkdir(parents=True)
+    (volume / "out").symlink_to("/etc")
+    (volume / "inner/up").symlink_to("../inner")
+    (volume / "file").touch()
+    for good in ("inner", "inner/deep", "file"):
+        check_subpath(volume, good)
+    for link in ("out", "out/passwd", "inner/up/deep"):
+        with pytest.raises(Invalid, match="leads through a symbolic link"):
+            check_subpath(volume, link)
+    for missing in ("nothing", "inner/nothing", "file/below"):
+        with pytest.raises(NotFound, match="cannot access path"):
+            check_subpath(volume, missing)
+    assert sorted(entry.name for entry in volume.iterdir()) == ["file", "inner", "out"]
 
 
 def test_a_path_as_source_is_a_bind_that_may_be_created() -> None:

@@ -18,6 +18,7 @@ from sampan.engine.spec import SpecDefaults, SpecFacts, build_spec, throttled_pa
 from sampan.engine.validate import container_of
 from sampan.errors import Conflict, Internal, Invalid, NotFound
 from sampan.linux.capabilities import NAMES
+from sampan.linux.paths import RESOLVE_NO_SYMLINKS, open_in_root
 from sampan.network import resolvconf
 from sampan.network.model import EndpointSpec
 from sampan.oci.spec import Device, DeviceRule, Seccomp, Spec
@@ -118,10 +119,12 @@ class SpecMaker:
             init=self._parts.settings.init_by_default if host.init is None else host.init,
         )
 
-    @staticmethod
-    def _bind_sources(record: ContainerRecord) -> None:
+    def _bind_sources(self, record: ContainerRecord) -> None:
         for point in record.mounts:
             if point.type == "tmpfs":
+                continue
+            if point.subpath:
+                check_subpath(self._parts.volumes.path(point.name), point.subpath)
                 continue
             if not os.path.lexists(point.source):
                 if point.type == "bind" and not point.create:
@@ -240,6 +243,26 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return ""
+
+
+def check_subpath(volume: Path, subpath: str) -> None:
+    """What is mounted must lie in the volume: a container may have put a link there that leads out of it.
+
+    Raises `NotFound` when there is no such path, `Invalid` for one with a symbolic link anywhere in it.
+    """
+    top = os.open(volume, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(open_in_root(top, subpath, os.O_PATH, resolve=RESOLVE_NO_SYMLINKS))
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Invalid(
+                f"cannot access path {subpath} in the volume: it leads through a symbolic link"
+            ) from error
+        raise NotFound(
+            f"cannot access path {subpath} in the volume: {os.strerror(error.errno or 0).lower()}"
+        ) from error
+    finally:
+        os.close(top)
 
 
 def _make_source(point: MountPoint) -> None:
