@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import subprocess
 import tarfile
 import threading
@@ -16,6 +17,7 @@ from sampan.errors import Denied, NotFound, SampanError, Unauthorized, Unavailab
 from sampan.oci.image import ContainerDefaults, ImageConfig, RootFS
 from sampan.oci.manifest import Platform
 from sampan.oci.reference import Reference, parse_reference
+from sampan.registry import transport, upload
 from sampan.registry.client import RegistryClient
 from sampan.registry.config import Credentials, RegistryConfig
 from sampan.registry.progress import Progress
@@ -26,6 +28,7 @@ from sampan.storage.images import Image, ImageStore
 from sampan.storage.layer_blobs import ingest_tar
 from sampan.storage.layers import LayerStore
 from sampan.storage.metadata import Metadata
+from sampan.testing.proxy import CuttingProxy
 from sampan.testing.registry import RealRegistry
 
 pytestmark = pytest.mark.root
@@ -254,3 +257,67 @@ def test_pulls_of_one_image_at_the_same_time_all_succeed(
     for thread in threads:
         thread.join()
     assert found == [image.id] * 4
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "CHUNK", 1 << 20)
+    monkeypatch.setattr(upload, "MONOLITHIC", 1 << 19)
+    monkeypatch.setattr(transport, "_FIRST_PAUSE", 0.01)
+
+
+def push_through(proxy: CuttingProxy, here: Stores, contents: bytes) -> str:
+    client = RegistryClient(proxy.host, RegistryConfig())
+    return here.push(client, parse_reference(f"{proxy.host}/team/app:v1"), here.make_image(contents))
+
+
+def sent_of(here: Stores) -> list[int]:
+    return [one.current for one in here.reports if one.status == "Pushing"]
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_an_upload_whose_chunk_never_arrives_goes_on_from_the_last_one(
+    registry: RealRegistry, here: Stores, there: Stores
+) -> None:
+    contents = random.Random(3).randbytes(6 << 20)
+    with CuttingProxy(registry.port) as proxy:
+        # The registry sees nothing of the chunk, as behind a proxy that takes requests whole.
+        proxy.cut_before = b"PATCH"
+        whole = len(contents)
+        push_through(proxy, here, contents)
+        assert proxy.cuts == 1
+        assert proxy.up < whole + (1 << 20)
+    assert there.pull(client_of(registry), name(registry)).id == here.images.list()[0].id
+    assert max(sent_of(here)) <= whole + (1 << 16)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_an_upload_that_is_cut_inside_a_chunk_arrives_all_the_same(
+    registry: RealRegistry, here: Stores, there: Stores
+) -> None:
+    """distribution 2.8 drops an upload that breaks off inside a chunk; later ones keep it. Both must do."""
+    contents = random.Random(4).randbytes(6 << 20)
+    with CuttingProxy(registry.port) as proxy:
+        proxy.cut_up_at = (3 << 20) + 77_777
+        push_through(proxy, here, contents)
+        assert proxy.cuts == 1
+    assert there.pull(client_of(registry), name(registry)).id == here.images.list()[0].id
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_an_upload_outlives_a_restart_of_the_registry(
+    registry: RealRegistry, here: Stores, there: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sampan.registry.progress.INTERVAL", 0.0)
+    contents = random.Random(5).randbytes(6 << 20)
+
+    def report(progress: Progress) -> None:
+        if progress.status == "Pushing" and progress.current > 2 << 20 and not here.reports:
+            here.reports.append(progress)
+            registry.stop()
+            registry.start()
+
+    image = here.make_image(contents)
+    push(client_of(registry), name(registry), image, here.images, report=report, cancelled=threading.Event())
+    assert here.reports
+    assert there.pull(client_of(registry), name(registry)).id == image.id
