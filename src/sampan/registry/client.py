@@ -134,9 +134,8 @@ class RegistryClient:
         sink: BlobSink,
         cancelled: Cancelled,
     ) -> None:
-        failures = 0
+        failures, reached = 0, sink.offset
         while sink.offset < descriptor.size:
-            before = sink.offset
             try:
                 self._fetch_some(transport, reference, descriptor, sink, cancelled)
                 reason = "the connection was closed too early"
@@ -144,7 +143,9 @@ class RegistryClient:
                 reason = describe(error, transport.endpoint.host)
             if sink.offset >= descriptor.size:
                 return
-            failures = 0 if sink.offset > before else failures + 1
+            # Only what had not been reached yet is progress: a server without ranges makes it begin anew each time.
+            failures = 0 if sink.offset > reached else failures + 1
+            reached = max(reached, sink.offset)
             if failures >= BLOB_ATTEMPTS:
                 raise Unavailable(
                     f"download of {descriptor.digest} from {transport.endpoint.host} broke off at "
@@ -171,6 +172,12 @@ class RegistryClient:
             cancelled=cancelled,
         )
         try:
+            stated = _stated_size(response)
+            if stated is not None and stated != descriptor.size:
+                raise Invalid(
+                    f"blob {descriptor.digest} has {stated} bytes at {transport.endpoint.host}, "
+                    f"not {descriptor.size} as its descriptor says"
+                )
             if response.status == 416 or (response.status == 206 and not _continues(response, start)):
                 sink.restart()
                 return
@@ -316,6 +323,17 @@ def _pull_scope(reference: Reference) -> str:
 
 def _push_scope(reference: Reference) -> str:
     return f"repository:{reference.path}:pull,push"
+
+
+def _stated_size(response: urllib3.BaseHTTPResponse) -> int | None:
+    """The whole blob's size as an answer's fields tell it (RFC 9110, 8.6 and 14.4); None when they don't."""
+    if response.status == 200 and "Content-Encoding" not in response.headers:
+        text = response.headers.get("Content-Length", "")
+    elif response.status in (206, 416):
+        text = response.headers.get("Content-Range", "").rpartition("/")[2]
+    else:
+        return None
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 def _continues(response: urllib3.BaseHTTPResponse, start: int) -> bool:
