@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,87 +79,6 @@ def find_problems() -> Callable[[Any], list[str]]:
     return problems
 
 
-class SlowProxy:
-    """A TCP proxy in front of a registry that lets `budget` bytes of answers through, then holds the rest back.
-
-    `reached` is set when the budget is used up. `passed` counts bytes of answers.
-    """
-
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self.budget: int | None = None
-        self.cut = False
-        self.passed = 0
-        self.requests: list[str] = []
-        self.reached = threading.Event()
-        self.released = threading.Event()
-        self._closing = False
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def close(self) -> None:
-        self._closing = True
-        self.released.set()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while not self._closing:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self._target))
-            threading.Thread(target=self._up, args=(client, server), daemon=True).start()
-            threading.Thread(target=self._down, args=(server, client), daemon=True).start()
-
-    def _up(self, client: socket.socket, server: socket.socket) -> None:
-        try:
-            while data := client.recv(65536):
-                self.requests += [
-                    line
-                    for line in data.decode("latin-1").split("\r\n")
-                    if line.startswith(("GET ", "Range:", "range:"))
-                ]
-                server.sendall(data)
-            server.shutdown(socket.SHUT_WR)
-        except OSError:
-            server.close()
-
-    def _down(self, server: socket.socket, client: socket.socket) -> None:
-        try:
-            while data := server.recv(16384):
-                if self.budget is not None and self.passed + len(data) > self.budget:
-                    self.reached.set()
-                    if self.cut:
-                        break
-                    self.released.wait(60)
-                client.sendall(data)
-                self.passed += len(data)
-        except OSError:
-            pass
-        finally:
-            for end in (client, server):
-                try:
-                    end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
-                end.close()
-
-
-@pytest.fixture
-def slow_proxy(session_registry: Any) -> Iterator[SlowProxy]:
-    proxy = SlowProxy(session_registry.port)
-    try:
-        yield proxy
-    finally:
-        proxy.close()
-
-
 @pytest.fixture
 def pushed(fresh_sampan: Any, session_registry: Any, tmp_path: Path) -> str:
     """An image of 12 MB that can't be compressed, in the registry only: `team/big:1`."""
@@ -175,8 +91,3 @@ def pushed(fresh_sampan: Any, session_registry: Any, tmp_path: Path) -> str:
     fresh_sampan.ok("builder", "prune", "-af")
     repository: str = name.partition("/")[2]
     return repository
-
-
-@pytest.fixture
-def records() -> Callable[[str], list[dict[str, Any]]]:
-    return lambda text: [json.loads(line) for line in text.splitlines()]
