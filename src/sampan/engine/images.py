@@ -354,7 +354,8 @@ def _matches(image: Image, filters: Filters) -> bool:
         if image.dangling != (value.lower() in ("true", "1")):
             return False
     patterns = filters.get("reference", ())
-    if patterns and not any(_fits(tag, pattern) for tag in image.tags for pattern in patterns):
+    names = (*image.tags, *image.digests)
+    if patterns and not any(_fits(name, pattern) for name in names for pattern in patterns):
         return False
     return label_matches(image.config.defaults.labels or {}, filters)
 
