@@ -31,6 +31,8 @@ from sampan.errors import Invalid, SampanError, http_status
 log = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 64 * 1024
+CLOSE_SECONDS = 10.0
+"""How long requests that were cancelled at the server's end may take to undo what they had begun."""
 _BODY_HIGH_WATER = 1024 * 1024
 _PENDING_HIGH_WATER = 256 * 1024
 
@@ -67,9 +69,13 @@ class _Message:
 class HttpConnection(asyncio.Protocol):
     """One client connection."""
 
-    def __init__(self, dispatch: Dispatch, connections: set[HttpConnection]) -> None:
+    def __init__(
+        self, dispatch: Dispatch, connections: set[HttpConnection], tasks: set[asyncio.Task[None]]
+    ) -> None:
+        """The connection is among `connections` while it is open, its request's work among `tasks` to its end."""
         self._dispatch = dispatch
         self._connections = connections
+        self._tasks = tasks
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._incoming = _Message()
@@ -120,9 +126,7 @@ class HttpConnection(asyncio.Protocol):
             self._feed(data)
 
     def shut_down(self) -> None:
-        """Close the connection now; a request in progress is cancelled."""
-        if self._task is not None:
-            self._task.cancel()
+        """Close the connection now."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -213,6 +217,8 @@ class HttpConnection(asyncio.Protocol):
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if message.request is not None:
             self._task = asyncio.get_running_loop().create_task(self._answer(message.request))
+            self._tasks.add(self._task)
+            self._task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, request: Request) -> None:
         response: AnyResponse
@@ -366,11 +372,12 @@ class HttpServer:
     def __init__(self, dispatch: Dispatch) -> None:
         self._dispatch = dispatch
         self._connections: set[HttpConnection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._servers: list[asyncio.Server] = []
 
     async def listen(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        factory = lambda: HttpConnection(self._dispatch, self._connections)  # noqa: E731
+        factory = lambda: HttpConnection(self._dispatch, self._connections, self._tasks)  # noqa: E731
         if sock.family == socket.AF_UNIX:
             # The socket file is the daemon's (it holds the root's lock); asyncio must not judge it.
             self._servers.append(await loop.create_unix_server(factory, sock=sock, backlog=512))
@@ -378,7 +385,15 @@ class HttpServer:
             self._servers.append(await loop.create_server(factory, sock=sock, backlog=512))
 
     async def close(self) -> None:
+        """Requests in progress are cancelled, and waited for: what they undo needs the engine still."""
         for server in self._servers:
             server.close()
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
         for connection in tuple(self._connections):
             connection.shut_down()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+            if late:
+                log.warning("%d requests have not ended within %.0f s", len(late), CLOSE_SECONDS)

@@ -225,3 +225,31 @@ def test_the_body_of_a_request_for_an_upgrade_may_come_after_its_head() -> None:
             await server.close()
 
     assert asyncio.run(main()).endswith(b"body:later")
+
+
+def test_a_server_that_closes_waits_for_what_its_requests_undo() -> None:
+    async def main() -> None:
+        started, undone = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        async def handler(request: Request) -> AnyResponse:
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await loop.run_in_executor(None, lambda: None)
+                undone.set()
+            return Response()
+
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = HttpServer(handler)
+        await server.listen(listener)
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.getsockname()[1])
+        async with asyncio.timeout(10):
+            writer.write(b"POST /x HTTP/1.1\r\nHost: x\r\n\r\n")
+            await started.wait()
+            writer.close()  # the client leaves: the request goes on
+            await server.close()
+        assert undone.is_set()
+
+    asyncio.run(main())
