@@ -203,6 +203,7 @@ def progress_line(item: Progress) -> bytes:
     body: Json = {"status": item.status}
     if item.id:
         body["id"] = item.id
+    if item.id and not item.heading:
         body["progressDetail"] = {"current": item.current, "total": item.total} if item.total else {}
     return encode_line(body)
 

@@ -98,7 +98,7 @@ def _pull_one(
     """The image, and whether the name is new for it."""
     images = work.images
     named = work.client.resolve(reference, work.stopped)
-    work.report(Progress(f"Pulling from {reference.path}", reference.tag or reference.familiar))
+    work.report(Progress(f"Pulling from {reference.path}", reference.tag or reference.familiar, heading=True))
     wanted = _describe(work, named, platform)
     layers = wanted.parsed.layers
     diff_ids = wanted.config.rootfs.diff_ids

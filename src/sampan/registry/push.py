@@ -45,11 +45,13 @@ def push(
         raise Invalid("cannot push a digest reference")
     reference = reference.with_default_tag()
     tag = reference.tag or "latest"
-    for diff_id in image.diff_ids:
+    unique = tuple(dict.fromkeys(reversed(image.diff_ids)))  # the top first, as Docker does
+    for diff_id in unique:
         report(Progress("Preparing", hex_of(diff_id)[:12]))
+    for diff_id in unique[parallel:]:
+        report(Progress("Waiting", hex_of(diff_id)[:12]))
     work = _LayerPush(client, reference, images, report, cancelled)
     with images.hold(image.diff_ids):
-        unique = tuple(dict.fromkeys(image.diff_ids))
         with ThreadPoolExecutor(parallel, thread_name_prefix="push") as pool:
             pushed = dict(zip(unique, pool.map(work.push, unique), strict=True))
         raw, media_type = _manifest(image, [pushed[diff_id] for diff_id in image.diff_ids])

@@ -527,6 +527,7 @@ def test_a_terminal_shows_one_line_per_layer_with_a_bar(site: Site, client: Clie
     assert re.search(bar, written), written
     bars = re.findall(r"Downloading \[(=*>? *)\]", written)
     assert all(len(one) in (51, 50) for one in bars)
+    assert written.startswith("1: Pulling from bars\r\n\r\n\x1b[1A\x1b[2K\r" + ids[0] + ": Pulling fs layer")
     assert screen(written) == [
         "1: Pulling from bars",
         *(f"{one}: Pull complete" for one in ids),
@@ -534,6 +535,23 @@ def test_a_terminal_shows_one_line_per_layer_with_a_bar(site: Site, client: Clie
         f"Status: Downloaded newer image for {name}",
         name,
     ]
+
+
+def test_a_terminal_shows_a_push_to_its_end(site: Site, client: Client) -> None:
+    contents = (random.Random(2).randbytes(5 << 20), b"another small layer")
+    digest, _ = put_image(site.open.host, "up", "1", *contents)
+    client.ok("pull", "-q", f"{site.open.host}/up:1")
+    with RealRegistry(client.directory.parent / "empty") as empty:
+        client.ok("tag", f"{site.open.host}/up:1", f"{empty.host}/up:1")
+        written = on_terminal(client, "push", f"{empty.host}/up:1").decode()
+    top_first = [digest_of(layer_tar(content))[7:19] for content in reversed(contents)]
+    assert re.search(rf"{top_first[1]}: Pushing \[={{50}}>\] +5\.24\d*MB/5\.24\d*MB\r", written), written
+    shown = screen(written)
+    assert shown[:3] == [
+        f"The push refers to repository [{empty.host}/up]",
+        *(f"{one}: Pushed" for one in top_first),
+    ]
+    assert re.fullmatch(rf"1: digest: {digest} size: \d+", shown[3])
 
 
 def test_plain_output_has_one_line_for_each_step_and_no_bars(site: Site, client: Client) -> None:
