@@ -119,10 +119,15 @@ class ContainerStore:
         return self.add(record)
 
     async def delete(self, slot: Slot) -> None:
-        """Take the record out of the database, and the container out of sight."""
+        """Take the record out of the database, and the container out of sight.
+
+        Flushed, or a power failure could bring back a record whose files are gone; a container that removes itself
+        has had no flushed record.
+        """
         record = slot.record
+        durable = not record.host.auto_remove
         async with slot.saving:
-            await asyncio.to_thread(self._metadata.delete, Table.CONTAINERS, record.id, durable=False)
+            await asyncio.to_thread(self._metadata.delete, Table.CONTAINERS, record.id, durable=durable)
             self._slots.pop(record.id, None)
             self.release_name(record.name, record.id)
 
