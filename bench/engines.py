@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SAMPAN = Path(sys.executable).with_name("sampan")
+VOLATILE = "volatile"
+"""Beside each state directory: a tmpfs for what engines keep in /run, which is one on every usual host."""
 
 
 @dataclass
@@ -28,6 +30,8 @@ class Contestant:
     push_options: list[str] = field(default_factory=list)
     bridge: str = ""
     """A bridge that was made for it here, and goes with it."""
+    places: tuple[str, ...] = ()
+    """The directories that its processes have in their command lines."""
 
     def run(self, *arguments: str, stdin: Path | None = None) -> str:
         """Raises CalledProcessError with the command's messages in `stderr`."""
@@ -63,17 +67,19 @@ class Contestant:
 
 
 def start_sampan(state: Path) -> Contestant:
-    root = state / "sampan"
-    sock = root / "run" / "sampan.sock"
-    command = [SAMPAN, "daemon", "--root", root / "root", "--run", root / "run", "--bridge", "smpbench0"]
+    root, run = state / "sampan", _volatile(state, "sampan")
+    sock = run / "sampan.sock"
+    command = [SAMPAN, "daemon", "--root", root / "root", "--run", run, "--bridge", "smpbench0"]
     daemon = _daemon(command, root, sock)
-    return Contestant("sampan", [str(SAMPAN)], sock, {"SAMPAN_HOST": f"unix://{sock}"}, daemon)
+    # DOCKER_HOST, because with SAMPAN_HOST a command would start an engine of its own when this one is gone.
+    environment = {"DOCKER_HOST": f"unix://{sock}"}
+    return Contestant("sampan", [str(SAMPAN)], sock, environment, daemon, places=(str(root), str(run)))
 
 
 def start_docker(state: Path) -> Contestant | None:
     if shutil.which("dockerd") is None:
         return None
-    root = state / "docker"
+    root, run = state / "docker", _volatile(state, "docker")
     sock = root / "docker.sock"
     # Not docker0, which belongs to the machine's own engine.
     bridge = "dckbench0"
@@ -84,29 +90,36 @@ def start_docker(state: Path) -> Contestant | None:
     ):
         subprocess.run(["ip", *arguments], check=True)
     command = [
-        "dockerd", "--data-root", root / "data", "--exec-root", root / "exec", "--pidfile", root / "pid",
+        "dockerd", "--data-root", root / "data", "--exec-root", run, "--pidfile", root / "pid",
         "-H", f"unix://{sock}", "--bridge", bridge,
     ]  # fmt: skip
     daemon = _daemon(command, root, sock)
     client = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
     environment = {"DOCKER_HOST": f"unix://{sock}", "DOCKER_BUILDKIT": "0"}
-    return Contestant("docker", [client], sock, environment, daemon, bridge=bridge)
+    places = (str(root), str(run))
+    return Contestant("docker", [client], sock, environment, daemon, bridge=bridge, places=places)
 
 
 def start_podman(state: Path) -> Contestant | None:
     if shutil.which("podman") is None:
         return None
-    root = state / "podman"
+    root, run = state / "podman", _volatile(state, "podman")
     root.mkdir(parents=True)
     policy = root / "policy.json"
     policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
     command = [
-        "podman", "--root", str(root / "root"), "--runroot", str(root / "run"), "--tmpdir", str(root / "tmp"),
+        "podman", "--root", str(root / "root"), "--runroot", str(run / "run"), "--tmpdir", str(run / "tmp"),
         "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc",
     ]  # fmt: skip
     # Without these it asks for limits that a host without CAP_SYS_RESOURCE does not grant.
     limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
-    return Contestant("podman", command, run_options=limits, push_options=["--tls-verify=false"])
+    insecure = ["--tls-verify=false"]
+    places = (str(root), str(run))
+    return Contestant("podman", command, run_options=limits, push_options=insecure, places=places)
+
+
+def _volatile(state: Path, name: str) -> Path:
+    return state.parent / VOLATILE / state.name / name
 
 
 def start_registry(state: Path) -> tuple[str, subprocess.Popen[bytes]]:

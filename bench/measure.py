@@ -58,8 +58,28 @@ def remove_all(each: Contestant) -> None:
         each.run("rm", "-f", *containers)
 
 
-def all_pids() -> set[int]:
-    return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+def pids_of(each: Contestant) -> set[int]:
+    """The processes with the engine's directories in their command lines, and all that descend from them."""
+    parents: dict[int, int] = {}
+    found: set[int] = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
+            status = (entry / "stat").read_text()
+        except OSError:
+            continue  # it has ended meanwhile
+        pid = int(entry.name)
+        parents[pid] = int(status.rpartition(")")[2].split()[1])
+        if any(place in command for place in each.places):
+            found.add(pid)
+    grown = True
+    while grown:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        found |= more
+        grown = bool(more)
+    return found
 
 
 def proportional_bytes(pids: set[int]) -> int:

@@ -83,8 +83,8 @@ What is measured:
 
 * *run --rm*: the whole command from the shell, image `busybox`, command `true`.
 * *40 starts*: 40 × `run -d` at the same time, until the last command has ended.
-* *memory*: the proportional set size of every process that exists because of the engine (daemon, shims,
-  proxies, the containers themselves) with 40 idle containers.
+* *memory*: the proportional set size of every process of the engine (daemon, shims, proxies, the containers
+  themselves) with 40 idle containers.
 * *pull*: from a registry on loopback, image not present before.
 * *cold build*: `build --no-cache` of a five-step Dockerfile; *cached build*: the same again.
 * *CLI start*: `version`, with its request to the daemon.

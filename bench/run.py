@@ -10,11 +10,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import measure
 import report
-from engines import Contestant, start_docker, start_podman, start_registry, start_sampan
+from engines import VOLATILE, Contestant, start_docker, start_podman, start_registry, start_sampan
 from report import Result
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -99,17 +100,16 @@ def run_all(contestants: list[Contestant], registry: str, quick: bool) -> list[R
 
 def run_forty(start: object, prepare: object, repeat: int) -> tuple[float, float, float]:
     """(seconds of 40 starts, PSS bytes idle, PSS bytes with 40), of an engine that is alone on the machine."""
-    before = measure.all_pids()
     contestant = start()  # type: ignore[operator]
     try:
         prepare(contestant)  # type: ignore[operator]
-        idle = measure.proportional_bytes(measure.all_pids() - before)
+        idle = measure.proportional_bytes(measure.pids_of(contestant))
         times = []
         for number in range(repeat):
             times.append(measure.parallel_start_seconds(contestant))
             if number < repeat - 1:
                 measure.remove_all(contestant)
-        full = measure.proportional_bytes(measure.all_pids() - before)
+        full = measure.proportional_bytes(measure.pids_of(contestant))
         return sorted(times)[len(times) // 2], idle, full
     finally:
         contestant.stop()
@@ -124,12 +124,28 @@ def main() -> int:
     if os.geteuid() != 0:
         print("the benchmark needs root", file=sys.stderr)
         return 1
+    with workplace():
+        return compare_all(options.large, quick)
+
+
+@contextlib.contextmanager
+def workplace() -> Iterator[None]:
     if STATE.exists():
         shutil.rmtree(STATE)
-    STATE.mkdir()
-    small, large = STATE / "busybox.tar", options.large or STATE / "large.tar"
+    volatile = STATE / VOLATILE
+    volatile.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=711", "tmpfs", volatile], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", volatile], check=True)
+        shutil.rmtree(STATE)
+
+
+def compare_all(given: Path | None, quick: bool) -> int:
+    small, large = STATE / "busybox.tar", given or STATE / "large.tar"
     busybox_tar(small)
-    if options.large is None:
+    if given is None:
         large_tar(large)
     address, registry = start_registry(STATE)
     starters = (start_sampan, start_docker, start_podman)
@@ -158,7 +174,6 @@ def main() -> int:
     print("\n" + report.table(results, names))
     if not quick:
         report.write(results, names, known, PROJECT / "docs")
-    shutil.rmtree(STATE)
     return 0
 
 
