@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -107,19 +108,21 @@ class Assembled:
         await self.engine.networks.setup()
         await self.engine.containers.recover()
         self._watch.start()
-        known = [record.id for record in self.engine.containers.records()]
-        await asyncio.to_thread(self._stores.snapshots.sweep, known)
         await asyncio.to_thread(self._stores.images.collect, min_age=ORPHAN_AGE)
 
     async def close(self) -> None:
         """The containers run on. With none running, nothing of this engine stays on the host's network."""
         running = any(record.running for record in self.engine.containers.records())
-        await self.engine.containers.close()
-        await self._names.close()
-        await self._watch.close()
-        await asyncio.to_thread(self._host.close if running else self._leave_host)
-        await asyncio.to_thread(self._launcher.close)
-        self._stores.metadata.close()
+        async with (
+            AsyncExitStack() as ending
+        ):  # from the last to the first, each whatever becomes of the others
+            ending.callback(self._stores.metadata.close)
+            ending.push_async_callback(asyncio.to_thread, self._launcher.close)
+            leave_host = self._host.close if running else self._leave_host
+            ending.push_async_callback(asyncio.to_thread, leave_host)
+            ending.push_async_callback(self._watch.close)
+            ending.push_async_callback(self._names.close)
+            ending.push_async_callback(self.engine.containers.close)
 
     def _leave_host(self) -> None:
         self._host.teardown()
