@@ -62,7 +62,8 @@ def summary(image: Image, shared: int, containers: int = -1) -> Json:
 
 
 async def inspect(engine: Engine, request: Request) -> AnyResponse:
-    image = engine.images.get(request.match["name"])
+    # In a thread: the store may be busy with removing data.
+    image = await asyncio.to_thread(engine.images.get, request.match["name"])
     config = image.config
     body: Json = {
         "Id": image.id,

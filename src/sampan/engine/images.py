@@ -58,7 +58,7 @@ class Images:
     # Looking
 
     def get(self, name: str) -> Image:
-        """Raises `NotFound` in Docker's words."""
+        """Blocking. Raises `NotFound` in Docker's words."""
         return self.store.get(name)
 
     def containers_of(self, image_id: Digest) -> int:
@@ -96,7 +96,7 @@ class Images:
         reference = parse_reference(f"{repository}:{tag}" if tag else repository).with_default_tag()
         if reference.digest is not None:
             raise Invalid("refusing to create a tag with a digest reference")
-        image = self.store.get(name)
+        image = await asyncio.to_thread(self.store.get, name)
         await asyncio.to_thread(self.store.tag, image.id, reference)
         self._announce("tag", image.id, reference.familiar)
 

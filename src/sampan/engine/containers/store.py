@@ -45,9 +45,10 @@ class ContainerStore:
         return len(self._slots)
 
     def __iter__(self) -> Iterator[ContainerRecord]:
-        return iter([slot.record for slot in self._slots.values()])
+        return iter([slot.record for slot in self.slots()])
 
     def slots(self) -> list[Slot]:
+        """Those of this moment, also for another thread (what images are in use): one step of the interpreter."""
         return list(self._slots.values())
 
     def find(self, reference: str) -> Slot:
@@ -133,4 +134,4 @@ class ContainerStore:
 
     def using(self, wanted: Callable[[ContainerRecord], bool]) -> list[str]:
         """Ids of the containers for which `wanted` holds."""
-        return [slot.record.id for slot in self._slots.values() if wanted(slot.record)]
+        return [record.id for record in self if wanted(record)]
