@@ -8,15 +8,16 @@ import re
 import threading
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
-
-import urllib3
 
 from sampan.build.errors import BuildCancelled
 from sampan.build.model import BuildEvent
 from sampan.build.worker import Report
 from sampan.errors import Invalid, Unavailable, Unsupported
+
+if TYPE_CHECKING:
+    import urllib3
 
 MAX_DOWNLOAD = 64 << 30
 _CHUNK = 1 << 20
@@ -63,6 +64,8 @@ def name_of(url: str) -> str:
 
 def download(url: str, out: BinaryIO, report: Report, cancelled: threading.Event) -> Download:
     """Raises `Unavailable` when the server does not give it, `BuildCancelled`."""
+    import urllib3  # not before it is needed: few builds download, and it takes 3 MB in every engine
+
     timeout = urllib3.Timeout(connect=30, read=60)
     with urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(3, redirect=10)) as pool:
         try:
