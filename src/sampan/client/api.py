@@ -6,7 +6,7 @@ import os
 
 from sampan.client.codec import StreamDecoder, dumps, loads
 from sampan.client.connection import Connection, Response
-from sampan.errors import SampanError, Unavailable, from_kind
+from sampan.errors import SampanError, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,10 +40,6 @@ class ApiError(SampanError):
         super().__init__(message)
         self.status = status
         self.kind = _KINDS.get(status, "internal")
-
-    def as_error(self) -> SampanError:
-        """The same refusal as the error class of its kind."""
-        return from_kind(self.kind, self.message)
 
 
 class Hijacked:

@@ -46,7 +46,6 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 
 IFF_UP = 0x1
-IFF_RUNNING = 0x40
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
 _IFLA_IFALIAS, _IFLA_NET_NS_FD = 20, 28
@@ -81,10 +80,6 @@ class Link:
     address: str  # MAC, "" when it has none
     master: int  # index of the bridge it is a port of, 0 when none
     alias: str = ""  # free text of whoever made it
-
-    @property
-    def is_up(self) -> bool:
-        return bool(self.flags & IFF_UP)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,9 @@ _BUFFER = 1 << 22  # bytes; a transaction goes to the kernel in one write
 _ELEMENTS_PER_MESSAGE = 400  # an attribute holds 64 KiB
 
 _NEWTABLE, _GETTABLE, _DELTABLE = 0, 1, 2
-_NEWCHAIN, _GETCHAIN, _DELCHAIN = 3, 4, 5
+_NEWCHAIN, _GETCHAIN = 3, 4
 _NEWRULE, _GETRULE, _DELRULE = 6, 7, 8
-_NEWSET, _GETSET, _DELSET = 9, 10, 11
+_NEWSET, _GETSET = 9, 10
 _NEWSETELEM, _GETSETELEM, _DELSETELEM = 12, 13, 14
 _GETGEN = 16
 
@@ -172,13 +172,6 @@ class Batch:
             body += u32(5, base.policy) + text(7, base.type)
         self._add(_NEWCHAIN, body, NLM_F_CREATE, f"add chain {table} {name}")
 
-    def delete_chain(self, table: str, name: str) -> None:
-        self._add(_DELCHAIN, text(1, table) + text(3, name), 0, f"delete chain {table} {name}")
-
-    def flush_chain(self, table: str, name: str) -> None:
-        """Delete all of a chain's rules."""
-        self._add(_DELRULE, text(1, table) + text(2, name), 0, f"flush chain {table} {name}")
-
     def add_rule(
         self, table: str, chain: str, *expressions: bytes, comment: str = "", first: bool = False
     ) -> None:
@@ -213,9 +206,6 @@ class Batch:
         if tuple(key) == (Field.INTERFACE_NAME,):
             body += attribute(13, _HOST_ORDER_KEY)
         self._add(_NEWSET, body, NLM_F_CREATE, f"add set {table} {name}")
-
-    def delete_set(self, table: str, name: str) -> None:
-        self._add(_DELSET, text(1, table) + text(2, name), 0, f"delete set {table} {name}")
 
     def flush_set(self, table: str, name: str) -> None:
         self._add(_DELSETELEM, text(1, table) + text(2, name), 0, f"flush set {table} {name}")

@@ -160,10 +160,6 @@ def input_is(name: str) -> bytes:
     return meta(Meta.IIFNAME) + compare(interface_value(name))
 
 
-def input_is_not(name: str) -> bytes:
-    return meta(Meta.IIFNAME) + compare(interface_value(name), Compare.NOT_EQUAL)
-
-
 def output_is(name: str) -> bytes:
     return meta(Meta.OIFNAME) + compare(interface_value(name))
 

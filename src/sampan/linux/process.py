@@ -9,7 +9,6 @@ from functools import cache
 
 from sampan.linux import libc
 
-PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
 PR_SET_NAME = 15
@@ -20,11 +19,6 @@ PR_CAP_AMBIENT = 47
 
 _CLOSE_RANGE_CLOEXEC = 4
 _KEYCTL_JOIN_SESSION_KEYRING = 1
-
-
-def set_death_signal(signal: int) -> None:
-    """The signal that the caller gets when its parent thread ends; 0: none."""
-    libc.prctl(PR_SET_PDEATHSIG, signal, subject="PR_SET_PDEATHSIG")
 
 
 def set_dumpable(dumpable: bool) -> None:

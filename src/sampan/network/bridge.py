@@ -12,7 +12,6 @@ from sampan.errors import Conflict, NotFound
 from sampan.linux.netlink import Message
 from sampan.linux.netlink_namespace import in_namespace
 from sampan.linux.netlink_route import (
-    Link,
     PeerLink,
     RouteSocket,
     add_address,
@@ -153,7 +152,3 @@ def subnets_in_use(route: RouteSocket) -> tuple[IPv4Network, ...]:
         if isinstance(entry.destination, IPv4Network) and entry.destination.prefixlen:
             found.add(entry.destination)
     return tuple(sorted(found))
-
-
-def bridges_with_alias(route: RouteSocket, alias: str) -> list[Link]:
-    return [link for link in route.links() if link.alias == alias and link.kind == "bridge"]

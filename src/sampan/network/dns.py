@@ -163,9 +163,6 @@ class NameServer:
         self.timeout = timeout
         self._served: set[ServedNamespace] = set()
 
-    def set_upstream(self, upstream: Sequence[str]) -> None:
-        self.upstream = tuple(upstream)
-
     async def serve(
         self, namespace: int, records: NameRecords, upstream: Sequence[str] | None = None
     ) -> ServedNamespace:

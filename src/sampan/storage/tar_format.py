@@ -40,7 +40,6 @@ GNU_VOLUME: Final = b"V"
 WITHOUT_DATA: Final = frozenset({HARD_LINK, SYMLINK, CHAR_DEVICE, BLOCK_DEVICE, DIRECTORY, FIFO})
 
 MAGIC_USTAR: Final = b"ustar\0"
-MAGIC_GNU: Final = b"ustar "
 
 
 class TarLimits(msgspec.Struct, frozen=True):

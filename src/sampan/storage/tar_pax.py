@@ -7,7 +7,6 @@ from typing import Final
 from sampan.storage.tar_format import TarLimits, bad_tar
 
 XATTR: Final = b"SCHILY.xattr."
-SPARSE: Final = b"GNU.sparse."
 # Old sparse format 0.0 repeats these keys, once for each piece: their order is the information.
 _PIECE_OFFSET: Final = b"GNU.sparse.offset"
 _PIECE_LENGTH: Final = b"GNU.sparse.numbytes"

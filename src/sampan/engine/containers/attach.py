@@ -22,7 +22,6 @@ Take = Callable[[], Awaitable[tuple[socket.socket, bytes]]]
 """Takes the client's connection out of HTTP's hands: the socket (now ours), and what was read of it already."""
 
 _CONTROL = re.compile(r"ctrl-([a-z@\[\\\]^_])")
-_HEADER_SIZE = 8
 
 
 @dataclass(frozen=True, slots=True)
