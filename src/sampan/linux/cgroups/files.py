@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -17,6 +18,7 @@ _SHORT = 2048
 may lack lines although it is less than a page."""
 _PAUSE = 0.001
 _MOST_WATCHED = 64
+_KILL_ROUNDS = 100
 
 
 class Directories(Protocol):
@@ -124,6 +126,23 @@ def process_ids(path: str) -> list[int]:
     for below in subgroups(path):
         found += process_ids(below)
     return found
+
+
+def kill_until_none_is_new(group: str, pids: Callable[[], list[int]]) -> None:
+    """SIGKILL for each of the processes that `pids` lists, until it lists no others. Raises `Conflict` if that never
+    comes: hold the group still before where that can be done."""
+    killed: set[int] = set()
+    for _ in range(_KILL_ROUNDS):
+        new = set(pids()) - killed
+        if not new:
+            return
+        for pid in new:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        killed |= new
+    raise Conflict(f"cgroup {group}: new processes appear faster than they can be killed")
 
 
 def make_with_parents(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Mapping
 
@@ -16,7 +15,6 @@ from sampan.linux.cgroups.v1_stats import oom_kill_count, read_stats
 _FREEZE_TIMEOUT = 10.0
 _REMOVE_TIMEOUT = 10.0
 _PAUSE = 0.001
-_KILL_ROUNDS = 100
 
 _FIELDS: Mapping[str, tuple[str, ...]] = {
     "memory": (
@@ -155,30 +153,16 @@ class CgroupV1:
     def kill_all(self) -> None:
         directory = self._of("freezer")
         if directory is None or not os.path.isdir(directory):
-            self._kill_until_none_is_new()
+            files.kill_until_none_is_new(self.path, self.pids)
             return
         freezer = f"{directory}/freezer.state"
         try:
             # Forks of a freezing process are frozen too, so that the list below is complete.
             files.write(freezer, "FROZEN")
-            self._kill_until_none_is_new()
+            files.kill_until_none_is_new(self.path, self.pids)
         finally:
             if os.path.isdir(directory):
                 files.write(freezer, "THAWED")
-
-    def _kill_until_none_is_new(self) -> None:
-        killed: set[int] = set()
-        for _ in range(_KILL_ROUNDS):
-            new = set(self.pids()) - killed
-            if not new:
-                return
-            for pid in new:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            killed |= new
-        raise Conflict(f"cgroup {self.path}: new processes appear faster than they can be killed")
 
     def stats(self) -> CgroupStats:
         if not self.exists():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable
 
@@ -17,7 +16,6 @@ from sampan.linux.cgroups.v2_stats import oom_kill_count, read_stats
 
 _FREEZE_TIMEOUT = 10.0
 _REMOVE_TIMEOUT = 10.0
-_KILL_ROUNDS = 100
 _DEFAULT_PERIOD = 100_000
 
 AttachDevices = Callable[[str, bytes], None]
@@ -147,23 +145,9 @@ class CgroupV2:
         # Before Linux 5.14: hold them still, so that the list is complete.
         files.write(f"{self._group}/cgroup.freeze", "1")
         try:
-            self._kill_until_none_is_new()
+            files.kill_until_none_is_new(self.path, self.pids)
         finally:
             files.write(f"{self._group}/cgroup.freeze", "0")
-
-    def _kill_until_none_is_new(self) -> None:
-        killed: set[int] = set()
-        for _ in range(_KILL_ROUNDS):
-            new = set(self.pids()) - killed
-            if not new:
-                return
-            for pid in new:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            killed |= new
-        raise Conflict(f"cgroup {self.path}: new processes appear faster than they can be killed")
 
     def stats(self) -> CgroupStats:
         if not self.exists():
