@@ -75,12 +75,15 @@ class RegistryClient:
         self.domain = domain
         self._config = config
         self._credentials = credentials or Credentials()
-        self._mirrors = [Transport(one, config, Credentials()) for one in mirror_endpoints(domain, config)]
+        self._all_mirrors = tuple(
+            Transport(one, config, Credentials()) for one in mirror_endpoints(domain, config)
+        )
+        self._mirrors = list(self._all_mirrors)
         self._origin: Transport | None = None
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        for transport in (*self._mirrors, *((self._origin,) if self._origin else ())):
+        for transport in (*self._all_mirrors, *((self._origin,) if self._origin else ())):
             transport.close()
 
     # Reading
@@ -285,12 +288,26 @@ class RegistryClient:
     # Endpoints
 
     def _read(self, attempt: Callable[[Transport], T]) -> T:
-        for mirror in self._mirrors:
+        for mirror in tuple(self._mirrors):
             try:
                 return attempt(mirror)
-            except (Unavailable, NotFound, Denied, Unauthorized, Invalid):
+            except Unavailable:
+                self._drop(mirror)  # it has been tried often enough
+            except (NotFound, Denied, Unauthorized, Invalid):
                 continue  # whatever is wrong with a mirror, the registry itself decides
         return attempt(self._writing())
+
+    def distrust_mirrors(self) -> bool:
+        """Don't ask them any more: what came from one of them was wrong. False when there are none."""
+        mirrors = tuple(self._mirrors)
+        for mirror in mirrors:
+            self._drop(mirror)
+        return bool(mirrors)
+
+    def _drop(self, mirror: Transport) -> None:
+        with self._lock:
+            if mirror in self._mirrors:
+                self._mirrors.remove(mirror)
 
     def _writing(self) -> Transport:
         """The registry itself: the first of its endpoints that speaks the protocol."""

@@ -214,8 +214,9 @@ class _LayerPull:
         try:
             self._fetch(diff_id, descriptor)
         except Invalid:
-            # What was kept may be damaged (the host crashed while it was written): once more, from the start.
-            if not kept:
+            # What was kept may be damaged (the host crashed while it was written), or a mirror may be: once more,
+            # from the start and from the registry itself.
+            if not self.client.distrust_mirrors() and not kept:
                 raise
             self.images.content.drop_partial(descriptor.digest)
             self._fetch(diff_id, descriptor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from sampan.errors import Invalid
@@ -52,8 +52,7 @@ def push(
         report(Progress("Waiting", hex_of(diff_id)[:12]))
     work = _LayerPush(client, reference, images, report, cancelled)
     with images.hold(image.diff_ids):
-        with ThreadPoolExecutor(parallel, thread_name_prefix="push") as pool:
-            pushed = dict(zip(unique, pool.map(work.push, unique), strict=True))
+        pushed = _push_layers(work, unique, parallel)
         raw, media_type = _manifest(image, [pushed[diff_id] for diff_id in image.diff_ids])
         config = Descriptor(media.DOCKER_CONFIG, image.id, len(image.config_raw))
         if not client.has_blob(reference, config.digest):
@@ -63,6 +62,20 @@ def push(
     report(Progress(f"{tag}: digest: {digest} size: {len(raw)}"))
     report(Progress("", aux={"Tag": tag, "Digest": digest, "Size": len(raw)}))
     return Descriptor(media_type, digest, len(raw))
+
+
+def _push_layers(work: _LayerPush, layers: tuple[Digest, ...], parallel: int) -> dict[Digest, Descriptor]:
+    """All of them, several at a time; when one fails the others are given up, and its error is raised."""
+    with ThreadPoolExecutor(parallel, thread_name_prefix="push") as pool:
+        futures = [pool.submit(work.push, layer) for layer in layers]
+        wait(futures, return_when=FIRST_EXCEPTION)
+        if any(future.done() and future.exception() for future in futures):
+            work.give_up()
+    failures = [error for future in futures if (error := future.exception())]
+    # A layer that was only told to stop is not the reason.
+    for error in sorted(failures, key=lambda one: isinstance(one, Cancel)):
+        raise error
+    return {layer: future.result() for layer, future in zip(layers, futures, strict=True)}
 
 
 class _LayerPush:
@@ -79,10 +92,17 @@ class _LayerPush:
         self._images = images
         self._report = report
         self._cancelled = cancelled
+        self._given_up = threading.Event()
+
+    def give_up(self) -> None:
+        self._given_up.set()
+
+    def _stopped(self) -> bool:
+        return self._cancelled.is_set() or self._given_up.is_set()
 
     def push(self, diff_id: Digest) -> Descriptor:
         """Bring one layer to the registry; the descriptor of its blob."""
-        if self._cancelled.is_set():
+        if self._stopped():
             raise Cancel("cancelled")
         short = hex_of(diff_id)[:12]
         descriptor = compressed_blob(self._images, diff_id)
@@ -95,7 +115,7 @@ class _LayerPush:
                 _StoredBlob(self._images.content, descriptor.digest),
                 mount_from=self._mountable(diff_id),
                 progress=Transfer(self._report, "Pushing", short, descriptor.size).at,
-                cancelled=self._cancelled.is_set,
+                cancelled=self._stopped,
             )
             self._report(Progress(f"Mounted from {source}" if source else "Pushed", short))
         self._images.remember_blob(diff_id, descriptor, self._reference.name)

@@ -113,6 +113,8 @@ class BlobUpload:
                     return ""  # the closing PUT got through, its answer did not
                 if self._sessions >= SESSIONS:
                     raise lost.error from None
+                # Some registries take a first chunk and no second one.
+                self._whole = self._whole or self._sessions >= SESSIONS - 2
 
     # The steps
 
@@ -206,7 +208,7 @@ class BlobUpload:
         if chunk and status in _NO_CHUNKS and self._offset == 0:
             self._whole = True
             raise _Lost(error)
-        if chunk and status == 416:
+        if chunk and status == 416 and not self._failures:
             raise _Broken(error)  # the registry has more or less than we think: it is asked
         if status in _LOST:
             raise _Lost(error)

@@ -80,7 +80,8 @@ class MisbehavingRegistry:
 
     token_realm: pulls need a Bearer token of the service at this URL ("own": this server's own /token, which
     wants `user` and `password`). basic: pulls need Basic credentials. Uploads: `chunk_minimum` is said in
-    OCI-Chunk-Min-Length, `body_limit` is where 413 begins (0: nowhere), `no_chunks`: 405 for every PATCH.
+    OCI-Chunk-Min-Length, `body_limit` is where 413 begins (0: nowhere), `no_chunks`: 405 for every PATCH,
+    `one_chunk_only`: 416 for every one but the first.
     """
 
     user: str = "ann"
@@ -92,6 +93,7 @@ class MisbehavingRegistry:
     chunk_minimum: int = 0
     body_limit: int = 0
     no_chunks: bool = False
+    one_chunk_only: bool = False
     upload_faults: list[UploadFault] = field(default_factory=list)
     uploads: dict[str, bytearray] = field(default_factory=dict)
     manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -234,7 +236,8 @@ class UploadHandler(BaseHTTPRequestHandler):
             self.send(404, b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"blob upload unknown"}]}')
             return
         start = self.headers.get("Content-Range", "").partition("-")[0]
-        if start and int(start) != len(upload):
+        refused = self.state.one_chunk_only and upload and self.command == "PATCH"
+        if refused or (start and int(start) != len(upload)):
             self._drain(length)
             self._answer(416, identity)
             return

@@ -358,6 +358,26 @@ def test_a_mirror_that_has_a_part_only_is_completed_by_the_registry(rig: Rig) ->
         assert len(rig.blob_requests()) == 1
 
 
+def test_a_mirror_with_wrong_bytes_is_left_for_the_registry(rig: Rig) -> None:
+    with MisbehavingRegistry() as mirror:
+        mirror.manifests = dict(rig.registry.manifests)
+        mirror.blobs = rig.registry.blobs
+        mirror.blob_faults[rig.layer_digest] = Fault(data=bytes(len(rig.layer)))
+        image = rig.pull(mirrors={rig.registry.host: (f"http://{mirror.host}",)})
+    assert image.diff_ids == (digest_of(TAR),)
+    assert len(rig.blob_requests()) == 1
+
+
+def test_a_mirror_that_keeps_failing_is_asked_no_more(rig: Rig) -> None:
+    with MisbehavingRegistry() as mirror:
+        mirror.manifests = dict(rig.registry.manifests)
+        mirror.blobs = rig.registry.blobs
+        for digest in mirror.blobs:
+            mirror.blob_faults[digest] = Fault(status=503)
+        rig.pull(mirrors={rig.registry.host: (f"http://{mirror.host}",)})
+        assert len(mirror.asked_for("/blobs/")) == transport.ATTEMPTS
+
+
 def test_a_pull_that_is_cancelled_says_so(rig: Rig) -> None:
     stop = threading.Event()
     stop.set()

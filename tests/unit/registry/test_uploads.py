@@ -148,7 +148,9 @@ def test_an_upload_that_the_registry_has_lost_begins_anew(rig: Rig) -> None:
 
 
 def test_a_registry_that_loses_every_upload_is_given_up(rig: Rig) -> None:
-    rig.registry.upload_faults = [UploadFault(forget=True) for _ in range(50)]
+    rig.registry.upload_faults = [
+        UploadFault(method=one, forget=True) for one in ("PATCH", "PUT") for _ in range(9)
+    ]
     with pytest.raises(Invalid, match="blob upload unknown"):
         rig.push()
     assert rig.steps().count("POST") == upload.SESSIONS
@@ -188,6 +190,23 @@ def test_a_token_that_expires_in_the_middle_is_renewed_and_the_upload_goes_on(ri
     assert rig.steps().count("POST") == 2  # the first one is the question how to log in
     assert len([one for one in rig.registry.asked if one.path.startswith("/token")]) == 2
     assert rig.steps()[-4:] == [chunk(0, 400), chunk(400, 800), chunk(800, 1000), "PUT"]
+
+
+def test_a_connection_that_is_closed_because_the_token_expired_is_taken_up_with_a_new_one(rig: Rig) -> None:
+    rig.registry.token_realm = "own"
+    rig.registry.upload_faults = [UploadFault(expire=True, cut_at=70 * KIB)]
+    rig.push(ANN)
+    rig.assert_arrived()
+    assert rig.steps()[-1] == "PUT"
+    assert chunk(70, 170) in rig.steps()
+    assert len(rig.registry.uploads) == 0
+
+
+def test_a_registry_that_takes_no_second_chunk_gets_the_blob_in_one_piece_at_last(rig: Rig) -> None:
+    rig.registry.one_chunk_only = True
+    rig.push()
+    rig.assert_arrived()
+    assert rig.steps()[-2:] == ["POST", "PUT"]
 
 
 def test_a_closing_request_whose_answer_is_lost_is_not_repeated(rig: Rig) -> None:
