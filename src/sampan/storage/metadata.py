@@ -52,9 +52,10 @@ class RootLock:
     def __init__(self, root: Path) -> None:
         """Raises `Conflict`, naming the other's pid, when another process holds the root."""
         root.mkdir(parents=True, exist_ok=True)
-        # Whatever modes files have in images, containers and volumes: no other user of the host may come at
-        # them, let alone run what a container has made set-user-id (CVE-2021-41091 of another engine).
-        os.chmod(root, 0o710)
+        if _is_ours(root):
+            # Whatever modes files have in images, containers and volumes: no other user of the host may come at
+            # them, let alone run what a container has made set-user-id (CVE-2021-41091 of another engine).
+            os.chmod(root, 0o710)
         path = root / "daemon.lock"
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -76,6 +77,11 @@ class RootLock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _is_ours(root: Path) -> bool:
+    """Nothing but an engine's: a root that is also somebody else's directory (/srv, say) keeps its mode."""
+    return (root / "metadata.db").exists() or not any(root.iterdir())
 
 
 class Metadata:

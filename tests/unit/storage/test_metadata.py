@@ -52,6 +52,16 @@ def test_nobody_else_can_read_what_containers_were_given(tmp_path: Path) -> None
     assert files == {"metadata.db": 0o600, "metadata.db-wal": 0o600, "metadata.db-shm": 0o600}
 
 
+def test_a_directory_with_somebody_elses_files_keeps_its_mode_as_a_root(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir(mode=0o755)
+    (root / "letter").touch()
+    metadata = Metadata(root)
+    assert stat.S_IMODE(root.stat().st_mode) == 0o755
+    assert stat.S_IMODE((root / "metadata.db").stat().st_mode) == 0o600
+    metadata.close()
+
+
 def test_a_transaction_that_fails_leaves_nothing(metadata: Metadata) -> None:
     metadata.put(Table.TAGS, "a", b"before")
     with pytest.raises(RuntimeError):
