@@ -46,6 +46,15 @@ RELAXED = frozenset({Table.BLOBS, Table.BUILD_CACHE, Table.SNAPSHOTS})
 """Tables whose commits are not flushed to disk unless `durable=True` is given."""
 
 
+_OWN_NAMES = frozenset(
+    (
+        *("daemon.lock", "metadata.db", "metadata.db-wal", "metadata.db-shm", "lost+found"),
+        *("content", "layers", "snapshots", "containers", "volumes", "builds", "caches"),
+    )
+)
+"""What a root has in it (see docs/architecture.md), or a file system made for one."""
+
+
 class RootLock:
     """Holds `<root>/daemon.lock` (flock), so that one daemon at a time uses a root."""
 
@@ -81,7 +90,7 @@ class RootLock:
 
 def _is_ours(root: Path) -> bool:
     """Nothing but an engine's: a root that is also somebody else's directory (/srv, say) keeps its mode."""
-    return (root / "metadata.db").exists() or not any(root.iterdir())
+    return _OWN_NAMES.issuperset(entry.name for entry in root.iterdir())
 
 
 class Metadata:
