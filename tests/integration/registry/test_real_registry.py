@@ -28,6 +28,7 @@ from sampan.storage.images import Image, ImageStore
 from sampan.storage.layer_blobs import ingest_tar
 from sampan.storage.layers import LayerStore
 from sampan.storage.metadata import Metadata
+from sampan.testing.misbehaving_registry import MisbehavingRegistry, UploadFault
 from sampan.testing.proxy import CuttingProxy
 from sampan.testing.registry import RealRegistry
 
@@ -257,6 +258,18 @@ def test_pulls_of_one_image_at_the_same_time_all_succeed(
     for thread in threads:
         thread.join()
     assert found == [image.id] * 4
+
+
+def test_a_push_that_is_denied_for_one_layer_leaves_no_manifest(here: Stores) -> None:
+    image = here.make_image(b"first", b"second", b"third")
+    with MisbehavingRegistry() as refusing:
+        refusing.upload_faults = [UploadFault(method="PUT", status=403)]
+        client = RegistryClient(refusing.host, RegistryConfig())
+        with pytest.raises(Denied, match="requested access to the resource is denied"):
+            here.push(client, parse_reference(f"{refusing.host}/team/app:1"), image)
+        assert refusing.manifests == {}
+        here.push(client, parse_reference(f"{refusing.host}/team/app:1"), image)
+        assert "/v2/team/app/manifests/1" in refusing.manifests
 
 
 @pytest.fixture

@@ -297,6 +297,18 @@ def test_credentials_go_to_the_registry_they_belong_to_and_nowhere_else(site: Si
         assert all(own.password not in str(one) for one in other.asked)
 
 
+def test_an_identity_token_is_kept_instead_of_the_password(client: Client) -> None:
+    with MisbehavingRegistry(token_realm="own", identity_token="the-identity") as registry:
+        client.ok("login", "-u", registry.user, "--password-stdin", registry.host, stdin=registry.password)
+        (entry,) = json.loads(client.config.read_text())["auths"].values()
+        assert entry["identitytoken"] == "the-identity"
+        assert registry.password not in base64.b64decode(entry["auth"]).decode()
+        registry.asked.clear()
+        assert "manifest unknown" in client.fails("pull", f"{registry.host}/x:1")
+        assert [one.method for one in registry.asked_for("/token")] == ["POST"]
+        assert all("basic" not in one.headers.get("authorization", "").lower() for one in registry.asked)
+
+
 # Trust
 
 

@@ -313,6 +313,29 @@ def test_a_bearer_token_is_fetched_once_for_all_requests_of_a_scope(rig: Rig) ->
     assert "service=test" in asked.path
 
 
+def test_a_token_that_expires_during_a_pull_is_renewed(rig: Rig) -> None:
+    rig.registry.token_realm = "own"
+
+    def expire(progress: Progress) -> None:
+        if progress.status == "Pulling fs layer":
+            rig.registry.token = "another"
+
+    client = RegistryClient(rig.registry.host, RegistryConfig(), ANN)
+    reference = parse_reference(f"{rig.registry.host}/team/app:1")
+    image = pull(
+        client,
+        reference,
+        rig.images,
+        platform=Platform("amd64", "linux"),
+        report=expire,
+        cancelled=threading.Event(),
+    )
+    client.close()
+    assert image.diff_ids == (digest_of(TAR),)
+    given = [one.headers["authorization"] for one in rig.registry.asked_for(rig.layer_digest)]
+    assert given == ["Bearer the-token", "Bearer another"]
+
+
 def test_an_identity_token_is_posted_and_its_password_is_never_needed(rig: Rig) -> None:
     rig.registry.token_realm = "own"
     rig.registry.identity_token = "the-identity"
