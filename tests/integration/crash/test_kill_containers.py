@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from sampan.linux.cgroups import Cgroup, detect
+
 pytestmark = pytest.mark.root
 
 BUSYBOX = "busybox:latest"
@@ -110,6 +112,32 @@ def test_an_attached_client_stays_connected_to_the_container(fresh_sampan: Any) 
     assert connection.recv(100) == b""
     connection.close()
     assert sampan.ok("logs", created["Id"]) == "before\nduring\nafter"
+
+
+def test_what_was_held_still_for_a_moment_goes_on_and_what_is_paused_stays_so(fresh_sampan: Any) -> None:
+    sampan = fresh_sampan
+    for name in ("committed", "paused"):
+        sampan.ok("run", "-d", "--name", name, BUSYBOX, "sleep", "1000")
+    sampan.ok("pause", "paused")
+    groups = {name: _group(state(sampan, name)["Pid"]) for name in ("committed", "paused")}
+    sampan.engine.kill()
+    # As if it was killed in the middle of a commit, which holds the container still.
+    groups["committed"].freeze()
+    groups["paused"].thaw()
+    sampan.engine.start()
+    assert sampan.ok("exec", "committed", "echo", "goes on") == "goes on"
+    assert state(sampan, "paused")["Status"] == "paused"
+    assert groups["paused"].frozen()
+    sampan.ok("unpause", "paused")
+    assert sampan.ok("exec", "paused", "echo", "goes on") == "goes on"
+
+
+def _group(pid: int) -> Cgroup:
+    """The container's control group, found by its process."""
+    path = next(
+        line for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if "sampan-test" in line
+    )
+    return detect().group(path.partition(":/")[2])
 
 
 def test_an_exec_goes_on_and_can_be_inspected_no_more_or_rightly(fresh_sampan: Any, wait_until: Any) -> None:

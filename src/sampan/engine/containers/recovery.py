@@ -27,7 +27,7 @@ from sampan.engine.containers.runner import Runner, end_shim, remove_run_directo
 from sampan.engine.containers.store import Slot
 from sampan.engine.containers.wiring import Wiring, publishing_address
 from sampan.engine.model import epoch_ns, now
-from sampan.errors import Conflict, Invalid, NotFound, SampanError
+from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unsupported
 from sampan.linux.process import start_time
 from sampan.network.model import EndpointSpec, PortBinding
 from sampan.runtime.messages import ExitRecord
@@ -81,6 +81,7 @@ class Recovery:
             shim = ShimClient.connect(run_dir)
         except NotFound:
             return None
+        self._settle_freezer(slot)
         try:
             # Does nothing but raise when it is running already; else it finishes an interrupted start.
             shim.start()
@@ -89,6 +90,19 @@ class Recovery:
         except SampanError as error:
             log.warning("container %s: its start could not be finished: %s", slot.record.id, error)
         return shim
+
+    def _settle_freezer(self, slot: Slot) -> None:
+        """Blocking: held still or not as the record says; a commit, a pause, an unpause may have been interrupted."""
+        group = self._parts.cgroup(slot.record)
+        try:
+            if slot.record.state.status == "paused":
+                group.freeze()
+            else:
+                group.thaw()
+        except Unsupported:
+            return  # nothing can be held still on this host
+        except SampanError as error:
+            log.warning("container %s: it could not be paused or continued: %s", slot.record.id, error)
 
     async def _watch(self, slot: Slot, shim: ShimClient) -> None:
         record = slot.record
