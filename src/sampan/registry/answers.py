@@ -86,6 +86,19 @@ def parse_tags(raw: bytes) -> tuple[str, ...]:
     return tags
 
 
+def absolute(base: str, target: str) -> str:
+    """The URL that a registry names, from the one that was asked. Raises `Invalid` when it is none for HTTP."""
+    try:
+        url = urljoin(base, target)
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise Invalid(f"the registry names {target[:200]!r}, which is not a usable URL")
+    return url
+
+
 def next_page(link: str, current: str) -> str:
     """Path and query of the next page that a Link header names (RFC 8288), "" when there is none.
 
@@ -94,7 +107,7 @@ def next_page(link: str, current: str) -> str:
     found = _NEXT.search(link)
     if found is None:
         return ""
-    target, here = urlsplit(urljoin(current, found[1])), urlsplit(current)
+    target, here = urlsplit(absolute(current, found[1])), urlsplit(current)
     path = here.path[here.path.find("/v2/") :]
     return f"{path}?{target.query}" if target.query else ""
 

@@ -59,7 +59,7 @@ def describe(error: Exception, host: str = "") -> str:
     if isinstance(error, exceptions.IncompleteRead) or isinstance(cause, http.client.IncompleteRead):
         return "unexpected EOF"
     if isinstance(error, exceptions.LocationParseError | exceptions.LocationValueError):
-        return "invalid URL"
+        return f"dial tcp: {host}: invalid host or port"
     if isinstance(error, exceptions.DecodeError):
         return "the answer's Content-Encoding is malformed"
     return "malformed HTTP response"

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError
 
 from sampan.errors import Conflict, Denied, Invalid, Unauthorized, Unavailable
+from sampan.registry.answers import absolute
 from sampan.registry.auth import (
     Challenge,
     TokenAnswer,
@@ -233,10 +234,8 @@ class Transport:
             if not request.redirect or response.status not in _REDIRECTS or not location:
                 return response
             response.close()
-            target = urljoin(url, location)
-            if urlsplit(target).scheme not in ("http", "https") or (
-                parts.scheme == "https" and urlsplit(target).scheme == "http"
-            ):
+            target = absolute(url, location)
+            if parts.scheme == "https" and urlsplit(target).scheme == "http":
                 raise Denied(
                     f"the registry redirects from {redacted(url)} to {redacted(target)}, which is not safe"
                 )
@@ -265,6 +264,7 @@ class Transport:
 
     def fetch_token(self, challenge: Challenge, scope: str, *, offline: bool = False) -> TokenAnswer:
         """Ask the token service; with credentials only where `realm_belongs`. Raises `Unauthorized`."""
+        absolute(challenge.realm, "")
         trusted = realm_belongs(challenge.realm, self.endpoint.url)
         if not trusted and urlsplit(challenge.realm).scheme != "https":
             raise Denied(
@@ -362,7 +362,7 @@ def _seconds(retry_after: str | None) -> float | None:
         return float(retry_after)
     try:
         return max(email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
 
 
@@ -370,7 +370,8 @@ def _netloc(url: str) -> str:
     """Host and port: the scheme's usual one where the URL has none."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
-    return host if parts.port else f"{host}:{443 if parts.scheme == 'https' else 80}"
+    has_port = host.rpartition(":")[2].isdecimal() and not host.endswith("]")
+    return host if has_port else f"{host}:{443 if parts.scheme == 'https' else 80}"
 
 
 def redacted(url: str) -> str:

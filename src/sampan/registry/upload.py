@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
-from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from sampan.errors import Invalid, SampanError, Unavailable
 from sampan.oci.manifest import Descriptor
 from sampan.oci.reference import Reference
-from sampan.registry.answers import received, write_error
-from sampan.registry.transport import Answer, Cancel, Cancelled, Transport, pause, redacted
+from sampan.registry.answers import absolute, received, write_error
+from sampan.registry.transport import Answer, Cancel, Cancelled, Transport, pause
 
 CHUNK = 32 << 20
 """Bytes of one PATCH, as long as nothing speaks against it."""
@@ -285,8 +285,6 @@ class BlobUpload:
 
     def _take_location(self, answer: Answer) -> None:
         location = answer.headers.get("Location", "")
-        url = urljoin(self._transport.url + "/", location)
-        if not location or urlsplit(url).scheme not in ("http", "https"):
-            host = self._transport.endpoint.host
-            raise Invalid(f"the registry {host} gave no usable upload location: {redacted(location)!r}")
-        self._location = url
+        if not location:
+            raise Invalid(f"the registry {self._transport.endpoint.host} gave no location for the upload")
+        self._location = absolute(self._transport.url + "/", location)

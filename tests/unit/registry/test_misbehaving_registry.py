@@ -305,6 +305,23 @@ def test_redirects_end_somewhere(rig: Rig) -> None:
         rig.pull()
 
 
+@pytest.mark.parametrize("url", ["http://[::1", "http://host:99999/", "ftp://host/", "file:///etc/passwd"])
+def test_places_that_are_no_urls_are_refused_in_words(rig: Rig, url: str) -> None:
+    rig.fault(redirect=url)
+    with pytest.raises((Invalid, Denied, Unavailable), match=r"not a usable URL"):
+        rig.pull()
+    rig.registry.blob_faults.clear()
+    rig.registry.token_realm = url
+    with pytest.raises((Invalid, Denied, Unavailable), match=r"not a usable URL"):
+        rig.pull()
+
+
+def test_a_port_that_cannot_be_is_said_in_words() -> None:
+    client = RegistryClient("127.0.0.1:99999", RegistryConfig())
+    with pytest.raises(Unavailable, match=r'^Get "http://127.0.0.1:99999/v2/": .* invalid host or port$'):
+        client.resolve(parse_reference("127.0.0.1:99999/x:1"))
+
+
 def test_a_bearer_token_is_fetched_once_for_all_requests_of_a_scope(rig: Rig) -> None:
     rig.registry.token_realm = "own"
     rig.pull(credentials=ANN)
