@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
+    from typing import NoReturn
 
     from sampan.cli.flags import Values
     from sampan.client.address import Address
@@ -204,5 +205,15 @@ def _report_defect(kind: type[BaseException], error: BaseException, traceback: T
     print("This is a defect. SAMPAN_DEBUG=1 shows where it happened.", file=sys.stderr)
 
 
+def entry() -> NoReturn:
+    """`main` for the console script. Everything is written and closed when it returns: the process ends there.
+
+    Taking the interpreter down in order would take as long as many a command.
+    """
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()
