@@ -82,11 +82,11 @@ def test_the_exit_code_is_asked_for_again_when_the_engine_was_replaced(
 
     engine_server.answers[("POST", "/containers/c/wait")] = (200, {"StatusCode": 5})
     client = Client(parse_address(f"unix://{fake_engine}"))
-    broken = client.begin("POST", "/containers/c/wait")
+    broken = client._open()  # the request's answer will never come
     broken._sock.shutdown(2)
     assert exit_status(client, broken, "c") == 5
     engine_server.answers[("POST", "/containers/c/wait")] = (404, {"message": "No such container: c"})
-    broken = client.begin("POST", "/containers/c/wait")
+    broken = client._open()  # the request's answer will never come
     broken._sock.shutdown(2)
     assert exit_status(client, broken, "c") == 125
 
