@@ -7,6 +7,7 @@ unparsed, because after a hijack they belong to whoever took the connection.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -234,9 +235,13 @@ class HttpConnection(asyncio.Protocol):
         except ConnectionError:
             self._close()
             return
-        except Exception:
-            log.exception("%s %s failed", request.method, request.path)
-            response = json_response({"message": "internal error, see the daemon's log"}, 500)
+        except Exception as error:
+            full = _full_disk(error)
+            if full:
+                log.error("%s %s failed: %s", request.method, request.path, full)
+            else:
+                log.exception("%s %s failed", request.method, request.path)
+            response = json_response({"message": full or "internal error, see the daemon's log"}, 500)
         if isinstance(response, HijackedResponse) or self._hijacked:
             return
         if isinstance(response, StreamingResponse):
@@ -358,6 +363,14 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is not None and self._paused:
             self._paused = False
             self._transport.resume_reading()
+
+
+def _full_disk(error: Exception) -> str:
+    """The message of an error that says that a file system is full, wherever it was met; else empty."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{os.strerror(error.errno).lower()}"
 
 
 def error_response(error: SampanError) -> Response:

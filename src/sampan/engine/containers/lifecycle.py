@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from typing import Any
 
@@ -21,6 +22,8 @@ from sampan.engine.signals import parse_signal
 from sampan.engine.spec_resources import live_limits
 from sampan.engine.validate import check_resources
 from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unavailable
+
+log = logging.getLogger(__name__)
 
 DEFAULT_STOP_TIMEOUT = 10
 """Seconds between the stop signal and SIGKILL."""
@@ -266,7 +269,11 @@ class Lifecycle:
             return
         async with slot.lock:
             if self._parts.store.get(slot.record.id) is slot and not slot.record.running:
-                await self._remove(slot, volumes=True)
+                try:
+                    await self._remove(slot, volumes=True)
+                except (SampanError, OSError) as error:
+                    log.error("container %s could not be removed after its end: %s", slot.record.id, error)
+                    self._monitor.not_removed(slot.record, str(error))
 
     async def _remove(self, slot: Slot, *, volumes: bool) -> None:
         """The caller holds the lock, and there is no process any more.
@@ -276,7 +283,11 @@ class Lifecycle:
         """
         record = replace(slot.record, removing=True)
         self._parts.store.replace(slot, record)
-        await self._parts.store.delete(slot)
+        try:
+            await self._delete_record(slot)
+        except BaseException:
+            self._parts.store.replace(slot, replace(slot.record, removing=False))
+            raise
         self._runner.drop_clients(record.id)
         try:
             await asyncio.to_thread(self._creator.discard, record.id)
@@ -287,6 +298,14 @@ class Lifecycle:
             for point in record.mounts:
                 if point.type == "volume" and point.anonymous:
                     await self._parts.volumes.remove_unused(point.name)
+
+    async def _delete_record(self, slot: Slot) -> None:
+        """On a full disk the container's files go first after all: they make the room that the database needs."""
+        try:
+            await self._parts.store.delete(slot)
+        except Unavailable:
+            await asyncio.to_thread(self._creator.discard, slot.record.id)
+            await self._parts.store.delete(slot)
 
 
 def updated(host: HostConfig, changes: dict[str, Any]) -> HostConfig:

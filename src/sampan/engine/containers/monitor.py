@@ -45,6 +45,8 @@ class Live:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     no_restart: bool = False
     """A person ended it: the restart policy does not count."""
+    unknown: str = ""
+    """Why it is not known how it ended."""
 
 
 @dataclass(slots=True)
@@ -112,7 +114,8 @@ class Monitor:
             end = live.shim.wait()
         except (SampanError, OSError) as error:
             log.error("the end of container %s is not known: %s", record.id, error)
-            end = ExitRecord(UNKNOWN, now(), error=str(error))
+            live.unknown = str(error)
+            end = ExitRecord(UNKNOWN, now(), error=live.unknown)
         try:
             group = self._parts.cgroup(record)
             if group.exists():
@@ -153,7 +156,10 @@ class Monitor:
             await self._save_end(slot)
         if live is not None:
             live.ended.set()
-        self._notify(record.id, ("not-running", "next-exit"), Waited(end.exit_code, end.error))
+        # What went wrong beside a program that ended by itself, such as a log on a full disk, is in the state; it
+        # must not hide the exit code from who waits for it.
+        waited = Waited(end.exit_code, live.unknown if live is not None else "")
+        self._notify(record.id, ("not-running", "next-exit"), waited)
         if decision.restart:
             self._schedule(slot, decision.delay)
         elif removing:
@@ -247,11 +253,14 @@ class Monitor:
         """How many wait for something of this container."""
         return sum(len(futures) for futures in self._waiters.get(container_id, {}).values())
 
+    def not_removed(self, record: ContainerRecord, error: str) -> None:
+        """The container that should have gone stays: whoever waits for its removal learns why."""
+        self._notify(record.id, ("removed",), Waited(record.state.exit_code, error))
+
     def removed(self, record: ContainerRecord) -> None:
         """The container is gone: whoever waits for anything of it learns that."""
         self.cancel_restart(record.id)
-        error = record.state.error if record.state.exit_code else ""
-        self._notify(record.id, CONDITIONS, Waited(record.state.exit_code, error))
+        self._notify(record.id, CONDITIONS, Waited(record.state.exit_code))
         self._waiters.pop(record.id, None)
 
     def _notify(self, container_id: str, conditions: tuple[str, ...], result: Waited) -> None:
