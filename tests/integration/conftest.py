@@ -92,8 +92,12 @@ class Sampan:
             self._api.close()
 
 
-def _make(directory: Path, **options: Any) -> Sampan:
+def _make(directory: Path, *, run_dir: Path | None = None, log: Path | None = None, **options: Any) -> Sampan:
+    """`run_dir`, `log`: elsewhere than below `directory`."""
     engine = EngineProcess(directory, **options)
+    if run_dir is not None:
+        engine.run_dir, engine.socket = run_dir, run_dir / "sampan.sock"
+    engine.log = log or engine.log
     try:
         engine.start()
         sampan = Sampan(engine)
