@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -41,6 +42,9 @@ MOUNT_SETATTR = 442
 
 _KEYCTL = {"x86_64": 250, "i686": 288, "armv7l": 311, "ppc64le": 271, "s390x": 280}
 _KEYCTL_GENERIC = 219  # aarch64, riscv64, loongarch64
+
+_SIGACTION = {"x86_64": 13, "i686": 174, "armv7l": 174, "ppc64le": 173, "s390x": 174}
+_SIGACTION_GENERIC = 134
 
 Argument = int | bytes | ctypes.Array[ctypes.c_char] | ctypes.Structure | None
 
@@ -166,3 +170,17 @@ def syncfs(descriptor: int, subject: str = "") -> None:
     """Bring everything of the file system that holds the open file to disk (syncfs(2))."""
     if _libc.syncfs(descriptor) < 0:
         raise SystemCallError(ctypes.get_errno(), "syncfs", subject)
+
+
+_SIG_IGN = 1
+_SIGSET_BYTES = 8
+
+
+def stop_ignoring(number: int) -> None:
+    """Give the signal its default action if it is ignored (rt_sigaction(2)); also those that libc keeps to itself."""
+    system_call = _SIGACTION.get(os.uname().machine, _SIGACTION_GENERIC)
+    action = ctypes.create_string_buffer(32)  # struct kernel_sigaction: the handler comes first
+    checked("rt_sigaction", str(number), system_call, number, None, action, _SIGSET_BYTES)
+    if int.from_bytes(action.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder) == _SIG_IGN:
+        default = ctypes.create_string_buffer(32)
+        checked("rt_sigaction", str(number), system_call, number, default, None, _SIGSET_BYTES)

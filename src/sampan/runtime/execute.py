@@ -11,8 +11,8 @@ import msgspec
 
 from sampan.errors import Denied, Invalid
 from sampan.linux import capabilities as caps
+from sampan.linux import libc, seccomp
 from sampan.linux import process as linux_process
-from sampan.linux import seccomp
 from sampan.oci.spec import Capabilities, Process
 from sampan.runtime.failure import NOT_EXECUTABLE, NOT_FOUND, ExecFailed
 from sampan.runtime.users import ResolvedUser, home_of, resolve_groups, resolve_user
@@ -149,11 +149,17 @@ def lock_down(process: Process, filter_program: SeccompProgram | None, wanted: C
         seccomp.load_filter(filter_program.program, filter_program.flags)
 
 
+LIBRARY_SIGNALS = (32, 33)
+"""glibc's own, out of signal(3)'s reach. Its posix_spawn leaves them ignored, so whoever is started by make inherits that."""
+
+
 def forget_inherited_signals() -> None:
     """What our own caller ignores or blocks is not to reach a container. Slow: once, before anything is forked."""
     for number in signal.valid_signals():
         if signal.getsignal(number) == signal.SIG_IGN and number not in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
+    for number in LIBRARY_SIGNALS:
+        libc.stop_ignoring(number)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,17 @@ def test_signals_are_as_a_fresh_program_expects_them(harbour: Any) -> None:
     assert dict(re.findall(r"(SigIgn|SigBlk):\s+(\w+)", output)) == dict.fromkeys(
         ("SigIgn", "SigBlk"), "0000000000000000"
     )
+
+
+def test_signals_that_the_launchers_caller_ignored_do_not_reach_a_container(tmp_path: Path) -> None:
+    """posix_spawn(3), which make uses, leaves glibc's own signals 32 and 33 ignored."""
+    show = "import sys; from sampan.linux.libc import stop_ignoring; [stop_ignoring(n) for n in (32, 33)];"
+    show += "print([line for line in open('/proc/self/status') if line.startswith('SigIgn')][0].split()[1])"
+    out = tmp_path / "out"
+    actions = [(os.POSIX_SPAWN_OPEN, 1, str(out), os.O_WRONLY | os.O_CREAT, 0o600)]
+    pid = os.posix_spawn(sys.executable, [sys.executable, "-c", show], os.environ, file_actions=actions)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert int(out.read_text(), 16) >> 31 == 0
 
 
 @pytest.mark.parametrize("no_new_privileges", [False, True])
