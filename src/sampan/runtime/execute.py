@@ -150,7 +150,7 @@ def lock_down(process: Process, filter_program: SeccompProgram | None, wanted: C
 
 
 LIBRARY_SIGNALS = (32, 33)
-"""glibc's own, out of signal(3)'s reach. Its posix_spawn leaves them ignored, so whoever is started by make inherits that."""
+"""glibc's own, out of signal(3)'s reach. Its posix_spawn, which make uses, leaves them ignored in the child."""
 
 
 def forget_inherited_signals() -> None:
@@ -158,8 +158,8 @@ def forget_inherited_signals() -> None:
     for number in signal.valid_signals():
         if signal.getsignal(number) == signal.SIG_IGN and number not in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
-    for number in LIBRARY_SIGNALS:
-        libc.stop_ignoring(number)
+    for own in LIBRARY_SIGNALS:
+        libc.stop_ignoring(own)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
