@@ -33,6 +33,13 @@ from sampan.runtime.messages import (
 _ANSWERS: Final[wire.Codec[Done | Failure]] = wire.Codec(ShimAnswer)
 _EXITS: Final[wire.Codec[ExitRecord]] = wire.Codec(ExitRecord)
 
+CALL_SECONDS: Final = 60.0
+"""How long a shim may take for an answer; one that is stopped (SIGSTOP) never gives any."""
+
+
+class ShimSilent(Unavailable):
+    """The shim lives, but does not answer in time: nothing is known about its container's end."""
+
 
 def read_exit(run_dir: Path) -> ExitRecord | None:
     """What the shim recorded at the end, or None when there is no record. Raises `Internal` for a malformed one."""
@@ -49,44 +56,53 @@ def read_exit(run_dir: Path) -> ExitRecord | None:
 class ShimClient:
     """A connection to one shim. Thread-safe; calls are answered at once, except `wait`.
 
-    Every method raises the `SampanError` that the shim met, and `Unavailable` when it is gone.
+    Every method raises the `SampanError` that the shim met, `Unavailable` when it is gone, and `ShimSilent` when it
+    does not answer in time. A call that was not answered may still be done, as soon as the shim goes on.
     """
 
-    def __init__(self, run_dir: Path, control: socket.socket) -> None:
+    def __init__(self, run_dir: Path, control: socket.socket, timeout: float = CALL_SECONDS) -> None:
+        """`timeout`: seconds, for the subscription to the end that is made here."""
         self._run_dir = run_dir
-        self._control = control
+        self._control: socket.socket | None = control
+        self._closed = False
         self._lock = threading.Lock()
         self._exit_lock = threading.Lock()
         self._exit: ExitRecord | None = None
         self._events, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._call(Subscribe(), theirs.fileno())
+            try:
+                self._call(Subscribe(), theirs.fileno(), timeout=timeout)
+            except BaseException:
+                self._events.close()
+                raise
 
     @classmethod
-    def connect(cls, run_dir: Path) -> ShimClient:
-        """Raises `NotFound` when no shim listens there (then `read_exit` knows how it ended)."""
-        control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def connect(cls, run_dir: Path, *, timeout: float = CALL_SECONDS) -> ShimClient:
+        """Raises `NotFound` when no shim listens there (then `read_exit` knows how it ended).
+
+        One that listens, but does not answer within `timeout` seconds, is `ShimSilent`: it may well be alive.
+        """
         try:
-            directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                # A socket's address has room for 107 bytes only; run directories may be longer.
-                control.connect(f"/proc/self/fd/{directory}/{SHIM_SOCKET}")
-            finally:
-                os.close(directory)
-            return cls(run_dir, control)
-        except (FileNotFoundError, ConnectionError, Unavailable) as error:
+            control = _connected(run_dir, timeout)
+        except (FileNotFoundError, ConnectionError) as error:
+            raise NotFound(f"no shim listens in {run_dir}") from error
+        try:
+            return cls(run_dir, control, timeout)
+        except ShimSilent:
+            raise
+        except Unavailable as error:
             control.close()
             raise NotFound(f"no shim listens in {run_dir}") from error
         except BaseException:
             control.close()
             raise
 
-    def start(self) -> None:
+    def start(self, *, timeout: float = CALL_SECONDS) -> None:
         """Let the process go on to its execve; returns when that succeeded.
 
         Raises `ExecFailed` (with `exit_code` 126 or 127) when it did not; the shim then ends, having recorded it.
         """
-        self._call(Start())
+        self._call(Start(), timeout=timeout)
 
     def attach(self, connection_fd: int, preread: bytes, options: AttachOptions) -> None:
         """Hand a client's connection to the shim, which serves it from then on (it gets a duplicate).
@@ -104,6 +120,8 @@ class ShimClient:
         """Signal the container's init (or the exec's process); `Conflict` when it has ended."""
         try:
             self._call(Kill(signal))
+        except ShimSilent:
+            raise
         except Unavailable as error:
             raise Conflict("the process has ended") from error
 
@@ -128,7 +146,8 @@ class ShimClient:
     def close(self) -> None:
         """Leave; the shim and the process go on. A call that is under way in another thread is waited for."""
         with self._lock:
-            self._control.close()
+            self._closed = True
+            self._drop_control()
         self._events.close()
 
     def _receive_exit(self) -> ExitRecord:
@@ -143,16 +162,55 @@ class ShimClient:
             return ExitRecord(137, now, error="the container's shim was killed; its exit code is not known")
         return record
 
-    def _call(self, call: ShimCall, descriptor: int | None = None) -> None:
+    def _call(self, call: ShimCall, descriptor: int | None = None, *, timeout: float = CALL_SECONDS) -> None:
         with self._lock:
-            if self._control.fileno() < 0:
+            if self._closed:
                 raise Unavailable("the connection to the container's shim is closed")
             try:
+                if self._control is None:
+                    self._control = _connected(self._run_dir, timeout)
+                self._control.settimeout(timeout)
                 wire.send(self._control, call, () if descriptor is None else (descriptor,))
                 answer, _ = _ANSWERS.receive(self._control)
-            except ConnectionError as error:
+            except TimeoutError as error:
+                # The answer may come later, and must not be taken for that to the next call.
+                self._drop_control()
+                raise _silent(self._run_dir, timeout) from error
+            except (FileNotFoundError, ConnectionError) as error:
                 raise Unavailable("the container's shim is gone") from error
         if answer is None:
             raise Unavailable("the container's shim is gone")
         if isinstance(answer, Failure):
             raise answer.error()
+
+    def _drop_control(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+
+def _connected(run_dir: Path, timeout: float) -> socket.socket:
+    """Raises FileNotFoundError and ConnectionError when nobody listens, and `ShimSilent`."""
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        control.settimeout(timeout)
+        directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # A socket's address has room for 107 bytes only; run directories may be longer.
+            control.connect(f"/proc/self/fd/{directory}/{SHIM_SOCKET}")
+        finally:
+            os.close(directory)
+    except (TimeoutError, BlockingIOError) as error:  # its queue of connections is full
+        control.close()
+        raise _silent(run_dir, timeout) from error
+    except BaseException:
+        control.close()
+        raise
+    return control
+
+
+def _silent(run_dir: Path, timeout: float) -> ShimSilent:
+    return ShimSilent(
+        f"the container's shim in {run_dir} does not answer within {timeout:g} s",
+        hint="Is its process stopped? SIGCONT lets it go on; the container is left as it is.",
+    )

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from sampan.engine.config import CreateBody, HostConfig, RestartPolicy
+from sampan.engine.containers import recovery
+from sampan.errors import Unavailable
 from sampan.runtime.messages import EXIT_FILE
 
 pytestmark = pytest.mark.root
@@ -208,6 +210,41 @@ def test_the_death_of_a_shim_ends_its_container(place: Any) -> None:
         await until(lambda: engine.containers.record("orphan").state.status == "exited")
         assert engine.containers.record("orphan").state.exit_code == 137
         await until(lambda: not Path(f"/proc/{state.pid}").exists())
+
+    place.run(test)
+
+
+def test_a_container_with_a_stopped_shim_delays_no_start_and_is_found_when_it_goes_on(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "SHIM_SECONDS", 0.1)
+    monkeypatch.setattr(recovery, "RETRY_SECONDS", 0.1)
+
+    async def test(engine: Any) -> None:
+        await engine.docker("run", "-d", "--name", "still", "box:1", "sleep", "1000")
+        state = engine.containers.record("still").state
+        stat = Path(f"/proc/{state.pid}/stat").read_text()
+        shim = int(stat.rpartition(")")[2].split()[1])
+        os.kill(shim, signal.SIGSTOP)
+        try:
+            await engine.close()
+            again = await place.engine()
+            assert again.containers.record("still").state == state
+            assert Path(f"/proc/{state.pid}").exists()
+            for refused in (again.containers.stop("still", 0), again.containers.remove("still", force=True)):
+                with pytest.raises(Unavailable, match="its shim has not answered"):
+                    await refused
+        finally:
+            os.kill(shim, signal.SIGCONT)
+        stopped = False
+        deadline = time.monotonic() + 10
+        while not stopped:
+            assert time.monotonic() < deadline
+            try:
+                stopped = await again.containers.stop("still", 0)
+            except Unavailable:
+                await asyncio.sleep(0.02)
+        assert again.containers.record("still").state.exit_code == 137
 
     place.run(test)
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sampan.errors import Conflict
+from sampan.errors import Conflict, Unavailable
 from sampan.runtime import wire
+from sampan.runtime.failure import failure_of
 from sampan.runtime.messages import SHIM_SOCKET, Done, Kill, ShimCall, Subscribe
-from sampan.runtime.shim_client import ShimClient
+from sampan.runtime.shim_client import ShimClient, ShimSilent
 
 _CALLS: wire.Codec[Subscribe | Kill] = wire.Codec(ShimCall)
 
@@ -78,3 +79,53 @@ def test_closing_waits_for_a_call_that_is_under_way(shim: Shim, tmp_path: Path) 
         thread.join(10)
         assert not thread.is_alive()
     assert failures == []
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[socket.socket]:
+    """The listening socket of a shim that is stopped: the kernel takes connections, nobody reads."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / SHIM_SOCKET))
+        listener.listen(1)
+        yield listener
+
+
+@pytest.mark.usefixtures("silent")
+def test_a_shim_that_does_not_answer_is_not_taken_for_one_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(ShimSilent, match="does not answer"):
+        ShimClient.connect(tmp_path, timeout=0.01)
+
+
+def test_an_answer_that_comes_late_is_not_taken_for_the_next_calls(
+    silent: socket.socket, tmp_path: Path
+) -> None:
+    def serve_one_subscription() -> None:
+        connection, _ = silent.accept()
+        _, descriptors = _CALLS.receive(connection)
+        wire.close_all(descriptors)
+        wire.send(connection, Done())
+        connections.append(connection)
+
+    connections: list[socket.socket] = []
+    serving = threading.Thread(target=serve_one_subscription)
+    serving.start()
+    client = ShimClient.connect(tmp_path)
+    serving.join(10)
+    with pytest.raises(ShimSilent):
+        client.start(timeout=0.01)
+    # The late answer finds nobody; the next call comes by a connection of its own.
+    with connections[0], pytest.raises(Unavailable):
+        wire.send(connections[0], Done())
+
+    def serve_a_kill() -> None:
+        connection, _ = silent.accept()
+        with connection:
+            _CALLS.receive(connection)
+            wire.send(connection, failure_of(Conflict("the process has ended"), "shim"))
+
+    serving = threading.Thread(target=serve_a_kill)
+    serving.start()
+    with pytest.raises(Conflict):
+        client.kill(9)
+    serving.join(10)
+    client.close()

@@ -120,6 +120,11 @@ class Lifecycle:
     async def _signal(self, slot: Slot, number: int) -> None:
         live = self._monitor.live(slot.record.id)
         if live is None:
+            if slot.record.running:
+                raise Unavailable(
+                    f"container {slot.record.id} can't be signalled: its shim has not answered yet",
+                    hint="Is its process stopped? SIGCONT lets it go on.",
+                )
             return
         try:
             await asyncio.to_thread(live.shim.kill, number)

@@ -6,6 +6,7 @@ A record says what was true when the last engine wrote it; the shim and its exit
     running     yes                                 adopted (and a start that was interrupted is finished)
     running     no                  yes             exited, with the true time and code
     running     no                  no              exited 255: the host was restarted, or everything was killed
+    running     not in time                         left as it is, and asked again until the shim answers or is gone
     other       yes                                 ended: a start whose record was never written
     none        yes                                 ended: a removal or a creation that was interrupted
 """
@@ -31,10 +32,14 @@ from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unsupported
 from sampan.linux.process import start_time
 from sampan.network.model import EndpointSpec, PortBinding
 from sampan.runtime.messages import ExitRecord
-from sampan.runtime.shim_client import ShimClient, read_exit
+from sampan.runtime.shim_client import ShimClient, ShimSilent, read_exit
 
 log = logging.getLogger(__name__)
 
+SHIM_SECONDS = 5.0
+"""How long the engine's start waits for the answer of one shim."""
+RETRY_SECONDS = 10.0
+"""Between two attempts to reach a shim that was silent."""
 LOST = 255
 """Docker's exit code of a container that was running when the host went down."""
 
@@ -48,6 +53,8 @@ class Recovery:
         self._wiring = wiring
         self._runner = runner
         self._monitor = monitor
+        self._silent: set[str] = set()
+        """Running containers whose shims have not answered yet."""
 
     async def recover(self) -> None:
         """Call once, before requests are served."""
@@ -58,11 +65,18 @@ class Recovery:
             record = slot.record
             if record.running:
                 was_running.add(record.id)
-                shim = await asyncio.to_thread(self._adopt, slot)
+                try:
+                    shim = await asyncio.to_thread(self._adopt, slot)
+                except ShimSilent as error:
+                    log.warning("container %s is left as it is: %s", record.id, error)
+                    self._silent.add(record.id)
+                    await self._adopt_network(slot)
+                    continue
                 if shim is None:
                     ended.append((slot, await asyncio.to_thread(self._end_of, slot)))
                 else:
-                    await self._watch(slot, shim)
+                    await self._adopt_network(slot)
+                    self._watch(slot, shim)
             else:
                 if record.state.status == "restarting":
                     was_running.add(record.id)
@@ -73,18 +87,41 @@ class Recovery:
             await self._record_end(slot, end)
         await asyncio.to_thread(self._sweep)
         self._monitor.spawn(self._restart_all(was_running))
+        for slot in parts.store.slots():
+            if slot.record.id in self._silent:
+                self._monitor.spawn(self._adopt_later(slot))
+
+    async def _adopt_later(self, slot: Slot) -> None:
+        """Until the shim answers, is gone, or the container's record is: nothing else ends a container here."""
+        shim: ShimClient | None = None
+        while shim is None:
+            await asyncio.sleep(RETRY_SECONDS)
+            if self._parts.store.get(slot.record.id) is not slot:
+                return
+            try:
+                shim = await asyncio.to_thread(self._adopt, slot)
+            except ShimSilent:
+                continue
+            if shim is None:
+                self._silent.discard(slot.record.id)
+                await self._record_end(slot, await asyncio.to_thread(self._end_of, slot))
+                await self._restart_all({slot.record.id}, only=slot)
+                return
+        log.warning("container %s: its shim answers again", slot.record.id)
+        self._silent.discard(slot.record.id)
+        self._watch(slot, shim)
 
     def _adopt(self, slot: Slot) -> ShimClient | None:
-        """Blocking: the link to a running container's shim; None when it has ended."""
+        """Blocking: the link to a running container's shim; None when it has ended. Raises `ShimSilent`."""
         run_dir = self._parts.run_directory(slot.record.id)
         try:
-            shim = ShimClient.connect(run_dir)
+            shim = ShimClient.connect(run_dir, timeout=SHIM_SECONDS)
         except NotFound:
             return None
         self._settle_freezer(slot)
         try:
             # Does nothing but raise when it is running already; else it finishes an interrupted start.
-            shim.start()
+            shim.start(timeout=SHIM_SECONDS)
         except (Conflict, Invalid):
             pass
         except SampanError as error:
@@ -104,14 +141,16 @@ class Recovery:
         except SampanError as error:
             log.warning("container %s: it could not be paused or continued: %s", slot.record.id, error)
 
-    async def _watch(self, slot: Slot, shim: ShimClient) -> None:
+    def _watch(self, slot: Slot, shim: ShimClient) -> None:
+        running_for = max(0.0, (time.time_ns() - epoch_ns(slot.record.state.started_at)) / 1e9)
+        self._monitor.watch(slot, shim, running_for=running_for)
+
+    async def _adopt_network(self, slot: Slot) -> None:
         record = slot.record
-        running_for = max(0.0, (time.time_ns() - epoch_ns(record.state.started_at)) / 1e9)
         try:
             await self._wiring.adopt(record)
         except (SampanError, OSError) as error:
             log.warning("container %s: its name server could not be started again: %s", record.id, error)
-        self._monitor.watch(slot, shim, running_for=running_for)
 
     def _end_of(self, slot: Slot) -> ExitRecord:
         """Blocking: how a container ended while no engine was there."""
@@ -147,17 +186,25 @@ class Recovery:
                 except (Conflict, Invalid):
                     continue
 
-    def _clean(self, container_id: str) -> None:
+    def _clean(self, container_id: str) -> bool:
+        """Blocking: end what runs without a record that says so; False when its shim does not answer."""
         run_dir = self._parts.run_directory(container_id)
         if run_dir.exists():
-            end_shim(run_dir)
+            try:
+                end_shim(run_dir, timeout=SHIM_SECONDS)
+            except ShimSilent as error:
+                log.warning("what is left of container %s stays for now: %s", container_id, error)
+                return False
             remove_run_directory(run_dir)
+        return True
 
     async def _reconcile(self) -> None:
         endpoints: list[EndpointSpec] = []
         published: dict[str, tuple[PortBinding, ...]] = {}
         for record in self._parts.store:
-            if not record.running or self._monitor.live(record.id) is None:
+            if not record.running:
+                continue
+            if self._monitor.live(record.id) is None and record.id not in self._silent:
                 continue
             endpoints += [one.spec for one in record.endpoints.values() if one.spec is not None]
             address = publishing_address(record.endpoints)
@@ -173,15 +220,18 @@ class Recovery:
         """Blocking: what no record speaks of."""
         parts = self._parts
         known = {record.id for record in parts.store}
+        kept: set[str] = set()
         for directory in (parts.settings.containers_dir, parts.settings.containers_run_dir):
             if not directory.is_dir():
                 continue
             for entry in os.listdir(directory):
                 if entry not in known and is_container_id(entry):
-                    self._clean(entry)
+                    if not self._clean(entry):
+                        kept.add(entry)
+                        continue
                     self._creator.discard(entry)
                     self._remove_group(entry)
-        parts.snapshots.sweep(known)
+        parts.snapshots.sweep(known | kept)
 
     def _remove_group(self, container_id: str) -> None:
         group = self._parts.cgroups.group(f"{self._parts.settings.cgroup_parent}/{container_id}")
@@ -189,8 +239,8 @@ class Recovery:
             group.kill_all()
             group.remove()
 
-    async def _restart_all(self, was_running: set[str]) -> None:
-        for slot in self._parts.store.slots():
+    async def _restart_all(self, was_running: set[str], only: Slot | None = None) -> None:
+        for slot in self._parts.store.slots() if only is None else [only]:
             record = slot.record
             if record.running or record.state.status == "restarting" or record.state.status == "created":
                 continue

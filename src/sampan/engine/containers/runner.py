@@ -29,7 +29,7 @@ from sampan.engine.validate import container_of
 from sampan.errors import Conflict, Internal, NotFound, SampanError, Unavailable
 from sampan.runtime.failure import ExecFailed
 from sampan.runtime.messages import AttachOptions, Created
-from sampan.runtime.shim_client import ShimClient
+from sampan.runtime.shim_client import CALL_SECONDS, ShimClient, ShimSilent
 from sampan.storage.metadata import Table
 
 _RUNC_WORDS = (
@@ -219,15 +219,17 @@ async def both(
     return one, other, cancelled
 
 
-def end_shim(run_dir: Path) -> None:
-    """Blocking: kill a container by its shim and wait until it is gone. Idempotent."""
+def end_shim(run_dir: Path, *, timeout: float = CALL_SECONDS) -> None:
+    """Blocking: kill a container by its shim and wait until it is gone. Idempotent. Raises `ShimSilent`."""
     try:
-        shim = ShimClient.connect(run_dir)
+        shim = ShimClient.connect(run_dir, timeout=timeout)
     except NotFound:
         return
     try:
         try:
             shim.kill(signal.SIGKILL)
+        except ShimSilent:
+            raise
         except (Conflict, Unavailable):
             pass  # it has ended by itself meanwhile
         shim.wait()
