@@ -236,3 +236,21 @@ def test_a_containers_changes_to_etc_files_are_its_own(sampan: Any) -> None:
     )
     assert sampan.ok("run", "--rm", BUSYBOX, "sh", "-c", script) == "nameserver 9.9.9.9"
     assert before == {name: Path(name).read_bytes() for name in before}
+
+
+def test_a_container_knows_its_own_name_from_its_first_moment(sampan: Any) -> None:
+    sampan.ok("network", "create", "introduced")
+    for _ in range(8):
+        sampan.ok(
+            "run",
+            "--rm",
+            "--name",
+            "itself",
+            "--network",
+            "introduced",
+            BUSYBOX,
+            "ping",
+            "-c1",
+            "-W1",
+            "itself",
+        )

@@ -104,6 +104,7 @@ class Runner:
             if created is None:
                 raise Internal("the launcher answered with nothing")
             if plan.own:
+                self._wiring.introduce(record, plan)
                 await self._wiring.serve_names(record, plan.namespace)
             await self._go(slot, plan, created)
         except BaseException:
@@ -167,6 +168,7 @@ class Runner:
             for client in clients:
                 client.socket.close()
         parts.store.replace(slot, running)
+        self._wiring.arrived(running.id)
         self._wiring.refresh_names([one.network_id for one in running.endpoints.values()])
         self._network_events(running, "connect")
         parts.announce(running, "start")

@@ -48,6 +48,7 @@ class Wiring:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._served: dict[str, ServedNamespace] = {}
+        self._coming: dict[str, ContainerRecord] = {}
         self._detaching: set[asyncio.Task[None]] = set()
 
     # Before the start
@@ -131,6 +132,15 @@ class Wiring:
         records = self._records(*self._view(record))
         self._served[record.id] = await self._parts.names.serve(namespace, records, upstream)
 
+    def introduce(self, record: ContainerRecord, plan: Plan) -> None:
+        """Its names are known before it runs: the first thing that it asks for may be itself."""
+        self._coming[record.id] = replace(record, endpoints=plan.endpoints)
+        self.refresh_names([endpoint.network_id for endpoint in plan.endpoints.values()])
+
+    def arrived(self, container_id: str) -> None:
+        """The store's record says it all from now on."""
+        self._coming.pop(container_id, None)
+
     def embedded_dns(self, endpoints: dict[str, Endpoint]) -> bool:
         found = (self._parts.networks.get(endpoint.network_id) for endpoint in endpoints.values())
         return any(network is not None and not network.predefined for network in found)
@@ -163,7 +173,8 @@ class Wiring:
     def _records(self, networks: frozenset[str], forward: bool) -> NameRecords:
         addresses: dict[str, list[str]] = {}
         pointers: dict[str, str] = {}
-        for other in self._parts.store:
+        for stored in self._parts.store:
+            other = self._coming.get(stored.id, stored)
             for network_name, endpoint in other.endpoints.items():
                 if endpoint.network_id not in networks or endpoint.spec is None:
                     continue
@@ -239,6 +250,7 @@ class Wiring:
             self.release(replace(record, endpoints=plan.endpoints, published=plan.published))
 
     def forget_plan(self, record: ContainerRecord, plan: Plan) -> None:
+        self._coming.pop(record.id, None)
         served = self._served.pop(record.id, None)
         if served is not None:
             served.close()
