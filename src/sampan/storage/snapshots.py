@@ -57,9 +57,15 @@ class SnapshotStore:
             raise
         return assembly
 
-    def assembly(self, snapshot_id: str) -> RootAssembly:
-        """Raises `NotFound`."""
-        return self._assembly(self._path(snapshot_id), self.layers(snapshot_id))
+    def assembly(self, snapshot_id: str, layers: Sequence[str] | None = None) -> RootAssembly:
+        """Raises `NotFound`.
+
+        `layers`: those it was made over, from a record that is flushed to the disk; what is kept here is not, and may
+        be empty after a power failure.
+        """
+        if layers is None:
+            return self._assembly(self._path(snapshot_id), self.layers(snapshot_id))
+        return self._assembly(self.upper(snapshot_id).parent, [Digest(layer) for layer in layers])
 
     def layers(self, snapshot_id: str) -> tuple[Digest, ...]:
         """The read-only layers that it was made over, from the base up. Raises `NotFound`."""

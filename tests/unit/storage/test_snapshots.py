@@ -127,3 +127,13 @@ def test_a_tree_deeper_than_any_path_is_removed_with_few_descriptors(tmp_path: P
     assert not top.exists()
     assert len(os.listdir("/proc/self/fd")) == before
     remove_tree(top)
+
+
+def test_layers_that_the_caller_knows_do_not_depend_on_a_record_that_a_power_failure_emptied(
+    tmp_path: Path, snapshots: SnapshotStore, base: Digest
+) -> None:
+    assembly = snapshots.create("c", [base])
+    (tmp_path / "snapshots" / "c" / "layers.json").write_bytes(b"")
+    assert snapshots.assembly("c", [base]) == assembly
+    with pytest.raises(NotFound, match="No such snapshot: d"):
+        snapshots.assembly("d", [base])

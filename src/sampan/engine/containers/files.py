@@ -159,7 +159,9 @@ class Files:
                 root = os.open(point.source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 inner = "/" + clean[len(point.destination) :].lstrip("/")
             else:
-                root = self._parts.launcher.open_root(self._parts.snapshots.assembly(record.id))
+                root = self._parts.launcher.open_root(
+                    self._parts.snapshots.assembly(record.id, record.layers)
+                )
                 inner = clean
         try:
             yield root, Place(path, inner)
@@ -192,7 +194,7 @@ class Files:
     def _changes(self, record: ContainerRecord) -> list[Json]:
         upper = os.open(self._parts.snapshots.upper(record.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            assembly = self._parts.snapshots.assembly(record.id)
+            assembly = self._parts.snapshots.assembly(record.id, record.layers)
             lower = self._parts.launcher.open_root(RootAssembly(layers=assembly.layers))
             try:
                 found = without_places(changes_of(upper, lower), engine_places(record))
@@ -207,7 +209,7 @@ class Files:
         record = self._parts.store.find(reference).record
 
         def work(write: Callable[[bytes], object]) -> None:
-            root = self._parts.launcher.open_root(self._parts.snapshots.assembly(record.id))
+            root = self._parts.launcher.open_root(self._parts.snapshots.assembly(record.id, record.layers))
             try:
                 write_tree(root, _Output(write))
             finally:

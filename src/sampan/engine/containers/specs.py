@@ -78,7 +78,7 @@ class SpecMaker:
         return CreateRequest(
             record.id,
             spec,
-            parts.snapshots.assembly(record.id),
+            parts.snapshots.assembly(record.id, record.layers),
             str(run_dir),
             target,
             stdin=record.config.open_stdin,

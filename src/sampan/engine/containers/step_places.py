@@ -23,7 +23,7 @@ class MadePlaces:
     @classmethod
     def look(cls, parts: Parts, record: ContainerRecord, places: Iterable[str]) -> MadePlaces:
         """Blocking: which of the places, and of the directories above them, the root does not have yet."""
-        root = parts.launcher.open_root(parts.snapshots.assembly(record.id))
+        root = parts.launcher.open_root(parts.snapshots.assembly(record.id, record.layers))
         try:
             wanted = {part for place in places for part in _chain(place)}
             missing = [path for path in wanted if not _exists(root, path)]
