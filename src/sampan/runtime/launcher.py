@@ -77,8 +77,12 @@ class Launcher:
             answer = socket.socket(fileno=descriptors.pop(0))
             try:
                 self._handle(call, descriptors, answer)
-            except (SampanError, OSError, ValueError, TypeError) as error:
+            except (SampanError, OSError) as error:
                 self._answer(answer, failure_of(error, "launcher"))
+            except Exception as error:  # noqa: BLE001 - a fault of ours: told in full, but other containers need us
+                sys.stderr.write(f"sampan launcher: {type(call).__name__} failed unexpectedly:\n")
+                sys.excepthook(type(error), error, error.__traceback__)
+                self._answer(answer, failure_of(error, f"launcher: {type(error).__name__}"))
             finally:
                 answer.close()
                 wire.close_all(descriptors)
