@@ -202,7 +202,12 @@ class Lifecycle:
             raise Conflict(f"Error when allocating new name: {error.message}") from error
         old = record.name
         self._parts.store.replace(slot, replace(slot.record, name=name))
-        await self._parts.store.save(slot, durable=True)
+        try:
+            await self._parts.store.save(slot, durable=True)
+        except SampanError:
+            self._parts.store.replace(slot, replace(slot.record, name=old))
+            self._parts.store.release_name(name, record.id)
+            raise
         self._parts.store.release_name(old, record.id)
         self._parts.announce(slot.record, "rename", {"oldName": f"/{old}"})
         self.names_changed(slot)

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sampan.engine.config import ContainerConfig, HostConfig
+from sampan.engine.containers.lifecycle import Lifecycle
+from sampan.engine.containers.store import ContainerStore
+from sampan.engine.model import ContainerRecord
+from sampan.errors import Unavailable
+
+
+class FullDisk:
+    def put(self, *_: object, **__: object) -> None:
+        raise Unavailable("no space left on device")
+
+    def delete(self, *_: object, **__: object) -> None:
+        return None
+
+    def items(self, *_: object) -> list[tuple[str, bytes]]:
+        return []
+
+
+def test_a_rename_that_could_not_be_written_down_has_not_happened() -> None:
+    store = ContainerStore(FullDisk())
+    record = ContainerRecord(
+        "a" * 64, "old", "2026-01-01T00:00:00Z", "", "", (), ContainerConfig(), HostConfig()
+    )
+    store.reserve_name("old", record.id)
+    store.add(record)
+    announced: list[object] = []
+    parts: Any = SimpleNamespace(store=store, announce=lambda *event: announced.append(event))
+    others: Any = SimpleNamespace(run=None)
+    lifecycle = Lifecycle(parts, others, others, others)
+    with pytest.raises(Unavailable, match="no space left"):
+        asyncio.run(lifecycle.rename("old", "new"))
+    assert store.find("old").record == record
+    assert dict(store.names) == {"old": record.id}
+    assert announced == []
