@@ -118,7 +118,7 @@ def _json(request: Request, name: str, kind: type[T]) -> T | None:
 def _decoded(name: str, text: str, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"invalid {name}: {error}") from error
 
 

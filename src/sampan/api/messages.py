@@ -122,7 +122,7 @@ class Request:
         raw = await self.body()
         try:
             return msgspec.json.decode(raw or b"{}", type=kind)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise Invalid(f"invalid JSON: {error}") from error
         except RecursionError as error:
             raise Invalid("invalid JSON: it is nested too deeply") from error

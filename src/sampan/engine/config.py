@@ -309,7 +309,7 @@ def decode_docker(raw: bytes, kind: type[T]) -> T:
     """
     try:
         return msgspec.convert(_without_nulls(msgspec.json.decode(raw or b"{}")), type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Invalid(f"invalid JSON: {error}") from error
     except RecursionError as error:
         raise Invalid("invalid JSON: it is nested too deeply") from error

@@ -83,7 +83,7 @@ def parse_image_config(raw: bytes) -> ImageConfig:
     """Raises `Invalid` when `raw` is not an image configuration."""
     try:
         return msgspec.json.decode(raw, type=ImageConfig)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"malformed image configuration: {error}") from error
 
 

@@ -84,7 +84,7 @@ def parse_manifest(raw: bytes, media_type: str = "") -> Manifest | Index:
         if probe.schema_version != 2:
             raise Invalid(f"manifest schema version {probe.schema_version} is not supported (only 2 is)")
         return msgspec.json.decode(raw, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"malformed image manifest: {error}") from error
 
 

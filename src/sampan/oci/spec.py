@@ -245,7 +245,7 @@ def parse_spec(raw: bytes) -> Spec:
     """Raises `Invalid` with the path of the field that is wrong."""
     try:
         return msgspec.json.decode(raw, type=Spec)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"malformed runtime configuration: {error}") from error
 
 

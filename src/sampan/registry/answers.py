@@ -28,7 +28,7 @@ def error_items(raw: bytes) -> tuple[ErrorItem, ...]:
     """The errors that an answer's body lists (distribution-spec, "Error Codes"); () when it has no such list."""
     try:
         return msgspec.json.decode(raw, type=_ErrorBody).errors
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ()
 
 
@@ -78,7 +78,7 @@ def parse_tags(raw: bytes) -> tuple[str, ...]:
     """The answer of /tags/list. Raises `Invalid`, also for what can't be a tag."""
     try:
         tags = msgspec.json.decode(raw, type=_Tags).tags or ()
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the registry's list of tags is malformed: {error}") from error
     for tag in tags:
         if not _TAG.fullmatch(tag):

@@ -89,7 +89,7 @@ def parse_token(raw: bytes) -> TokenAnswer:
     """Raises `Invalid` when it is not a token service's answer."""
     try:
         answer = msgspec.json.decode(raw, type=TokenAnswer)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the token service's answer is malformed: {error}") from error
     if not (answer.token or answer.access_token):
         raise Invalid("the token service's answer has no token")

@@ -170,7 +170,7 @@ def _exec_process(a: argparse.Namespace, base: Process) -> Process:
     if a.process:
         try:
             return msgspec.json.decode(Path(a.process).read_bytes(), type=Process)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Invalid(f"malformed process file {a.process}: {error}") from error
     capabilities = base.capabilities or Capabilities()
     if a.cap:
@@ -267,7 +267,7 @@ def _update(context: Context) -> int:
         raw = sys.stdin.buffer.read() if a.resources == "-" else Path(a.resources).read_bytes()
         try:
             limits = limits_of(msgspec.json.decode(raw, type=Resources))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Invalid(f"malformed resources: {error}") from error
     else:
         limits = CgroupLimits(

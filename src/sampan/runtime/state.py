@@ -110,7 +110,7 @@ class StateStore:
             raise NotFound("container does not exist") from error
         try:
             return StoredContainer(directory, msgspec.json.decode(raw, type=Record))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Internal(f"malformed state of container {container_id}: {error}") from error
 
     def containers(self) -> Iterator[StoredContainer]:

@@ -32,6 +32,7 @@ MAX_DOCUMENT = 8 << 20
 MAX_DOCUMENTS = 64 << 20
 """Bytes of one document, and of all."""
 MAX_MEMBERS = 20_000
+MAX_LAYERS = 127
 _MAX_ARCHIVE = 1 << 42
 _LAYER_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 _BLOBS = "blobs/sha256/"
@@ -202,11 +203,12 @@ def _images(archive: _Archive, platform: Platform | None) -> list[_Found]:
 def _docker_items(archive: _Archive) -> list[_DockerItem]:
     try:
         return msgspec.json.decode(archive.documents["manifest.json"], type=list[_DockerItem])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the archive's manifest.json is malformed: {error}") from error
 
 
 def _docker_image(archive: _Archive, item: _DockerItem) -> _Found:
+    _check_depth(item.config, len(item.layers))
     raw = archive.document(item.config)
     config = parse_image_config(raw)
     layers = [archive.layer(name) for name in item.layers]
@@ -219,6 +221,12 @@ def _docker_image(archive: _Archive, item: _DockerItem) -> _Found:
         )
     names = tuple(parse_reference(name).with_default_tag() for name in item.repo_tags or ())
     return _Found(raw, names, tuple(layer.blob for layer in layers))
+
+
+def _check_depth(name: str, layers: int) -> None:
+    """One small layer may be named any number of times."""
+    if layers > MAX_LAYERS:
+        raise Invalid(f"the image {name} has {layers} layers, more than {MAX_LAYERS}")
 
 
 def _oci_images(archive: _Archive, platform: Platform | None) -> list[_Found]:
@@ -266,6 +274,7 @@ def _oci_image(archive: _Archive, descriptor: Descriptor, names: tuple[Reference
     manifest = parse_manifest(raw, descriptor.media_type)
     if not isinstance(manifest, Manifest):
         raise Invalid("the archive's index goes deeper than one index inside another")
+    _check_depth(descriptor.digest, len(manifest.layers))
     config_raw = archive.blob(manifest.config.digest)
     config = parse_image_config(config_raw)
     layers = [archive.layer(_BLOBS + hex_of(one.digest)) for one in manifest.layers]

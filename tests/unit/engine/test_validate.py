@@ -168,6 +168,12 @@ def test_a_member_of_the_wrong_type_is_named() -> None:
     assert "Memory" in caught.value.message
 
 
+@pytest.mark.parametrize("body", [b'{"Image": "\xff"}', b'{"\xfe": 1}', b'{"Image": "bb', b"[" * 100_000])
+def test_a_body_that_is_no_json_is_refused(body: bytes) -> None:
+    with pytest.raises(Invalid, match="invalid JSON"):
+        decode_docker(body, ContainerConfig)
+
+
 @pytest.mark.parametrize("number", [1 << 63, 1 << 64, 10**40, -(1 << 63) - 1])
 def test_a_number_beyond_64_bits_is_refused(number: int) -> None:
     with pytest.raises(Invalid, match="Memory"):

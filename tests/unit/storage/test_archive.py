@@ -252,6 +252,17 @@ def test_a_saved_archive_has_dockers_members_and_an_oci_layout(store: ImageStore
             },
             "invalid reference format",
         ),
+        ({"manifest.json": b'[{"Config":"\xff","Layers":[]}]'}, "manifest.json is malformed"),
+        ({"config.json": b'{"author":"\xff"}'}, "malformed image configuration"),
+        ({"config.json": b'{"unknown":' + b"[" * 100_000}, "malformed image configuration"),
+        (
+            {
+                "manifest.json": b'[{"Config":"config.json","Layers":['
+                + b'"aaaa/layer.tar",' * 127
+                + b'"x"]}]'
+            },
+            "has 128 layers, more than 127",
+        ),
     ],
 )
 def test_a_bad_archive_is_refused_and_nothing_of_it_stays(
