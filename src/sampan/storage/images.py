@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -41,6 +42,7 @@ from sampan.storage.image_model import (
 from sampan.storage.image_removal import plan_removal
 from sampan.storage.layers import LayerStore
 from sampan.storage.metadata import Metadata, Table
+from sampan.storage.removal import remove_tree
 
 __all__ = ["FindUses", "Image", "ImageStore", "Removal", "Use"]
 
@@ -74,6 +76,7 @@ class ImageStore:
         self.layers = layers
         self._metadata = metadata
         self._lock = threading.RLock()
+        self._doomed = _Doomed()
         self._held: dict[Digest, int] = {}
         self._sizes: dict[Digest, int] = {}
         self._collection_off = 0
@@ -337,7 +340,7 @@ class ImageStore:
         self, name: str, *, force: bool = False, prune_parents: bool = True, uses: FindUses = _no_uses
     ) -> Removal:
         """Docker's `rmi`: see `image_removal`. Raises `NotFound`, `Conflict`."""
-        with self._lock:
+        with self._removing(), self._lock:
             image_id, reference = self._resolve(name)
             if reference is not None and reference.digest is not None:
                 reference = replace(reference, tag=None)
@@ -373,7 +376,7 @@ class ImageStore:
         `until`: only images created before (seconds since the epoch). `matches` is asked with an image's labels.
         """
         total = Removal()
-        with self._lock:
+        with self._removing(), self._lock:
             for image in self.list():
                 children = self.children(image.id)
                 skipped = (
@@ -430,7 +433,7 @@ class ImageStore:
         seconds: what is younger may belong to work that has not given it a name yet, or to a broken pull that
         will be tried again.
         """
-        with self._lock:
+        with self._removing(), self._lock:
             if self._collection_off:
                 return 0, ()
             have = Have(
@@ -453,6 +456,20 @@ class ImageStore:
             freed = self._remove_data(layers, blobs, mappings)
         return freed, tuple(sorted(layers))
 
+    @contextlib.contextmanager
+    def _removing(self) -> Iterator[None]:
+        """Entered before the lock: what was put aside under it is removed after it, by the outermost of a thread.
+
+        A tree may have very many files, and whoever lists images must not wait for them.
+        """
+        self._doomed.depth += 1
+        try:
+            yield
+        finally:
+            self._doomed.depth -= 1
+            while not self._doomed.depth and self._doomed.trees:
+                remove_tree(self._doomed.trees.pop())
+
     def _remove_data(
         self, layers: Sequence[Digest], blobs: Sequence[Digest], mappings: Iterable[Digest]
     ) -> int:
@@ -462,7 +479,9 @@ class ImageStore:
             self.release([self.layers.mount_of(diff_id).path for diff_id in layers])
         for diff_id in layers:
             self._sizes.pop(diff_id, None)
-            self.layers.remove(diff_id)
+            aside = self.layers.put_aside(diff_id)
+            if aside is not None:
+                self._doomed.trees.append(aside)
         for digest in blobs:
             freed += self.content.delete(digest)
         return freed
@@ -474,6 +493,14 @@ class ImageStore:
             return time.time() - os.stat(directory).st_mtime
         except (NotFound, FileNotFoundError):
             return 0.0
+
+
+class _Doomed(threading.local):
+    """Of one thread: layers' trees that are to be removed when it has left the lock."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.trees: list[Path] = []
 
 
 class _View:

@@ -186,12 +186,21 @@ class LayerStore:
 
     def remove(self, diff_id: Digest) -> None:
         """Idempotent; the name is gone before the content is removed."""
+        doomed = self.put_aside(diff_id)
+        if doomed is not None:
+            remove_tree(doomed)
+
+    def put_aside(self, diff_id: Digest) -> Path | None:
+        """The first half of `remove`: the layer is gone, its content at the path returned is to be removed.
+
+        None when there was no such layer. What nobody removes goes with the next `sweep`.
+        """
         doomed = self._root / f"remove-{secrets.token_hex(8)}"
         try:
             os.rename(self._path(diff_id), doomed)
         except FileNotFoundError:
-            return
-        remove_tree(doomed)
+            return None
+        return doomed
 
     def sweep(self) -> None:
         """Remove what an interrupted ingest, adopt or remove left. Only at start: it would take work under way too."""

@@ -7,6 +7,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,14 @@ from sampan.oci.digest import Digest
 from sampan.oci.image import ContainerDefaults, History, ImageConfig, RootFS
 from sampan.oci.manifest import Descriptor
 from sampan.oci.reference import parse_reference
+from sampan.storage import images
 from sampan.storage.content import ContentStore
 from sampan.storage.image_model import MISSING, chain_ids
 from sampan.storage.images import Image, ImageStore, Use
 from sampan.storage.layer_blobs import ingest_tar
 from sampan.storage.layers import LayerStore
 from sampan.storage.metadata import Metadata, Table
+from sampan.storage.removal import remove_tree
 
 
 class Store:
@@ -161,6 +164,29 @@ def test_layers_that_containers_or_running_work_need_are_not_collected(store: St
     with store.images.no_collection():
         store.images.remove("app")
     assert store.layers.has(second.diff_ids[0])
+
+
+@pytest.mark.parametrize("how", ["remove", "prune", "collect"])
+def test_others_are_served_while_the_trees_of_a_removed_image_are_deleted(
+    store: Store, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    store.image(b"1", names=("app",))
+    seen: list[list[Image]] = []
+
+    def delete(tree: Path) -> None:
+        with ThreadPoolExecutor(1) as another:
+            seen.append(another.submit(store.images.list).result(10))
+        remove_tree(tree)
+
+    monkeypatch.setattr(images, "remove_tree", delete)
+    if how == "remove":
+        store.images.remove("app")
+    elif how == "prune":
+        store.images.prune(dangling=False)
+    else:
+        store.images.collect([store.layer(b"2")])
+    assert [len(found) for found in seen] == [1 if how == "collect" else 0]
+    assert len(os.listdir(store.root / "layers")) == (1 if how == "collect" else 0)
 
 
 def test_layers_are_announced_before_they_are_removed(store: Store) -> None:
