@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 MAX_HEADER_BYTES = 64 * 1024
 CLOSE_SECONDS = 10.0
 """How long requests that were cancelled at the server's end may take to undo what they had begun."""
+HEAD_SECONDS = 60.0
+"""How long a client from the network may take for a request's head; one without any is not kept for ever."""
 _BODY_HIGH_WATER = 1024 * 1024
 _PENDING_HIGH_WATER = 256 * 1024
 
@@ -71,9 +73,18 @@ class HttpConnection(asyncio.Protocol):
     """One client connection."""
 
     def __init__(
-        self, dispatch: Dispatch, connections: set[HttpConnection], tasks: set[asyncio.Task[None]]
+        self,
+        dispatch: Dispatch,
+        connections: set[HttpConnection],
+        tasks: set[asyncio.Task[None]],
+        head_seconds: float | None = None,
     ) -> None:
-        """The connection is among `connections` while it is open, its request's work among `tasks` to its end."""
+        """The connection is among `connections` while it is open, its request's work among `tasks` to its end.
+
+        `head_seconds`: for the first head from the connection's beginning, for each later one from its first byte.
+        """
+        self._head_seconds = head_seconds
+        self._head_timer: asyncio.TimerHandle | None = None
         self._dispatch = dispatch
         self._connections = connections
         self._tasks = tasks
@@ -97,10 +108,12 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
         self._connections.add(self)
+        self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self._transport = None
+        self._head_came()
         if self._hijacked:
             return
         self._writable.set()
@@ -131,10 +144,29 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _expect_head(self) -> None:
+        if self._head_seconds is not None and self._head_timer is None:
+            loop = asyncio.get_running_loop()
+            self._head_timer = loop.call_later(self._head_seconds, self._head_is_late)
+
+    def _head_came(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self._current is not None:
+            self._expect_head()  # a pipelined head is not read on before the request before it is answered
+            return
+        log.info("a connection is closed: no complete request head within %g s", self._head_seconds)
+        self.shut_down()
+
     # httptools
 
     def on_message_begin(self) -> None:
         self._incoming = _Message()
+        self._expect_head()
 
     def on_url(self, url: bytes) -> None:
         self._incoming.url += url
@@ -144,6 +176,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._head_size = 0
+        self._head_came()
         message = self._incoming
         url = httptools.parse_url(message.url)
         path = (url.path or b"/").decode("utf-8", "replace")
@@ -390,8 +423,13 @@ class HttpServer:
 
     async def listen(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        factory = lambda: HttpConnection(self._dispatch, self._connections, self._tasks)  # noqa: E731
-        if sock.family == socket.AF_UNIX:
+        local = sock.family == socket.AF_UNIX
+        head_seconds = None if local else HEAD_SECONDS
+
+        def factory() -> HttpConnection:
+            return HttpConnection(self._dispatch, self._connections, self._tasks, head_seconds)
+
+        if local:
             # The socket file is the daemon's (it holds the root's lock); asyncio must not judge it.
             self._servers.append(await loop.create_unix_server(factory, sock=sock, backlog=512))
         else:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import grp
+import logging
 import os
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from sampan.errors import Invalid, Unavailable
+
+log = logging.getLogger(__name__)
 
 _GROUPS = ("sampan", "docker")
 """The first of these groups that exists may use the socket: it gives full power over the host."""
@@ -24,7 +27,11 @@ def open_listener(host: str) -> socket.socket:
         if parts.scheme == "unix" and parts.path:
             return _listen_unix(Path(parts.path))
         if parts.scheme == "tcp" and parts.hostname and parts.port:
-            return socket.create_server((parts.hostname, parts.port), backlog=512)
+            listener = socket.create_server((parts.hostname, parts.port), backlog=512)
+            log.warning(
+                "API at %s without TLS: whoever can connect there has root's power over this host", host
+            )
+            return listener
     except OSError as error:
         raise Unavailable(f"cannot listen at {host}: {error.strerror}") from error
     except ValueError as error:

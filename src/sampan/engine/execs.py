@@ -33,6 +33,8 @@ Take = Callable[[], Awaitable[tuple[socket.socket, bytes]]]
 
 _KEPT_ENDED = 256
 """Ended execs that can still be inspected."""
+_KEPT_WAITING = 256
+"""Execs of one container that were created and not started yet; the oldest beyond that are forgotten."""
 
 
 class ExecCreate(Docker, frozen=True):
@@ -86,14 +88,20 @@ class Execs:
         state.check_exec(record)
         found = Exec(new_id(), record.id, body)
         self._execs[found.id] = found
-        self._forget_old()
+        self._forget_old(record.id)
         command = " ".join(words(body.cmd))
         self._parts.announce(record, f"exec_create: {command}", {"execID": found.id})
         return found.id
 
-    def _forget_old(self) -> None:
+    def _forget_old(self, container_id: str) -> None:
         ended = [key for key, one in self._execs.items() if one.started and not one.running]
-        for key in ended[: max(0, len(ended) - _KEPT_ENDED)]:
+        waiting = [
+            key for key, one in self._execs.items() if one.container_id == container_id and not one.started
+        ]
+        for key in (
+            *ended[: max(0, len(ended) - _KEPT_ENDED)],
+            *waiting[: max(0, len(waiting) - _KEPT_WAITING)],
+        ):
             del self._execs[key]
 
     def get(self, exec_id: str) -> Exec:

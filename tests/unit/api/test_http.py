@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from sampan.api import http
 from sampan.api.http import HttpServer
 from sampan.api.messages import (
     AnyResponse,
@@ -253,3 +254,24 @@ def test_a_server_that_closes_waits_for_what_its_requests_undo() -> None:
         assert undone.is_set()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost:", b"GET / HTTP/1.1\r\n\r\nGET /two HT"])
+def test_a_head_that_never_comes_to_its_end_closes_a_connection_from_the_network(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(http, "HEAD_SECONDS", 0.05)
+    assert exchange(say_path, sent).count(b"HTTP/1.1 200 OK") == sent.count(b"\r\n\r\n")
+
+
+def test_a_connection_that_is_kept_between_requests_and_long_answers_are_not_cut_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "HEAD_SECONDS", 0.01)
+
+    async def slowly(request: Request) -> AnyResponse:
+        await asyncio.sleep(0.05)  # several times what a head may take
+        return await say_path(request)
+
+    answer = exchange(slowly, b"GET /one HTTP/1.1\r\n\r\nGET /two HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200 OK") == 2
