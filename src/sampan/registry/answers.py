@@ -24,6 +24,9 @@ class _ErrorBody(msgspec.Struct):
     errors: tuple[ErrorItem, ...] = ()
 
 
+_MAX_WORDS = 1000
+
+
 def error_items(raw: bytes) -> tuple[ErrorItem, ...]:
     """The errors that an answer's body lists (distribution-spec, "Error Codes"); () when it has no such list."""
     try:
@@ -62,7 +65,9 @@ def write_error(status: int, raw: bytes, what: str) -> SampanError:
 
 
 def _words(items: tuple[ErrorItem, ...]) -> str:
-    return "; ".join(f"{one.code.lower().replace('_', ' ')}: {one.message}" for one in items)
+    """For a person's terminal, which a registry must not control: one line of bounded length, nothing but text."""
+    text = "; ".join(f"{one.code.lower().replace('_', ' ')}: {one.message}" for one in items)[:_MAX_WORDS]
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _failure(status: int, words: str, what: str) -> SampanError:

@@ -145,3 +145,15 @@ def test_a_connection_that_always_breaks_ends_in_words(monkeypatch: pytest.Monke
     with pytest.raises(Unavailable) as caught:
         client.resolve(parse_reference(f"{host}/x:1"))
     assert caught.value.message == f'Get "http://{host}/v2/": dial tcp {host}: connect: connection refused'
+
+
+def test_a_registrys_words_do_not_control_the_terminal() -> None:
+    body = (
+        b'{"errors":[{"code":"X\\u001b[31m","message":"one\\u001b]0;title\\u0007\\r\\ntwo'
+        + b"x" * 5000
+        + b'"}]}'
+    )
+    for error in (read_error(404, body, "manifest for x", REFERENCE), write_error(403, body, "push of x")):
+        assert "one ]0;title   two" in error.message
+        assert error.message.isprintable()
+        assert len(error.message) < 1200
