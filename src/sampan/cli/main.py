@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.excepthook = _report_defect
+    _open_missing_streams()
     try:
         status = _run(arguments)
         sys.stdout.flush()
@@ -108,6 +109,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _flush(0)
         return _report(error)
+
+
+def _open_missing_streams() -> None:
+    """Started with a closed standard stream (`>&-`): its number must not become a socket's."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def _flush(status: int) -> int:

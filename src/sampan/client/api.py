@@ -80,7 +80,7 @@ class Client:
         data = b"" if body is None and method == "POST" else None
         own = dict(headers or {})
         if body is not None:
-            data = dumps(body).encode("utf-8", "surrogateescape")
+            data = json_bytes(body)
             own["Content-Type"] = "application/json"
         response = self.request(method, path, query, data, own)
         content = self.finish(response)
@@ -140,7 +140,7 @@ class Client:
         headers = {**self._headers, "Connection": "Upgrade", "Upgrade": "tcp"}
         data = b""
         if body is not None:
-            data = dumps(body).encode("utf-8", "surrogateescape")
+            data = json_bytes(body)
             headers["Content-Type"] = "application/json"
         connection = self._open()
         connection.send("POST", self._target(path, query), headers, data)
@@ -257,6 +257,15 @@ def _query_items(query: Query) -> Iterator[str]:
             continue
         for item in value if isinstance(value, list) else (value,):
             yield f"{name}={quote('1' if item is True else str(item))}"
+
+
+def json_bytes(value: Any) -> bytes:
+    """A body. Bytes of the command line that are no UTF-8 become U+FFFD each: JSON has no way to say them."""
+    text = dumps(value)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= letter <= "\udfff" else letter for letter in text).encode()
 
 
 def quote(text: str, plain: frozenset[str] = _PLAIN) -> str:

@@ -229,3 +229,11 @@ def test_a_missing_mmdebstrap_comes_with_the_way_to_install_it(
     monkeypatch.setenv("PATH", str(tmp_path))
     status, _, err = run("image", "bootstrap", "debian:bookworm")
     assert status == 1 and "apt-get install mmdebstrap" in err
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_stream_is_no_defect(fake_engine: Path, closed: str) -> None:
+    command = f"{sys.executable} -m sampan.cli.main --host unix://{fake_engine} ps -q {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""

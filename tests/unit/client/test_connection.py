@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sampan.client.address import Address, parse_address, resolve_address
-from sampan.client.api import ApiError, Client, filters_query, quote_path
+from sampan.client.api import ApiError, Client, filters_query, json_bytes, quote_path
 from sampan.errors import Invalid, Unavailable
 
 Serve = Callable[[list[bytes]], Client]
@@ -210,3 +211,8 @@ def test_which_setting_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_queries_are_encoded() -> None:
     assert filters_query({"label": ["a=b"]}) == '{"label":{"a=b":true}}'
     assert quote_path("host:5000/a b@sha256:x") == "host:5000/a%20b%40sha256:x"
+
+
+def test_bytes_that_are_no_utf8_are_replaced_in_bodies_as_gos_encoder_does() -> None:
+    value = {"Env": [os.fsdecode(b"A=\xff\xfeb"), "\u00fc"]}
+    assert json_bytes(value) == '{"Env":["A=\ufffd\ufffdb","\u00fc"]}'.encode()
