@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -76,11 +77,19 @@ class RelayClient:
         self._removed.pop(number, None)
 
     def retire_orphan(self) -> bool:
-        """Make a relay that an earlier daemon has left close its listening sockets; False when there is none."""
+        """Make a relay that an earlier daemon has left close its listening sockets; False when there is none.
+
+        What listens there for another user is none: abstract names are anybody's.
+        """
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
             caller.settimeout(_ANSWER)
             try:
                 caller.connect(retire_address(self._instance))
+                credentials = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                _, user, _ = struct.unpack("=iII", credentials)
+                if user != os.geteuid():
+                    _log.warning("user %d has taken the name of the port relay's socket", user)
+                    return False
                 caller.send(b"retire")
                 return caller.recv(64) == b"retired"
             except ConnectionRefusedError:
@@ -149,13 +158,25 @@ class RelayClient:
             except OSError as exc:
                 if exc.errno != errno.EADDRINUSE:
                     raise
-                self.retire_orphan()
-                door.bind(retire_address(self._instance))
+                if self.retire_orphan():
+                    door.bind(retire_address(self._instance))
+                else:
+                    self._bind_elsewhere(door)
             door.listen(4)
         except BaseException:
             door.close()
             raise
         return door
+
+    def _bind_elsewhere(self, door: socket.socket) -> None:
+        """Somebody else's socket must not keep ports from being published."""
+        try:
+            door.bind(retire_address(self._instance))  # an orphan may have ended meanwhile
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                raise
+            door.bind("")  # a name that the kernel chooses
+            _log.warning("a later daemon will not be able to take published ports over from this one's relay")
 
     def _send(self, entry: _Entry) -> None:
         control = self._control
