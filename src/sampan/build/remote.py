@@ -66,6 +66,8 @@ def download(url: str, out: BinaryIO, report: Report, cancelled: threading.Event
     """Raises `Unavailable` when the server does not give it, `BuildCancelled`."""
     import urllib3  # not before it is needed: few builds download, and it takes 3 MB in every engine
 
+    from sampan.registry.failures import describe
+
     timeout = urllib3.Timeout(connect=30, read=60)
     with urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(3, redirect=10)) as pool:
         try:
@@ -77,7 +79,10 @@ def download(url: str, out: BinaryIO, report: Report, cancelled: threading.Event
             finally:
                 response.release_conn()
         except urllib3.exceptions.HTTPError as error:
-            raise Unavailable(f"cannot download {_redacted(url)}: {error}") from error
+            host = urlsplit(url).netloc.rpartition("@")[2]
+            reason = getattr(error, "reason", None)  # of the last attempt
+            words = describe(reason if isinstance(reason, Exception) else error, host)
+            raise Unavailable(f"cannot download {_redacted(url)}: {words}") from error
 
 
 def _receive(
@@ -85,7 +90,8 @@ def _receive(
 ) -> Download:
     if response.status != 200:
         raise Unavailable(f"invalid response status {response.status} for {_redacted(url)}")
-    total = int(response.headers.get("Content-Length", "0") or 0)
+    length = response.headers.get("Content-Length", "")
+    total = int(length) if length.isdecimal() else 0
     digest = hashlib.sha256()
     count = 0
     for chunk in response.stream(_CHUNK, decode_content=False):

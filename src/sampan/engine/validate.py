@@ -81,6 +81,7 @@ def check_host(host: HostConfig, facts: HostFacts) -> tuple[HostConfig, list[str
         raise Invalid(f"unknown or invalid runtime name: {host.runtime}")
     _check_modes(host)
     check_extra_hosts(host.extra_hosts or ())
+    _check_device_requests(host)
     warnings: list[str] = []
     host = check_resources(host, facts, warnings)
     if host.shm_size < 0:
@@ -205,6 +206,16 @@ def _check_memory(host: HostConfig, facts: HostFacts, warnings: list[str]) -> Ho
     if 0 < reservation < MINIMUM_MEMORY:
         raise Invalid("Minimum memory reservation allowed is 6MB")
     return host
+
+
+def _check_device_requests(host: HostConfig) -> None:
+    """Devices by capability come from drivers, and there is none: better told than left out."""
+    for request in host.device_requests or ():
+        capabilities = " ".join(f"[{' '.join(names)}]" for names in request.capabilities or ())
+        raise Invalid(
+            f'could not select device driver "{request.driver}" with capabilities: [{capabilities}]',
+            hint="GPUs are not supported yet; device nodes can be given with --device",
+        )
 
 
 def _check_cpu(host: HostConfig, facts: HostFacts) -> None:

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from sampan.engine import merge, names, validate
-from sampan.engine.config import ContainerConfig, HostConfig, LogConfig, RestartPolicy, Ulimit, decode_docker
+from sampan.engine.config import (
+    ContainerConfig,
+    DeviceRequest,
+    HostConfig,
+    LogConfig,
+    RestartPolicy,
+    Ulimit,
+    decode_docker,
+)
 from sampan.engine.security import parse_security
 from sampan.engine.signals import parse_signal
 from sampan.engine.validate import HostFacts
@@ -201,5 +209,7 @@ def test_made_up_names_are_valid_and_free() -> None:
 def test_what_is_not_offered_is_said_so() -> None:
     with pytest.raises(Unsupported, match="IPC mode container:x is not supported yet"):
         validate.check_host(HostConfig(ipc_mode="container:x"), TWO_CPUS)
+    with pytest.raises(Invalid, match=r'could not select device driver "" with capabilities: \[\[gpu\]\]'):
+        validate.check_host(HostConfig(device_requests=(DeviceRequest(capabilities=(("gpu",),)),)), TWO_CPUS)
     with pytest.raises(Invalid, match="invalid PID mode: private"):
         validate.check_host(HostConfig(pid_mode="private"), TWO_CPUS)
