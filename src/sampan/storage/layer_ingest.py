@@ -28,7 +28,7 @@ _INPUT: Final = 256 << 10  # compressed bytes gathered for one call of the decom
 
 
 class LayerLimits(msgspec.Struct, frozen=True):
-    plain_size: int = 1 << 40  # bytes of the decompressed stream
+    plain_size: int = 256 << 30  # bytes of the decompressed stream; more is a bomb, not a layer
     tar: TarLimits = TarLimits()
 
 
