@@ -92,31 +92,6 @@ def parse_duration(text: str) -> int:
     return sign * total
 
 
-def format_duration(nanoseconds: int) -> str:
-    """Go's `Duration.String()`: "1h0m5s", "1.5s", "10ms", "0s"."""
-    sign = "-" if nanoseconds < 0 else ""
-    value = abs(nanoseconds)
-    if value == 0:
-        return "0s"
-    if value < 1_000_000_000:
-        for unit, factor in (("ms", 1_000_000), ("µs", 1_000), ("ns", 1)):
-            if value >= factor:
-                return f"{sign}{_decimal(value, factor)}{unit}"
-    minutes, rest = divmod(value, 60_000_000_000)
-    hours, minutes = divmod(minutes, 60)
-    seconds = _decimal(rest, 1_000_000_000) + "s"
-    if hours:
-        return f"{sign}{hours}h{minutes}m{seconds}"
-    return f"{sign}{minutes}m{seconds}" if minutes else sign + seconds
-
-
-def _decimal(value: int, factor: int) -> str:
-    whole, rest = divmod(value, factor)
-    if not rest:
-        return str(whole)
-    return f"{whole}.{str(rest).rjust(len(str(factor)) - 1, '0').rstrip('0')}"
-
-
 def human_duration(seconds: float) -> str:
     """An approximate duration for people: "About a minute", "3 hours"."""
     whole = int(seconds)

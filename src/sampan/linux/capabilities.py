@@ -79,10 +79,6 @@ def mask_of(names: Iterable[str]) -> int:
     return mask
 
 
-def names_of(mask: int) -> tuple[str, ...]:
-    return tuple(name for number, name in enumerate(NAMES) if mask >> number & 1)
-
-
 def current() -> tuple[int, int, int]:
     """The calling thread's effective, permitted and inheritable sets, as bits."""
     data = (ctypes.c_uint32 * 6)()

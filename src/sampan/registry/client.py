@@ -16,7 +16,7 @@ from urllib3.exceptions import HTTPError
 
 from sampan.errors import Denied, Internal, Invalid, NotFound, SampanError, Unauthorized, Unavailable
 from sampan.oci import media
-from sampan.oci.digest import Digest, digest_of, parse_digest
+from sampan.oci.digest import Digest, digest_of
 from sampan.oci.manifest import MAX_MANIFEST_SIZE, Descriptor
 from sampan.oci.reference import Reference
 from sampan.registry.answers import next_page, parse_tags, read_error, write_error
@@ -204,15 +204,6 @@ class RegistryClient:
         if response.status in (401, 403):
             raise write_error(response.status, response.data, f"blob {digest}")
         return response.status == 200
-
-    def manifest_digest(self, reference: Reference, wanted: str) -> Digest | None:
-        """The digest that a tag has at the registry now; None when there is no such manifest."""
-        path = f"/v2/{reference.path}/manifests/{quote(wanted, safe=':')}"
-        response = self._writing().request(
-            "HEAD", path, headers={"Accept": _ACCEPT}, scope=_push_scope(reference)
-        )
-        header = response.headers.get("Docker-Content-Digest", "")
-        return parse_digest(header) if response.status == 200 and header else None
 
     def tags(self, reference: Reference, cancelled: Cancelled = _never) -> tuple[str, ...]:
         """All tags of the repository, as the registry orders them. Raises `NotFound`, `Denied`, `Invalid`, ..."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import BinaryIO, Final
 
 import msgspec
@@ -417,8 +417,3 @@ def _translated(name: bytes, error: OSError) -> SampanError:
     """What the archive caused is its fault (a name too long, a loop); a full disk is not."""
     text = f"unpacking {display(name)!r}: {error.strerror or error}"
     return Unavailable(text) if error.errno in _NO_SPACE else Invalid(text)
-
-
-def members_of(stream: Iterable[bytes], max_bytes: int) -> Iterator[Member]:
-    """Only look: the members of a plain or compressed tar, their content passed over. Raises `Invalid`."""
-    yield from TarReader(decompressed(stream, max_bytes))

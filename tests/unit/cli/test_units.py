@@ -48,19 +48,18 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "nanoseconds", "again"),
+    ("text", "nanoseconds"),
     [
-        ("10s", 10**10, "10s"),
-        ("1h30m", 5400 * 10**9, "1h30m0s"),
-        ("1.5s", 1_500_000_000, "1.5s"),
-        ("100ms", 10**8, "100ms"),
-        ("-2us", -2000, "-2µs"),
-        ("0", 0, "0s"),
+        ("10s", 10**10),
+        ("1h30m", 5400 * 10**9),
+        ("1.5s", 1_500_000_000),
+        ("100ms", 10**8),
+        ("-2us", -2000),
+        ("0", 0),
     ],
 )
-def test_durations(text: str, nanoseconds: int, again: str) -> None:
+def test_durations(text: str, nanoseconds: int) -> None:
     assert units.parse_duration(text) == nanoseconds
-    assert units.format_duration(nanoseconds) == again
 
 
 @pytest.mark.parametrize(
