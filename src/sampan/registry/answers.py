@@ -104,6 +104,17 @@ def absolute(base: str, target: str) -> str:
     return url
 
 
+def upload_location(base: str, target: str) -> str:
+    """As `absolute`; raises `Invalid` too when content would leave an encrypted connection for a plain one."""
+    url = absolute(base, target)
+    if urlsplit(base).scheme == "https" and urlsplit(url).scheme != "https":
+        raise Invalid(
+            f"the registry at {urlsplit(base).netloc} wants the upload without TLS, at {url[:200]!r}",
+            hint="A proxy in front of it may have to pass X-Forwarded-Proto on.",
+        )
+    return url
+
+
 def next_page(link: str, current: str) -> str:
     """Path and query of the next page that a Link header names (RFC 8288), "" when there is none.
 

@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from sampan.errors import Invalid, SampanError, Unavailable
 from sampan.oci.manifest import Descriptor
 from sampan.oci.reference import Reference
-from sampan.registry.answers import absolute, received, write_error
+from sampan.registry.answers import received, upload_location, write_error
 from sampan.registry.transport import Answer, Cancel, Cancelled, Transport, pause
 
 CHUNK = 32 << 20
@@ -287,4 +287,4 @@ class BlobUpload:
         location = answer.headers.get("Location", "")
         if not location:
             raise Invalid(f"the registry {self._transport.endpoint.host} gave no location for the upload")
-        self._location = absolute(self._transport.url + "/", location)
+        self._location = upload_location(self._transport.url + "/", location)
