@@ -10,13 +10,10 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sampan.engine import state
 from sampan.engine.config import Docker, Words, words
-from sampan.engine.containers.base import Json, Parts
-from sampan.engine.containers.runner import Runner
-from sampan.engine.containers.specs import SpecMaker
 from sampan.engine.model import ContainerRecord, new_id
 from sampan.engine.spec import override_environment
 from sampan.errors import Conflict, Invalid, NotFound, SampanError
@@ -26,6 +23,11 @@ from sampan.oci.spec import Box, Capabilities, Process
 from sampan.runtime.failure import ExecFailed
 from sampan.runtime.messages import AttachOptions, Created, ExecRequest, ExitRecord
 from sampan.runtime.shim_client import ShimClient
+
+if TYPE_CHECKING:  # containers imports this module
+    from sampan.engine.containers.base import Json, Parts
+    from sampan.engine.containers.runner import Runner
+    from sampan.engine.containers.specs import SpecMaker
 
 log = logging.getLogger(__name__)
 
