@@ -14,8 +14,10 @@ import msgspec
 import pytest
 
 from sampan.linux.cgroups import detect
+from sampan.linux.libc import stop_ignoring
 from sampan.oci import spec as oci
 from sampan.oci.rootfs import LayerMount, RootAssembly
+from sampan.runtime.execute import LIBRARY_SIGNALS
 from sampan.runtime.launcher_client import LauncherClient
 from sampan.runtime.messages import AttachOptions, Created, CreateRequest, ExecRequest, ExitRecord, LogTarget
 from sampan.runtime.shim_client import ShimClient
@@ -231,6 +233,13 @@ class Harbour:
                     shim.wait()
                 shim.close()
         self.client.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def callers_signals() -> None:
+    """make starts its commands with glibc's own signals ignored, and runc, unlike sampan, hands that on."""
+    for number in LIBRARY_SIGNALS:
+        stop_ignoring(number)
 
 
 @pytest.fixture(scope="module")
