@@ -158,7 +158,7 @@ def _run_helper(helper: str, action: str, text: str) -> Any:
     program = f"docker-credential-{helper}"
     try:
         done = subprocess.run([program, action], input=text.encode(), capture_output=True, check=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # the latter for a directory of $PATH that is out of reach
         raise Failure(
             f'error getting credentials - err: exec: "{program}": executable file not found in $PATH'
         ) from None

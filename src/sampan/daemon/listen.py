@@ -49,7 +49,8 @@ def _listen_unix(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(str(temporary))
-        os.chown(temporary, -1, _group())
+        if os.geteuid() == 0:
+            os.chown(temporary, -1, _group())
         temporary.chmod(0o660)
         listener.listen(512)
         temporary.rename(path)

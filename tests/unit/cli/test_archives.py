@@ -115,7 +115,9 @@ def test_an_archive_is_unpacked_with_modes_and_times(tmp_path: Path) -> None:
 
 
 def test_the_first_component_can_be_renamed(tmp_path: Path) -> None:
-    Extractor(str(tmp_path)).extract(archive(entry("a", tarfile.DIRTYPE), entry("a/f")), ("a", "b"))
+    directory = entry("a", tarfile.DIRTYPE)
+    directory.mode = 0o755
+    Extractor(str(tmp_path)).extract(archive(directory, entry("a/f")), ("a", "b"))
     assert (tmp_path / "b/f").exists()
 
 
