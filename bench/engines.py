@@ -28,6 +28,7 @@ class Contestant:
     daemon: subprocess.Popen[bytes] | None = None
     run_options: list[str] = field(default_factory=list)
     push_options: list[str] = field(default_factory=list)
+    remove_options: list[str] = field(default_factory=list)
     bridge: str = ""
     """A bridge that was made for it here, and goes with it."""
     places: tuple[str, ...] = ()
@@ -115,7 +116,10 @@ def start_podman(state: Path) -> Contestant | None:
     limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
     insecure = ["--tls-verify=false"]
     places = (str(root), str(run))
-    return Contestant("podman", command, run_options=limits, push_options=insecure, places=places)
+    at_once = ["--time", "0"]  # others kill what `rm -f` names; Podman stops it first, ten seconds each here
+    return Contestant(
+        "podman", command, run_options=limits, push_options=insecure, remove_options=at_once, places=places
+    )
 
 
 def _volatile(state: Path, name: str) -> Path:

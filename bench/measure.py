@@ -55,7 +55,7 @@ def parallel_start_seconds(each: Contestant) -> float:
 def remove_all(each: Contestant) -> None:
     containers = each.run("ps", "-aq").split()
     if containers:
-        each.run("rm", "-f", *containers)
+        each.run("rm", "-f", *each.remove_options, *containers)
 
 
 def pids_of(each: Contestant) -> set[int]:

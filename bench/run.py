@@ -11,9 +11,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import containers
 import measure
 import report
 from engines import VOLATILE, Contestant, start_docker, start_podman, start_registry, start_sampan
@@ -45,7 +47,11 @@ def busybox_tar(path: Path) -> None:
             link = tarfile.TarInfo(f"bin/{applet}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             archive.addfile(link)
-        for name, text in (("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"), ("etc/group", b"root:x:0:\n")):
+        for name, text in (
+            ("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
+            ("etc/group", b"root:x:0:\n"),
+            (containers.LOG_FILE.lstrip("/"), containers.log_lines()),
+        ):
             entry = tarfile.TarInfo(name)
             entry.size = len(text)
             archive.addfile(entry, io.BytesIO(text))
@@ -72,30 +78,44 @@ def versions(contestants: list[Contestant]) -> dict[str, str]:
     return found
 
 
-def run_all(contestants: list[Contestant], registry: str, quick: bool) -> list[Result]:
+@dataclass(frozen=True)
+class Work:
+    """One line of the result: what is measured how often, and the ratio to Docker that is aimed at."""
+
+    title: str
+    measure: Callable[[Contestant], float]
+    repeat: int
+    target: float | None = None
+    unit: str = "s"
+    more: bool = False
+    needs_daemon: bool = False
+
+
+def works(image: str, context: Path, quick: bool) -> list[Work]:
     few, many = (2, 3) if quick else (5, 15)
-    with_daemon = [each for each in contestants if each.socket is not None]
-    context = STATE / "context"
-    build_context(context)
-    image = f"{registry}/bench/large:1"
+    return [
+        Work("run --rm, bridge", lambda e: measure.run_seconds(e, "bridge"), many, 0.20),
+        Work("run --rm, no network", lambda e: measure.run_seconds(e, "none"), many, 0.20),
+        Work("exec", containers.exec_seconds, few, 0.35),
+        Work("stop", containers.stop_seconds, few, 0.5),
+        Work("rm -f of 40", containers.remove_forty_seconds, few, 0.3),
+        Work("stats of 40, CPU", containers.stats_cpu_seconds, 1 if quick else 3, 0.5, needs_daemon=True),
+        Work("log throughput", containers.log_megabytes_per_second, few, 1.0, "MB/s", True),
+        Work("pull", lambda e: measure.pull_seconds(e, image), few, 0.35),
+        Work("cold build", lambda e: measure.build_seconds(e, context, False), few),
+        Work("cached build", lambda e: measure.build_seconds(e, context, True), many, 0.5),
+        Work("CLI start", measure.command_seconds, many, 2.5),
+        Work("API", measure.requests_per_second, few, 0.8, "req/s", True, needs_daemon=True),
+    ]
+
+
+def run_all(contestants: list[Contestant], chosen: list[Work]) -> list[Result]:
     results: list[Result] = []
-
-    def record(result: Result) -> None:
-        results.append(result)
-        print(f"  {result.title}: " + ", ".join(f"{k} {v:.4g}" for k, v in result.values.items()), flush=True)
-
-    def compare(title: str, repeat: int, work: object, target: float | None, who: list[Contestant]) -> None:
-        record(Result(title, "s", measure.alternately(who, repeat, work), target))  # type: ignore[arg-type]
-
-    compare("run --rm, bridge", many, lambda e: measure.run_seconds(e, "bridge"), 0.20, contestants)
-    compare("run --rm, no network", many, lambda e: measure.run_seconds(e, "none"), 0.20, contestants)
-    compare("pull", few, lambda e: measure.pull_seconds(e, image), 0.35, contestants)
-    compare("cold build", few, lambda e: measure.build_seconds(e, context, False), None, contestants)
-    compare("cached build", many, lambda e: measure.build_seconds(e, context, True), 0.5, contestants)
-    compare("CLI start", many, measure.command_seconds, 2.5, contestants)
-    record(
-        Result("API", "req/s", measure.alternately(with_daemon, few, measure.requests_per_second), 0.8, True)
-    )
+    for work in chosen:
+        who = [each for each in contestants if each.socket is not None or not work.needs_daemon]
+        values = measure.alternately(who, work.repeat, work.measure)
+        results.append(Result(work.title, work.unit, values, work.target, work.more))
+        print(f"  {work.title}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
     return results
 
 
@@ -120,15 +140,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repetitions, nothing is written to docs/")
     parser.add_argument("--large", type=Path, help="archive of the large image, instead of making one")
+    parser.add_argument("--only", help="measure only what has this in its title; nothing is written to docs/")
     options = parser.parse_args()
-    quick: bool = options.quick
     if os.geteuid() != 0:
         print("the benchmark needs root", file=sys.stderr)
         return 1
     # As an installation has it; a checkout has stale byte code after every change.
     compileall.compile_dir(PROJECT / "src", quiet=1)
     with workplace():
-        return compare_all(options.large, quick)
+        return compare_all(options.large, options.quick, options.only)
 
 
 @contextlib.contextmanager
@@ -145,12 +165,16 @@ def workplace() -> Iterator[None]:
         shutil.rmtree(STATE)
 
 
-def compare_all(given: Path | None, quick: bool) -> int:
+def compare_all(given: Path | None, quick: bool, only: str | None) -> int:
     small, large = STATE / "busybox.tar", given or STATE / "large.tar"
     busybox_tar(small)
-    if given is None:
-        large_tar(large)
+    build_context(STATE / "context")
     address, registry = start_registry(STATE)
+    image = f"{address}/bench/large:1"
+    chosen = [work for work in works(image, STATE / "context", quick) if only is None or only in work.title]
+    pulls = any(work.title == "pull" for work in chosen)
+    if pulls and given is None:
+        large_tar(large)
     starters = (start_sampan, start_docker, start_podman)
 
     def prepare(each: Contestant) -> None:
@@ -167,15 +191,17 @@ def compare_all(given: Path | None, quick: bool) -> int:
             names = [each.name for each in contestants]
             for each in contestants:
                 prepare(each)
-            publish(contestants[-1], large, f"{address}/bench/large:1")
+            if pulls:
+                publish(contestants[-1], large, image)
             known = versions(contestants)
-            results = run_all(contestants, address, quick)
-        results += forty(starters, names, prepare, 1 if quick else 3)
+            results = run_all(contestants, chosen)
+        if only is None:
+            results += forty(starters, names, prepare, 1 if quick else 3)
     finally:
         registry.terminate()
         registry.wait()
     print("\n" + report.table(results, names))
-    if not quick:
+    if not quick and only is None:
         report.write(results, names, known, PROJECT / "docs")
     return 0
 
