@@ -29,7 +29,9 @@ def log_lines() -> bytes:
     lines = []
     size = number = 0
     while size < LOG_FILE_BYTES:
-        line = f'10.0.{number % 256}.7 - - "GET /articles/{number} HTTP/1.1" 200 {number % 9973} "curl/7.88.1 (x86_64)"\n'
+        line = (
+            f'10.0.{number % 256}.7 - - "GET /articles/{number} HTTP/1.1" 200 {number % 9973} "curl/7.88.1"\n'
+        )
         lines.append(line)
         size += len(line)
         number += 1
