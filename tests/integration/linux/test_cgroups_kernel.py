@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import select
 import signal
@@ -291,6 +292,43 @@ class TestVersion1:
         with pytest.raises(Invalid, match=r"cpuset\.cpus"):
             group.create(CgroupLimits(cpuset_cpus="4000-5000"))
         assert not group.exists()
+
+
+def _come_and_go(host: CgroupHost, parent: str, worker: int) -> list[str]:
+    """Make groups in a parent that others make and remove at the same time; what went wrong."""
+    found = []
+    for number in range(60):
+        group = host.group(f"{parent}/{worker}-{number}")
+        group.create(CgroupLimits())
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                group.enter()
+                code = 0
+            finally:
+                os._exit(code)
+        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:
+            found.append(group.path)
+        group.remove()
+        for root in set(host.hierarchies.values()) or {host.root}:
+            try:
+                os.rmdir(f"{root}/{parent}")
+            except OSError as error:
+                if error.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT):
+                    raise
+    return found
+
+
+def test_processes_enter_groups_of_a_parent_that_others_make_and_remove_meanwhile(host: CgroupHost) -> None:
+    parent = f"sampan-test-{uuid.uuid4().hex[:12]}"
+    try:
+        with multiprocessing.get_context("fork").Pool(4) as pool:
+            found = pool.starmap(_come_and_go, [(host, parent, worker) for worker in range(4)])
+        assert found == [[], [], [], []]
+    finally:
+        host.group(parent).kill_all()
+        host.group(parent).remove()
 
 
 def test_replacing_a_device_program_leaves_exactly_one() -> None:

@@ -257,6 +257,23 @@ class TestVersion1:
             assert v1.text("cpuset", path, "cpuset.cpus") == "0-3"
             assert v1.text("cpuset", path, "cpuset.mems") == "0"
 
+    def test_a_parent_that_somebody_else_has_just_made_is_filled_before_it_is_inherited_from(
+        self, v1: FakeKernel
+    ) -> None:
+        """Between the other's mkdir and its writes, the parent's cpuset is empty."""
+        for controller in V1_FILES:
+            v1.make(str(v1.root / controller / "a"))
+        v1.host().group("a/b").create(CgroupLimits())
+        for path in ("a", "a/b"):
+            assert v1.text("cpuset", path, "cpuset.cpus") == "0-3"
+            assert v1.text("cpuset", path, "cpuset.mems") == "0"
+
+    def test_an_empty_cpuset_that_is_taken_over_is_filled(self, v1: FakeKernel) -> None:
+        v1.host().group("a").create(CgroupLimits())
+        (v1.root / "cpuset" / "a" / "cpuset.mems").write_text("\n")
+        v1.host().group("a").create(CgroupLimits())
+        assert v1.text("cpuset", "a", "cpuset.mems") == "0"
+
     def test_a_missing_controller_is_named(self, v1: FakeKernel) -> None:
         shutil.rmtree(v1.root / "pids")
         with pytest.raises(Unsupported, match="'pids'"):

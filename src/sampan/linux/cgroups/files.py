@@ -145,29 +145,21 @@ def kill_until_none_is_new(group: str, pids: Callable[[], list[int]]) -> None:
     raise Conflict(f"cgroup {group}: new processes appear faster than they can be killed")
 
 
-def make_with_parents(
-    root: str, path: str, directories: Directories, made: Callable[[str], None] | None = None
-) -> list[str]:
-    """Make `root`/`path` and those parents that are missing; returns what was made, outermost first.
-
-    `made` is called for each new directory before the next one is made.
-    """
+def make_with_parents(root: str, path: str, directories: Directories) -> None:
+    """Make `root`/`path` and those parents that are missing."""
     full = f"{root}/{path}"
     try:
         directories.make(full)
     except FileExistsError:
-        return []
+        return
     except FileNotFoundError:
         parent, _, _ = path.rpartition("/")
         if not parent:
             raise
-        above = make_with_parents(root, parent, directories, made)
-        return above + make_with_parents(root, path, directories, made)
+        make_with_parents(root, parent, directories)
+        make_with_parents(root, path, directories)
     except OSError as error:
         raise failure(error, full, "") from error
-    if made is not None:
-        made(full)
-    return [full]
 
 
 def remove_tree(

@@ -63,10 +63,10 @@ class CgroupV1:
             {directory for directory in self._all() if os.path.isdir(directory)} if self.exists() else set()
         )
         try:
-            cpuset_root = self._hierarchies.get("cpuset")
             for root in self._roots:
-                inherit = _inherit_cpuset if root == cpuset_root else None
-                files.make_with_parents(root, self.path, self._directories, inherit)
+                files.make_with_parents(root, self.path, self._directories)
+            if "cpuset" in self._hierarchies:
+                _inherit_cpuset(self._hierarchies["cpuset"], self.path)
             self._apply(limits, fresh=not before)
         except BaseException:
             if not before:
@@ -190,12 +190,23 @@ class CgroupV1:
         return any(os.path.isdir(directory) for directory in self._all())
 
 
-def _inherit_cpuset(directory: str) -> None:
+def _inherit_cpuset(root: str, path: str) -> None:
     """A new version 1 cpuset is empty and admits no process until it has processors and memory nodes."""
-    parent = os.path.dirname(directory)
     for name in ("cpuset.cpus", "cpuset.mems"):
-        if not (files.read(f"{directory}/{name}") or "").strip():
-            files.write(f"{directory}/{name}", (files.read(f"{parent}/{name}") or "").strip())
+        _inherited(root, f"{root}/{path}", name)
+
+
+def _inherited(root: str, directory: str, name: str) -> str:
+    """The value of the group, which takes over that of the group above where it has none.
+
+    Also the groups above may be empty still: who makes several groups at once meets a parent that somebody else has
+    just made. Both then write the same.
+    """
+    value = (files.read(f"{directory}/{name}") or "").strip()
+    if not value and directory != root:
+        value = _inherited(root, os.path.dirname(directory), name)
+        files.write(f"{directory}/{name}", value)
+    return value
 
 
 def _apply_cpuset(directory: str, limits: CgroupLimits, fresh: bool) -> None:
