@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from sampan.errors import SampanError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.client.api import ApiError
+
 USAGE_STATUS = 125
 
 
@@ -30,3 +34,8 @@ class UsageError(Failure):
 
     def __init__(self, message: str, status: int = USAGE_STATUS) -> None:
         super().__init__(message, status)
+
+
+def no_such(kind: str, name: str, error: ApiError) -> SampanError:
+    """The error as Docker words it for a thing that does not exist; any other error as it is."""
+    return Failure(f"Error: No such {kind}: {name}") if error.status == 404 else error

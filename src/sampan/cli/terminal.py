@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from sampan.cli.failure import Failure
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -72,6 +74,14 @@ def parse_detach_keys(text: str) -> bytes:
             raise ValueError(f"Unknown character: '{key}'")
         result.append(ord(letter.upper()) & 0x1F)
     return bytes(result)
+
+
+def detach_keys(text: str) -> bytes:
+    """The detach keys of a flag; Docker's own where it is empty. Raises `Failure`."""
+    try:
+        return parse_detach_keys(text or DEFAULT_DETACH_KEYS)
+    except ValueError as error:
+        raise Failure(f"invalid detach keys ({text}): {error}") from None
 
 
 class DetachDetector:

@@ -172,7 +172,7 @@ BUILD = Command(
     "PATH | URL | -",
     (
         Flag("add-host", "", "list", "Add a line to /etc/hosts (host:ip)", check=checks.extra_host),
-        Flag("build-arg", "", "list", "Set variables of the build", check=checks.environment),
+        Flag("build-arg", "", "list", "Set variables of the build", check=texts.environment),
         Flag("cache-from", "", "strings", "Images to take cached steps from"),
         Flag("cgroup-parent", "", "string", "Parent control group of RUN instructions"),
         Flag("compress", "", "bool", "Accepted for compatibility"),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from sampan.cli.commands.lifecycle import no_such
-from sampan.cli.commands.run import detach_keys
 from sampan.cli.create import texts
-from sampan.cli.create.checks import environment
-from sampan.cli.failure import Failure
+from sampan.cli.failure import Failure, no_such
 from sampan.cli.flags import Command, Flag, Invocation
+from sampan.cli.terminal import detach_keys
 from sampan.client.api import ApiError, quote_path
 
 TYPE_CHECKING = False
@@ -106,7 +104,7 @@ EXEC = Command(
     (
         Flag("detach", "d", "bool", "Run the command in the background"),
         Flag("detach-keys", "", "string", "Keys that detach from the command"),
-        Flag("env", "e", "list", "Set environment variables", check=environment),
+        Flag("env", "e", "list", "Set environment variables", check=texts.environment),
         Flag("env-file", "", "list", "Read environment variables from a file"),
         Flag("interactive", "i", "bool", "Keep STDIN open even if not attached"),
         Flag("privileged", "", "bool", "Give the command all privileges"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from sampan.cli.failure import Exit, Failure
+from sampan.cli.failure import Exit, Failure, no_such
 from sampan.cli.flags import Command, Flag, Invocation
 from sampan.client.api import ApiError, quote_path
 from sampan.errors import SampanError
@@ -33,11 +33,6 @@ def for_each(names: list[str], action: Callable[[str], Any], *, show: bool = Tru
         print("\n".join(failures), file=sys.stderr)
         raise Exit(1)
     return 0
-
-
-def no_such(kind: str, name: str, error: ApiError) -> SampanError:
-    """The error as Docker words it for a thing that does not exist; any other error as it is."""
-    return Failure(f"Error: No such {kind}: {name}") if error.status == 404 else error
 
 
 def _path(name: str, action: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.cli.commands.lifecycle import no_such
-from sampan.cli.failure import Failure
+from sampan.cli.failure import Failure, no_such
 from sampan.cli.flags import Command, Flag, Invocation
 from sampan.cli.times import to_timestamp
 from sampan.client.api import ApiError, quote_path

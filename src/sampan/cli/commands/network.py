@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 
 from sampan.cli import units
-from sampan.cli.commands.lifecycle import no_such
 from sampan.cli.create import checks, texts
-from sampan.cli.failure import Exit, Failure
+from sampan.cli.failure import Exit, Failure, no_such
 from sampan.cli.flags import Command, Flag, Invocation, collect_filters
 from sampan.cli.listing import FORMAT_HELP, print_listing
 from sampan.cli.template_functions import Record

@@ -190,7 +190,7 @@ def start_status(message: str) -> int:
 
 def _run_attached(invocation: Invocation, client: Client, identity: str, body: dict[str, Any]) -> int:
     from sampan.cli.streams import Attachment, attached_signals, forwarder, resizer
-    from sampan.cli.terminal import size
+    from sampan.cli.terminal import detach_keys, size
 
     flags = invocation.flags
     tty = body["Tty"]
@@ -260,16 +260,6 @@ def exit_status(client: Client, waiting: Connection, identity: str) -> int:
         print(f"error waiting for container: {problem}", file=sys.stderr)
         return USAGE_STATUS
     return int(answer.get("StatusCode", 0)) & 0xFF
-
-
-def detach_keys(text: str) -> bytes:
-    """The detach keys of a flag; Docker's own where it is empty. Raises `Failure`."""
-    from sampan.cli.terminal import DEFAULT_DETACH_KEYS, parse_detach_keys
-
-    try:
-        return parse_detach_keys(text or DEFAULT_DETACH_KEYS)
-    except ValueError as error:
-        raise Failure(f"invalid detach keys ({text}): {error}") from None
 
 
 _RUN_FLAGS = (

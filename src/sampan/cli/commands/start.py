@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from sampan.cli.commands.lifecycle import no_such
-from sampan.cli.commands.run import detach_keys, exit_status
-from sampan.cli.failure import Exit, Failure
+from sampan.cli.commands.run import exit_status
+from sampan.cli.failure import Exit, Failure, no_such
 from sampan.cli.flags import Command, Flag, Invocation
+from sampan.cli.terminal import detach_keys
 from sampan.client.api import ApiError, quote_path
 from sampan.errors import SampanError
 

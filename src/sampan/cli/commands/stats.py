@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 
 from sampan.cli import units
-from sampan.cli.commands.lifecycle import no_such
-from sampan.cli.failure import Failure
+from sampan.cli.failure import Failure, no_such
 from sampan.cli.flags import Command, Flag, Invocation
 from sampan.cli.listing import FORMAT_HELP, print_listing
 from sampan.cli.template_functions import Record

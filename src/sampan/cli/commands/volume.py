@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sampan.cli.commands.lifecycle import for_each, no_such
+from sampan.cli.commands.lifecycle import for_each
 from sampan.cli.create import checks, texts
-from sampan.cli.failure import Failure
+from sampan.cli.failure import Failure, no_such
 from sampan.cli.flags import Command, Flag, Invocation, collect_filters
 from sampan.cli.listing import FORMAT_HELP, print_listing
 from sampan.cli.template_functions import Record

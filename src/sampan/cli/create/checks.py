@@ -74,16 +74,6 @@ def stream_name(text: str) -> str:
     return name
 
 
-def environment(text: str) -> str:
-    """NAME=value, or NAME alone: the value it has here, and without one NAME (the engine then unsets it)."""
-    name, equals, _ = text.partition("=")
-    if not name:
-        raise ValueError(f"invalid environment variable: {text}")
-    if not equals and name in os.environ:
-        return f"{name}={os.environ[name]}"
-    return text
-
-
 def label(text: str) -> str:
     if not text.partition("=")[0].strip():
         raise ValueError(f"invalid label '{text}': empty name" if text else "invalid label: ''")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.cli.create import checks
+from sampan.cli.create import checks, texts
 from sampan.cli.flags import Flag
 
 CREATE_FLAGS: tuple[Flag, ...] = (
@@ -53,7 +53,7 @@ CREATE_FLAGS: tuple[Flag, ...] = (
     Flag("dns-search", "", "list", "Use these DNS search domains"),
     Flag("domainname", "", "string", "NIS domain name of the container"),
     Flag("entrypoint", "", "string", "Use this instead of the image's ENTRYPOINT"),
-    Flag("env", "e", "list", "Set environment variables", check=checks.environment),
+    Flag("env", "e", "list", "Set environment variables", check=texts.environment),
     Flag("env-file", "", "list", "Read environment variables from a file"),
     Flag("expose", "", "list", "Expose a port or a range of ports"),
     Flag("gpus", "", "list", "GPUs to add ('all' for all of them)"),

@@ -7,6 +7,16 @@ import os
 _SPACE = " \t\r\n\v\f"
 
 
+def environment(text: str) -> str:
+    """NAME=value, or NAME alone: the value it has here, and without one NAME (the engine then unsets it)."""
+    name, equals, _ = text.partition("=")
+    if not name:
+        raise ValueError(f"invalid environment variable: {text}")
+    if not equals and name in os.environ:
+        return f"{name}={os.environ[name]}"
+    return text
+
+
 def read_environment(files: list[str], values: list[str]) -> list[str]:
     """NAME=value lines of files, then those of flags; a bare NAME in a file takes its value from here, if any."""
     return [line for path in files for line in _read_file(path, take_here=True)] + values
