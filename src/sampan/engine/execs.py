@@ -191,12 +191,12 @@ class Execs:
 
         def run() -> tuple[ShimClient, Created]:
             request = self._request(found, record, joined, console)
-            created = self._parts.launcher.exec(request)
-            shim = ShimClient.connect(self._run_dir(found))
+            attached = None if taken is None else (taken.fileno(), preread, options)
+            shim, control = ShimClient.begin(self._run_dir(found), attached)
             try:
-                if taken is not None:
-                    shim.attach(taken.fileno(), preread, options)
-                shim.start()
+                with control:
+                    created = self._parts.launcher.exec(request, control=control.fileno())
+                shim.begun()
             except BaseException:
                 shim.close()
                 raise

@@ -133,9 +133,12 @@ class Launcher:
                 os.close(root)
 
     def _exec(self, call: ExecCall, descriptors: list[int], answer: socket.socket) -> None:
-        stdio, _ = _stdio(descriptors, call.stdio)
+        stdio, rest = _stdio(descriptors, call.stdio)
+        if call.control and not rest:
+            raise Internal("the control connection's descriptor is missing")
         filter_program = self._filters.get_encoded(call.seccomp)
-        job = exec_job(call.request, filter_program, stdio, self._cgroup_host)
+        control = rest[0] if call.control else -1
+        job = exec_job(call.request, filter_program, stdio, self._cgroup_host, control)
         try:
             self._fork(job, answer, [*descriptors, job.entry.target])
         finally:

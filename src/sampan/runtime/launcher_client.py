@@ -92,11 +92,20 @@ class LauncherClient:
         call = CreateCall(request, stdio is not None, network is not None, profile)
         return self._created(call, descriptors)
 
-    def exec(self, request: ExecRequest, stdio: tuple[int, int, int] | None = None) -> Created:
-        """A further process in a container; it waits for `ShimClient.start` (with its own run directory) too."""
+    def exec(
+        self,
+        request: ExecRequest,
+        stdio: tuple[int, int, int] | None = None,
+        control: int | None = None,
+    ) -> Created:
+        """A further process in a container; it waits for `ShimClient.start` (with its own run directory) too.
+
+        `control`: a connection that the shim serves at once (`ShimClient.begin`). Descriptors stay the caller's.
+        """
         spec, profile = filters.detached(request.spec)
         request = msgspec.structs.replace(request, spec=spec)
-        return self._created(ExecCall(request, stdio is not None, profile), stdio or ())
+        call = ExecCall(request, stdio is not None, control is not None, profile)
+        return self._created(call, [*(stdio or ()), *(() if control is None else (control,))])
 
     def open_root(self, assembly: RootAssembly) -> int:
         """A directory descriptor of a detached mount of `assembly`; closing it is all the cleaning up."""

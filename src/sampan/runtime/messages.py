@@ -114,10 +114,15 @@ class CreateCall(msgspec.Struct, frozen=True, tag=True):
 
 
 class ExecCall(msgspec.Struct, frozen=True, tag=True):
-    """Descriptors: answer, then standard input, output and error if `stdio`. `seccomp`: as of `CreateCall`."""
+    """Descriptors: answer, then standard input, output and error if `stdio`, then a connection if `control`.
+
+    `control`: the shim takes it as one that it has accepted; the calls that wait on it are done without delay.
+    `seccomp`: as of `CreateCall`.
+    """
 
     request: ExecRequest
     stdio: bool
+    control: bool = False
     seccomp: bytes = b""
 
 

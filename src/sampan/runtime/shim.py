@@ -63,6 +63,7 @@ _ENDS_BEFORE_START = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, s
 class Job(msgspec.Struct, frozen=True):
     """What a shim is to make. Descriptors are -1 when there is none.
 
+    `control`: a connection of the engine, whose calls wait there already.
     `removes_group`: the control group ends with the process (a container's does, an exec's is the container's).
     """
 
@@ -78,6 +79,7 @@ class Job(msgspec.Struct, frozen=True):
     kills_group: bool
     hooks: Hooks | None
     state: dict[str, Any]
+    control: int = -1
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -139,6 +141,7 @@ def exec_job(
     filter_program: SeccompProgram | None,
     stdio: tuple[int, int, int] | None,
     cgroup_host: CgroupHost | None,
+    control: int = -1,
 ) -> Job:
     """Raises `Invalid`, and `Conflict` when the container has ended."""
     validate_process(request.process)
@@ -165,6 +168,7 @@ def exec_job(
         kills_group=False,
         hooks=None,
         state={},
+        control=control,
     )
 
 
@@ -240,6 +244,8 @@ class Shim:
         self._loop.watch(self._listener.fileno(), READ, self._accept)
         self._loop.watch(self._channel.fileno(), READ, self._from_init)
         self._loop.watch(self._pidfd, READ, self._process_ended)
+        if self._job.control >= 0:
+            self._add_connection(socket.socket(fileno=self._job.control))
         while self._exit is None:
             self._loop.run_once()
         while self._streams.busy:
@@ -327,6 +333,9 @@ class Shim:
             connection, _ = self._listener.accept()
         except BlockingIOError:
             return
+        self._add_connection(connection)
+
+    def _add_connection(self, connection: socket.socket) -> None:
         connection.setblocking(True)
         self._connections[connection.fileno()] = connection
         self._loop.watch(connection.fileno(), READ, lambda _: self._serve_connection(connection))

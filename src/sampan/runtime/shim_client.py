@@ -60,21 +60,16 @@ class ShimClient:
     does not answer in time. A call that was not answered may still be done, as soon as the shim goes on.
     """
 
-    def __init__(self, run_dir: Path, control: socket.socket, timeout: float = CALL_SECONDS) -> None:
-        """`timeout`: seconds, for the subscription to the end that is made here."""
+    def __init__(self, run_dir: Path, control: socket.socket, events: socket.socket) -> None:
+        """`events`: subscribed to the end."""
         self._run_dir = run_dir
         self._control: socket.socket | None = control
         self._closed = False
         self._lock = threading.Lock()
         self._exit_lock = threading.Lock()
         self._exit: ExitRecord | None = None
-        self._events, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            try:
-                self._call(Subscribe(), theirs.fileno(), timeout=timeout)
-            except BaseException:
-                self._events.close()
-                raise
+        self._events = events
+        self._unanswered = 0
 
     @classmethod
     def connect(cls, run_dir: Path, *, timeout: float = CALL_SECONDS) -> ShimClient:
@@ -86,16 +81,50 @@ class ShimClient:
             control = _connected(run_dir, timeout)
         except (FileNotFoundError, ConnectionError) as error:
             raise NotFound(f"no shim listens in {run_dir}") from error
+        events, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        client = cls(run_dir, control, events)
         try:
-            return cls(run_dir, control, timeout)
-        except ShimSilent:
+            with theirs:
+                client._call(Subscribe(), theirs.fileno(), timeout=timeout)
+            return client
+        except BaseException as error:
+            client.close()
+            if isinstance(error, Unavailable) and not isinstance(error, ShimSilent):
+                raise NotFound(f"no shim listens in {run_dir}") from error
             raise
-        except Unavailable as error:
-            control.close()
-            raise NotFound(f"no shim listens in {run_dir}") from error
+
+    @classmethod
+    def begin(
+        cls, run_dir: Path, attached: tuple[int, bytes, AttachOptions] | None
+    ) -> tuple[ShimClient, socket.socket]:
+        """A client of a shim that is yet to be made, and the connection to give to it (`LauncherClient.exec`).
+
+        The subscription, an attached client (as of `attach`) and the start wait on it, so that the shim does them
+        without a round trip for each. `begun` gives their result.
+        """
+        control, other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        events, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        client = cls(run_dir, control, events)
+        try:
+            with theirs:
+                wire.send(control, Subscribe(), (theirs.fileno(),))
+            if attached is not None:
+                connection_fd, preread, options = attached
+                wire.send(control, Attach(preread, options), (connection_fd,))
+            wire.send(control, Start())
         except BaseException:
-            control.close()
+            client.close()
+            other_end.close()
             raise
+        client._unanswered = 2 if attached is None else 3
+        return client, other_end
+
+    def begun(self, *, timeout: float = CALL_SECONDS) -> None:
+        """After `begin`, when the shim has been made: as `attach` and `start`."""
+        with self._lock:
+            for _ in range(self._unanswered):
+                self._unanswered -= 1
+                self._receive_answer(timeout)
 
     def start(self, *, timeout: float = CALL_SECONDS) -> None:
         """Let the process go on to its execve; returns when that succeeded.
@@ -171,13 +200,26 @@ class ShimClient:
                     self._control = _connected(self._run_dir, timeout)
                 self._control.settimeout(timeout)
                 wire.send(self._control, call, () if descriptor is None else (descriptor,))
-                answer, _ = _ANSWERS.receive(self._control)
             except TimeoutError as error:
-                # The answer may come later, and must not be taken for that to the next call.
                 self._drop_control()
                 raise _silent(self._run_dir, timeout) from error
             except (FileNotFoundError, ConnectionError) as error:
                 raise Unavailable("the container's shim is gone") from error
+            self._receive_answer(timeout)
+
+    def _receive_answer(self, timeout: float) -> None:
+        """The lock is held, and a call has been sent."""
+        if self._control is None:
+            raise Unavailable("the connection to the container's shim is closed")
+        try:
+            self._control.settimeout(timeout)
+            answer, _ = _ANSWERS.receive(self._control)
+        except TimeoutError as error:
+            # The answer may come later, and must not be taken for that to the next call.
+            self._drop_control()
+            raise _silent(self._run_dir, timeout) from error
+        except ConnectionError as error:
+            raise Unavailable("the container's shim is gone") from error
         if answer is None:
             raise Unavailable("the container's shim is gone")
         if isinstance(answer, Failure):
