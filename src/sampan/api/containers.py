@@ -91,13 +91,7 @@ async def rename(engine: Engine, request: Request) -> AnyResponse:
 
 async def update(engine: Engine, request: Request) -> AnyResponse:
     host = decode_docker(await request.body(), HostConfig)
-    empty = HostConfig()
-    changes: dict[str, Any] = {
-        name: getattr(host, name)
-        for name in HostConfig.__struct_fields__
-        if getattr(host, name) != getattr(empty, name)
-    }
-    return json_response({"Warnings": await engine.containers.update(request.match["id"], changes)})
+    return json_response({"Warnings": await engine.containers.update(request.match["id"], host)})
 
 
 async def remove(engine: Engine, request: Request) -> AnyResponse:

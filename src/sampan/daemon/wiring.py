@@ -29,15 +29,16 @@ from sampan.engine.builds import Builds
 from sampan.engine.containers import Containers, ContainerStore, Parts
 from sampan.engine.engine import Engine
 from sampan.engine.events import EventBus
+from sampan.engine.host_facts import HostFacts
 from sampan.engine.images import Images
 from sampan.engine.model import new_id
 from sampan.engine.networks import Networks
 from sampan.engine.settings import Settings
 from sampan.engine.system import Counts, System
-from sampan.engine.validate import HostFacts
 from sampan.engine.volumes import Volumes
 from sampan.errors import SampanError
 from sampan.linux import cgroups
+from sampan.linux.cgroups.features import available_cpuset, detect_features
 from sampan.linux.filesystems import is_offered
 from sampan.network import resolvconf
 from sampan.network.dns import NameServer
@@ -245,13 +246,12 @@ def _read(path: Path) -> str:
 
 def _host_facts(control_groups: cgroups.CgroupHost) -> HostFacts:
     cpus = os.cpu_count() or 1
-    online = Path("/sys/devices/system/cpu/online")
-    cpuset = online.read_text(encoding="ascii").strip() if online.exists() else f"0-{cpus - 1}"
+    cpuset, nodes = available_cpuset(control_groups)
     return HostFacts(
         cpus,
-        cpuset,
-        swap_limit=control_groups.swap_limit,
-        blkio_weight=control_groups.layout == "v2",
+        cpuset or f"0-{cpus - 1}",
+        nodes or "0",
+        detect_features(control_groups),
         cgroup_namespace=control_groups.layout == "v2",
     )
 

@@ -9,7 +9,7 @@ from sampan.engine.config import HostConfig, ThrottleDevice
 from sampan.engine.default_spec import DEFAULT_PATH
 from sampan.engine.model import ContainerRecord, MountPoint
 from sampan.engine.mounts import mount_order, tmpfs_points
-from sampan.engine.spec_resources import resources
+from sampan.engine.spec_resources import cgroup_path, resources
 from sampan.errors import Invalid
 from sampan.oci.spec import (
     Box,
@@ -89,7 +89,7 @@ def build_spec(record: ContainerRecord, facts: SpecFacts) -> Spec:
         linux=Linux(
             namespaces=namespaces(facts),
             devices=facts.devices,
-            cgroups_path=cgroup_path(record, facts.cgroup_parent),
+            cgroups_path=cgroup_path(record.host, record.id, facts.cgroup_parent),
             resources=resources(host, _device_rules(host, facts), facts.block_devices),
             rootfs_propagation=root_propagation(facts.mounts),
             seccomp=None if host.privileged else facts.seccomp,
@@ -98,10 +98,6 @@ def build_spec(record: ContainerRecord, facts: SpecFacts) -> Spec:
             readonly_paths=readonly,
         ),
     )
-
-
-def cgroup_path(record: ContainerRecord, parent: str) -> str:
-    return f"{(record.host.cgroup_parent or parent).rstrip('/')}/{record.id}"
 
 
 def process(record: ContainerRecord, facts: SpecFacts) -> Process:

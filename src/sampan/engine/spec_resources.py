@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 
 from sampan.engine.config import HostConfig, ThrottleDevice
 from sampan.linux.cgroups import CgroupLimits
+from sampan.linux.cgroups.model import UNLIMITED
 from sampan.oci import spec
 from sampan.oci.spec import (
     BlockIoLimits,
@@ -21,6 +23,11 @@ CPU_PERIOD = 100_000
 """Microseconds; the period that NanoCpus are translated with."""
 
 Numbers = Mapping[str, tuple[int, int]]
+
+
+def cgroup_path(host: HostConfig, container_id: str, parent: str) -> str:
+    """Below the container's own parent or that of all; `..` leads to the root at most, as in Docker."""
+    return posixpath.join(posixpath.normpath(f"/{(host.cgroup_parent or parent).lstrip('/')}"), container_id)
 
 
 def resources(host: HostConfig, devices: tuple[DeviceRule, ...], numbers: Numbers) -> Resources:
@@ -96,8 +103,11 @@ def live_limits(host: HostConfig) -> CgroupLimits:
         cpu_shares=host.cpu_shares or None,
         cpu_quota=quota,
         cpu_period=period,
+        cpu_rt_runtime=host.cpu_realtime_runtime or None,
+        cpu_rt_period=host.cpu_realtime_period or None,
         cpuset_cpus=host.cpuset_cpus or None,
         cpuset_mems=host.cpuset_mems or None,
-        pids=host.pids_limit or None,
+        # 0 in a record is an unlimited number, while in a group it leaves the limit as it is.
+        pids=UNLIMITED if host.pids_limit is not None and host.pids_limit <= 0 else host.pids_limit,
         blkio_weight=host.blkio_weight or None,
     )

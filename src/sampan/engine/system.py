@@ -11,6 +11,7 @@ from pathlib import Path
 from sampan import __version__
 from sampan.engine.settings import Settings
 from sampan.linux.cgroups import CgroupHost
+from sampan.linux.cgroups.features import detect_features
 
 Json = dict[str, object]
 
@@ -58,7 +59,7 @@ class System:
         counts = self._counts()
         memory = memory_total()
         release = os_release(Path("/etc/os-release"))
-        controllers = self._cgroups.controllers
+        features = detect_features(self._cgroups)
         return {
             "ID": self._id,
             "Containers": counts.running + counts.paused + counts.stopped,
@@ -74,14 +75,14 @@ class System:
                 "Authorization": None,
                 "Log": ["json-file", "local", "none"],
             },
-            "MemoryLimit": "memory" in controllers,
-            "SwapLimit": "memory" in controllers,
-            "CpuCfsPeriod": "cpu" in controllers,
-            "CpuCfsQuota": "cpu" in controllers,
-            "CPUShares": "cpu" in controllers,
-            "CPUSet": "cpuset" in controllers,
-            "PidsLimit": "pids" in controllers,
-            "OomKillDisable": self._cgroups.layout != "v2",
+            "MemoryLimit": features.memory,
+            "SwapLimit": features.swap,
+            "CpuCfsPeriod": features.cpu_quota,
+            "CpuCfsQuota": features.cpu_quota,
+            "CPUShares": features.cpu_shares,
+            "CPUSet": features.cpuset,
+            "PidsLimit": features.pids,
+            "OomKillDisable": features.oom_kill_disable,
             "IPv4Forwarding": True,
             "BridgeNfIptables": False,
             "BridgeNfIp6tables": False,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from sampan.engine import restart
 from sampan.engine.config import ContainerConfig, HostConfig
+from sampan.engine.host_facts import HostFacts
+from sampan.engine.resource_checks import check_resources
 from sampan.engine.signals import parse_signal
 from sampan.errors import Invalid, Unsupported
 from sampan.oci.image import Healthcheck
 
-MINIMUM_MEMORY = 6 * 1024 * 1024
 DEFAULT_SHM_SIZE = 64 * 1024 * 1024
 _LOG_OPTIONS = {
     "json-file": {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode",
@@ -21,18 +21,6 @@ _LOG_OPTIONS = {
     "local": {"max-size", "max-file", "compress", "mode", "max-buffer-size"},
     "none": set[str](),
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class HostFacts:
-    """`cpus`: how many there are; `cpuset`: their numbers as the kernel lists them ("0-3")."""
-
-    cpus: int
-    cpuset: str
-    swap_limit: bool = True
-    blkio_weight: bool = True
-    cgroup_namespace: bool = False
-    """Whether containers get a cgroup namespace of their own by default (version 2, as in Docker)."""
 
 
 def check_config(config: ContainerConfig) -> None:
@@ -161,53 +149,6 @@ def check_sysctl(name: str, host: HostConfig) -> None:
         raise Invalid(f"sysctl '{name}' is not allowed: it is not in a namespace of the container's")
 
 
-def check_resources(host: HostConfig, facts: HostFacts, warnings: list[str]) -> HostConfig:
-    """Memory, CPU and process limits; used by create and update. Raises `Invalid`."""
-    host = _check_memory(host, facts, warnings)
-    _check_cpu(host, facts)
-    if host.blkio_weight and not 10 <= host.blkio_weight <= 1000:
-        raise Invalid("Range of blkio weight is from 10 to 1000")
-    if host.blkio_weight and not facts.blkio_weight:
-        warnings.append(
-            "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
-        )
-        host = replace(host, blkio_weight=0)
-    if host.oom_kill_disable and not host.memory:
-        warnings.append(
-            "OOM killer is disabled for the container, but no memory limit is set, this can result in the "
-            "system running out of resources."
-        )
-    return host
-
-
-def _check_memory(host: HostConfig, facts: HostFacts, warnings: list[str]) -> HostConfig:
-    memory, swap = host.memory, host.memory_swap
-    if 0 < memory < MINIMUM_MEMORY:
-        raise Invalid("Minimum memory limit allowed is 6MB")
-    if memory < 0:
-        raise Invalid("Minimum memory limit allowed is 6MB")
-    if memory > 0 and swap > 0 and swap < memory:
-        raise Invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
-    if memory == 0 and swap > 0:
-        raise Invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
-    if (memory or host.memory_swap > 0) and swap != -1 and not facts.swap_limit:
-        warnings.append(
-            "Your kernel does not support swap limit capabilities or the cgroup is not mounted. "
-            "Memory limited without swap."
-        )
-        host = replace(host, memory_swap=-1)
-    elif memory and swap == 0:
-        host = replace(host, memory_swap=memory * 2)
-    if host.memory_swappiness is not None and not -1 <= host.memory_swappiness <= 100:
-        raise Invalid(f"Invalid value: {host.memory_swappiness}, valid memory swappiness range is 0-100")
-    reservation = host.memory_reservation
-    if reservation > 0 and memory and memory < reservation:
-        raise Invalid("Minimum memory limit can not be less than memory reservation limit, see usage")
-    if 0 < reservation < MINIMUM_MEMORY:
-        raise Invalid("Minimum memory reservation allowed is 6MB")
-    return host
-
-
 def _check_device_requests(host: HostConfig) -> None:
     """Devices by capability come from drivers, and there is none: better told than left out."""
     for request in host.device_requests or ():
@@ -216,43 +157,6 @@ def _check_device_requests(host: HostConfig) -> None:
             f'could not select device driver "{request.driver}" with capabilities: [{capabilities}]',
             hint="GPUs are not supported yet; device nodes can be given with --device",
         )
-
-
-def _check_cpu(host: HostConfig, facts: HostFacts) -> None:
-    if host.nano_cpus:
-        if host.cpu_period > 0:
-            raise Invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set")
-        if host.cpu_quota > 0:
-            raise Invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
-        if not 10_000_000 <= host.nano_cpus <= facts.cpus * 1_000_000_000:
-            raise Invalid(
-                f"Range of CPUs is from 0.01 to {facts.cpus}.00, as there are only {facts.cpus} CPUs available"
-            )
-    if host.cpu_shares < 0:
-        raise Invalid(f"Invalid value: {host.cpu_shares}, CPU shares can not be negative")
-    if host.cpu_period and not 1000 <= host.cpu_period <= 1_000_000:
-        raise Invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
-    if 0 < host.cpu_quota < 1000:
-        raise Invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-    if host.cpuset_cpus:
-        asked, there = parse_cpuset(host.cpuset_cpus), parse_cpuset(facts.cpuset)
-        if not asked <= there:
-            raise Invalid(
-                f"Requested CPUs are not available - requested {host.cpuset_cpus}, available: {facts.cpuset}"
-            )
-    if host.cpuset_mems:
-        parse_cpuset(host.cpuset_mems)
-
-
-def parse_cpuset(text: str) -> frozenset[int]:
-    """`0-2,7` -> {0, 1, 2, 7}. Raises `Invalid`."""
-    found: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) > 8191:
-            raise Invalid(f"Invalid value {text} for cpuset cpus")
-        found.update(range(int(first), int(last or first) + 1))
-    return frozenset(found)
 
 
 def container_of(mode: str) -> str | None:

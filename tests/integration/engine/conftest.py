@@ -30,9 +30,9 @@ from sampan.api.messages import AnyResponse, Request, Response
 from sampan.api.router import Router
 from sampan.engine.containers import Containers, ContainerStore, Parts
 from sampan.engine.events import EventBus
+from sampan.engine.host_facts import HostFacts
 from sampan.engine.networks import Networks
 from sampan.engine.settings import Settings
-from sampan.engine.validate import HostFacts
 from sampan.engine.volumes import Volumes
 from sampan.linux.cgroups import detect
 from sampan.network.dns import NameServer

@@ -16,9 +16,9 @@ from sampan.engine.config import (
     Ulimit,
     decode_docker,
 )
+from sampan.engine.host_facts import HostFacts
 from sampan.engine.security import parse_security
 from sampan.engine.signals import parse_signal
-from sampan.engine.validate import HostFacts
 from sampan.errors import Invalid, Unsupported
 from sampan.oci.image import ContainerDefaults, Healthcheck
 

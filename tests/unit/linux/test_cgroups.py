@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sampan.errors import Conflict, Invalid, NotFound, Unsupported
-from sampan.linux.cgroups import CgroupHost, CgroupLimits, DeviceRule, Throttle, detect, files
+from sampan.linux.cgroups import CgroupHost, CgroupLimits, DeviceRule, DeviceWeight, Throttle, detect, files
 from sampan.linux.cgroups.device_policy import device_policy
 from sampan.linux.cgroups.device_program import device_program
 from sampan.linux.cgroups.v1_stats import parse_blkio
@@ -241,7 +241,42 @@ def test_a_host_without_control_groups_is_told_so(tmp_path: Path) -> None:
         detect(tmp_path / "missing")
 
 
+class TestUndoing:
+    def test_an_update_can_be_taken_back(self, kernel: FakeKernel) -> None:
+        group = kernel.host().group("a")
+        group.create(CgroupLimits(pids=7))
+        undo = group.update(CgroupLimits(pids=9))
+        assert kernel.text("pids", "a", "pids.max").startswith("9")
+        undo()
+        assert kernel.text("pids", "a", "pids.max").startswith("7")
+
+    def test_an_update_that_fails_in_the_middle_leaves_the_limits_as_they_were(
+        self, kernel: FakeKernel
+    ) -> None:
+        """The limit of processes is there no more, and it is written after the memory limits."""
+        group = kernel.host().group("a")
+        group.create(CgroupLimits(memory=1 << 26, memory_swap=1 << 27, cpu_quota=50000))
+        names = ("memory.max", "memory.swap.max", "cpu.max", "pids.max")
+        if kernel.layout != "v2":
+            names = (
+                "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "cpu.cfs_quota_us", "pids.max",
+            )  # fmt: skip
+        before = [kernel.text(name.partition(".")[0], "a", name) for name in names[:3]]
+        base = kernel.root if kernel.layout == "v2" else kernel.root / "pids"
+        (base / "a" / "pids.max").unlink()
+        with pytest.raises(Unsupported, match="pids"):
+            group.update(CgroupLimits(memory=1 << 24, memory_swap=1 << 25, cpu_quota=90000, pids=5))
+        assert [kernel.text(name.partition(".")[0], "a", name) for name in names[:3]] == before
+
+
 class TestVersion1:
+    @pytest.mark.parametrize(("shares", "word"), [(1, "minimum"), (262145, "maximum")])
+    def test_shares_that_the_kernel_would_silently_change_are_refused(
+        self, v1: FakeKernel, shares: int, word: str
+    ) -> None:
+        with pytest.raises(Invalid, match=f"the {word} allowed cpu-shares is"):
+            v1.host().group("a").create(CgroupLimits(cpu_shares=shares))
+
     def test_hierarchies_that_share_a_directory_are_made_once(self, v1: FakeKernel) -> None:
         shutil.rmtree(v1.root / "cpuacct")
         (v1.root / "cpu").rename(v1.root / "cpu,cpuacct")
@@ -372,6 +407,15 @@ class TestVersion2:
         assert v2.text("", "a", "memory.low") == "1048576"
         assert v2.text("", "a", "io.weight") == "10000"
         assert v2.text("", "a", "memory.oom.group") == "1"
+
+    def test_weights_of_devices_go_where_the_kernel_has_them(self, v2: FakeKernel) -> None:
+        limits = CgroupLimits(blkio_weight_devices=(DeviceWeight(8, 0, 1000),))
+        group = v2.host().group("a")
+        group.create(limits)
+        assert v2.text("", "a", "io.weight") == "8:0 10000"
+        (v2.root / "a" / "io.bfq.weight").write_text("default 100\n")
+        group.update(limits)
+        assert v2.text("", "a", "io.bfq.weight").startswith("8:0 1000")
 
     def test_devices_become_a_program_on_the_group(self, v2: FakeKernel) -> None:
         rules = (DeviceRule(False), DeviceRule(True, "c", 1, 3))

@@ -11,10 +11,11 @@ from msgspec.structs import replace
 
 from sampan.engine.containers.store import ContainerStore, Slot
 from sampan.engine.events import EventBus
+from sampan.engine.host_facts import HostFacts
 from sampan.engine.model import ContainerRecord, State
 from sampan.engine.networks import Networks
 from sampan.engine.settings import Settings
-from sampan.engine.validate import HostFacts
+from sampan.engine.spec_resources import cgroup_path
 from sampan.engine.volumes import Store, Volumes
 from sampan.linux.cgroups import Cgroup, CgroupHost
 from sampan.network.dns import NameServer
@@ -73,8 +74,7 @@ class Parts:
         return self.directory(container_id) / f"{container_id}-json.log"
 
     def cgroup(self, record: ContainerRecord) -> Cgroup:
-        parent = record.host.cgroup_parent or self.settings.cgroup_parent
-        return self.cgroups.group(f"{parent.rstrip('/')}/{record.id}")
+        return self.cgroups.group(cgroup_path(record.host, record.id, self.settings.cgroup_parent))
 
     def set_state(self, slot: Slot, state: State, **changes: Any) -> ContainerRecord:
         """A new record with this state; in memory only (`store.save` writes it)."""

@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from typing import Any
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from sampan.engine import restart as restart_policy
 from sampan.engine import state
-from sampan.engine.config import HostConfig, RestartPolicy
+from sampan.engine.config import HostConfig
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.create import Creator
 from sampan.engine.containers.monitor import Monitor
 from sampan.engine.containers.runner import Runner
 from sampan.engine.containers.store import Slot
+from sampan.engine.model import ContainerRecord
 from sampan.engine.names import check_name
+from sampan.engine.resource_update import changed_limits, updated
 from sampan.engine.signals import parse_signal
-from sampan.engine.spec_resources import live_limits
-from sampan.engine.validate import check_resources
 from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -215,36 +214,39 @@ class Lifecycle:
     def names_changed(self, slot: Slot) -> None:
         """Replaced by the service: other containers must learn the new name."""
 
-    async def update(self, reference: str, changes: dict[str, Any]) -> list[str]:
-        """Limits and restart policy (members of HostConfig by field name); the warnings. Raises `Invalid`."""
+    async def update(self, reference: str, wanted: HostConfig) -> list[str]:
+        """Limits and restart policy, as far as given; the warnings. Raises `Invalid` or `Conflict`.
+
+        When it fails, record and control group are as before.
+        """
         slot = self._parts.store.find(reference)
         async with slot.lock:
             self._check_present(slot)
             record = slot.record
-            policy = changes.get("restart_policy")
-            if isinstance(policy, RestartPolicy) and policy.name:
-                restart_policy.validate(policy)
-                if record.host.auto_remove and policy.name != "no":
-                    raise Invalid(
-                        "Restart policy cannot be updated because AutoRemove is enabled for the container"
-                    )
-            warnings: list[str] = []
-            host = updated(record.host, changes)
-            host = check_resources(host, self._parts.facts, warnings)
-            if record.running:
-                before = live_limits(record.host)
-                wanted = live_limits(host)
-                if wanted != before:
-                    try:
-                        await asyncio.to_thread(self._parts.cgroup(record).update, wanted)
-                    except SampanError as error:
-                        raise type(error)(
-                            f"Cannot update container {record.id}: {error.message}", hint=error.hint
-                        ) from error
-            self._parts.store.replace(slot, replace(slot.record, host=host))
-            await self._parts.store.save(slot, durable=True)
+            try:
+                host, warnings = updated(record.host, wanted, self._parts.facts)
+            except Conflict as error:
+                raise _not_updated(record, error) from error
+            undo = await self._limit(record, host)
+            self._parts.store.replace(slot, replace(record, host=host))
+            try:
+                await self._parts.store.save(slot, durable=True)
+            except SampanError:
+                self._parts.store.replace(slot, replace(slot.record, host=record.host))
+                await asyncio.to_thread(undo)
+                raise
             self._parts.announce(slot.record, "update")
             return warnings
+
+    async def _limit(self, record: ContainerRecord, host: HostConfig) -> Callable[[], None]:
+        """The new limits go into the group of a running container; what is returned takes them back."""
+        limits = changed_limits(record.host, host) if record.running else None
+        if limits is None:
+            return lambda: None
+        try:
+            return await asyncio.to_thread(self._parts.cgroup(record).update, limits)
+        except SampanError as error:
+            raise _not_updated(record, error) from error
 
     # Removal
 
@@ -318,17 +320,5 @@ class Lifecycle:
             await self._parts.store.delete(slot)
 
 
-def updated(host: HostConfig, changes: dict[str, Any]) -> HostConfig:
-    """Only what was given (not zero) is changed; a new limit of one kind takes the place of the other."""
-    given = {name: value for name, value in changes.items() if value not in (0, "", None, RestartPolicy())}
-    if "nano_cpus" in given and "cpu_quota" not in given:
-        given.update(cpu_quota=0, cpu_period=0)
-    elif "cpu_quota" in given or "cpu_period" in given:
-        given.setdefault("nano_cpus", 0)
-    swap = host.memory_swap
-    if "memory" in given and "memory_swap" not in given and 0 < swap < given["memory"]:
-        raise Invalid(
-            "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the "
-            "same time"
-        )
-    return replace(host, **given)
+def _not_updated(record: ContainerRecord, error: SampanError) -> SampanError:
+    return type(error)(f"Cannot update container {record.id}: {error.message}", hint=error.hint)

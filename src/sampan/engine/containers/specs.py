@@ -292,20 +292,21 @@ def _resolved_profile(text: str, capabilities: tuple[str, ...]) -> Seccomp:
 
 
 def _block_device(path: str) -> tuple[int, int]:
-    info = _stat_device(path)
+    info = _stat(path, f"stat {path}")
     if not stat.S_ISBLK(info.st_mode):
         raise Invalid(f"{path} is not a block device")
     return os.major(info.st_rdev), os.minor(info.st_rdev)
 
 
 def _stat_device(path: str) -> os.stat_result:
+    return _stat(path, f'error gathering device information while adding custom device "{path}"')
+
+
+def _stat(path: str, doing: str) -> os.stat_result:
     try:
         return os.stat(path)
     except OSError as error:
-        raise NotFound(
-            f'error gathering device information while adding custom device "{path}": '
-            f"{os.strerror(error.errno or errno.EIO).lower()}"
-        ) from error
+        raise NotFound(f"{doing}: {os.strerror(error.errno or errno.EIO).lower()}") from error
 
 
 def _device(path: str, place: str, info: os.stat_result) -> Device:

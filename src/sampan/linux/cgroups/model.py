@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from sampan.errors import Invalid
 
 UNLIMITED = -1
+MIN_SHARES, MAX_SHARES = 2, 262144
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +150,12 @@ class Cgroup(Protocol):
         kernel refuses. A group that could not be set up completely is removed again.
         """
 
-    def update(self, limits: CgroupLimits) -> None:
-        """Apply those limits that are not None. Raises as `create`, and `Conflict` when memory is in use."""
+    def update(self, limits: CgroupLimits) -> Callable[[], None]:
+        """Apply those limits that are not None. Raises as `create`, and `Conflict` when memory is in use.
+
+        When it fails the limits are as before (devices and limits by device excepted); what it returns puts them
+        back as before later.
+        """
 
     def add(self, pid: int) -> None:
         """Move a whole process (it may wait for an RCU grace period: several milliseconds).

@@ -9,8 +9,19 @@ from collections.abc import Callable, Mapping
 from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unsupported
 from sampan.linux.cgroups import files
 from sampan.linux.cgroups.device_policy import device_policy, format_rule, parse_list
-from sampan.linux.cgroups.model import UNLIMITED, CgroupLimits, CgroupStats, DeviceRule
+from sampan.linux.cgroups.journal import Journal
+from sampan.linux.cgroups.model import (
+    MAX_SHARES,
+    MIN_SHARES,
+    UNLIMITED,
+    CgroupLimits,
+    CgroupStats,
+    DeviceRule,
+)
 from sampan.linux.cgroups.v1_stats import oom_kill_count, read_stats
+
+_Write = Callable[[str, str], None]
+"""Path and value: `files.write`, or a journal's."""
 
 _FREEZE_TIMEOUT = 10.0
 _REMOVE_TIMEOUT = 10.0
@@ -67,15 +78,20 @@ class CgroupV1:
                 files.make_with_parents(root, self.path, self._directories)
             if "cpuset" in self._hierarchies:
                 _inherit_cpuset(self._hierarchies["cpuset"], self.path)
-            self._apply(limits, fresh=not before)
+            self._apply(limits, files.write, fresh=not before)
         except BaseException:
             if not before:
                 self.remove()
             raise
 
-    def update(self, limits: CgroupLimits) -> None:
+    def update(self, limits: CgroupLimits) -> Callable[[], None]:
         self._check(limits)
-        self._apply(limits, fresh=False)
+        journal = Journal()
+        try:
+            self._apply(limits, journal.write, fresh=False)
+        except SampanError as error:
+            raise journal.undo_after(error) from error
+        return journal.undo
 
     def _check(self, limits: CgroupLimits) -> None:
         if limits.unified:
@@ -89,8 +105,8 @@ class CgroupV1:
                         f"the limit {field} needs the cgroup controller {controller!r}, which this host does not have"
                     )
 
-    def _apply(self, limits: CgroupLimits, *, fresh: bool) -> None:
-        steps: tuple[tuple[str, Callable[[str, CgroupLimits, bool], None]], ...] = (
+    def _apply(self, limits: CgroupLimits, write: _Write, *, fresh: bool) -> None:
+        steps: tuple[tuple[str, Callable[[str, CgroupLimits, _Write, bool], None]], ...] = (
             ("cpuset", _apply_cpuset),
             ("cpu", _apply_cpu),
             ("memory", _apply_memory),
@@ -101,7 +117,7 @@ class CgroupV1:
         for controller, apply in steps:
             directory = self._of(controller)
             if directory is not None:
-                apply(directory, limits, fresh)
+                apply(directory, limits, write, fresh)
 
     def add(self, pid: int) -> None:
         for directory in self._all():
@@ -209,14 +225,19 @@ def _inherited(root: str, directory: str, name: str) -> str:
     return value
 
 
-def _apply_cpuset(directory: str, limits: CgroupLimits, fresh: bool) -> None:
+def _apply_cpuset(directory: str, limits: CgroupLimits, write: _Write, fresh: bool) -> None:
     if limits.cpuset_cpus:
-        files.write(f"{directory}/cpuset.cpus", limits.cpuset_cpus)
+        write(f"{directory}/cpuset.cpus", limits.cpuset_cpus)
     if limits.cpuset_mems:
-        files.write(f"{directory}/cpuset.mems", limits.cpuset_mems)
+        write(f"{directory}/cpuset.mems", limits.cpuset_mems)
 
 
-def _apply_cpu(directory: str, limits: CgroupLimits, fresh: bool) -> None:
+def _apply_cpu(directory: str, limits: CgroupLimits, write: _Write, fresh: bool) -> None:
+    # The kernel takes the next possible number without a word.
+    if limits.cpu_shares and limits.cpu_shares < MIN_SHARES:
+        raise Invalid(f"the minimum allowed cpu-shares is {MIN_SHARES}")
+    if limits.cpu_shares and limits.cpu_shares > MAX_SHARES:
+        raise Invalid(f"the maximum allowed cpu-shares is {MAX_SHARES}")
     for name, value in (
         ("cpu.idle", limits.cpu_idle),
         ("cpu.shares", limits.cpu_shares or None),
@@ -224,30 +245,30 @@ def _apply_cpu(directory: str, limits: CgroupLimits, fresh: bool) -> None:
         ("cpu.rt_runtime_us", limits.cpu_rt_runtime or None),
     ):
         if value is not None:
-            files.write(f"{directory}/{name}", str(value))
-    _apply_quota(directory, limits)
+            write(f"{directory}/{name}", str(value))
+    _apply_quota(directory, limits, write)
     if limits.cpu_burst is not None:
-        files.write(f"{directory}/cpu.cfs_burst_us", str(limits.cpu_burst))
+        write(f"{directory}/cpu.cfs_burst_us", str(limits.cpu_burst))
 
 
-def _apply_quota(directory: str, limits: CgroupLimits) -> None:
+def _apply_quota(directory: str, limits: CgroupLimits, write: _Write) -> None:
     quota = str(limits.cpu_quota) if limits.cpu_quota else None
     later = None
     if limits.cpu_period:
         try:
-            files.write(f"{directory}/cpu.cfs_period_us", str(limits.cpu_period))
+            write(f"{directory}/cpu.cfs_period_us", str(limits.cpu_period))
         except Invalid:
             if quota is None:
                 raise
             # With the old quota the new period would exceed the parent's share: the quota goes first.
             later = str(limits.cpu_period)
     if quota is not None:
-        files.write(f"{directory}/cpu.cfs_quota_us", quota)
+        write(f"{directory}/cpu.cfs_quota_us", quota)
     if later is not None:
-        files.write(f"{directory}/cpu.cfs_period_us", later)
+        write(f"{directory}/cpu.cfs_period_us", later)
 
 
-def _apply_memory(directory: str, limits: CgroupLimits, fresh: bool) -> None:
+def _apply_memory(directory: str, limits: CgroupLimits, write: _Write, fresh: bool) -> None:
     wanted = [("memory.limit_in_bytes", limits.memory), ("memory.memsw.limit_in_bytes", limits.memory_swap)]
     if not limits.memory_swap and limits.memory == UNLIMITED and not fresh:
         # The kernel refuses a memory limit above that of memory and swap together.
@@ -258,18 +279,18 @@ def _apply_memory(directory: str, limits: CgroupLimits, fresh: bool) -> None:
             wanted.reverse()
     for name, value in wanted:
         if value:
-            _write_memory(directory, name, value)
+            _write_memory(directory, name, value, write)
     if limits.memory_reservation:
-        _write_memory(directory, "memory.soft_limit_in_bytes", limits.memory_reservation)
+        _write_memory(directory, "memory.soft_limit_in_bytes", limits.memory_reservation, write)
     if limits.memory_swappiness is not None and limits.memory_swappiness >= 0:
-        files.write(f"{directory}/memory.swappiness", str(limits.memory_swappiness))
+        write(f"{directory}/memory.swappiness", str(limits.memory_swappiness))
     if limits.oom_kill_disable or (limits.oom_kill_disable is not None and not fresh):
-        files.write(f"{directory}/memory.oom_control", str(int(limits.oom_kill_disable)))
+        write(f"{directory}/memory.oom_control", str(int(limits.oom_kill_disable)))
 
 
-def _write_memory(directory: str, name: str, value: int) -> None:
+def _write_memory(directory: str, name: str, value: int, write: _Write) -> None:
     try:
-        files.write(f"{directory}/{name}", str(value))
+        write(f"{directory}/{name}", str(value))
     except Conflict as error:
         usage = files.read_number(f"{directory}/memory.usage_in_bytes")
         peak = files.read_number(f"{directory}/memory.max_usage_in_bytes")
@@ -278,18 +299,18 @@ def _write_memory(directory: str, name: str, value: int) -> None:
         ) from error
 
 
-def _apply_pids(directory: str, limits: CgroupLimits, fresh: bool) -> None:
+def _apply_pids(directory: str, limits: CgroupLimits, write: _Write, fresh: bool) -> None:
     if limits.pids:
-        files.write(f"{directory}/pids.max", str(limits.pids) if limits.pids > 0 else "max")
+        write(f"{directory}/pids.max", str(limits.pids) if limits.pids > 0 else "max")
 
 
-def _apply_blkio(directory: str, limits: CgroupLimits, fresh: bool) -> None:
+def _apply_blkio(directory: str, limits: CgroupLimits, write: _Write, fresh: bool) -> None:
     # The weight belongs to the I/O scheduler: bfq has its own names.
     prefix = "blkio.bfq.weight" if os.path.exists(f"{directory}/blkio.bfq.weight") else "blkio.weight"
     if limits.blkio_weight:
-        files.write(f"{directory}/{prefix}", str(limits.blkio_weight))
+        write(f"{directory}/{prefix}", str(limits.blkio_weight))
     for device in limits.blkio_weight_devices:
-        files.write(f"{directory}/{prefix}_device", f"{device.major}:{device.minor} {device.weight}")
+        write(f"{directory}/{prefix}_device", f"{device.major}:{device.minor} {device.weight}")
     for name, throttles in (
         ("read_bps", limits.read_bps),
         ("write_bps", limits.write_bps),
@@ -298,10 +319,10 @@ def _apply_blkio(directory: str, limits: CgroupLimits, fresh: bool) -> None:
     ):
         for throttle in throttles:
             value = f"{throttle.major}:{throttle.minor} {throttle.rate}"
-            files.write(f"{directory}/blkio.throttle.{name}_device", value)
+            write(f"{directory}/blkio.throttle.{name}_device", value)
 
 
-def _apply_devices(directory: str, limits: CgroupLimits, fresh: bool) -> None:
+def _apply_devices(directory: str, limits: CgroupLimits, write: _Write, fresh: bool) -> None:
     if not limits.devices:
         return
     present = parse_list(files.read(f"{directory}/devices.list") or "a *:* rwm")

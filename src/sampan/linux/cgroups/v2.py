@@ -11,7 +11,8 @@ from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unsupported
 from sampan.linux.cgroups import files
 from sampan.linux.cgroups.device_policy import device_policy
 from sampan.linux.cgroups.device_program import device_program
-from sampan.linux.cgroups.model import UNLIMITED, CgroupLimits, CgroupStats
+from sampan.linux.cgroups.journal import Journal
+from sampan.linux.cgroups.model import MAX_SHARES, MIN_SHARES, UNLIMITED, CgroupLimits, CgroupStats
 from sampan.linux.cgroups.v2_stats import oom_kill_count, read_stats
 
 _FREEZE_TIMEOUT = 10.0
@@ -46,14 +47,20 @@ class CgroupV2:
         try:
             files.make_with_parents(self._root, self.path, self._directories)
             self._delegate()
-            self._apply(values, limits)
+            self._apply(values, limits, files.write)
         except BaseException:
             if not existed:
                 self.remove()
             raise
 
-    def update(self, limits: CgroupLimits) -> None:
-        self._apply(unified_values(limits), limits)
+    def update(self, limits: CgroupLimits) -> Callable[[], None]:
+        values = unified_values(limits)
+        journal = Journal()
+        try:
+            self._apply(values, limits, journal.write)
+        except SampanError as error:
+            raise journal.undo_after(error) from error
+        return journal.undo
 
     def _delegate(self) -> None:
         """Enable the controllers in every group above this one."""
@@ -81,22 +88,24 @@ class CgroupV2:
                 for controller in controllers:
                     self._enable(group, [controller])
 
-    def _apply(self, values: dict[str, str], limits: CgroupLimits) -> None:
+    def _apply(self, values: dict[str, str], limits: CgroupLimits, write: Callable[[str, str], None]) -> None:
         for name, value in values.items():
             if name == "memory.swap.max" and value in ("max", "0") and not self._has(name):
                 continue  # no swap accounting: there is nothing to limit or to open
             if name == "io.weight" and self._has("io.bfq.weight"):
-                name, value = "io.bfq.weight", str(limits.blkio_weight)
+                name, value = "io.bfq.weight", _bfq_weights(limits)
             for line in value.split("\n"):  # one device a write
-                self._write(name, line)
+                self._write(name, line, write)
         if limits.devices:
             self._attach_devices(self._group, device_program(device_policy(limits.devices)))
 
-    def _write(self, name: str, value: str) -> None:
+    def _write(self, name: str, value: str, write: Callable[[str, str], None]) -> None:
         try:
-            files.write(f"{self._group}/{name}", value)
+            write(f"{self._group}/{name}", value)
         except Unsupported as error:
             controller = name.partition(".")[0]
+            if self._has(name):
+                raise
             if controller in self._controllers:
                 raise Unsupported(
                     f"the cgroup controller {controller!r} cannot be enabled for {self.path}: {name} is missing",
@@ -214,9 +223,9 @@ def weight_of_shares(shares: int) -> int:
     The curve is that of runc since 1.4 and crun since 1.23: on a logarithmic scale through (2, 1), (1024, 100) and
     (262144, 10000).
     """
-    if shares <= 2:
+    if shares <= MIN_SHARES:
         return 1
-    if shares >= 262144:
+    if shares >= MAX_SHARES:
         return 10000
     power = math.log2(shares)
     # Rounding before ceil: 1024 shares give 100 and a last bit of noise.
@@ -251,12 +260,8 @@ def swap_maximum(memory: int | None, memory_swap: int | None) -> str | None:
 
 
 def _io_values(limits: CgroupLimits, values: dict[str, str]) -> None:
-    if limits.blkio_weight:
-        values["io.weight"] = str(_io_weight(limits.blkio_weight))
-    if limits.blkio_weight_devices:
-        values["io.bfq.weight"] = "\n".join(
-            f"{device.major}:{device.minor} {device.weight}" for device in limits.blkio_weight_devices
-        )
+    if limits.blkio_weight or limits.blkio_weight_devices:
+        values["io.weight"] = _weights(limits, _io_weight)
     lines = [
         f"{throttle.major}:{throttle.minor} {key}={throttle.rate}"
         for key, throttles in (
@@ -269,6 +274,18 @@ def _io_values(limits: CgroupLimits, values: dict[str, str]) -> None:
     ]
     if lines:
         values["io.max"] = "\n".join(lines)
+
+
+def _bfq_weights(limits: CgroupLimits) -> str:
+    """For the scheduler BFQ, whose weights have the range of version 1's."""
+    return _weights(limits, lambda weight: weight)
+
+
+def _weights(limits: CgroupLimits, convert: Callable[[int], int]) -> str:
+    lines = [str(convert(limits.blkio_weight))] if limits.blkio_weight else []
+    for device in limits.blkio_weight_devices:
+        lines.append(f"{device.major}:{device.minor} {convert(device.weight)}")
+    return "\n".join(lines)
 
 
 def _io_weight(weight: int) -> int:
