@@ -60,7 +60,9 @@ def _create(invocation: Invocation, body: dict[str, Any]) -> str:
     if policy not in ("always", "missing", "never", ""):
         raise Failure(f'invalid pull option: \'{policy}\': must be one of "always", "missing" or "never"')
     if flags["oom-kill-disable"] and not flags["memory"]:
-        warning = "Disabling the OOM killer on containers without setting a '-m/--memory' limit may be dangerous."
+        warning = (
+            "Disabling the OOM killer on containers without setting a '-m/--memory' limit may be dangerous."
+        )
         print(f"WARNING: {warning}", file=sys.stderr)
     cidfile = _claim_cidfile(flags["cidfile"])
     try:
