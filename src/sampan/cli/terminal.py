@@ -39,10 +39,10 @@ class RawMode:
         self._saved: list[Any] | None = None
 
     def __enter__(self) -> RawMode:
-        import termios as t
-
         if not is_terminal(self._descriptor):
             return self
+        import termios as t
+
         self._saved = t.tcgetattr(self._descriptor)
         mode = t.tcgetattr(self._descriptor)
         # cfmakeraw(3); output processing stays off too, because the container's terminal does it.

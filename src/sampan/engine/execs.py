@@ -21,7 +21,7 @@ from sampan.linux.capabilities import NAMES
 from sampan.linux.process import start_time
 from sampan.oci.spec import Box, Capabilities, Process
 from sampan.runtime.failure import ExecFailed
-from sampan.runtime.messages import AttachOptions, Created, ExecRequest, ExitRecord
+from sampan.runtime.messages import AttachOptions, Created, ExecRequest
 from sampan.runtime.shim_client import ShimClient
 
 if TYPE_CHECKING:  # containers imports this module
@@ -287,7 +287,9 @@ class Execs:
         task.add_done_callback(self._tasks.discard)
 
     async def _end(self, found: Exec, shim: ShimClient) -> None:
-        end: ExitRecord = await asyncio.to_thread(shim.wait)
+        # Mostly it is there already, and a client waits for it.
+        recorded = shim.exit_nowait()
+        end = await asyncio.to_thread(shim.wait) if recorded is None else recorded
         shim.close()
         found.shim = None
         found.running = False
