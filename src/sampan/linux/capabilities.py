@@ -100,6 +100,27 @@ def apply(effective: int, permitted: int, inheritable: int) -> None:
     libc.capset(_Header(_VERSION_3, 0), data)
 
 
+class FilesystemIds:
+    """The calling thread acts on files as this user and group, with the capabilities that it has (setfsuid(2))."""
+
+    def __init__(self, uid: int, gid: int) -> None:
+        self._ids = uid, gid
+        self._before = 0, 0
+
+    def __enter__(self) -> None:
+        self._switch(*self._ids)
+
+    def __exit__(self, *_: object) -> None:
+        self._switch(*self._before)
+
+    def _switch(self, uid: int, gid: int) -> None:
+        held = current()  # with root's id the kernel takes its rights over files away
+        self._before = libc.setfsids(uid, gid)
+        apply(*held)
+        if libc.setfsids(uid, gid) != (uid, gid):
+            raise libc.SystemCallError(errno.EPERM, "setfsuid", f"{uid}:{gid}")
+
+
 def limit_bounding(mask: int) -> None:
     """Drop from the bounding set what is not in `mask`."""
     for number in range(64):

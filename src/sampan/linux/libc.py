@@ -138,6 +138,15 @@ def prctl(option: int, *arguments: int, subject: str = "") -> int:
     return result
 
 
+_libc.setfsuid.argtypes = (ctypes.c_uint,)
+_libc.setfsgid.argtypes = (ctypes.c_uint,)
+
+
+def setfsids(uid: int, gid: int) -> tuple[int, int]:
+    """setfsuid(2) and setfsgid(2) of the calling thread: the ids before. They can't tell of a failure."""
+    return int(_libc.setfsuid(uid)), int(_libc.setfsgid(gid))
+
+
 def capset(header: ctypes.Structure, data: ctypes.Array[ctypes.c_uint32]) -> None:
     if _libc.capset(ctypes.byref(header), ctypes.byref(data)) < 0:
         raise SystemCallError(ctypes.get_errno(), "capset")

@@ -50,5 +50,6 @@ def features() -> dict[str, Any]:
             },
             "apparmor": {"enabled": True},
             "selinux": {"enabled": False},
+            "mountExtensions": {"idmap": {"enabled": True}},
         },
     }

@@ -36,6 +36,7 @@ from sampan.runtime.execute import (
 from sampan.runtime.failure import NOT_FOUND, ExecFailed, Failure, describe, failure_of
 from sampan.runtime.messages import Console, Done, InitOrder, MakerHooksCall, Ready, Start
 from sampan.runtime.overlay import Overlay
+from sampan.runtime.trees import take_trees
 
 _ORDERS: Final[wire.Codec[Start | Done]] = wire.Codec(InitOrder)
 _SIOCGIFFLAGS = 0x8913
@@ -51,7 +52,8 @@ class Setup(msgspec.Struct, frozen=True):
     `stdio`: what becomes descriptors 0 to 2, None with a terminal. `listener`: a listening socket on which to
     wait for `Start`, when the maker will be gone by then. `state`: the runtime-spec's state (its status left
     open) for hooks. `early_lookup`: a missing program is reported before `Ready`. `reaping`: stay PID 1 as a
-    reaping init.
+    reaping init. `user_namespace`: the container's, as long as it is not entered; `trees` were taken before that, and
+    `in_user_namespace` says that it is.
     """
 
     plan: Callable[[], tuple[s.Step, ...]]
@@ -62,6 +64,9 @@ class Setup(msgspec.Struct, frozen=True):
     overlay: Overlay | None = None
     network: int = -1
     host_mounts: int = -1
+    user_namespace: int = -1
+    in_user_namespace: bool = False
+    trees: tuple[int, ...] = ()
     stdio: tuple[int, int, int] | None = None
     listener: int = -1
     seccomp: SeccompProgram | None = None
@@ -79,7 +84,7 @@ class Scene:
         self.channel = channel
         self.root = setup.root
         self.masks: mounting.Masks | None = None
-        self.shared: dict[tuple[str, bool], int] = {}
+        self.trees = setup.trees
         self.slave = -1
         self._proc = -1
 
@@ -105,6 +110,11 @@ class Scene:
                 raise Internal("procfs is not procfs")
         return self._proc
 
+    def close_proc(self) -> None:
+        if self._proc >= 0:
+            os.close(self._proc)
+            self._proc = -1
+
     def write_proc(self, path: str, value: str) -> None:
         resolve = paths.RESOLVE_BENEATH | paths.RESOLVE_NO_XDEV | paths.RESOLVE_NO_MAGICLINKS
         descriptor = paths.openat2(self.procfs(), path, os.O_WRONLY | os.O_CLOEXEC, 0, resolve)
@@ -128,7 +138,7 @@ def run(setup: Setup, channel: socket.socket) -> NoReturn:
         doing = "plan"
         for step in setup.plan():
             doing = step.describe()
-            _PERFORM[type(step)](scene, step)
+            perform(scene, step)
         doing = "standard streams"
         _connect_stdio(scene)
         doing = "user"
@@ -228,8 +238,8 @@ def _loopback_up(scene: Scene, step: s.LoopbackUp) -> None:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
 
 
-def _take_shared(scene: Scene, step: s.TakeShared) -> None:
-    scene.shared = mounting.take_shared(step, scene.setup.host_mounts)
+def _take_trees(scene: Scene, step: s.TakeTrees) -> None:
+    scene.trees = tuple(take_trees(step, scene.setup.host_mounts, scene.setup.user_namespace))
 
 
 def _attach_root(scene: Scene, step: s.AttachRoot) -> None:
@@ -252,8 +262,7 @@ def _mount_filesystem(scene: Scene, step: s.MountFilesystem) -> None:
 
 def _bind_mount(scene: Scene, step: s.BindMount) -> None:
     try:
-        taken = scene.shared.pop((step.source, step.recursive), -1) if step.shared else -1
-        mounting.bind_mount(scene.root, step, taken)
+        mounting.bind_mount(scene.root, step, scene.trees[step.tree] if step.tree >= 0 else -1)
     except OSError as error:
         words = f"error mounting {step.source!r} to rootfs at {step.target!r}"
         raise Internal(f"{words}: {describe(error)}") from error
@@ -287,7 +296,19 @@ def _sysctl(scene: Scene, step: s.WriteSysctl) -> None:
         raise Invalid(f"sysctl {step.name} can't be set to {step.value!r}: {describe(error)}") from error
 
 
+def _readonly(scene: Scene, step: s.ReadonlyPath) -> None:
+    _keep_procfs(scene)
+    mounting.readonly_path(scene.root, step.path)
+
+
+def _keep_procfs(scene: Scene) -> None:
+    """In a user namespace a procfs can be mounted only as long as all of one can be seen."""
+    if scene.setup.in_user_namespace:
+        scene.procfs()
+
+
 def _mask(scene: Scene, step: s.MaskPath) -> None:
+    _keep_procfs(scene)
     if scene.masks is None:
         scene.masks = mounting.Masks(scene.root)
     scene.masks.cover(step.path)
@@ -365,12 +386,16 @@ def _container_hooks(scene: Scene, step: s.ContainerHooks) -> None:
     run_hooks(step.hooks, scene.setup.state, step.status)
 
 
+def perform(scene: Scene, step: s.Step) -> None:
+    _PERFORM[type(step)](scene, step)
+
+
 _PERFORM: Final[dict[type[s.Step], Callable[[Scene, Any], object]]] = {
     s.JoinNamespaces: _join,
     s.NewNamespaces: _new_namespaces,
     s.LoopbackUp: _loopback_up,
     s.SetMountPropagation: lambda scene, step: mount.set_root_propagation(step.flag),
-    s.TakeShared: _take_shared,
+    s.TakeTrees: _take_trees,
     s.AttachRoot: _attach_root,
     s.MountFilesystem: _mount_filesystem,
     s.BindMount: _bind_mount,
@@ -387,7 +412,7 @@ _PERFORM: Final[dict[type[s.Step], Callable[[Scene, Any], object]]] = {
     s.SetHostname: lambda scene, step: socket.sethostname(step.name),
     s.SetDomainname: lambda scene, step: libc.setdomainname(step.name),
     s.WriteSysctl: _sysctl,
-    s.ReadonlyPath: lambda scene, step: mounting.readonly_path(scene.root, step.path),
+    s.ReadonlyPath: _readonly,
     s.MaskPath: _mask,
     s.ReadonlyRoot: _root_readonly,
     s.RootPropagation: _root_propagation,

@@ -34,13 +34,18 @@ from sampan.runtime.messages import (
     LauncherCall,
     OpenRootCall,
     ReleaseLayersCall,
+    UserNamespaceCall,
 )
+from sampan.runtime.outside import probe_idmapped_root
 from sampan.runtime.overlay import LayerMounts, open_directory_root
 from sampan.runtime.rehearsal import rehearse
 from sampan.runtime.sealing import ensure_sealed
 from sampan.runtime.shim import Given, Job, container_job, exec_job, run_shim
+from sampan.runtime.usernamespace import host_id, make_user_namespace
 
-_CALLS: Final[wire.Codec[CreateCall | ExecCall | OpenRootCall | ReleaseLayersCall]] = wire.Codec(LauncherCall)
+_CALLS: Final[wire.Codec[CreateCall | ExecCall | OpenRootCall | ReleaseLayersCall | UserNamespaceCall]] = (
+    wire.Codec(LauncherCall)
+)
 
 
 class Launcher:
@@ -99,11 +104,23 @@ class Launcher:
                     self._answer(answer, Done(), (root,))
                 finally:
                     os.close(root)
+            case UserNamespaceCall():
+                self._user_namespace(call, answer)
             case ReleaseLayersCall():
                 self._layers.release(call.paths)
                 self._answer(answer, Done())
             case _:
                 raise Internal(f"unknown call {type(call).__name__}")
+
+    def _user_namespace(self, call: UserNamespaceCall, answer: socket.socket) -> None:
+        made = make_user_namespace(call.uid_mappings, call.gid_mappings, network=True)
+        try:
+            if call.probe:
+                owner = host_id(call.uid_mappings, 0), host_id(call.gid_mappings, 0)
+                probe_idmapped_root(call.probe, self._layers.directory, made[0], owner)
+            self._answer(answer, Done(), made)
+        finally:
+            wire.close_all(made)
 
     def _answer(
         self, answer: socket.socket, message: msgspec.Struct, descriptors: tuple[int, ...] = ()
@@ -115,8 +132,8 @@ class Launcher:
 
     def _create(self, call: CreateCall, descriptors: list[int], answer: socket.socket) -> None:
         stdio, rest = _stdio(descriptors, call.stdio)
-        if call.network and not rest:
-            raise Internal("the network namespace's descriptor is missing")
+        if len(rest) < call.network + call.user_namespace:
+            raise Internal("the descriptor of a namespace is missing")
         request = call.request
         if request.spec.hooks is not None:
             importlib.import_module("sampan.runtime.hooks")  # in a container's root it could not be found
@@ -126,7 +143,10 @@ class Launcher:
         root = _directory_root(request) if overlay is None else -1
         try:
             network = rest[0] if call.network else -1
-            given = Given(root, overlay, self._host_mounts, stdio, network, filter_program, self._cgroup_host)
+            user = rest[-1] if call.user_namespace else -1
+            given = Given(
+                root, overlay, self._host_mounts, stdio, network, filter_program, self._cgroup_host, user
+            )
             self._fork(container_job(request, given), answer, [*descriptors, root, self._host_mounts])
         finally:
             if root >= 0:

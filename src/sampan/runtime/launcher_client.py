@@ -16,6 +16,7 @@ import msgspec
 
 from sampan.errors import Internal, Unavailable
 from sampan.oci.rootfs import RootAssembly
+from sampan.oci.spec import IdMapping
 from sampan.runtime import filters, wire
 from sampan.runtime.failure import Failure
 from sampan.runtime.messages import (
@@ -29,6 +30,7 @@ from sampan.runtime.messages import (
     LauncherCall,
     OpenRootCall,
     ReleaseLayersCall,
+    UserNamespaceCall,
 )
 
 _log = logging.getLogger(__name__)
@@ -80,16 +82,21 @@ class LauncherClient:
         request: CreateRequest,
         stdio: tuple[int, int, int] | None = None,
         network: int | None = None,
+        user_namespace: int | None = None,
     ) -> Created:
         """Make a container up to the point where its init waits before execve (`ShimClient.start` lets it go).
 
         `stdio`: descriptors that the container uses directly (no log, no attach). `network`: a descriptor of
-        its network namespace, instead of a path in the specification. All stay the caller's.
+        its network namespace, instead of a path in the specification; `user_namespace` likewise. All stay the
+        caller's.
         """
-        descriptors = [*(stdio or ()), *(() if network is None else (network,))]
+        namespaces = [number for number in (network, user_namespace) if number is not None]
+        descriptors = [*(stdio or ()), *namespaces]
         spec, profile = filters.detached(request.spec)
         request = msgspec.structs.replace(request, spec=spec)
-        call = CreateCall(request, stdio is not None, network is not None, profile)
+        call = CreateCall(
+            request, stdio is not None, network is not None, profile, user_namespace is not None
+        )
         return self._created(call, descriptors)
 
     def exec(
@@ -114,6 +121,20 @@ class LauncherClient:
             wire.close_all(descriptors)
             raise Internal("the launcher answered without a descriptor")
         return descriptors[0]
+
+    def user_namespace(
+        self, uid_mappings: Sequence[IdMapping], gid_mappings: Sequence[IdMapping], *, probe: str = ""
+    ) -> tuple[int, int]:
+        """Descriptors of a new user namespace and of a network namespace that belongs to it; they are the caller's.
+
+        `probe`: a directory below which a root with mapped ids is mounted for a trial; `Unsupported` when it can't be.
+        """
+        call = UserNamespaceCall(tuple(uid_mappings), tuple(gid_mappings), probe)
+        answer, descriptors = self._call(call)
+        if not isinstance(answer, Done) or len(descriptors) != 2:
+            wire.close_all(descriptors)
+            raise Internal("the launcher answered without descriptors")
+        return descriptors[0], descriptors[1]
 
     def release_layers(self, paths: Sequence[str]) -> None:
         """Unmount layers that are going to be removed. Containers that use one keep it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from sampan.oci.rootfs import RootAssembly
-from sampan.oci.spec import Process, Spec
+from sampan.oci.spec import IdMapping, Process, Spec
 from sampan.runtime.failure import Failure
 
 SHIM_SOCKET = "shim.sock"
@@ -46,6 +46,8 @@ class CreateRequest(msgspec.Struct, frozen=True):
     stdin_once: bool = False
     user: str | None = None
     groups: tuple[str, ...] = ()
+    idmapped: bool = False
+    """The layers of `root` hold ids as the container sees them: they are shown through its user namespace."""
 
 
 class ExecRequest(msgspec.Struct, frozen=True):
@@ -102,7 +104,8 @@ class AttachOptions(msgspec.Struct, frozen=True):
 
 
 class CreateCall(msgspec.Struct, frozen=True, tag=True):
-    """Descriptors: answer; standard input, output and error if `stdio`; the network namespace if `network`.
+    """Descriptors: answer; standard input, output and error if `stdio`; the network namespace if `network`; the user
+    namespace if `user_namespace`.
 
     `seccomp`: the profile, taken out of the specification and encoded (see `filters.encode`); empty: none.
     """
@@ -111,6 +114,7 @@ class CreateCall(msgspec.Struct, frozen=True, tag=True):
     stdio: bool
     network: bool
     seccomp: bytes = b""
+    user_namespace: bool = False
 
 
 class ExecCall(msgspec.Struct, frozen=True, tag=True):
@@ -134,11 +138,22 @@ class ReleaseLayersCall(msgspec.Struct, frozen=True, tag=True):
     paths: tuple[str, ...]
 
 
-LauncherCall = CreateCall | ExecCall | OpenRootCall | ReleaseLayersCall
+class UserNamespaceCall(msgspec.Struct, frozen=True, tag=True):
+    """The answer carries descriptors of a new user namespace and of a network namespace that belongs to it.
+
+    `probe`: a directory below which a root with mapped ids is mounted for a trial, if not empty.
+    """
+
+    uid_mappings: tuple[IdMapping, ...]
+    gid_mappings: tuple[IdMapping, ...]
+    probe: str = ""
+
+
+LauncherCall = CreateCall | ExecCall | OpenRootCall | ReleaseLayersCall | UserNamespaceCall
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """Success with nothing to say; the answer to `OpenRootCall` carries the descriptor."""
+    """Success with nothing to say; some answers carry descriptors."""
 
 
 LauncherAnswer = Created | Done | Failure
@@ -190,15 +205,11 @@ class MakerHooksCall(msgspec.Struct, frozen=True, tag=True):
     """Init to its maker: now is the time for the hooks prestart and createRuntime; `Done` is the answer."""
 
 
-class MapIds(msgspec.Struct, frozen=True, tag=True):
-    """Init to its maker: in the new user namespace, waiting for the id maps; `Done` is the answer."""
-
-
 class Forked(msgspec.Struct, frozen=True, tag=True):
     """The first stage to its maker: `pid` (in the maker's namespace) is the init from now on."""
 
     pid: int
 
 
-InitReport = Ready | Console | MakerHooksCall | MapIds | Forked | Failure
+InitReport = Ready | Console | MakerHooksCall | Forked | Failure
 InitOrder = Start | Done

@@ -12,7 +12,7 @@ import posixpath
 import stat
 
 from sampan.errors import Denied, Invalid, NotFound
-from sampan.linux import libc, mount, namespaces, paths, process
+from sampan.linux import libc, mount, paths, process
 from sampan.linux.libc import AT_FDCWD, SystemCallError
 from sampan.runtime import steps as s
 
@@ -69,8 +69,11 @@ def _new_filesystem(step: s.MountFilesystem, target: int) -> int:
 
 
 def bind_mount(root: int, step: s.BindMount, taken: int = -1) -> None:
-    """`taken`: the source's tree when it was taken already; closed here. Raises `NotFound` for a missing source."""
-    tree = taken if taken >= 0 else _clone(step.source, step.recursive)
+    """`taken`: the source's tree when it was taken already (see `trees`); closed here.
+
+    Raises `NotFound` for a missing source.
+    """
+    tree = taken if taken >= 0 else clone(step.source, step.recursive)
     try:
         is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
         if is_directory:
@@ -98,24 +101,8 @@ def _atime(add: int, clear: int) -> int:
     return mount.ATTR_ATIME if (add | clear) & mount.ATTR_ATIME else 0
 
 
-def take_shared(step: s.TakeShared, host_mounts: int) -> dict[tuple[str, bool], int]:
-    """Detached trees of the sources as the host sees them; their mounts stay peers of the host's.
-
-    `host_mounts`: a descriptor of the host's mount namespace, or -1 when we are in it. We come back, but to the
-    top of everything that is mounted on our root: no container's root may be there yet.
-    """
-    own = namespaces.open_namespace("/proc/self/ns/mnt")
-    try:
-        if host_mounts >= 0:
-            namespaces.join(host_mounts, namespaces.NEWNS, "the host's mount namespace")
-        return {(source, recursive): _clone(source, recursive) for source, recursive in step.sources}
-    finally:
-        if host_mounts >= 0:
-            namespaces.join(own, namespaces.NEWNS, "the runtime's own mount namespace")
-        os.close(own)
-
-
-def _clone(source: str, recursive: bool) -> int:
+def clone(source: str, recursive: bool) -> int:
+    """A detached bind mount of a path on the host's side. Raises `NotFound`."""
     try:
         return mount.clone_tree(AT_FDCWD, source, recursive=recursive)
     except SystemCallError as error:
@@ -253,8 +240,22 @@ def _check_device(parent: int, name: str, step: s.MakeDevice) -> None:
         raise Invalid(f"device {step.path}: something else is there in the root file system")
 
 
+def _host_node(step: s.MakeDevice) -> str:
+    """The host's node of this device: of the same name, or as sysfs names it when the container calls it otherwise."""
+    expected = os.makedev(step.major, step.minor)
+    try:
+        if os.path.lexists(step.path) and os.lstat(step.path).st_rdev == expected:
+            return step.path
+        kind = "block" if step.kind == "b" else "char"
+        with open(f"/sys/dev/{kind}/{step.major}:{step.minor}/uevent", encoding="ascii") as file:
+            names = [line.strip().removeprefix("DEVNAME=") for line in file if line.startswith("DEVNAME=")]
+    except FileNotFoundError:
+        names = []
+    return f"/dev/{names[0]}" if names else step.path
+
+
 def _bind_device(root: int, step: s.MakeDevice) -> None:
-    source = os.open(step.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    source = os.open(_host_node(step), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(source)
         if status.st_rdev != os.makedev(step.major, step.minor):

@@ -285,7 +285,13 @@ def execute(
     group = spawn.Group(container.record.cgroup, None) if container.record.cgroup else None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
-        entry = spawn.Entry(target=target, target_flags=flags)
+        linux = spec.linux or Linux()
+        entry = spawn.Entry(
+            uid_mappings=linux.uid_mappings,
+            gid_mappings=linux.gid_mappings,
+            target=target,
+            target_flags=flags,
+        )
         spawned = spawn.spawn(entry, setup, ours, theirs, group, lambda pid: None)
         os.close(target)
         wire.send(ours, Start())

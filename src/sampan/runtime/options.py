@@ -41,6 +41,7 @@ _PROPAGATIONS = {
     "runbindable": Propagation(m.MS_UNBINDABLE, True),
 }
 
+_IDMAP = {"idmap": "mount", "ridmap": "tree"}
 _NOTHING = frozenset(
     {"defaults", "async", "loud", "nomand", "nolazytime", "noiversion", "iversion", "_netdev", "auto", "user"}
 )
@@ -59,7 +60,8 @@ OLD_FLAGS = {
 class MountOptions(msgspec.Struct, frozen=True):
     """`attributes` and `clear` are ATTR_* flags of the mount, the `_below` ones (rro, …) for the whole tree.
 
-    `data`: the file system's own options, in order; `recursive_bind` and `bind` as said.
+    `data`: the file system's own options, in order; `recursive_bind` and `bind` as said. `idmap`: "", "mount" or
+    "tree".
     """
 
     attributes: int = 0
@@ -72,6 +74,7 @@ class MountOptions(msgspec.Struct, frozen=True):
     recursive_bind: bool = False
     remount: bool = False
     copy_up: bool = False
+    idmap: str = ""
 
 
 def parse_options(options: tuple[str, ...]) -> MountOptions:
@@ -90,9 +93,7 @@ def parse_options(options: tuple[str, ...]) -> MountOptions:
             clear_below = clear_below & ~add | drop
         elif option in _PROPAGATIONS:
             propagation.append(_PROPAGATIONS[option])
-        elif option in ("idmap", "ridmap"):
-            raise Invalid(f"mount option {option!r} is not supported")
-        elif option in ("bind", "rbind", "remount", "tmpcopyup") or option in _NOTHING:
+        elif option in ("bind", "rbind", "remount", "tmpcopyup", *_IDMAP) or option in _NOTHING:
             continue
         else:
             key, equals, value = option.partition("=")
@@ -108,6 +109,7 @@ def parse_options(options: tuple[str, ...]) -> MountOptions:
         recursive_bind="rbind" in options,
         remount="remount" in options,
         copy_up="tmpcopyup" in options,
+        idmap=next((_IDMAP[option] for option in reversed(options) if option in _IDMAP), ""),
     )
 
 
@@ -137,4 +139,14 @@ def root_propagation(name: str) -> Propagation:
 def known_options() -> set[str]:
     """Every option that is not a file system's own."""
     recursive = {f"r{name}" for name in _ATTRIBUTES}
-    return {*_ATTRIBUTES, *recursive, *_PROPAGATIONS, "bind", "rbind", "remount", "tmpcopyup", *_NOTHING}
+    return {
+        *_ATTRIBUTES,
+        *recursive,
+        *_PROPAGATIONS,
+        "bind",
+        "rbind",
+        "remount",
+        "tmpcopyup",
+        *_IDMAP,
+        *_NOTHING,
+    }

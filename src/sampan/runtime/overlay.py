@@ -36,6 +36,10 @@ class LayerMounts:
         self._next = 0
         os.makedirs(f"{directory}/{_EMPTY}", exist_ok=True)
 
+    @property
+    def directory(self) -> str:
+        return self._directory
+
     def place_of(self, layer: LayerMount) -> str:
         """The directory at which the layer can be found; it is mounted when it is not yet.
 

@@ -7,6 +7,9 @@ file system and what is mounted in it, hooks, pivot_root, and then what can only
 from __future__ import annotations
 
 import posixpath
+import re
+
+from msgspec.structs import replace
 
 from sampan.errors import Invalid
 from sampan.linux import mount as m
@@ -82,12 +85,9 @@ def plan_container(spec: Spec, container_id: str, *, network_given: bool = False
     """
     validate(spec)
     process, linux, namespaces = spec.process or Process("/"), spec.linux or Linux(), namespaces_of(spec)
-    mounts = tuple(_mount_step(mount, namespaces) for mount in spec.mounts)
-    shared = tuple(
-        (step.source, step.recursive) for step in mounts if isinstance(step, s.BindMount) and step.shared
-    )
+    mounts, trees = _mount_steps(spec, namespaces)
     return (
-        *((s.TakeShared(shared),) if shared else ()),
+        *((s.TakeTrees(trees),) if trees else ()),
         *_namespace_steps(namespaces, network_given),
         s.SetMountPropagation(_outer_propagation(linux)),
         s.AttachRoot(),
@@ -100,6 +100,16 @@ def plan_container(spec: Spec, container_id: str, *, network_given: bool = False
         *_inside_steps(spec, linux, namespaces),
         *process_steps(process, container_id),
     )
+
+
+def outside(steps: tuple[s.Step, ...]) -> tuple[tuple[s.Step, ...], tuple[s.Step, ...]]:
+    """The steps to be done before a user namespace is entered, and the others: what is taken from the host, and what
+    takes privileges there."""
+    before = tuple(step for step in steps if isinstance(step, _OUTSIDE))
+    return before, tuple(step for step in steps if not isinstance(step, _OUTSIDE))
+
+
+_OUTSIDE = (s.TakeTrees, s.SetRlimit, s.SetOomScoreAdjustment)
 
 
 def plan_exec(process: Process, container_id: str) -> tuple[s.Step, ...]:
@@ -173,11 +183,48 @@ def _outer_propagation(linux: Linux) -> int:
     return m.MS_PRIVATE if name in ("private", "rprivate") else m.MS_SLAVE
 
 
+def _mount_steps(spec: Spec, namespaces: Namespaces) -> tuple[tuple[s.Step, ...], tuple[s.Tree, ...]]:
+    """The mounts, and the trees that are taken for them beforehand."""
+    result: list[s.Step] = []
+    trees: list[s.Tree] = []
+    for mount in spec.mounts:
+        step = _mount_step(mount, namespaces)
+        tree = _tree(mount, step, namespaces) if isinstance(step, s.BindMount) else None
+        if tree is None and (mount.uid_mappings or mount.gid_mappings):
+            raise Invalid(f"only bind mounts can be idmapped: {mount.destination}")
+        if tree is not None and isinstance(step, s.BindMount):
+            step = replace(step, tree=len(trees))
+            trees.append(tree)
+        result.append(step)
+    return tuple(result), tuple(trees)
+
+
+_OF_PROCESS = re.compile(r"/proc/([1-9][0-9]*)/root(/.*)?")
+
+
+def _tree(mount: Mount, step: s.BindMount, namespaces: Namespaces) -> s.Tree | None:
+    """How the source is taken beforehand; None when that is not needed.
+
+    Needed: for mount events, from another mount namespace, with mapped ids, and when the container's root is nobody on
+    the host and could not reach the source.
+    """
+    shared = any(one.flag == m.MS_SHARED for one in step.propagation)
+    process = _OF_PROCESS.fullmatch(step.source)
+    mapped = bool(mount.uid_mappings or mount.gid_mappings)
+    if mapped and not (mount.uid_mappings and mount.gid_mappings):
+        raise Invalid(f"both uidMappings and gidMappings are needed: {mount.destination}")
+    idmap = parse_options(mount.options).idmap or ("mount" if mapped else "")
+    if idmap and not mapped and ns.NEWUSER not in namespaces:
+        raise Invalid(f"without mappings only a container with a user namespace has any: {mount.destination}")
+    if not (shared or process or idmap or ns.NEWUSER in namespaces):
+        return None
+    source, number = (process[2] or "/", int(process[1])) if process else (step.source, 0)
+    return s.Tree(source, step.recursive, shared, number, idmap, mount.uid_mappings, mount.gid_mappings)
+
+
 def _mount_step(mount: Mount, namespaces: Namespaces) -> s.Step:
     if not mount.destination:
         raise Invalid("a mount's destination must not be empty")
-    if mount.uid_mappings or mount.gid_mappings:
-        raise Invalid(f"idmapped mounts are not supported: {mount.destination}")
     # config.md: relative destinations are relative to "/", for the sake of old configurations.
     target = _absolute(mount.destination)
     options = parse_options(mount.options)
@@ -195,7 +242,6 @@ def _mount_step(mount: Mount, namespaces: Namespaces) -> s.Step:
             options.attributes_below,
             options.clear_below,
             options.propagation,
-            any(propagation.flag == m.MS_SHARED for propagation in options.propagation),
         )
     if not mount.type:
         raise Invalid(f"a mount needs a type or the option bind: {mount.destination}")

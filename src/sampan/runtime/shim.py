@@ -95,6 +95,7 @@ class Given(msgspec.Struct, frozen=True):
     network: int
     filter_program: SeccompProgram | None
     cgroup_host: CgroupHost | None
+    user_namespace: int = -1
 
 
 def container_job(request: CreateRequest, given: Given) -> Job:
@@ -122,7 +123,13 @@ def container_job(request: CreateRequest, given: Given) -> Job:
     )
     return Job(
         run_dir=request.run_dir,
-        entry=spawn.Entry(namespaces, linux.uid_mappings, linux.gid_mappings),
+        entry=spawn.Entry(
+            namespaces,
+            linux.uid_mappings,
+            linux.gid_mappings,
+            user_namespace=given.user_namespace,
+            idmapped=request.idmapped,
+        ),
         setup=setup,
         terminal=spec.process.terminal,
         log=request.log,
@@ -157,7 +164,12 @@ def exec_job(
     )
     return Job(
         run_dir=request.run_dir,
-        entry=spawn.Entry(target=target, target_flags=flags),
+        entry=spawn.Entry(
+            uid_mappings=linux.uid_mappings,
+            gid_mappings=linux.gid_mappings,
+            target=target,
+            target_flags=flags,
+        ),
         setup=setup,
         terminal=request.process.terminal,
         log=None,

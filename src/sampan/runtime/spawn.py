@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from sampan.errors import Conflict, Internal, Invalid, NotFound, SampanError, Unsupported
+from sampan.errors import Conflict, Internal, Invalid, SampanError, Unsupported
 from sampan.linux import namespaces as ns
 from sampan.linux import process
 from sampan.linux.cgroups import Cgroup, CgroupHost, CgroupLimits, detect
@@ -23,26 +23,23 @@ from sampan.runtime.messages import (
     Console,
     Done,
     Forked,
-    InitOrder,
     InitReport,
     MakerHooksCall,
-    MapIds,
     Ready,
-    Start,
 )
+from sampan.runtime.outside import prepare
 from sampan.runtime.plan import Namespaces
+from sampan.runtime.usernamespace import host_id, make_user_namespace
 
-_REPORTS: Final[wire.Codec[Ready | Console | MakerHooksCall | MapIds | Forked | Failure]] = wire.Codec(
-    InitReport
-)
-_ORDERS: Final[wire.Codec[Start | Done]] = wire.Codec(InitOrder)
+_REPORTS: Final[wire.Codec[Ready | Console | MakerHooksCall | Forked | Failure]] = wire.Codec(InitReport)
 
 
 class Entry(msgspec.Struct, frozen=True):
     """How the first process gets where it belongs.
 
     `namespaces`: those of the specification (pid and user are handled here). `target`: a pidfd of a running
-    container's init whose namespaces `target_flags` are entered instead.
+    container's init whose namespaces `target_flags` are entered instead. The mappings are those of the user
+    namespace, which `user_namespace` is when it was made before; `idmapped`: the root's layers are shown through it.
     """
 
     namespaces: Namespaces = {}
@@ -50,6 +47,8 @@ class Entry(msgspec.Struct, frozen=True):
     gid_mappings: tuple[IdMapping, ...] = ()
     target: int = -1
     target_flags: int = 0
+    user_namespace: int = -1
+    idmapped: bool = False
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -126,9 +125,6 @@ def spawn(
                 case MakerHooksCall():
                     maker_hooks(pid)
                     wire.send(channel, Done())
-                case MapIds():
-                    _write_maps(pid, entry)
-                    wire.send(channel, Done())
                 case Forked():
                     pid = report.pid
                     os.waitpid(first, 0)
@@ -203,14 +199,18 @@ def _child(
             if group.limits is not None:
                 cgroup.create(group.limits())
             cgroup.enter()
-        if setup.overlay is not None:
+        if staged or entry.target_flags & ns.NEWUSER:
+            setup = _prepare_outside(entry, setup, channel)
+        elif setup.overlay is not None:
             setup = msgspec.structs.replace(setup, root=setup.overlay.open())
         process.close_except(_needed(entry, setup, channel))
         if staged:
-            _enter_user_namespace(entry, channel)
+            _enter_user_namespace(entry, setup, channel)
         if entry.target >= 0:
             ns.join(entry.target, entry.target_flags & ~ns.NEWPID, "the container's namespaces")
             os.close(entry.target)
+            if entry.target_flags & ns.NEWUSER:
+                _become_root()
     except BaseException as error:  # noqa: BLE001 - the border of the process: the maker reports it
         _report_failure(channel, error)
     init.run(setup, channel)
@@ -224,37 +224,43 @@ def _report_failure(channel: socket.socket, error: BaseException) -> NoReturn:
     os._exit(1)
 
 
+def _prepare_outside(entry: Entry, setup: init.Setup, channel: socket.socket) -> init.Setup:
+    """For a user namespace: its descriptor (unless a running container's is entered), and what comes before it."""
+    user_namespace = entry.user_namespace
+    if entry.target < 0 and user_namespace < 0:
+        path = entry.namespaces[ns.NEWUSER]
+        if path is None:
+            user_namespace, _ = make_user_namespace(entry.uid_mappings, entry.gid_mappings)
+        else:
+            user_namespace = ns.open_namespace(path)
+    owner = None
+    if entry.uid_mappings and entry.gid_mappings:
+        owner = host_id(entry.uid_mappings, 0), host_id(entry.gid_mappings, 0)
+    return prepare(setup, channel, user_namespace, owner, idmapped=entry.idmapped)
+
+
 def _needed(entry: Entry, setup: init.Setup, channel: socket.socket) -> set[int]:
     numbers = (
         setup.root,
         setup.network,
         setup.host_mounts,
         setup.listener,
+        setup.user_namespace,
         entry.target,
         channel.fileno(),
+        *setup.trees,
         *(setup.stdio or ()),
     )
     return {number for number in numbers if number > 2}
 
 
-def _enter_user_namespace(entry: Entry, channel: socket.socket) -> None:
-    """New or joined; then a second child is forked, whose pid namespace belongs to it. Returns in that child."""
-    path = entry.namespaces[ns.NEWUSER]
-    if path is None:
-        # The maker writes our maps through /proc/<pid>, which is root's as long as we are dumpable.
-        process.set_dumpable(True)
-        ns.unshare(ns.NEWUSER)
-        wire.send(channel, MapIds())
-        if _ORDERS.receive(channel)[0] is None:
-            os._exit(1)
-    else:
-        descriptor = ns.open_namespace(path)
-        ns.join(descriptor, ns.NEWUSER, path)
-        os.close(descriptor)
-    process.set_dumpable(False)
-    os.setresgid(0, 0, 0)
-    os.setgroups(())
-    os.setresuid(0, 0, 0)
+def _enter_user_namespace(entry: Entry, setup: init.Setup, channel: socket.socket) -> None:
+    """Then a second child is forked, whose pid namespace belongs to it. Returns in that child."""
+    ns.join(
+        setup.user_namespace, ns.NEWUSER, entry.namespaces[ns.NEWUSER] or "the container's user namespace"
+    )
+    os.close(setup.user_namespace)
+    _become_root()
     if ns.NEWPID in entry.namespaces:
         _enter_pid_namespace(entry)
     pid = os.fork()
@@ -263,18 +269,10 @@ def _enter_user_namespace(entry: Entry, channel: socket.socket) -> None:
         os._exit(0)
 
 
-def _write_maps(pid: int, entry: Entry) -> None:
-    for name, mappings in (("uid_map", entry.uid_mappings), ("gid_map", entry.gid_mappings)):
-        if not mappings:
-            raise Invalid(f"a new user namespace needs linux.{name[:3]}Mappings")
-        lines = "".join(f"{one.container_id} {one.host_id} {one.size}\n" for one in mappings)
-        try:
-            descriptor = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(descriptor, lines.encode())
-            finally:
-                os.close(descriptor)
-        except FileNotFoundError as error:
-            raise NotFound("user namespaces are not available") from error
-        except OSError as error:
-            raise Invalid(f"the id mappings are refused: {describe(error)}: {lines.strip()}") from error
+def _become_root() -> None:
+    """In a user namespace that was just entered."""
+    process.set_dumpable(False)
+    os.setresgid(0, 0, 0)
+    os.setgroups(())
+    os.setresuid(0, 0, 0)
+    process.set_dumpable(False)  # the change of ids made us dumpable

@@ -9,7 +9,7 @@ import re
 
 import msgspec
 
-from sampan.oci.spec import Hook
+from sampan.oci.spec import Hook, IdMapping
 
 _SUBJECTS = ("path", "target", "name", "resource", "profile")
 """Fields that say what a step is about."""
@@ -51,10 +51,27 @@ class SetMountPropagation(Step, frozen=True):
     flag: int
 
 
-class TakeShared(Step, frozen=True):
-    """Take shared bind mounts' trees from the host's mount namespace: (source, recursive). Before `NewNamespaces`."""
+class Tree(msgspec.Struct, frozen=True):
+    """A mount that is taken before the container has namespaces of its own.
 
-    sources: tuple[tuple[str, bool], ...]
+    Taken from the runtime's mount namespace, the host's (`from_host`, so that mount events travel) or the root of the
+    process `of_process`. `idmap`: "" no, "mount" the mount alone, "tree" those below it too; by these mappings, or
+    when there are none by the container's user namespace.
+    """
+
+    source: str
+    recursive: bool = False
+    from_host: bool = False
+    of_process: int = 0
+    idmap: str = ""
+    uid_mappings: tuple[IdMapping, ...] = ()
+    gid_mappings: tuple[IdMapping, ...] = ()
+
+
+class TakeTrees(Step, frozen=True):
+    """Comes before `NewNamespaces`, and before a user namespace is entered: what follows names them by their index."""
+
+    trees: tuple[Tree, ...]
 
 
 class AttachRoot(Step, frozen=True):
@@ -76,7 +93,7 @@ class MountFilesystem(Step, frozen=True):
 class BindMount(Step, frozen=True):
     """`add` and `clear` are ATTR_* flags for the mount, `add_below` and `clear_below` for all the mounts in it too.
 
-    `shared`: it is taken from the host's mount namespace, so that mount events travel.
+    `tree`: which of the trees taken before it is; -1: it is cloned when its turn comes.
     """
 
     source: str
@@ -87,7 +104,7 @@ class BindMount(Step, frozen=True):
     add_below: int = 0
     clear_below: int = 0
     propagation: tuple[Propagation, ...] = ()
-    shared: bool = False
+    tree: int = -1
 
 
 class Remount(Step, frozen=True):

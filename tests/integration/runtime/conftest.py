@@ -205,12 +205,13 @@ class Harbour:
         run_dir = self.directory / "containers" / name
         run_dir.mkdir(parents=True)
         stdio, network = options.pop("stdio", None), options.pop("network", None)
+        user_namespace = options.pop("user_namespace", None)
         root = options.pop("root", None) or self.assembly(name)
         log = run_dir / "log.json"
         request = CreateRequest(
             name, spec, root, str(run_dir), log=LogTarget("json-file", str(log)), **options
         )
-        created = self.client.create(request, stdio, network)
+        created = self.client.create(request, stdio, network, user_namespace)
         box = Box(name, run_dir, spec, created, ShimClient.connect(run_dir), log, self.client)
         self.boxes.append(box)
         return box

@@ -12,7 +12,7 @@ from sampan.oci import spec as oci
 from sampan.runtime import steps as s
 from sampan.runtime.defaultspec import default_spec
 from sampan.runtime.options import parse_options
-from sampan.runtime.plan import plan_container, plan_exec
+from sampan.runtime.plan import outside, plan_container, plan_exec
 
 KINDS = ("pid", "network", "ipc", "uts", "mount", "cgroup")
 
@@ -138,7 +138,8 @@ def test_bind_options_become_what_is_set_and_what_is_cleared() -> None:
     options = ("rbind", "rshared", "ro", "nosuid", "exec", "rnodev")
     spec = msgspec.structs.replace(make(), mounts=(oci.Mount("/d", "bind", "/s", options),))
     (step,) = of_kind(plan_container(spec, "x"), s.BindMount)
-    assert (step.recursive, step.shared) == (True, True)
+    assert (step.recursive, step.tree) == (True, 0)
+    assert plan_container(spec, "x")[0] == s.TakeTrees((s.Tree("/s", recursive=True, from_host=True),))
     assert step.add == m.ATTR_RDONLY | m.ATTR_NOSUID
     assert step.clear == m.ATTR_NOEXEC
     assert step.add_below == m.ATTR_NODEV
@@ -169,9 +170,60 @@ def test_relatime_is_an_option_of_its_own_and_not_recursive_elatime() -> None:
     assert parse_options(("relatime",)) == msgspec.structs.replace(parse_options(()), clear=m.ATTR_ATIME)
 
 
-def test_idmapped_mounts_are_refused_and_not_ignored() -> None:
-    with pytest.raises(Invalid, match="idmap"):
-        parse_options(("bind", "idmap"))
+IDS = (oci.IdMapping(0, 100000, 65536),)
+USER = {
+    "namespaces": tuple(oci.Namespace(kind) for kind in (*KINDS, "user")),
+    "uid_mappings": IDS,
+    "gid_mappings": IDS,
+}
+
+
+def test_mounts_with_mapped_ids_are_taken_before_the_user_namespace_is_entered() -> None:
+    mounts = (
+        oci.Mount("/plain", "bind", "/a", ("rbind",)),
+        oci.Mount("/tmp", "tmpfs", "tmpfs"),
+        oci.Mount("/mapped", "bind", "/b", ("rbind", "ridmap")),
+        oci.Mount("/own", "bind", "/c", ("bind",), IDS, IDS),
+    )
+    before, rest = outside(plan_container(msgspec.structs.replace(make(**USER), mounts=mounts), "x"))
+    (taken,) = of_kind(before, s.TakeTrees)
+    assert taken.trees == (
+        s.Tree("/a", recursive=True),
+        s.Tree("/b", recursive=True, idmap="tree"),
+        s.Tree("/c", idmap="mount", uid_mappings=IDS, gid_mappings=IDS),
+    )
+    assert [(step.target, step.tree) for step in of_kind(rest, s.BindMount)] == [
+        ("/plain", 0), ("/mapped", 1), ("/own", 2),
+    ]  # fmt: skip
+    assert not of_kind(rest, s.TakeTrees)
+
+
+def test_limits_that_take_the_hosts_privileges_are_set_before_the_user_namespace_is_entered() -> None:
+    process = oci.Process(
+        "/", args=("x",), rlimits=(oci.Rlimit("RLIMIT_CORE", 5, 5),), oom_score_adj=-5, apparmor_profile="p"
+    )
+    before, rest = outside(plan_exec(process, "x"))
+    assert [type(step) for step in before] == [s.SetOomScoreAdjustment, s.SetRlimit]
+    assert [type(step) for step in rest] == [s.SetApparmorProfile, s.JoinKeyring]
+
+
+def test_a_mount_of_another_process_is_taken_from_its_root() -> None:
+    mount = oci.Mount("/dev/shm", "bind", "/proc/42/root/dev/shm", ("bind",))
+    plan = plan_container(msgspec.structs.replace(make(), mounts=(mount,)), "x")
+    assert plan[0] == s.TakeTrees((s.Tree("/dev/shm", of_process=42),))
+
+
+@pytest.mark.parametrize(
+    ("mount", "words"),
+    [
+        (oci.Mount("/d", "bind", "/s", ("bind", "idmap")), "without mappings"),
+        (oci.Mount("/d", "bind", "/s", ("bind",), IDS, ()), "both uidMappings and gidMappings"),
+        (oci.Mount("/d", "tmpfs", "tmpfs", (), IDS, IDS), "only bind mounts"),
+    ],
+)
+def test_mapped_ids_that_cannot_be_had_are_refused(mount: oci.Mount, words: str) -> None:
+    with pytest.raises(Invalid, match=words):
+        plan_container(msgspec.structs.replace(make(), mounts=(mount,)), "x")
 
 
 def test_an_unlimited_resource_is_minus_one() -> None:

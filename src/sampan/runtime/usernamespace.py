@@ -1,0 +1,87 @@
+"""User namespaces made beforehand: with their id maps written, before anything is done in them (user_namespaces(7))."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from sampan.errors import Internal, Invalid, NotFound
+from sampan.linux import namespaces as ns
+from sampan.linux import process
+from sampan.oci.spec import IdMapping
+from sampan.runtime.failure import describe
+
+
+def make_user_namespace(
+    uid_mappings: Sequence[IdMapping], gid_mappings: Sequence[IdMapping], *, network: bool = False
+) -> tuple[int, int]:
+    """Descriptors of a new user namespace and, if `network`, of a network namespace that belongs to it (else -1).
+
+    A namespace needs a process to be made; it is forked here and has ended when this returns. Raises `Invalid` for
+    mappings that the kernel refuses, `NotFound` without user namespaces.
+    """
+    ready, made = os.pipe2(os.O_CLOEXEC)
+    end, let_go = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _stay(ns.NEWUSER | (ns.NEWNET if network else 0), made, end, let_go)
+    os.close(made)
+    os.close(end)
+    try:
+        if os.read(ready, 1) != b"x":
+            raise NotFound("user namespaces are not available")
+        write_maps(pid, uid_mappings, gid_mappings)
+        user = ns.open_namespace(f"/proc/{pid}/ns/user")
+        return user, ns.open_namespace(f"/proc/{pid}/ns/net") if network else -1
+    finally:
+        os.close(ready)
+        os.close(let_go)
+        _reap(pid)
+
+
+def _stay(flags: int, made: int, end: int, let_go: int) -> None:
+    """The forked process: until the other end of the pipe is closed."""
+    code = 1
+    try:
+        os.close(let_go)
+        # Our maps are written through /proc/<pid>, which is root's as long as we are dumpable.
+        process.set_dumpable(True)
+        ns.unshare(flags)
+        os.write(made, b"x")
+        os.read(end, 1)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        return  # the launcher ignores SIGCHLD: the kernel has reaped it
+
+
+def write_maps(pid: int, uid_mappings: Sequence[IdMapping], gid_mappings: Sequence[IdMapping]) -> None:
+    """Raises `Invalid`, `NotFound`."""
+    for name, mappings in (("uid_map", uid_mappings), ("gid_map", gid_mappings)):
+        if not mappings:
+            raise Invalid(f"a new user namespace needs linux.{name[:3]}Mappings")
+        lines = "".join(f"{one.container_id} {one.host_id} {one.size}\n" for one in mappings)
+        try:
+            descriptor = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, lines.encode())
+            finally:
+                os.close(descriptor)
+        except FileNotFoundError as error:
+            raise NotFound("user namespaces are not available") from error
+        except OSError as error:
+            raise Invalid(f"the id mappings are refused: {describe(error)}: {lines.strip()}") from error
+
+
+def host_id(mappings: Sequence[IdMapping], number: int) -> int:
+    """The host's id of the container's id `number`. Pure. Raises `Internal` when it is not mapped."""
+    for one in mappings:
+        if one.container_id <= number < one.container_id + one.size:
+            return one.host_id + number - one.container_id
+    raise Internal(f"id {number} is not mapped in the user namespace")
