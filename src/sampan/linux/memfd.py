@@ -1,4 +1,4 @@
-"""Sealed memory files: a copy of a program that nobody can change any more (memfd_create(2))."""
+"""Sealed memory files: a copy of a program, or data, that nobody can change any more (memfd_create(2))."""
 
 from __future__ import annotations
 
@@ -22,6 +22,20 @@ def sealed_copy(path: str, name: str) -> int:
                 pass
         finally:
             os.close(source)
+        fcntl.fcntl(target, _F_ADD_SEALS, _ALL_SEALS)
+    except BaseException:
+        os.close(target)
+        raise
+    return target
+
+
+def sealed_data(data: bytes, name: str) -> int:
+    """A descriptor (close-on-exec) of a sealed file of these bytes. Raises OSError."""
+    target = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(target, rest) :]
         fcntl.fcntl(target, _F_ADD_SEALS, _ALL_SEALS)
     except BaseException:
         os.close(target)

@@ -1,0 +1,150 @@
+"""A connection to a log server over TCP, TLS or a Unix socket that comes back when the server does.
+
+Records are written whole and in order. A server that is slow keeps its connection: the record that it has half of is
+finished by the next call, so that nothing in its stream is torn or doubled. After a lost connection the record that was
+under way is sent again from its start, on a new connection.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from sampan.logs.undelivered import Undelivered
+
+if TYPE_CHECKING:
+    import ssl
+
+CONNECT_TIMEOUT = 5.0
+STALL_TIMEOUT = 10.0
+"""Seconds without any progress until a call gives up."""
+
+_DRAIN_LIMIT = 64
+
+
+class StreamConnection:
+    """`address`: (host, port), or the path of a Unix socket. `tls` makes the context, once, when it is needed."""
+
+    def __init__(
+        self,
+        address: tuple[str, int] | str,
+        *,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        stall_timeout: float = STALL_TIMEOUT,
+    ) -> None:
+        self._address = address
+        self._tls = tls
+        self._stall_timeout = stall_timeout
+        self._socket: socket.socket | None = None
+        self._begun: memoryview | None = None
+        self._written = 0
+
+    def connect(self) -> None:
+        """Nothing when there is a connection that the server has not closed. Raises OSError."""
+        if self._socket is not None and self._has_ended(self._socket):
+            self.close()
+        if self._socket is None:
+            self._socket = self._open()
+            self._written = 0
+
+    def write(self, records: Sequence[bytes]) -> None:
+        """Raises `Undelivered`; a record of which a slow server has a part already counts as delivered."""
+        done = 0
+        owed = self._begun is not None  # by an earlier call, whose caller does not send it again
+        try:
+            self.connect()
+            if owed:
+                self._finish()
+                owed = False
+            for record in records:
+                self._begun, self._written = memoryview(record), 0
+                self._finish()
+                done += 1
+        except TimeoutError as error:
+            if self._begun is not None and not owed:
+                # OpenSSL wants to be given the same record again even if the server has nothing of it.
+                if self._written or self._tls is not None:
+                    done += 1
+                else:
+                    self._begun = None
+            raise Undelivered(f"{self.name}: {error}", delivered=done) from error
+        except OSError as error:
+            self.close()
+            if not owed:
+                self._begun = None
+            raise Undelivered(f"{self.name}: {error.strerror or error}", delivered=done) from error
+
+    def receive(self, limit: int, timeout: float) -> bytes:
+        """At most `limit` bytes of an answer. Raises OSError, also at the stream's end; then it is closed."""
+        if self._socket is None:
+            raise ConnectionResetError(f"{self.name}: not connected")
+        try:
+            self._socket.settimeout(timeout)
+            data = self._socket.recv(limit)
+        except OSError:
+            self.close()
+            raise
+        if not data:
+            self.close()
+            raise ConnectionResetError(f"{self.name}: closed by the server")
+        return data
+
+    def forget(self) -> None:
+        """Close, and finish nothing: whoever called sends everything again."""
+        self.close()
+        self._begun = None
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    @property
+    def name(self) -> str:
+        if isinstance(self._address, str):
+            return self._address
+        host, port = self._address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def _finish(self) -> None:
+        connection, record = self._socket, self._begun
+        assert connection is not None and record is not None
+        connection.settimeout(self._stall_timeout)
+        while self._written < len(record):
+            self._written += connection.send(record[self._written :])
+        self._begun = None
+
+    def _open(self) -> socket.socket:
+        if isinstance(self._address, str):
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.settimeout(CONNECT_TIMEOUT)
+                connection.connect(self._address)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+        connection = socket.create_connection(self._address, CONNECT_TIMEOUT)
+        if self._tls is None:
+            return connection
+        try:
+            return self._tls().wrap_socket(connection, server_hostname=self._address[0])
+        except BaseException:
+            connection.close()
+            raise
+
+    @staticmethod
+    def _has_ended(connection: socket.socket) -> bool:
+        """Whether the server has closed it: a write would still succeed, and be lost. What it said is let go."""
+        connection.setblocking(False)
+        try:
+            for _ in range(_DRAIN_LIMIT):
+                if not connection.recv(4096):
+                    return True
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            # Of TLS: nothing to read now.
+            return type(error).__name__ not in ("SSLWantReadError", "SSLWantWriteError")
+        return False

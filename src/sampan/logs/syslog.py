@@ -1,0 +1,250 @@
+"""The driver `syslog`: RFC 3164 and RFC 5424 over UDP, TCP, TLS and Unix sockets, as Docker writes them.
+
+A message ends with a newline. On TLS with an RFC 5424 format it is preceded by its length (RFC 5425, octet counting);
+on all other streams the newline is what separates it from the next.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sampan.errors import Invalid
+from sampan.logs.datagrams import Datagrams
+from sampan.logs.entry import LogEntry, LogSource
+from sampan.logs.option_values import host_and_port, parse_bool, refuse_unknown, split_address
+from sampan.logs.stream_connection import StreamConnection
+from sampan.logs.undelivered import Losses, Undelivered
+
+if TYPE_CHECKING:
+    import ssl
+
+_OPTIONS = (
+    "syslog-address",
+    "syslog-facility",
+    "syslog-format",
+    "syslog-tls-ca-cert",
+    "syslog-tls-cert",
+    "syslog-tls-key",
+    "syslog-tls-skip-verify",
+)
+_FACILITIES = (
+    *("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp"),
+    *("", "", "", ""),
+    *(f"local{number}" for number in range(8)),
+)
+_DAEMON = _FACILITIES.index("daemon")
+_ERROR, _INFO = 3, 6
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_FORMATS = ("", "rfc3164", "rfc5424", "rfc5424micro")
+_LOCAL_SOCKETS = ("/dev/log", "/var/run/syslog", "/var/run/log")
+_DEFAULT_PORT = 514
+_NOT_IN_A_HEADER = re.compile(r"[^!-~]")
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """`scheme`: udp, tcp, tcp+tls, unix, unixgram, or empty for the host's own; `path` of a Unix socket."""
+
+    scheme: str = ""
+    host: str = ""
+    port: int = _DEFAULT_PORT
+    path: str = ""
+    facility: int = _DAEMON
+    format: str = ""
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    verify: bool = True
+
+    @property
+    def counts_octets(self) -> bool:
+        return self.scheme == "tcp+tls" and self.format.startswith("rfc5424")
+
+
+def check_options(options: Mapping[str, str]) -> None:
+    """Raises `Invalid` in Docker's words."""
+    refuse_unknown("syslog", options, _OPTIONS)
+    settings(options)
+
+
+def settings(options: Mapping[str, str]) -> Settings:
+    """Raises `Invalid`."""
+    address = options.get("syslog-address", "")
+    chosen = _address(address) if address else Settings()
+    if chosen.path and not os.path.exists(chosen.path):
+        raise Invalid(f"stat {chosen.path}: no such file or directory")
+    format = options.get("syslog-format", "")
+    if format not in _FORMATS:
+        raise Invalid("Invalid syslog format", hint=f"{format!r} is none of {', '.join(_FORMATS[1:])}")
+    skip = options.get("syslog-tls-skip-verify", "false")
+    return msgspec.structs.replace(
+        chosen,
+        facility=_facility(options.get("syslog-facility", "")),
+        format=format,
+        ca=options.get("syslog-tls-ca-cert", ""),
+        certificate=options.get("syslog-tls-cert", ""),
+        key=options.get("syslog-tls-key", ""),
+        verify=not parse_bool(skip or "true"),
+    )
+
+
+def _address(text: str) -> Settings:
+    parts = split_address(text)
+    if parts is None or parts[0] not in ("udp", "tcp", "tcp+tls", "unix", "unixgram"):
+        raise Invalid(f"syslog-address should be in form proto://address, got {text}")
+    scheme, rest = parts
+    if scheme in ("unix", "unixgram"):
+        return Settings(scheme=scheme, path=rest)
+    host, port = host_and_port(rest.partition("/")[0], text)
+    return Settings(scheme=scheme, host=host or "localhost", port=_DEFAULT_PORT if port is None else port)
+
+
+def _facility(text: str) -> int:
+    if not text:
+        return _DAEMON
+    if text in _FACILITIES:
+        return _FACILITIES.index(text)
+    if text.isascii() and text.isdigit() and len(text) <= 2 and int(text) <= 23:
+        return int(text)
+    raise Invalid("invalid syslog facility", hint=f"{text!r} is neither a facility's name nor 0 to 23")
+
+
+def message(chosen: Settings, host: str, tag: str, pid: int, entry: LogEntry) -> bytes:
+    """Pure but for the time zone: one message with its newline, and its length before it where that is the framing.
+
+    What would end a record or a header's field early is replaced: the container does not write the protocol.
+    """
+    priority = chosen.facility * 8 + (_ERROR if entry.stream == 2 else _INFO)
+    tag = _NOT_IN_A_HEADER.sub("_", tag) or "-"
+    host = _NOT_IN_A_HEADER.sub("_", host) or "-"
+    if chosen.format.startswith("rfc5424"):
+        moment = _rfc3339(entry.time_ns, micro=chosen.format == "rfc5424micro")
+        header = f"<{priority}>1 {moment} {host} {tag} {pid} {tag} - "
+    elif chosen.format == "rfc3164":
+        header = f"<{priority}>{_stamp(entry.time_ns)} {host} {tag}[{pid}]: "
+    else:
+        header = f"<{priority}>{_stamp(entry.time_ns)} {tag}[{pid}]: "
+    text = header.encode() + entry.line.replace(b"\n", b"#012") + b"\n"
+    return b"%d %b" % (len(text), text) if chosen.counts_octets else text
+
+
+def _stamp(time_ns: int) -> str:
+    moment = time.localtime(time_ns // 10**9)
+    clock = f"{moment.tm_hour:02}:{moment.tm_min:02}:{moment.tm_sec:02}"
+    return f"{_MONTHS[moment.tm_mon - 1]} {moment.tm_mday:2} {clock}"
+
+
+def _rfc3339(time_ns: int, *, micro: bool) -> str:
+    seconds, rest = divmod(time_ns, 10**9)
+    moment = time.localtime(seconds)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", moment)
+    if micro:
+        text += f".{rest // 1000:06}"
+    minutes = moment.tm_gmtoff // 60
+    if minutes == 0:
+        return text + "Z"
+    return f"{text}{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
+
+
+class SyslogDestination:
+    """Sends entries to one server. Empty lines are no messages, as with Docker."""
+
+    def __init__(self, chosen: Settings, source: LogSource) -> None:
+        self.losses = Losses()
+        self._settings = chosen
+        self._source = source
+        self._pid = os.getpid()
+        self._stream: StreamConnection | None = None
+        self._datagrams: Datagrams | None = None
+        if chosen.scheme == "unix":
+            self._stream = StreamConnection(chosen.path)
+        elif chosen.scheme == "tcp":
+            self._stream = StreamConnection((chosen.host, chosen.port))
+        elif chosen.scheme == "tcp+tls":
+            self._stream = StreamConnection((chosen.host, chosen.port), tls=_tls_context(chosen))
+        elif chosen.scheme == "udp":
+            self._datagrams = Datagrams((chosen.host, chosen.port))
+        else:
+            self._datagrams = Datagrams([chosen.path] if chosen.path else _LOCAL_SOCKETS)
+
+    def connect(self) -> None:
+        """Raises OSError when the server does not answer."""
+        if self._stream is not None:
+            self._stream.connect()
+        elif self._datagrams is not None:
+            self._datagrams.connect()
+
+    def send(self, entries: Sequence[LogEntry]) -> None:
+        """Raises `Undelivered`."""
+        places = [place for place, entry in enumerate(entries) if entry.line]
+        if not places:
+            return
+        messages = [
+            message(self._settings, self._source.host, self._source.tag, self._pid, entries[place])
+            for place in places
+        ]
+        try:
+            if self._stream is not None:
+                self._stream.write(messages)
+            else:
+                self._send_datagrams([entries[place] for place in places], messages)
+        except Undelivered as error:
+            done = error.delivered
+            error.delivered = places[done] if done < len(places) else len(entries)
+            raise
+
+    def _send_datagrams(self, entries: Sequence[LogEntry], messages: Sequence[bytes]) -> None:
+        assert self._datagrams is not None
+        for done, text in enumerate(messages):
+            try:
+                self._datagrams.send(text)
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    raise Undelivered(error.strerror or str(error), delivered=done) from error
+                self.losses.add(entries[done : done + 1])  # no datagram holds it, now or later
+
+    def close(self) -> None:
+        for connection in (self._stream, self._datagrams):
+            if connection is not None:
+                connection.close()
+
+
+def open(options: Mapping[str, str], source: LogSource) -> SyslogDestination:
+    """Raises `Invalid`, and OSError when the server does not answer."""
+    destination = SyslogDestination(settings(options), source)
+    try:
+        destination.connect()
+    except BaseException:
+        destination.close()
+        raise
+    return destination
+
+
+def _tls_context(chosen: Settings) -> Callable[[], ssl.SSLContext]:
+    """The files are read at once, so that a wrong one is said at the start. Raises `Invalid`."""
+    import ssl
+
+    context = ssl.create_default_context()
+    if not chosen.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    try:
+        if chosen.ca:
+            context.load_verify_locations(chosen.ca)
+    except OSError as error:
+        raise Invalid(f'could not read CA certificate "{chosen.ca}": {error.strerror or error}') from error
+    try:
+        if chosen.certificate or chosen.key:
+            context.load_cert_chain(chosen.certificate, chosen.key or None)
+    except OSError as error:
+        raise Invalid(
+            f"could not load X509 key pair: {error.strerror or error}",
+            hint=f"syslog-tls-cert={chosen.certificate} syslog-tls-key={chosen.key}",
+        ) from error
+    return lambda: context
