@@ -79,12 +79,16 @@ class Created(msgspec.Struct, frozen=True, tag=True):
 
 
 class ExitRecord(msgspec.Struct, frozen=True):
-    """How a process ended. `exit_code` is 128 + n when signal n killed it; `finished_at` RFC 3339 with nanoseconds."""
+    """How a process ended. `exit_code` is 128 + n when signal n killed it; `finished_at` RFC 3339 with nanoseconds.
+
+    `oom_kills`: how often the OOM killer struck in the container, whichever process it hit.
+    """
 
     exit_code: int
     finished_at: str
     oom_killed: bool = False
     error: str = ""
+    oom_kills: int = 0
 
 
 class AttachOptions(msgspec.Struct, frozen=True):

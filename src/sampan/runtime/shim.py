@@ -456,32 +456,33 @@ class Shim:
         self._loop.forget(self._pidfd)
         if self._channel.fileno() >= 0:
             self._from_init(READ)
-        oom = self._leave_cgroup()
+        kills = self._leave_cgroup()
         failure = self._failure
         self._streams.drain(failed=failure is not None)
         code = exit_code_of(status)
         if failure is not None:
             code = failure.exit_code or ExecFailed("").exit_code
-        self._exit = ExitRecord(code, timestamp(ended), oom, failure.message if failure else self._log_error)
+        error = failure.message if failure else self._log_error
+        self._exit = ExitRecord(code, timestamp(ended), kills > 0, error, kills)
         self._record(self._exit)
         if self._starter is not None and failure is not None:
             self._answer(self._starter, failure)
         self._run_poststop()
 
-    def _leave_cgroup(self) -> bool:
-        """Whether the OOM killer was there; the group is removed, with whoever is left in it."""
+    def _leave_cgroup(self) -> int:
+        """How often the OOM killer was there; the group is removed, with whoever is left in it."""
         if self._job.group is None or not self._job.removes_group:
-            return False
+            return 0
         try:
             cgroup = self._job.group.open()
-            oom = cgroup.oom_kills() > 0
+            kills = cgroup.oom_kills()
             if self._job.kills_group:
                 cgroup.kill_all()
             cgroup.remove()
         except (SampanError, OSError) as error:
             self._log_error = describe(error)
-            return False
-        return oom
+            return 0
+        return kills
 
     def _record(self, record: ExitRecord) -> None:
         """On disk first, whole or not at all; then to those who wait for it."""

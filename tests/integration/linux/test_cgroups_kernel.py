@@ -20,6 +20,7 @@ from sampan.linux.cgroups import Cgroup, CgroupHost, CgroupLimits, DeviceRule, d
 from sampan.linux.cgroups.device_filter import attach_device_program
 from sampan.linux.cgroups.device_policy import device_policy
 from sampan.linux.cgroups.device_program import device_program
+from sampan.linux.cgroups.oom_listener import listen
 
 pytestmark = pytest.mark.root
 
@@ -260,8 +261,13 @@ class TestVersion1:
             group.update(CgroupLimits(memory=memory, memory_swap=swap))
             assert group.stats().memory.limit == (None if memory == -1 else memory)
 
-    def test_a_process_that_takes_too_much_is_killed_and_counted(self, group: Cgroup) -> None:
+    def test_a_process_that_takes_too_much_is_killed_counted_and_told_of(
+        self, host: CgroupHost, group: Cgroup
+    ) -> None:
         group.create(CgroupLimits(memory=32 << 20, memory_swap=32 << 20))
+        listener = listen(host)
+        listener.add(group.path)
+        assert listener.touched_nowait() == []
         pid = os.fork()
         if pid == 0:
             try:
@@ -271,6 +277,9 @@ class TestVersion1:
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
         assert group.oom_kills() == 1
+        assert select.select([listener], [], [], 10)[0] == [listener]
+        assert listener.touched_nowait() == [group.path]
+        listener.close()
         assert 24 << 20 < (group.stats().memory.max_usage or 0) <= 32 << 20
 
     def test_the_number_of_processes_is_limited(self, group: Cgroup) -> None:

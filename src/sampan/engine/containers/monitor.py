@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from sampan.engine import restart, state
 from sampan.engine.containers.base import Parts
+from sampan.engine.containers.oom import OomWatch
 from sampan.engine.containers.store import Slot
 from sampan.engine.containers.wiring import Wiring
 from sampan.engine.model import ContainerRecord, now
@@ -65,6 +66,7 @@ class Monitor:
         self._waiters: dict[str, dict[str, list[asyncio.Future[Waited]]]] = {}
         self._restarts: dict[str, _Restarts] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._oom = OomWatch(parts, self.spawn)
         self.start_again: Callable[[Slot], Awaitable[None]] = _nothing
         self.remove_ended: Callable[[Slot], Awaitable[None]] = _nothing
         self.on_started: Callable[[Slot], None] = lambda _slot: None
@@ -77,6 +79,7 @@ class Monitor:
         live = Live(shim, time.monotonic() - running_for)
         self._live[slot.record.id] = live
         asyncio.get_running_loop().add_reader(shim.fileno(), self._readable, slot, live)
+        self._oom.watch(slot, found=running_for > 0)
         self.on_started(slot)
 
     def live(self, container_id: str) -> Live | None:
@@ -140,16 +143,17 @@ class Monitor:
             log.warning("network of container %s could not be taken down: %s", record.id, error)
         networks = [one.network_id for one in record.endpoints.values()]
         decision = self._decide(slot.record, end, live)
+        oom, oom_untold = self._oom.ended(slot, end)
         # Anew: somebody may have renamed it, or stopped it, meanwhile.
         record = self._wiring.forget(slot.record)
-        after = state.exited(
-            record.state, end.exit_code, end.finished_at, oom_killed=end.oom_killed, error=end.error
-        )
+        after = state.exited(record.state, end.exit_code, end.finished_at, oom_killed=oom, error=end.error)
         if decision.restart:
             after = state.restarting(after)
         parts.store.replace(slot, replace(record, state=after))
         self._live.pop(record.id, None)
         self._wiring.refresh_names(networks)
+        if oom_untold:
+            parts.announce(slot.record, "oom")
         self._announce_end(slot.record, end)
         removing = record.host.auto_remove and not decision.restart
         if not removing:
@@ -187,8 +191,6 @@ class Monitor:
 
     def _announce_end(self, record: ContainerRecord, end: ExitRecord) -> None:
         parts = self._parts
-        if end.oom_killed:
-            parts.announce(record, "oom")
         parts.announce(record, "die", {"exitCode": str(end.exit_code)})
         for name, endpoint in record.endpoints.items():
             network = parts.networks.get(endpoint.network_id)
@@ -278,6 +280,7 @@ class Monitor:
         for live in self._live.values():
             loop.remove_reader(live.shim.fileno())
             live.shim.close()
+        self._oom.close()
         self._live.clear()
 
 
