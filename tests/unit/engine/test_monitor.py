@@ -39,6 +39,8 @@ class Disk:
 
 
 class Group:
+    path = "none"
+
     def __init__(self, error: Exception | None) -> None:
         self._error = error
 
@@ -108,6 +110,7 @@ class Scene:
             announce=lambda *_: None,
             cgroup=lambda _record: Group(group_error),
             networks=SimpleNamespace(get=lambda _id: None),
+            cgroups=SimpleNamespace(layout="v1", hierarchies={}),  # a host that can't tell of OOM kills
         )
         wiring: Any = Wiring()
         self.monitor = Monitor(parts, wiring)
