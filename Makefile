@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test guide differential lint bench clean
+.PHONY: help setup demo test guide differential load lint bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -28,7 +28,7 @@ demo: setup ## run the main job from Dockerfile to running application (KEEP=1 l
 
 test: setup ## all tests (integration tests need root)
 	tools/system-packages test
-	$(BIN)/python -m pytest tests/unit tests/integration
+	$(BIN)/python -m pytest tests/unit tests/integration --ignore=tests/integration/load
 
 guide: setup ## the deployment guide's Dockerfiles, built and run (minutes, downloads packages)
 	tools/system-packages demo
@@ -37,6 +37,10 @@ guide: setup ## the deployment guide's Dockerfiles, built and run (minutes, down
 differential: setup ## the command line's output and requests compared with Debian's docker, command by command
 	tools/system-packages test
 	SAMPAN_DIFFERENTIAL=1 $(BIN)/python -m pytest tests/integration/cli
+
+load: setup ## hundreds of containers at once, a gigabyte of logs (minutes)
+	tools/system-packages test
+	$(BIN)/python -m pytest -s tests/integration/load
 
 lint: setup ## style, types and import contracts
 	$(BIN)/ruff format --check .
