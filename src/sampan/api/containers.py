@@ -43,7 +43,9 @@ async def list_(engine: Engine, request: Request) -> AnyResponse:
 
 async def create(engine: Engine, request: Request) -> AnyResponse:
     body = decode_docker(await request.body(), CreateBody)
-    container_id, warnings = await engine.containers.create(request.get("name"), body)
+    container_id, warnings = await engine.containers.create(
+        request.get("name"), body, request.get("platform")
+    )
     return json_response({"Id": container_id, "Warnings": warnings}, 201)
 
 
@@ -96,7 +98,8 @@ async def update(engine: Engine, request: Request) -> AnyResponse:
 
 async def remove(engine: Engine, request: Request) -> AnyResponse:
     if request.flag("link"):
-        raise Invalid("removing a link alone is not supported")
+        await engine.containers.remove_link(request.match["id"])
+        return no_content()
     await engine.containers.remove(
         request.match["id"], force=request.flag("force"), volumes=request.flag("v")
     )
@@ -293,7 +296,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/containers/{id}/unpause", unpause),
     Route("POST", "/containers/{id}/attach", attach),
     Route("POST", "/containers/{id}/wait", wait),
-    Route("DELETE", "/containers/{id}", remove),
+    Route("DELETE", "/containers/{id*}", remove),
     Route("HEAD", "/containers/{id}/archive", archive_head),
     Route("GET", "/containers/{id}/archive", archive_get),
     Route("PUT", "/containers/{id}/archive", archive_put),

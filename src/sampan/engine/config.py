@@ -1,7 +1,7 @@
 """Docker's Config and HostConfig of a container, as the Engine API and the records have them.
 
 Field names follow the API's by rule (`docker_name`). JSON null means "not given" everywhere, as in Go's
-decoder, so `decode_docker` takes nulls out before the types are checked.
+decoder; `decode_docker` takes nulls out before the types are checked.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from sampan.engine import json_names
 from sampan.errors import Invalid
 from sampan.oci.image import Healthcheck
 
@@ -257,6 +258,8 @@ class HostConfig(Docker, frozen=True):
     masked_paths: tuple[str, ...] | None = None
     readonly_paths: tuple[str, ...] | None = None
     init: bool | None = None
+    restart_unhealthy: bool | None = None
+    """Beyond Docker: the restart policy also restarts a container that has become unhealthy."""
 
 
 class IpamConfig(Sparse, frozen=True):
@@ -303,24 +306,17 @@ class CreateBody(ContainerConfig, frozen=True):
 
 
 def decode_docker(raw: bytes, kind: type[T]) -> T:
-    """A JSON body of the API; null members count as absent, unknown ones are ignored.
+    """A JSON body of the API; names in any case, null members count as absent, unknown ones are ignored.
 
     Raises `Invalid` with the member that does not fit.
     """
     try:
-        return msgspec.convert(_without_nulls(msgspec.json.decode(raw or b"{}")), type=kind)
+        decoded: T = json_names.decode(raw, kind)
+        return decoded
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Invalid(f"invalid JSON: {error}") from error
     except RecursionError as error:
         raise Invalid("invalid JSON: it is nested too deeply") from error
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
-    return value
 
 
 def encode(value: object) -> dict[str, Any]:
@@ -333,7 +329,16 @@ _CONFIG_OMITTED = (
     "ExposedPorts", "Healthcheck", "ArgsEscaped", "NetworkDisabled", "MacAddress", "StopSignal",
     "StopTimeout", "Shell",
 )  # fmt: skip
-_HOST_OMITTED = ("Annotations", "StorageOpt", "Tmpfs", "Sysctls", "Runtime", "Mounts", "Init")
+_HOST_OMITTED = (
+    "Annotations",
+    "StorageOpt",
+    "Tmpfs",
+    "Sysctls",
+    "Runtime",
+    "Mounts",
+    "Init",
+    "RestartUnhealthy",
+)
 
 
 def config_json(config: ContainerConfig) -> dict[str, Any]:
@@ -353,7 +358,7 @@ def config_json(config: ContainerConfig) -> dict[str, Any]:
 def host_config_json(host: HostConfig) -> dict[str, Any]:
     plain = encode(host)
     for name in _HOST_OMITTED:
-        if not plain[name] and not (name == "Init" and plain[name] is not None):
+        if not plain[name] and not (name in ("Init", "RestartUnhealthy") and plain[name] is not None):
             del plain[name]
     for name in ("PortBindings",):
         plain[name] = plain[name] or {}

@@ -87,6 +87,8 @@ class Execs:
         record = self._parts.store.find(reference).record
         if not words(body.cmd):
             raise Invalid("No exec command specified")
+        if any("\0" in word for word in (*words(body.cmd), *body.env, body.user, body.working_dir)):
+            raise Invalid("invalid exec configuration: a word contains a zero byte")
         state.check_exec(record)
         found = Exec(new_id(), record.id, body)
         self._execs[found.id] = found
@@ -158,7 +160,7 @@ class Execs:
             if taken is None:
                 raise type(error)(text, hint=error.hint) from error
             with contextlib.suppress(OSError):  # the client may have left
-                await asyncio.to_thread(taken.sendall, _stderr_text(text + "\r\n", found.body.tty))
+                await asyncio.to_thread(taken.sendall, _output_text(text + "\r\n", found.body.tty))
         finally:
             found.settled.set()
             if taken is not None:
@@ -385,6 +387,7 @@ def exec_failure(error: SampanError) -> str:
     return error.message
 
 
-def _stderr_text(text: str, tty: bool) -> bytes:
+def _output_text(text: str, tty: bool) -> bytes:
+    """On standard output, where Docker says it too."""
     data = text.encode()
-    return data if tty else bytes((2, 0, 0, 0)) + len(data).to_bytes(4, "big") + data
+    return data if tty else bytes((1, 0, 0, 0)) + len(data).to_bytes(4, "big") + data

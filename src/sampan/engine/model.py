@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from sampan.engine import restart
 from sampan.engine.config import ContainerConfig, Docker, EndpointSettings, HostConfig
 from sampan.network.model import EndpointSpec, NetworkSpec, PortBinding
 
@@ -118,6 +119,10 @@ class ContainerRecord(msgspec.Struct, frozen=True):
     @property
     def labels(self) -> dict[str, str]:
         return self.config.labels or {}
+
+    @property
+    def restarts_unhealthy(self) -> bool:
+        return restart.restarts_unhealthy(self.host.restart_policy, self.host.restart_unhealthy, self.labels)
 
 
 class VolumeRecord(msgspec.Struct, frozen=True):

@@ -144,11 +144,7 @@ def parse_mount(request: MountRequest) -> MountPoint:
     """An entry of HostConfig.Mounts. Raises `Invalid` in Docker's words."""
     kind = request.type
     if kind not in ("bind", "volume", "tmpfs"):
-        raise Invalid(
-            f"mount type unknown: {kind!r}"
-            if kind
-            else 'invalid mount config for type "": mount type unknown'
-        )
+        raise _bad_mount(kind, "mount type unknown")
     if not request.target:
         raise _bad_mount(kind, "field Target must not be empty")
     if not request.target.startswith("/"):
@@ -306,8 +302,10 @@ def tmpfs_points(host: HostConfig) -> tuple[MountPoint, ...]:
 def parse_volumes_from(spec: str) -> tuple[str, bool]:
     """`container[:ro|rw|z|Z]` -> (container, read-only)."""
     name, _, mode = spec.partition(":")
-    if not name or mode not in ("", "ro", "rw", "z", "Z"):
+    if not name:
         raise Invalid(f"invalid volumes-from specification: {spec!r}")
+    if mode not in ("", "ro", "rw", "z", "Z"):
+        raise Invalid(f"invalid mode: {mode}")
     return name, mode == "ro"
 
 

@@ -58,6 +58,8 @@ def updated(present: HostConfig, wanted: HostConfig, facts: HostFacts) -> tuple[
         if present.auto_remove and given.restart_policy.name != "no":
             raise Conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
         changes["restart_policy"] = given.restart_policy
+    if wanted.restart_unhealthy is not None:
+        changes["restart_unhealthy"] = wanted.restart_unhealthy
     host = replace(present, **changes)
     if 0 < host.memory_swap < host.memory:
         raise Invalid("Minimum memoryswap limit should be larger than memory limit, see usage")

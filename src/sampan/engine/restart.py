@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sampan.engine.config import RestartPolicy
@@ -12,6 +13,10 @@ FIRST_DELAY = 0.1
 LONGEST_DELAY = 60.0
 RESET_AFTER = 10.0
 """Seconds of running after which the delay starts anew."""
+
+
+UNHEALTHY_LABEL = "sampan.restart-unhealthy"
+"""Says what --restart-unhealthy says, for those who can't give the flag: compose files, the docker client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,28 @@ def validate(policy: RestartPolicy) -> None:
         raise Invalid("maximum retry count cannot be negative")
 
 
+def check_unhealthy(policy: RestartPolicy, flag: bool | None, labels: Mapping[str, str]) -> None:
+    """Refuse a wish to restart unhealthy containers that no policy would fulfil. `labels`: a person's own.
+
+    Raises `Invalid`.
+    """
+    label = labels.get(UNHEALTHY_LABEL)
+    if label is not None and label not in ("true", "false"):
+        raise Invalid(f"invalid value '{label}' of label {UNHEALTHY_LABEL}: expected true or false")
+    wanted = flag if flag is not None else label == "true"
+    if wanted and policy.name in ("", "no"):
+        raise Invalid(
+            "conflicting options: --restart-unhealthy and restart policy 'no'",
+            hint="it restarts by the container's policy: give --restart always, unless-stopped or on-failure",
+        )
+
+
+def restarts_unhealthy(policy: RestartPolicy, flag: bool | None, labels: Mapping[str, str]) -> bool:
+    """Whether an unhealthy container is to be restarted: the flag decides, then the label, also the image's."""
+    wanted = flag if flag is not None else labels.get(UNHEALTHY_LABEL) == "true"
+    return wanted and policy.name not in ("", "no")
+
+
 def after_exit(
     policy: RestartPolicy,
     *,
@@ -39,17 +66,18 @@ def after_exit(
     stopped: bool,
     ran_for: float,
     last_delay: float,
+    unhealthy: bool = False,
 ) -> Decision:
     """Whether to run again, and after how long.
 
-    `restarts`: how often the policy restarted it so far; `stopped`: a person ended it; `ran_for` and
-    `last_delay` in seconds (0: no restart before).
+    `restarts`: how often the policy restarted it so far; `stopped`: a person ended it; `unhealthy`: it was ended
+    for that, which is a failure whatever its exit code; `ran_for` and `last_delay` in seconds (0: no restart before).
     """
     if stopped:
         return Decision(False)
     if policy.name == "on-failure":
         limit = policy.maximum_retry_count
-        wanted = exit_code != 0 and (limit == 0 or restarts < limit)
+        wanted = (exit_code != 0 or unhealthy) and (limit == 0 or restarts < limit)
     else:
         wanted = policy.name in ("always", "unless-stopped")
     if not wanted:

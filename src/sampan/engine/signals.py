@@ -10,11 +10,25 @@ _HIGHEST = 64
 
 
 def parse_signal(text: str) -> int:
-    """`KILL`, `SIGKILL`, `9`, `RTMIN+3` -> the number. Raises `Invalid` in Docker's words."""
+    """`KILL`, `SIGKILL`, `9`, `RTMIN+3` -> a number that the kernel knows. Raises `Invalid` in Docker's words."""
+    number = parse_number(text)
+    if number > _HIGHEST:
+        raise Invalid(f"Invalid signal: {text}")
+    return number
+
+
+def check_supported(number: int) -> None:
+    """Raises `Invalid` for a number above the kernel's; `kill` tells that after it has looked at the container."""
+    if number > _HIGHEST:
+        raise Invalid(f"The linux daemon does not support signal {number}")
+
+
+def parse_number(text: str) -> int:
+    """As `parse_signal`, but any number above zero passes."""
     name = text.strip().upper()
-    if name.isdecimal():
-        number = int(name)
-        if not 1 <= number <= _HIGHEST:
+    if name.isascii() and name.isdecimal():
+        number = int(name[:10])
+        if number < 1:
             raise Invalid(f"Invalid signal: {text}")
         return number
     short = name.removeprefix("SIG")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from sampan.engine.model import ContainerRecord, State
+from sampan.engine.model import ContainerRecord, Health, State
 from sampan.errors import Conflict
 
 STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
@@ -76,7 +76,8 @@ def started(state: State, pid: int, start_time: int, at: str) -> State:
         error="",
         oom_killed=False,
         started_at=at,
-        health=None,
+        # What earlier runs' checks said stays in the log, as with Docker.
+        health=None if state.health is None else Health(log=state.health.log),
     )
 
 
@@ -90,8 +91,7 @@ def exited(state: State, exit_code: int, at: str, *, oom_killed: bool = False, e
         finished_at=at,
         oom_killed=oom_killed,
         error=error,
-        # What does not run is not healthy; the log stays.
-        health=None if state.health is None else replace(state.health, status="unhealthy"),
+        health=_not_checked(state.health),
     )
 
 
@@ -102,7 +102,12 @@ def start_failed(state: State, exit_code: int, error: str) -> State:
 
 
 def paused(state: State) -> State:
-    return replace(state, status="paused")
+    return replace(state, status="paused", health=_not_checked(state.health))
+
+
+def _not_checked(health: Health | None) -> Health | None:
+    """What can't be checked is not healthy, as with Docker; the log stays."""
+    return None if health is None else replace(health, status="unhealthy")
 
 
 def unpaused(state: State) -> State:

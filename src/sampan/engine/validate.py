@@ -32,6 +32,13 @@ def check_config(config: ContainerConfig) -> None:
     for name, value in (("hostname", config.hostname), ("domainname", config.domainname)):
         if value and (len(value) > 253 or "\n" in value or "/" in value or "\0" in value):
             raise Invalid(f"invalid {name} format: {value}")
+    for word in config.argv:
+        # execve(2) takes words that end with a zero byte: what follows one would be lost.
+        if "\0" in word:
+            raise Invalid(f"invalid command: a word contains a zero byte: {word!r}")
+    for name, value in (("user", config.user), ("working directory", config.working_dir)):
+        if "\0" in value:
+            raise Invalid(f"invalid {name}: it contains a zero byte: {value!r}")
     for entry in config.env or ():
         if not entry.partition("=")[0] or "\0" in entry:
             raise Invalid(f"invalid environment variable: {entry}")
@@ -70,6 +77,7 @@ def check_host(host: HostConfig, facts: HostFacts) -> tuple[HostConfig, list[str
     _check_modes(host)
     check_extra_hosts(host.extra_hosts or ())
     _check_device_requests(host)
+    _check_storage(host)
     warnings: list[str] = []
     host = check_resources(host, facts, warnings)
     if host.shm_size < 0:
@@ -147,6 +155,18 @@ def check_sysctl(name: str, host: HostConfig) -> None:
             raise Invalid(f"sysctl '{name}' is not allowed with the host's network namespace")
     elif plain not in ("kernel.domainname", "kernel.hostname"):
         raise Invalid(f"sysctl '{name}' is not allowed: it is not in a namespace of the container's")
+
+
+def _check_storage(host: HostConfig) -> None:
+    if host.isolation.lower() not in ("", "default"):
+        raise Invalid(f"Invalid isolation: \"{host.isolation}\" - linux only supports 'default'")
+    for name in host.storage_opt or {}:
+        if name.lower() != "size":
+            raise Invalid(f"Unknown option {name}")
+        raise Unsupported(
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option",
+            hint="sampan keeps no quota for a container's writable layer yet",
+        )
 
 
 def _check_device_requests(host: HostConfig) -> None:

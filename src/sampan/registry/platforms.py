@@ -15,14 +15,37 @@ _VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
 _DEFAULT_VARIANT = {"arm64": "v8", "arm": "v7", "amd64": "v1"}
 
 
+_ARCHITECTURES = frozenset(
+    (
+        "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le",
+        "riscv64", "s390x", "wasm",
+    )
+)  # fmt: skip
+_SPELLINGS = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386", "armhf": "arm"}
+"""Other names of architectures, as uname and Debian have them."""
+
+
 def parse_platform(text: str) -> Platform:
     """`os/architecture[/variant]`, or an architecture alone. Raises `Invalid`."""
     parts = text.lower().split("/")
     if not 1 <= len(parts) <= 3 or not all(parts):
         raise Invalid(f"{text!r} is an invalid platform: expected os/architecture or os/architecture/variant")
     if len(parts) == 1:
-        return Platform(parts[0], "linux")
-    return Platform(parts[1], parts[0], parts[2] if len(parts) == 3 else None)
+        if parts[0] not in _ARCHITECTURES and parts[0] not in _SPELLINGS:
+            raise Invalid(f'"{text}": unknown operating system or architecture: invalid argument')
+        return Platform(_architecture(parts[0]), "linux")
+    return Platform(_architecture(parts[1]), parts[0], parts[2] if len(parts) == 3 else None)
+
+
+def _architecture(name: str) -> str:
+    return _SPELLINGS.get(name, name)
+
+
+def serves(found: Platform, wanted: Platform) -> bool:
+    """Whether an image for `found` is one for `wanted`; a variant counts only where both name one."""
+    if (found.os, found.architecture) != (wanted.os, wanted.architecture):
+        return False
+    return not found.variant or not wanted.variant or found.variant == wanted.variant
 
 
 def choose(index: Index, wanted: Platform) -> Descriptor:

@@ -96,11 +96,12 @@ def test_create_takes_name_config_host_config_and_networks() -> None:
             "EndpointsConfig": {"net": {"Aliases": ["al"], "IPAMConfig": {"IPv4Address": "1.2.3.4"}}}
         },
     }
-    response = call(service, "POST", "/containers/create", json.dumps(body).encode(), name="/mine")
+    raw = json.dumps(body).encode()
+    response = call(service, "POST", "/containers/create", raw, name="/mine", platform="linux/arm")
     assert isinstance(response, Response) and response.status == 201
     assert body_of(response) == {"Id": "ab" * 32, "Warnings": ["careful"]}
-    _, (name, decoded), _ = service.calls[0]
-    assert name == "/mine"
+    _, (name, decoded, platform), _ = service.calls[0]
+    assert (name, platform) == ("/mine", "linux/arm")
     assert (decoded.image, decoded.cmd, decoded.host_config.memory) == ("x", ("a",), 5)
     assert decoded.host_config.uts_mode == "host"
     endpoint = decoded.networking_config.endpoints_config["net"]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from sampan.engine.config import ContainerConfig, HostConfig
@@ -40,3 +42,42 @@ def test_a_rename_that_could_not_be_written_down_has_not_happened() -> None:
     assert store.find("old").record == record
     assert dict(store.names) == {"old": record.id}
     assert announced == []
+
+
+class SlowDisk(FullDisk):
+    """The first write takes until `go` is set."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.written: list[str] = []
+
+    def put(self, *arguments: object, **__: object) -> None:
+        self.begun.set()
+        self.go.wait(10)
+        self.written.append(msgspec.json.decode(arguments[2])["name"])  # type: ignore[arg-type]
+
+
+def test_a_rename_that_was_given_up_while_it_was_written_down_has_not_happened() -> None:
+    disk = SlowDisk()
+    store = ContainerStore(disk)
+    record = ContainerRecord(
+        "a" * 64, "old", "2026-01-01T00:00:00Z", "", "", (), ContainerConfig(), HostConfig()
+    )
+    store.reserve_name("old", record.id)
+    store.add(record)
+    parts: Any = SimpleNamespace(store=store, announce=lambda *_event: None)
+    others: Any = SimpleNamespace(run=None)
+    lifecycle = Lifecycle(parts, others, others, others)
+
+    async def give_up() -> None:
+        task = asyncio.ensure_future(lifecycle.rename("old", "new"))
+        await asyncio.to_thread(disk.begun.wait, 10)
+        task.cancel()
+        disk.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(give_up())
+    assert store.find("old").record.name == "old"
+    assert dict(store.names) == {"old": record.id}
+    assert disk.written[-1] == "old"

@@ -10,12 +10,12 @@ import pytest
 from sampan.engine.containers.attach import frame, parse_detach_keys
 from sampan.engine.containers.changes import changes_of
 from sampan.engine.containers.files import absolute, go_mode, without_places
-from sampan.engine.containers.health import after_result, command_of, times_of
 from sampan.engine.containers.inspect import human_duration, status_text
 from sampan.engine.containers.listing import check_list_filters
 from sampan.engine.containers.observe import parse_ps
 from sampan.engine.copy_tree import copy_tree
 from sampan.engine.filters import label_matches, parse_duration, parse_time
+from sampan.engine.health import after_result, command_of, times_of
 from sampan.engine.model import Health, HealthResult, State, epoch_ns, rfc3339
 from sampan.engine.stats import parse_interfaces, parse_system_cpu
 from sampan.errors import Invalid
@@ -96,9 +96,17 @@ def test_labels_are_matched_by_name_and_by_value() -> None:
 
 
 def test_unknown_filters_and_values_are_refused() -> None:
-    for filters in ({"foo": ["bar"]}, {"status": ["foo"]}, {"exited": ["x"]}, {"health": ["x"]}):
+    for filters in ({"foo": ["bar"]}, {"status": ["foo"]}, {"exited": ["x"]}, {"is-task": ["x"]}):
         with pytest.raises(Invalid, match="invalid filter"):
             check_list_filters(filters)
+    with pytest.raises(Invalid, match="Unrecognised filter value for health: x"):
+        check_list_filters({"health": ["x"]})
+    for name, value, problem in (
+        ("publish", "foo", "invalid syntax"),
+        ("expose", "1-65536", "value out of range"),
+    ):
+        with pytest.raises(Invalid, match=f"error while looking up for {name} {value}: .*{problem}"):
+            check_list_filters({name: [value]})
 
 
 def test_frames_have_dockers_header() -> None:

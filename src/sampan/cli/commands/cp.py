@@ -259,7 +259,12 @@ def _read_stdin() -> Iterator[bytes]:
 def _put(client: Client, container: str, path: str, body: Iterator[bytes], *, keep_owner: bool) -> None:
     query = {"path": path, "noOverwriteDirNonDir": "true", "copyUIDGID": "true" if keep_owner else None}
     target = f"/containers/{quote_path(container)}/archive"
-    response = client.request("PUT", target, query, body, {"Content-Type": "application/x-tar"})
+    try:
+        response = client.request("PUT", target, query, body, {"Content-Type": "application/x-tar"})
+    except ApiError as error:
+        if error.status == 404:
+            raise Failure(f"Error: No such container:path: {container}:{path}") from None
+        raise
     client.finish(response)
 
 

@@ -28,6 +28,7 @@ _NOT_FOUND_WORDS = (
     "no such file or directory",
     "system cannot find the file specified",
 )
+_PULL_WORDS = ("No such image", "does not match the specified platform")
 _DENIED_WORDS = ("permission denied", "is a directory", "not a directory")
 _NOT_FOUND_STATUS = 127
 _DENIED_STATUS = 126
@@ -37,7 +38,7 @@ _PLAIN_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-/:@")
 def _prepare(invocation: Invocation) -> dict[str, Any]:
     """The request's body. Raises `Failure` with what is wrong with the flags."""
     flags, image = invocation.flags, invocation.args[0]
-    if not _PLAIN_NAME.issuperset(image):
+    if not image or not _PLAIN_NAME.issuperset(image):
         from sampan.oci.reference import parse_reference
 
         try:
@@ -72,7 +73,11 @@ def _create(invocation: Invocation, body: dict[str, Any]) -> str:
         try:
             answer = client.call("POST", "/containers/create", query, body)
         except ApiError as error:
-            if error.status != 404 or policy == "never" or "No such image" not in error.message:
+            if (
+                error.status != 404
+                or policy == "never"
+                or not any(words in error.message for words in _PULL_WORDS)
+            ):
                 raise
             print(f"Unable to find image '{_familiar(image)}' locally", file=sys.stderr)
             _pull(invocation, image)
@@ -100,7 +105,9 @@ def _claim_cidfile(path: str) -> str:
             f"container ID file found, make sure the other container isn't running or delete {path}"
         ) from None
     except OSError as error:
-        raise Failure(f"failed to create the container ID file: open {path}: {error.strerror}") from None
+        raise Failure(
+            f"failed to create the container ID file: open {path}: {(error.strerror or '').lower()}"
+        ) from None
     return path
 
 

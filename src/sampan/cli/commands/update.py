@@ -30,7 +30,7 @@ _FIELDS = {
 
 def _update(invocation: Invocation) -> int:
     flags = invocation.flags
-    if not any(flags.changed(name) for name in (*_FIELDS, "restart")):
+    if not any(flags.changed(name) for name in (*_FIELDS, "restart", "restart-unhealthy")):
         raise Failure("you must provide one or more flags when using this command")
     body = {field: flags[name] for name, field in _FIELDS.items() if flags.changed(name)}
     if flags.changed("restart"):
@@ -38,6 +38,8 @@ def _update(invocation: Invocation) -> int:
             body["RestartPolicy"] = parse_restart(flags["restart"])
         except ValueError as error:
             raise Failure(str(error)) from None
+    if flags.changed("restart-unhealthy"):
+        body["RestartUnhealthy"] = flags["restart-unhealthy"]
     client = invocation.client()
     warnings: list[str] = []
 
@@ -70,6 +72,9 @@ UPDATE = Command(
         Flag("memory-swap", "", "memswap", "Limit of memory and swap together, -1 for unlimited swap"),
         Flag("pids-limit", "", "int", "Limit of processes, -1 for none"),
         Flag("restart", "", "string", "When to start the container again after it exits"),
+        Flag(
+            "restart-unhealthy", "", "bool", "Restart it by its restart policy also when it becomes unhealthy"
+        ),
     ),
     minimum=1,
     aliases=("container update", "update"),

@@ -153,6 +153,8 @@ def _host_config(flags: Values) -> dict[str, Any]:
         host["Annotations"] = texts.to_map(flags["annotation"])
     if flags["mount"]:
         host["Mounts"] = flags["mount"]
+    if flags.changed("restart-unhealthy"):
+        host["RestartUnhealthy"] = flags["restart-unhealthy"]
     if flags.changed("init"):
         host["Init"] = flags["init"]
     host["MaskedPaths"], host["ReadonlyPaths"] = ([], []) if unconfined else (None, None)
@@ -183,7 +185,7 @@ def _resources(flags: Values) -> dict[str, Any]:
         "CpusetMems": flags["cpuset-mems"],
         "Devices": [_device(text) for text in flags["device"]],
         "DeviceCgroupRules": flags["device-cgroup-rule"] or None,
-        "DeviceRequests": [_gpus(text) for text in flags["gpus"]] or None,
+        "DeviceRequests": flags["gpus"] or None,
         "KernelMemory": flags["kernel-memory"],
         "MemoryReservation": flags["memory-reservation"],
         "MemorySwap": flags["memory-swap"],
@@ -289,30 +291,14 @@ def _device(text: str) -> dict[str, str]:
             target = parts[1]
     if not _is_access(access):
         raise ValueError(f"bad mode specified: {access}")
+    for path in (parts[0], target or parts[0]):
+        if not path.startswith("/"):
+            raise ValueError(f"{path} is not an absolute path")
     return {"PathOnHost": parts[0], "PathInContainer": target or parts[0], "CgroupPermissions": access}
 
 
 def _is_access(text: str) -> bool:
     return bool(text) and not text.strip("rwm") and len(set(text)) == len(text)
-
-
-def _gpus(text: str) -> dict[str, Any]:
-    request: dict[str, Any] = {
-        "Driver": "",
-        "Count": 1,
-        "DeviceIDs": None,
-        "Capabilities": [["gpu"]],
-        "Options": {},
-    }
-    if text == "all":
-        request["Count"] = -1
-    elif text.isdigit():
-        request["Count"] = int(text)
-    elif text.startswith("device="):
-        request["Count"], request["DeviceIDs"] = 0, text[7:].split(",")
-    else:
-        raise ValueError(f"count must be an integer: {text}")
-    return request
 
 
 def _mac_address(text: str) -> str:

@@ -55,6 +55,15 @@ def ip_address(text: str) -> str:
     return text.strip()
 
 
+def dns_search(text: str) -> str:
+    """A domain, or "." for none. Raises `ValueError`."""
+    domain = text.strip()
+    plain = domain.replace("-", "").replace("_", "").replace(".", "")
+    if domain != "." and (not plain.isascii() or not plain.isalnum() or domain.startswith(".")):
+        raise ValueError(f"{text} is not a valid domain")
+    return domain
+
+
 def extra_host(text: str) -> str:
     """host:ip or host=ip; `host-gateway` stands for the host's own address."""
     separator = "=" if "=" in text else ":"
@@ -306,3 +315,23 @@ def _volume_option(options: dict[str, Any], key: str, value: str, field: str, ha
         options.setdefault("DriverConfig", {}).setdefault("Options", {})[name] = setting
     else:
         raise ValueError(f"unknown option '{key}' in '{field}'")
+
+
+def gpus(text: str) -> dict[str, Any]:
+    """`all`, a number, or `device=ID,ID`. Raises `ValueError`."""
+    request: dict[str, Any] = {
+        "Driver": "",
+        "Count": 1,
+        "DeviceIDs": None,
+        "Capabilities": [["gpu"]],
+        "Options": {},
+    }
+    if text == "all":
+        request["Count"] = -1
+    elif text.isdigit():
+        request["Count"] = int(text)
+    elif text.startswith("device="):
+        request["Count"], request["DeviceIDs"] = 0, text[7:].split(",")
+    else:
+        raise ValueError(f'count must be an integer: strconv.Atoi: parsing "{text}": invalid syntax')
+    return request

@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from sampan.engine import merge, mounts, names, ports, security, validate
+from sampan.engine import health, merge, mounts, names, ports, restart, security, validate
 from sampan.engine.config import ContainerConfig, CreateBody, EndpointSettings, HostConfig, words
 from sampan.engine.containers.base import ImageView, Parts
 from sampan.engine.copy_tree import copy_tree, is_empty
@@ -32,15 +32,20 @@ from sampan.engine.model import (
 from sampan.engine.validate import container_of
 from sampan.errors import Conflict, Internal, Invalid, NotFound
 from sampan.linux.paths import open_in_root
+from sampan.oci.manifest import Platform
 from sampan.oci.rootfs import RootAssembly
+from sampan.registry.platforms import parse_platform, serves
 
 
 class Creator:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    async def create(self, name: str, body: CreateBody) -> tuple[str, list[str]]:
-        """(id, warnings). Raises `Invalid`, `NotFound`, `Conflict` in Docker's words."""
+    async def create(self, name: str, body: CreateBody, platform: str = "") -> tuple[str, list[str]]:
+        """(id, warnings). Raises `Invalid`, `NotFound`, `Conflict` in Docker's words.
+
+        `platform`: `os/architecture[/variant]` that the image must be for.
+        """
         parts = self._parts
         container_id = new_id()
         if name:
@@ -48,6 +53,8 @@ class Creator:
         if not body.image:
             raise Invalid("Config cannot be empty in order to create a container")
         image = await asyncio.to_thread(parts.images.get, body.image)
+        if platform:
+            check_platform(body.image, image, parse_platform(platform))
         config = self._config(body, image, container_id)
         host, warnings = validate.check_host(body.host_config, parts.facts)
         security.parse_security(host.security_opt or ())
@@ -56,6 +63,10 @@ class Creator:
         config = replace(config, exposed_ports=ports.exposed(config, host) or None)
         host = self._resolve_modes(host)
         endpoints = self._endpoints(host, body, config)
+        self._check_links(host)
+        restart.check_unhealthy(host.restart_policy, host.restart_unhealthy, body.labels or {})
+        if host.restart_unhealthy and not health.command_of(config.healthcheck, config.shell):
+            warnings.append("The container has no health check: --restart-unhealthy has no effect.")
         name = name or names.generate(parts.store.names)
         parts.store.reserve_name(name, container_id)
         try:
@@ -92,11 +103,22 @@ class Creator:
         changes: dict[str, Any] = {}
         for field in ("network_mode", "pid_mode"):
             other = container_of(getattr(host, field))
+            if other == "":
+                kind = "network" if field == "network_mode" else "PID"
+                raise Invalid(f"Invalid {kind} mode: invalid container format container:<name|id>")
             if other is not None:
                 changes[field] = f"container:{self._other(other).id}"
         if host.network_mode.startswith("container:"):
             self._check_joined_network(host)
         return replace(host, **changes)
+
+    def _check_links(self, host: HostConfig) -> None:
+        for link in host.links or ():
+            name = link.partition(":")[0]
+            try:
+                self._parts.store.find(name)
+            except NotFound as error:
+                raise Invalid(f"could not get container for {name}: {error.message}") from error
 
     def _other(self, name: str) -> ContainerRecord:
         """Another container that this one speaks of.
@@ -250,6 +272,17 @@ class Creator:
         for directory in (parts.directory(container_id), parts.run_directory(container_id)):
             if directory.exists():
                 shutil.rmtree(directory)
+
+
+def check_platform(reference: str, image: ImageView, wanted: Platform) -> None:
+    """Raises `NotFound`, upon which a client pulls the image for its platform."""
+    config = image.config
+    found = Platform(config.architecture, config.os, config.variant)
+    if not serves(found, wanted):
+        raise NotFound(
+            f"image with reference {reference} was found but does not match the specified platform: "
+            f"wanted {wanted}, actual: {found}"
+        )
 
 
 def _copy_into(source: int, point: MountPoint) -> None:

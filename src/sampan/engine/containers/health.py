@@ -1,4 +1,4 @@
-"""Health checks: a command run in the container again and again, and what its results say."""
+"""Health checks: a command run in the container again and again (the rules are in `engine/health.py`)."""
 
 from __future__ import annotations
 
@@ -8,74 +8,37 @@ import logging
 import signal
 import socket
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.store import Slot
 from sampan.engine.execs import ExecCreate, Execs
-from sampan.engine.model import Health, HealthResult, rfc3339
+from sampan.engine.health import (
+    OUTPUT_KEPT,
+    TIMED_OUT,
+    Times,
+    after_result,
+    command_of,
+    kept_output,
+    timed_out_text,
+    times_of,
+)
+from sampan.engine.model import Health, HealthResult, epoch_ns, rfc3339
 from sampan.errors import SampanError
-from sampan.oci.image import Healthcheck
 
 log = logging.getLogger(__name__)
 
-_SECOND = 1_000_000_000
-_KEPT = 5
-_OUTPUT = 4096
-"""Bytes of a check's output that are kept, as in Docker."""
-TIMED_OUT = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Seconds; with Docker's defaults filled in."""
-
-    interval: float
-    timeout: float
-    start_period: float
-    start_interval: float
-    retries: int
-
-
-def times_of(check: Healthcheck) -> Times:
-    return Times(
-        interval=(check.interval or 30 * _SECOND) / _SECOND,
-        timeout=(check.timeout or 30 * _SECOND) / _SECOND,
-        start_period=check.start_period / _SECOND,
-        start_interval=(check.start_interval or 5 * _SECOND) / _SECOND,
-        retries=check.retries or 3,
-    )
-
-
-def command_of(check: Healthcheck | None, shell: tuple[str, ...] | None) -> tuple[str, ...]:
-    """What to run; empty: there is no check."""
-    test = check.test if check is not None else ()
-    if not test or test[0] == "NONE":
-        return ()
-    if test[0] == "CMD-SHELL":
-        return (*(shell or ("/bin/sh", "-c")), " ".join(test[1:]))
-    return test[1:]
-
-
-def after_result(health: Health, result: HealthResult, times: Times, *, running_for: float) -> Health:
-    """Docker's rules: failures during the start period do not count, one success ends it."""
-    entries = (*health.log, result)[-_KEPT:]
-    if result.exit_code == 0:
-        return Health("healthy", 0, entries)
-    if health.status == "starting" and running_for < times.start_period:
-        return replace(health, log=entries)
-    streak = health.failing_streak + 1
-    status = "unhealthy" if streak >= times.retries else health.status
-    return Health(status, streak, entries)
-
 
 class HealthChecks:
+    """`on_unhealthy` hears of containers that have failed their checks and are to be restarted for that."""
+
     def __init__(self, parts: Parts, execs: Execs) -> None:
         self._parts = parts
         self._execs = execs
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.on_unhealthy: Callable[[Slot], None] = lambda _slot: None
 
     def started(self, slot: Slot) -> None:
         """Begin to check a container that has just started (or was found running)."""
@@ -94,16 +57,18 @@ class HealthChecks:
         if task is not None:
             task.cancel()
 
+    def watching(self, container_id: str) -> bool:
+        task = self._tasks.get(container_id)
+        return task is not None and not task.done()
+
     def close(self) -> None:
         for container_id in tuple(self._tasks):
             self.ended(container_id)
 
     async def _watch(self, slot: Slot, command: tuple[str, ...], times: Times) -> None:
-        began = time.monotonic()
         while True:
             health = slot.record.state.health or Health()
-            starting = health.status == "starting" and time.monotonic() - began < times.start_period
-            await asyncio.sleep(min(times.start_interval, times.interval) if starting else times.interval)
+            await asyncio.sleep(times.delay(health, _running_for(slot)))
             if slot.record.state.status != "running":
                 continue
             try:
@@ -111,8 +76,10 @@ class HealthChecks:
             except OSError as error:  # descriptors have run out, say: no reason never to look again
                 log.warning("health check of container %s: %s", slot.record.id, error)
                 continue
+            if slot.record.state.status != "running":
+                continue  # held still or ended while it was looked at: that says nothing
             before = slot.record.state.health or Health()
-            after = after_result(before, result, times, running_for=time.monotonic() - began)
+            after = after_result(before, result, times, running_for=_running_for(slot))
             self._parts.set_state(slot, replace(slot.record.state, health=after))
             if after.status != before.status:
                 self._parts.announce(slot.record, f"health_status: {after.status}")
@@ -120,20 +87,25 @@ class HealthChecks:
                 await self._parts.store.save(slot)
             except SampanError as error:
                 log.warning("health of container %s could not be written down: %s", slot.record.id, error)
+            if after.failing_streak >= times.retries and slot.record.restarts_unhealthy:
+                self.on_unhealthy(slot)
+                return
 
     async def _check(self, slot: Slot, command: tuple[str, ...], times: Times) -> HealthResult:
         start = rfc3339(time.time_ns())
-        exit_code, output = TIMED_OUT, ""
+        exit_code, output = TIMED_OUT, bytearray()
+        text = ""
         try:
             async with asyncio.timeout(times.timeout):
-                exit_code, output = await self._run(slot, command)
+                exit_code = await self._run(slot, command, output)
         except TimeoutError:
-            output = f"Health check exceeded timeout ({times.timeout:g}s)"
+            text = timed_out_text(times.timeout, kept_output(bytes(output)))
         except SampanError as error:
-            output = error.message
-        return HealthResult(start, rfc3339(time.time_ns()), exit_code, output)
+            text = error.message
+        return HealthResult(start, rfc3339(time.time_ns()), exit_code, text or kept_output(bytes(output)))
 
-    async def _run(self, slot: Slot, command: tuple[str, ...]) -> tuple[int, str]:
+    async def _run(self, slot: Slot, command: tuple[str, ...], output: bytearray) -> int:
+        """Its exit code; what it says is added to `output` while it runs."""
         body = ExecCreate(attach_stdout=True, attach_stderr=True, tty=False, cmd=command)
         exec_id = self._execs.create(slot.record.id, body)
         ours, theirs = socket.socketpair()
@@ -141,12 +113,12 @@ class HealthChecks:
         async def take() -> tuple[socket.socket, bytes]:
             return theirs, b""
 
-        reading = asyncio.ensure_future(_read_output(ours))
+        reading = asyncio.ensure_future(_read_output(ours, output))
         try:
             await self._execs.start(exec_id, take)
             found = self._execs.get(exec_id)
             await found.ended.wait()
-            output = await reading
+            await reading
         except BaseException:
             reading.cancel()
             with contextlib.suppress(SampanError):
@@ -154,19 +126,23 @@ class HealthChecks:
             raise
         finally:
             theirs.close()
-        return found.exit_code or 0, output
+        return found.exit_code or 0
 
 
-async def _read_output(connection: socket.socket) -> str:
-    """The text in a framed stream, up to what is kept; the rest is read and forgotten."""
+def _running_for(slot: Slot) -> float:
+    """Seconds; by the record, so that an engine's restart does not begin a start period anew."""
+    return max(0.0, (time.time_ns() - epoch_ns(slot.record.state.started_at)) / 1e9)
+
+
+async def _read_output(connection: socket.socket, output: bytearray) -> None:
+    """The text in a framed stream, one byte more than what is kept; the rest is read and forgotten."""
     reader, writer = await asyncio.open_connection(sock=connection)
-    found = bytearray()
     try:
         while True:
             header = await reader.readexactly(8)
             data = await reader.readexactly(int.from_bytes(header[4:], "big"))
-            found += data[: max(0, _OUTPUT - len(found))]
+            output += data[: max(0, OUTPUT_KEPT + 1 - len(output))]
     except asyncio.IncompleteReadError:
-        return found.decode("utf-8", "replace")
+        return
     finally:
         writer.close()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
+from sampan.engine import restart as restart_rules
 from sampan.engine import state
 from sampan.engine.config import HostConfig
 from sampan.engine.containers.base import Parts
@@ -19,7 +20,7 @@ from sampan.engine.containers.store import Slot
 from sampan.engine.model import ContainerRecord
 from sampan.engine.names import check_name
 from sampan.engine.resource_update import changed_limits, updated
-from sampan.engine.signals import parse_signal
+from sampan.engine.signals import check_supported, parse_number, parse_signal
 from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -71,13 +72,21 @@ class Lifecycle:
             self._check_present(slot)
             return await self._stop(slot, timeout, number)
 
+    async def restart_unhealthy(self, slot: Slot) -> None:
+        """End a container that has become unhealthy as `stop` would; its restart policy does what follows."""
+        async with slot.lock:
+            record = slot.record
+            live = self._monitor.live(record.id)
+            if record.state.status != "running" or live is None or not record.restarts_unhealthy:
+                return
+            live.unhealthy = True
+            self._parts.announce(record, "restart_unhealthy")
+            await self._end(slot, None, None)
+
     async def _stop(self, slot: Slot, timeout: int | None, number: int | None) -> bool:
         record = slot.record
         if record.state.status == "restarting":
-            self._monitor.cancel_restart(record.id)
-            after = replace(record.state, status="exited")
-            self._parts.set_state(slot, after, manually_stopped=True)
-            await self._parts.store.save(slot)
+            await self._give_up_restart(slot)
             self._parts.announce(slot.record, "stop")
             return True
         if not record.running:
@@ -86,6 +95,13 @@ class Lifecycle:
         self._monitor.no_restart(record.id)
         if record.state.status == "paused":
             await self._thaw(slot)
+        await self._end(slot, timeout, number)
+        self._parts.announce(slot.record, "stop")
+        return True
+
+    async def _end(self, slot: Slot, timeout: int | None, number: int | None) -> None:
+        """Stop signal, then SIGKILL after `timeout` seconds; returns when its end has been dealt with."""
+        record = slot.record
         chosen = number or parse_signal(record.config.stop_signal or "TERM")
         if timeout is None:
             configured = record.config.stop_timeout
@@ -94,8 +110,21 @@ class Lifecycle:
         if not await self._ended(slot, timeout if timeout >= 0 else None):
             await self._signal(slot, signal.SIGKILL)
             await self._kill_group(slot)
-        self._parts.announce(slot.record, "stop")
-        return True
+
+    async def _stop_restarting(self, slot: Slot) -> bool:
+        """There is no process to signal between two runs; the wish is that no further one begins."""
+        async with slot.lock:
+            if slot.record.state.status != "restarting":
+                return False
+            await self._give_up_restart(slot)
+            return True
+
+    async def _give_up_restart(self, slot: Slot) -> None:
+        """The end of a container that waits for its restart. The caller holds the lock."""
+        self._monitor.cancel_restart(slot.record.id)
+        after = replace(slot.record.state, status="exited")
+        self._parts.set_state(slot, after, manually_stopped=True)
+        await self._parts.store.save(slot)
 
     async def _ended(self, slot: Slot, timeout: float | None) -> bool:
         """Whether its end has come (and been dealt with) within `timeout` seconds."""
@@ -133,13 +162,16 @@ class Lifecycle:
 
     async def kill(self, reference: str, signal_name: str = "") -> None:
         """Raises `Conflict` when it does not run."""
-        number = parse_signal(signal_name or "KILL")
+        number = parse_number(signal_name or "KILL")
         slot = self._parts.store.find(reference)
-        record = slot.record
         try:
+            check_supported(number)
+            if slot.record.state.status == "restarting" and await self._stop_restarting(slot):
+                return
+            record = slot.record
             state.check_running(record)
-        except Conflict as error:
-            raise Conflict(f"Cannot kill container: {reference}: {error.message}") from error
+        except (Conflict, Invalid) as error:
+            raise type(error)(f"Cannot kill container: {reference}: {error.message}") from error
         own = parse_signal(record.config.stop_signal or "TERM")
         if number in (signal.SIGKILL, own):
             self._parts.store.replace(slot, replace(record, manually_stopped=True))
@@ -158,6 +190,9 @@ class Lifecycle:
             self._kept.add(slot.record.id)
             try:
                 await self._stop(slot, timeout, number)
+                self._monitor.cancel_restart(slot.record.id)
+                if slot.record.restart_count:
+                    self._parts.store.replace(slot, replace(slot.record, restart_count=0))
                 await self._runner.run(slot)
             finally:
                 self._kept.discard(slot.record.id)
@@ -192,20 +227,25 @@ class Lifecycle:
             raise Invalid("Neither old nor new names may be empty")
         slot = self._parts.store.find(reference)
         record = slot.record
-        name = check_name(name)
-        if name == record.name:
+        if name.removeprefix("/") == record.name:
             raise Invalid("Renaming a container with the same name as its current name")
         try:
+            name = check_name(name if name.startswith("/") else f"/{name}")
             self._parts.store.reserve_name(name, record.id)
-        except Conflict as error:
-            raise Conflict(f"Error when allocating new name: {error.message}") from error
+        except (Conflict, Invalid) as error:
+            raise type(error)(f"Error when allocating new name: {error.message}") from error
         old = record.name
         self._parts.store.replace(slot, replace(slot.record, name=name))
+        saving = asyncio.ensure_future(self._parts.store.save(slot, durable=True))
         try:
-            await self._parts.store.save(slot, durable=True)
-        except SampanError:
+            await asyncio.shield(saving)
+        except BaseException as error:
+            # Given up while it was being written: the old name is the truth, in the database too.
+            await asyncio.wait([saving])
             self._parts.store.replace(slot, replace(slot.record, name=old))
             self._parts.store.release_name(name, record.id)
+            if not isinstance(error, SampanError):
+                await asyncio.shield(self._parts.store.save(slot, durable=True))
             raise
         self._parts.store.release_name(old, record.id)
         self._parts.announce(slot.record, "rename", {"oldName": f"/{old}"})
@@ -227,6 +267,8 @@ class Lifecycle:
                 host, warnings = updated(record.host, wanted, self._parts.facts)
             except Conflict as error:
                 raise _not_updated(record, error) from error
+            if wanted.restart_unhealthy is not None or wanted.restart_policy.name:
+                restart_rules.check_unhealthy(host.restart_policy, host.restart_unhealthy, record.labels)
             undo = await self._limit(record, host)
             self._parts.store.replace(slot, replace(record, host=host))
             try:
@@ -263,6 +305,22 @@ class Lifecycle:
             else:
                 state.check_remove(slot.record, force=False)
             await self._remove(slot, volumes=volumes)
+
+    async def remove_link(self, path: str) -> None:
+        """`parent/alias`: the parent forgets that link. Raises `Conflict` for a container's own name, `NotFound`."""
+        parent, _, alias = path.strip("/").rpartition("/")
+        if not parent:
+            raise Conflict("Conflict, cannot remove the default link name of the container")
+        slot = self._parts.store.find(parent)
+        async with slot.lock:
+            self._check_present(slot)
+            links = slot.record.host.links or ()
+            kept = tuple(link for link in links if (link.partition(":")[2] or link) != alias)
+            if kept == links:
+                raise NotFound(f"No such link: /{parent}/{alias}")
+            host = replace(slot.record.host, links=kept or None)
+            self._parts.store.replace(slot, replace(slot.record, host=host))
+            await self._parts.store.save(slot, durable=True)
 
     async def _kill_for_removal(self, slot: Slot) -> None:
         self._parts.store.replace(slot, replace(slot.record, removing=True))

@@ -102,10 +102,11 @@ class Listing:
                 for name, endpoint in record.endpoints.items()
             ),
             "publish": lambda value: any(
-                _port_matches(value, binding.host_port, binding.protocol) for binding in record.published
+                _port_matches("publish", value, binding.host_port, binding.protocol)
+                for binding in record.published
             ),
             "expose": lambda value: any(
-                _port_matches(value, int(name.partition("/")[0]), name.partition("/")[2])
+                _port_matches("expose", value, int(name.partition("/")[0]), name.partition("/")[2])
                 for name in record.config.exposed_ports or {}
             ),
             "is-task": lambda value: value.lower() in ("false", "0"),
@@ -165,17 +166,34 @@ def check_list_filters(filters: Filters) -> None:
             raise Invalid(f"invalid filter 'exited={value}'")
     for value in filters.get("health", ()):
         if value not in ("none", "starting", "healthy", "unhealthy"):
-            raise Invalid(f"invalid filter 'health={value}'")
+            raise Invalid(f"Unrecognised filter value for health: {value}")
+    for value in filters.get("is-task", ()):
+        if value.lower() not in ("true", "false", "1", "0"):
+            raise Invalid(f"invalid filter 'is-task={value}'")
+    for name in ("publish", "expose"):
+        for value in filters.get(name, ()):
+            _parse_ports(name, value)
 
 
 def _health(record: ContainerRecord) -> str:
     return record.state.health.status if record.state.health is not None else "none"
 
 
-def _port_matches(text: str, port: int, protocol: str) -> bool:
-    wanted, _, wanted_protocol = text.partition("/")
+def _parse_ports(name: str, text: str) -> tuple[int, int, str]:
+    """`80`, `80-90/udp` -> first, last, protocol ("" when none was given). Raises `Invalid` in Docker's words."""
+    wanted, _, protocol = text.partition("/")
     first, dash, last = wanted.partition("-")
-    if not first.isdecimal() or (dash and not last.isdecimal()):
-        raise Invalid(f"invalid port specification: {text!r}")
-    inside = int(first) <= port <= int(last or first)
-    return inside and (not wanted_protocol or wanted_protocol == (protocol or "tcp"))
+    for number in (first, last) if dash else (first,):
+        problem = "invalid syntax" if not number.isascii() or not number.isdecimal() else ""
+        if not problem and int(number[:10]) > 65535:
+            problem = "value out of range"
+        if problem:
+            raise Invalid(
+                f'error while looking up for {name} {text}: strconv.ParseUint: parsing "{number}": {problem}'
+            )
+    return int(first), int(last or first), protocol.lower()
+
+
+def _port_matches(name: str, text: str, port: int, protocol: str) -> bool:
+    first, last, wanted = _parse_ports(name, text)
+    return first <= port <= last and (not wanted or wanted == (protocol or "tcp"))

@@ -46,6 +46,8 @@ class Live:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     no_restart: bool = False
     """A person ended it: the restart policy does not count."""
+    unhealthy: bool = False
+    """It was ended because it had become unhealthy."""
     unknown: str = ""
     """Why it is not known how it ended."""
 
@@ -187,6 +189,7 @@ class Monitor:
             stopped=record.manually_stopped or (live is not None and live.no_restart),
             ran_for=time.monotonic() - live.since if live is not None else 0.0,
             last_delay=known.delay,
+            unhealthy=live is not None and live.unhealthy,
         )
 
     def _announce_end(self, record: ContainerRecord, end: ExitRecord) -> None:

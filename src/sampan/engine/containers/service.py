@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import logging
 
 from msgspec.structs import replace
 
@@ -27,7 +28,9 @@ from sampan.engine.containers.wiring import Wiring
 from sampan.engine.execs import Execs
 from sampan.engine.model import ContainerRecord, Endpoint
 from sampan.engine.networks import Member
-from sampan.errors import Denied, NotFound
+from sampan.errors import Denied, NotFound, SampanError
+
+log = logging.getLogger(__name__)
 
 
 class Containers:
@@ -48,6 +51,8 @@ class Containers:
         self.execs = Execs(parts, self._specs, self._runner)
         self.build_steps = BuildSteps(parts, self._specs, self._wiring)
         self._health = HealthChecks(parts, self.execs)
+        self._health.on_unhealthy = self._unhealthy
+        self._restart_unhealthy = lifecycle.restart_unhealthy
         listing = Listing(parts, lifecycle, self.execs.ids_of)
         streams = Streams(parts, self._runner, self._monitor)
         observer = Observer(parts)
@@ -69,6 +74,7 @@ class Containers:
         self.rename = lifecycle.rename
         self.update = lifecycle.update
         self.remove = lifecycle.remove
+        self.remove_link = lifecycle.remove_link
         self.inspect = listing.inspect
         self.list = listing.list
         self.prune = listing.prune
@@ -197,6 +203,17 @@ class Containers:
 
     def _names_changed(self, slot: Slot) -> None:
         self._wiring.refresh_names([one.network_id for one in slot.record.endpoints.values()])
+
+    def _unhealthy(self, slot: Slot) -> None:
+        self._monitor.spawn(self._end_unhealthy(slot))
+
+    async def _end_unhealthy(self, slot: Slot) -> None:
+        try:
+            await self._restart_unhealthy(slot)
+        except SampanError as error:
+            log.warning("unhealthy container %s: %s", slot.record.id, error)
+        if slot.record.state.status == "running" and not self._health.watching(slot.record.id):
+            self._health.started(slot)  # it runs on, or again: so do its checks
 
     def _started(self, slot: Slot) -> None:
         self._health.started(slot)
