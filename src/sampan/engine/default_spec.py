@@ -65,7 +65,7 @@ def adjust_capabilities(
     Raises `Invalid` for a name that does not exist.
     """
     able = tuple(available)
-    added, dropped = _normalise("CapAdd", add), _normalise("CapDrop", drop)
+    added, dropped = normalise_capabilities("CapAdd", add), normalise_capabilities("CapDrop", drop)
     if privileged:
         return able
     if _ALL in added:
@@ -77,7 +77,8 @@ def adjust_capabilities(
     return tuple(dict.fromkeys(chosen))
 
 
-def _normalise(option: str, names: Iterable[str]) -> tuple[str, ...]:
+def normalise_capabilities(option: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Full names in upper case, sorted, as Docker keeps them. Raises `Invalid` for one that does not exist."""
     found: list[str] = []
     for name in names:
         upper = name.upper()
@@ -85,7 +86,7 @@ def _normalise(option: str, names: Iterable[str]) -> tuple[str, ...]:
         if full != _ALL and full not in NAMES:
             raise Invalid(f'invalid {option}: unknown capability: "{full}"')
         found.append(full)
-    return tuple(found)
+    return tuple(sorted(found))
 
 
 def default_mounts(*, shm_size: int | None = DEFAULT_SHM_SIZE, privileged: bool = False) -> tuple[Mount, ...]:

@@ -26,7 +26,6 @@ from sampan.runtime.shim_client import ShimClient
 
 if TYPE_CHECKING:  # containers imports this module
     from sampan.engine.containers.base import Json, Parts
-    from sampan.engine.containers.runner import Runner
     from sampan.engine.containers.specs import SpecMaker
 
 log = logging.getLogger(__name__)
@@ -75,10 +74,9 @@ class Exec:
 class Execs:
     """Used from the event loop's thread."""
 
-    def __init__(self, parts: Parts, specs: SpecMaker, runner: Runner) -> None:
+    def __init__(self, parts: Parts, specs: SpecMaker) -> None:
         self._parts = parts
         self._specs = specs
-        self._runner = runner
         self._execs: dict[str, Exec] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -182,7 +180,6 @@ class Execs:
         keys: bytes,
     ) -> None:
         body = found.body
-        joined = self._runner.joined_processes(record)
         options = AttachOptions(
             stdin=body.attach_stdin,
             stdout=body.attach_stdout,
@@ -192,7 +189,7 @@ class Execs:
         )
 
         def run() -> tuple[ShimClient, Created]:
-            request = self._request(found, record, joined, console)
+            request = self._request(found, record, console)
             attached = None if taken is None else (taken.fileno(), preread, options)
             shim, control = ShimClient.begin(self._run_dir(found), attached)
             try:
@@ -241,12 +238,10 @@ class Execs:
         if directory.exists():
             shutil.rmtree(directory)
 
-    def _request(
-        self, found: Exec, record: ContainerRecord, joined: dict[str, int], console: tuple[int, int]
-    ) -> ExecRequest:
+    def _request(self, found: Exec, record: ContainerRecord, console: tuple[int, int]) -> ExecRequest:
         """Blocking: what the launcher is asked for."""
         body = found.body
-        spec = self._specs.spec_of(record, joined)
+        spec = self._specs.spec_of(record)
         init = spec.process
         if init is None:
             raise Invalid("the container has no process configuration")

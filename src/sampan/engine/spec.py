@@ -46,10 +46,10 @@ class SpecDefaults:
 class SpecFacts:
     """What the record does not say: where things are on this host.
 
-    `namespaces`: type -> path of a namespace to join; `shared`: types that stay the host's. `files`: place in
-    the container -> file on the host (hostname, hosts, resolv.conf). `devices`: with their numbers looked up;
-    `block_devices`: path -> (major, minor) for block I/O limits. `mounts`: sources filled in.
-    `rlimits`: by the host's own limits.
+    `ipc_process`: whose /dev/shm is shared, if anybody's. `namespaces`: type -> path of a namespace to join;
+    `shared`: types that stay the host's. `files`: place in the container -> file on the host (hostname, hosts,
+    resolv.conf). `devices`: with their numbers looked up; `block_devices`: path -> (major, minor) for block I/O limits.
+    `mounts`: sources filled in. `rlimits`: by the host's own limits.
     """
 
     defaults: SpecDefaults
@@ -59,6 +59,7 @@ class SpecFacts:
     mounts: tuple[MountPoint, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     namespaces: Mapping[str, str] = field(default_factory=dict)
+    ipc_process: int = 0
     shared: frozenset[str] = frozenset()
     devices: tuple[Device, ...] = ()
     device_rules: tuple[DeviceRule, ...] = ()
@@ -184,7 +185,8 @@ def mounts(record: ContainerRecord, facts: SpecFacts) -> tuple[Mount, ...]:
     kept = [mount for mount in found if mount is not None]
     for place, source in facts.files.items():
         if place not in places:
-            kept.append(Mount(destination=place, type="bind", source=source, options=("rbind", "rprivate")))
+            options = ("rbind", "rprivate", *(("ro",) if host.readonly_rootfs else ()))
+            kept.append(Mount(destination=place, type="bind", source=source, options=options))
     kept += [point_mount(point) for point in asked]
     return tuple(kept)
 
@@ -196,17 +198,17 @@ def _default_mount(mount: Mount, host: HostConfig, facts: SpecFacts) -> Mount | 
         if host.ipc_mode == "none":
             return None
         if "ipc" in facts.shared:
-            return _bind("/dev/shm", "/dev/shm")
+            return _bind("/dev/shm", "/dev/shm", ())
+        if facts.ipc_process:
+            return _bind(f"/proc/{facts.ipc_process}/root/dev/shm", "/dev/shm")
         options = (*(one for one in options if not one.startswith("size=")), f"size={host.shm_size}")
     if host.privileged and place.startswith("/sys"):
         options = tuple(one for one in options if one != "ro")
     return Mount(destination=place, type=mount.type, source=mount.source, options=options)
 
 
-def _bind(source: str, place: str) -> Mount:
-    return Mount(
-        destination=place, type="bind", source=source, options=("rbind", "nosuid", "noexec", "nodev")
-    )
+def _bind(source: str, place: str, flags: tuple[str, ...] = ("nosuid", "noexec", "nodev")) -> Mount:
+    return Mount(destination=place, type="bind", source=source, options=("rbind", "rprivate", *flags))
 
 
 def point_mount(point: MountPoint) -> Mount:

@@ -11,7 +11,7 @@ from sampan.engine.config import ContainerConfig, HostConfig
 from sampan.engine.host_facts import HostFacts
 from sampan.engine.resource_checks import check_resources
 from sampan.engine.signals import parse_signal
-from sampan.errors import Invalid, Unsupported
+from sampan.errors import Invalid
 from sampan.oci.image import Healthcheck
 
 DEFAULT_SHM_SIZE = 64 * 1024 * 1024
@@ -127,12 +127,33 @@ def _check_modes(host: HostConfig) -> None:
         ("userns", host.userns_mode, ("", "host")),
     ):
         joins = name in ("IPC", "PID") and value.startswith("container:") and len(value) > 10
-        if joins and name == "IPC":
-            # A mount of another mount namespace can't be cloned from here, and without the other's /dev/shm
-            # POSIX shared memory would silently not be shared.
-            raise Unsupported(f"IPC mode {value} is not supported yet: /dev/shm can't be shared")
+        if name == "IPC" and value == "container:":
+            raise Invalid('can\'t join IPC of container : invalid name or ID supplied: ""')
         if value not in allowed and not joins:
             raise Invalid(f"invalid {name} mode: {value}")
+
+
+def check_joined(config: ContainerConfig, host: HostConfig) -> None:
+    """What a container that uses another's (or the host's) network or name can't have of its own.
+
+    `config` is what was asked for, without the image's part. Raises `Invalid` in Docker's words.
+    """
+    joins = container_of(host.network_mode) is not None
+    publishes = bool(host.port_bindings) or host.publish_all_ports
+    links = "can't be used with links. This would result in undefined behavior"
+    for conflict, text in (
+        (joins and config.hostname, "hostname and the network mode"),
+        (host.uts_mode == "host" and config.hostname, "hostname and the UTS mode"),
+        (host.network_mode == "host" and host.links, f"host type networking {links}"),
+        (joins and host.links, f"container type network {links}"),
+        (joins and host.dns, "dns and the network mode"),
+        (joins and host.extra_hosts, "custom host-to-IP mapping and the network mode"),
+        ((joins or host.network_mode == "host") and config.mac_address, "mac-address and the network mode"),
+        (joins and publishes, "port publishing and the container type network mode"),
+        (joins and config.exposed_ports, "port exposing and the container type network mode"),
+    ):
+        if conflict:
+            raise Invalid(f"conflicting options: {text}")
 
 
 def check_extra_hosts(entries: Iterable[str]) -> None:
@@ -142,19 +163,28 @@ def check_extra_hosts(entries: Iterable[str]) -> None:
             raise Invalid(f'bad format for add-host: "{entry}"')
 
 
+_IPC_SYSCTLS = frozenset(
+    f"kernel.{name}"
+    for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
+)
+
+
 def check_sysctl(name: str, host: HostConfig) -> None:
-    """Only sysctls that belong to one of the container's own namespaces can be set."""
-    ipc = {"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
-           "kernel.shmmni", "kernel.shm_rmid_forced"}  # fmt: skip
+    """Only sysctls that belong to one of the container's own namespaces can be set. In runc's words, at create."""
     plain = name.replace("/", ".")
-    if plain in ipc or plain.startswith("fs.mqueue."):
+    if plain in _IPC_SYSCTLS or plain.startswith("fs.mqueue."):
         if host.ipc_mode == "host":
-            raise Invalid(f"sysctl '{name}' is not allowed with the host's IPC namespace")
+            raise Invalid(f'sysctl "{name}" is not allowed in the hosts ipc namespace')
     elif plain.startswith("net."):
         if host.network_mode == "host":
-            raise Invalid(f"sysctl '{name}' is not allowed with the host's network namespace")
-    elif plain not in ("kernel.domainname", "kernel.hostname"):
-        raise Invalid(f"sysctl '{name}' is not allowed: it is not in a namespace of the container's")
+            raise Invalid(f'sysctl "{name}" not allowed in host network namespace')
+    elif plain == "kernel.hostname":
+        raise Invalid(
+            f'sysctl "{name}" is not allowed as it conflicts with the OCI "hostname" field',
+            hint="use --hostname",
+        )
+    elif plain != "kernel.domainname" or host.uts_mode == "host":
+        raise Invalid(f'sysctl "{name}" is not in a separate kernel namespace')
 
 
 def _check_storage(host: HostConfig) -> None:

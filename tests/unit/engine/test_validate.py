@@ -19,7 +19,7 @@ from sampan.engine.config import (
 from sampan.engine.host_facts import HostFacts
 from sampan.engine.security import parse_security
 from sampan.engine.signals import parse_signal
-from sampan.errors import Invalid, Unsupported
+from sampan.errors import Invalid
 from sampan.oci.image import ContainerDefaults, Healthcheck
 
 TWO_CPUS = HostFacts(cpus=2, cpuset="0-1")
@@ -108,11 +108,43 @@ def test_bad_configurations_are_refused(config: dict[str, Any], words: str) -> N
 
 
 def test_sysctls_of_the_host_can_not_be_set() -> None:
-    with pytest.raises(Invalid, match=r"sysctl .vm\.swappiness. is not allowed"):
+    with pytest.raises(Invalid, match=r'sysctl "vm\.swappiness" is not in a separate kernel namespace'):
         validate.check_host(HostConfig(sysctls={"vm.swappiness": "1"}), TWO_CPUS)
     with pytest.raises(Invalid, match="not allowed"):
         validate.check_host(HostConfig(sysctls={"net.core.somaxconn": "1"}, network_mode="host"), TWO_CPUS)
+    with pytest.raises(Invalid, match='conflicts with the OCI "hostname" field'):
+        validate.check_host(HostConfig(sysctls={"kernel.hostname": "x"}), TWO_CPUS)
+    with pytest.raises(Invalid, match="not in a separate kernel namespace"):
+        validate.check_host(HostConfig(sysctls={"kernel.domainname": "x"}, uts_mode="host"), TWO_CPUS)
     validate.check_host(HostConfig(sysctls={"net.core.somaxconn": "1", "kernel.shmmax": "1"}), TWO_CPUS)
+
+
+@pytest.mark.parametrize(
+    ("config", "host", "words"),
+    [
+        (
+            ContainerConfig(hostname="h"),
+            HostConfig(network_mode="container:x"),
+            "hostname and the network mode",
+        ),
+        (ContainerConfig(hostname="h"), HostConfig(uts_mode="host"), "hostname and the UTS mode"),
+        (
+            ContainerConfig(exposed_ports={"80/tcp": {}}),
+            HostConfig(network_mode="container:x"),
+            "port exposing and the container type network mode",
+        ),
+        (
+            ContainerConfig(),
+            HostConfig(network_mode="container:x", dns=("1.1.1.1",)),
+            "dns and the network mode",
+        ),
+    ],
+)
+def test_a_joined_network_has_no_settings_of_ones_own(
+    config: ContainerConfig, host: HostConfig, words: str
+) -> None:
+    with pytest.raises(Invalid, match=f"conflicting options: {words}"):
+        validate.check_joined(config, host)
 
 
 @pytest.mark.parametrize(
@@ -207,8 +239,6 @@ def test_made_up_names_are_valid_and_free() -> None:
 
 
 def test_what_is_not_offered_is_said_so() -> None:
-    with pytest.raises(Unsupported, match="IPC mode container:x is not supported yet"):
-        validate.check_host(HostConfig(ipc_mode="container:x"), TWO_CPUS)
     with pytest.raises(Invalid, match=r'could not select device driver "" with capabilities: \[\[gpu\]\]'):
         validate.check_host(HostConfig(device_requests=(DeviceRequest(capabilities=(("gpu",),)),)), TWO_CPUS)
     with pytest.raises(Invalid, match="invalid PID mode: private"):

@@ -97,7 +97,17 @@ def link(text: str) -> str:
     return text
 
 
+_SYSCTLS = frozenset(
+    f"kernel.{name}"
+    for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
+)
+
+
 def sysctl(text: str) -> str:
+    """NAME=VALUE of one that belongs to a container's namespaces, as Docker's command line has it."""
+    name, equals, _ = text.partition("=")
+    if not equals or not (name in _SYSCTLS or name.startswith(("net.", "fs.mqueue."))):
+        raise ValueError(f"sysctl '{text}' is not allowed")
     return text
 
 

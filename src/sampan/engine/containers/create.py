@@ -19,7 +19,7 @@ from sampan.engine import health, merge, mounts, names, ports, restart, security
 from sampan.engine.config import ContainerConfig, CreateBody, EndpointSettings, HostConfig, words
 from sampan.engine.containers.base import ImageView, Parts
 from sampan.engine.copy_tree import copy_tree, is_empty
-from sampan.engine.default_spec import adjust_capabilities
+from sampan.engine.default_spec import normalise_capabilities
 from sampan.engine.model import (
     ContainerRecord,
     Endpoint,
@@ -57,8 +57,13 @@ class Creator:
             check_platform(body.image, image, parse_platform(platform))
         config = self._config(body, image, container_id)
         host, warnings = validate.check_host(body.host_config, parts.facts)
+        validate.check_joined(body.config(), host)
         security.parse_security(host.security_opt or ())
-        adjust_capabilities(words(host.cap_add), words(host.cap_drop))
+        host = replace(
+            host,
+            cap_add=normalise_capabilities("CapAdd", words(host.cap_add)) or None,
+            cap_drop=normalise_capabilities("CapDrop", words(host.cap_drop)) or None,
+        )
         ports.requested(config, host)
         config = replace(config, exposed_ports=ports.exposed(config, host) or None)
         host = self._resolve_modes(host)
@@ -95,21 +100,21 @@ class Creator:
         config = merge.merge(body.config(), image.config.defaults)
         validate.check_config(config)
         if not config.hostname and body.host_config.uts_mode != "host":
-            config = replace(config, hostname=container_id[:12])
+            # With the host's network a container has its name too.
+            own = os.uname().nodename if body.host_config.network_mode == "host" else container_id[:12]
+            config = replace(config, hostname=own)
         return config
 
     def _resolve_modes(self, host: HostConfig) -> HostConfig:
         """Names of other containers become ids, so that a renamed container is still found."""
         changes: dict[str, Any] = {}
-        for field in ("network_mode", "pid_mode"):
+        for field in ("network_mode", "pid_mode", "ipc_mode"):
             other = container_of(getattr(host, field))
             if other == "":
                 kind = "network" if field == "network_mode" else "PID"
                 raise Invalid(f"Invalid {kind} mode: invalid container format container:<name|id>")
             if other is not None:
                 changes[field] = f"container:{self._other(other).id}"
-        if host.network_mode.startswith("container:"):
-            self._check_joined_network(host)
         return replace(host, **changes)
 
     def _check_links(self, host: HostConfig) -> None:
@@ -136,23 +141,6 @@ class Creator:
             return self._parts.networks.find(name)
         except NotFound as error:
             raise Invalid(error.message) from error
-
-    @staticmethod
-    def _check_joined_network(host: HostConfig) -> None:
-        for given, text in (
-            (
-                host.port_bindings or host.publish_all_ports,
-                "port publishing and the container type network mode",
-            ),
-            (
-                host.links,
-                "container type network can't be used with links. This would result in undefined behavior",
-            ),
-            (host.dns, "dns and the network mode"),
-            (host.extra_hosts, "custom host-to-IP mapping and the network mode"),
-        ):
-            if given:
-                raise Invalid(f"conflicting options: {text}")
 
     def _endpoints(self, host: HostConfig, body: CreateBody, config: ContainerConfig) -> dict[str, Endpoint]:
         """The networks of a new container, by name."""

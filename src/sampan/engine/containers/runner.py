@@ -129,15 +129,13 @@ class Runner:
         """
         found: dict[str, int] = {}
         host = record.host
-        for kind, mode in (("network", host.network_mode), ("pid", host.pid_mode)):
+        modes = (("network", host.network_mode), ("ipc", host.ipc_mode), ("pid", host.pid_mode))
+        for kind, mode in modes:
             name = container_of(mode)
-            if name is None:
-                continue
-            other = self._parts.store.find(name).record
-            if not other.running:
-                text = "cannot join network of a non running container" if kind == "network" else ""
-                raise Conflict(f"{text}: {other.id}" if text else f"container {other.id} is not running")
-            found[kind] = other.state.pid
+            if name is not None:
+                other = self._parts.store.find(name).record
+                check_joined(kind, other)
+                found[kind] = other.state.pid
         return found
 
     def _create(self, record: ContainerRecord, plan: Plan, joined: Mapping[str, int]) -> Created:
@@ -200,6 +198,22 @@ class Runner:
         await asyncio.to_thread(self._wiring.discard, plan, record, connected=connected)
         self._wiring.forget_plan(record, plan)
         await asyncio.to_thread(remove_run_directory, self._parts.run_directory(record.id))
+
+
+def check_joined(kind: str, other: ContainerRecord) -> None:
+    """Whether the namespace of this kind can be joined. Pure. Raises `Conflict` in Docker's words."""
+    not_running = f"container {other.id} is not running"
+    if kind == "ipc":
+        words = f"can't join IPC of container {other.id}"
+        if not other.running:
+            raise Conflict(f"{words}: {not_running}")
+        if other.host.ipc_mode != "shareable":
+            raise Conflict(
+                f"{words}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
+            )
+    elif not other.running:
+        network = f"cannot join network of a non running container: {other.id}"
+        raise Conflict(network if kind == "network" else not_running)
 
 
 async def both(

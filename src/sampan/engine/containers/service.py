@@ -48,7 +48,7 @@ class Containers:
         creator = Creator(parts)
         lifecycle = Lifecycle(parts, creator, self._runner, self._monitor)
         lifecycle.names_changed = self._names_changed  # type: ignore[method-assign]
-        self.execs = Execs(parts, self._specs, self._runner)
+        self.execs = Execs(parts, self._specs)
         self.build_steps = BuildSteps(parts, self._specs, self._wiring)
         self._health = HealthChecks(parts, self.execs)
         self._health.on_unhealthy = self._unhealthy

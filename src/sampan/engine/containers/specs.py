@@ -87,9 +87,10 @@ class SpecMaker:
             groups=record.host.group_add or (),
         )
 
-    def spec_of(self, record: ContainerRecord, joined: Mapping[str, int]) -> Spec:
-        """The configuration of a running container again, for a further process in it."""
-        return build_spec(record, self._facts(record, {}, joined))
+    def spec_of(self, record: ContainerRecord) -> Spec:
+        """The configuration of a running container again, for a further process in it: that enters what is there,
+        whatever became of those whose namespaces were joined."""
+        return build_spec(record, self._facts(record, {}, {}))
 
     def _facts(
         self, record: ContainerRecord, files: Mapping[str, str], joined: Mapping[str, int]
@@ -104,10 +105,11 @@ class SpecMaker:
             _DEFAULTS,
             capabilities,
             self._parts.settings.cgroup_parent,
-            hostname_of(record),
+            self._hostname(record),
             mounts=record.mounts,
             files=files,
             namespaces={kind: f"/proc/{pid}/ns/{_NS_FILES[kind]}" for kind, pid in joined.items()},
+            ipc_process=joined.get("ipc", 0),
             shared=shared_namespaces(record),
             devices=devices,
             device_rules=rules,
@@ -118,6 +120,12 @@ class SpecMaker:
             paths_unconfined=options.paths_unconfined,
             init=self._parts.settings.init_by_default if host.init is None else host.init,
         )
+
+    def _hostname(self, record: ContainerRecord) -> str:
+        """With the network of another container comes its name."""
+        other = container_of(record.host.network_mode)
+        donor = self._parts.store.get(other) if other is not None else None
+        return hostname_of(record if donor is None else donor.record)
 
     def _bind_sources(self, record: ContainerRecord) -> None:
         for point in record.mounts:
@@ -332,7 +340,12 @@ def _mapped(mapping: DeviceMapping) -> list[Device]:
         raise Invalid(
             f'error gathering device information while adding custom device "{source}": not a device node'
         )
-    return [_device(path, place + path.removeprefix(source), found) for path, found in _device_nodes(source)]
+    nodes = _device_nodes(source)
+    if not nodes:
+        raise Invalid(
+            f'error gathering device information while adding custom device "{source}": not a device node'
+        )
+    return [_device(path, place + path.removeprefix(source), found) for path, found in nodes]
 
 
 _OWN_PLACES = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd")

@@ -1,0 +1,182 @@
+"""The switches of isolation, as Docker has them: what they do inside, and what is said when they can't be had.
+
+Values and texts were taken from dockerd 20.10 with runc 1.1.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+DEFAULT_CAPABILITIES = "00000000a80425fb"
+
+
+@pytest.fixture
+def donor(sampan: Any) -> Iterator[str]:
+    """A container whose namespaces others may join."""
+    name = sampan.ok(
+        "run", "-d", "--network", "none", "--ipc", "shareable", "-h", "donor", "busybox", "sleep", "600"
+    )
+    try:
+        yield name
+    finally:
+        sampan.run("rm", "-f", name)
+
+
+def inside(sampan: Any, options: list[str], script: str) -> str:
+    text: str = sampan.ok("run", "--rm", "--network", "none", *options, "busybox", "sh", "-c", script)
+    return text
+
+
+def test_capabilities_filter_and_privileges_are_dockers(sampan: Any) -> None:
+    script = "grep -E 'Cap|NoNewPrivs|Seccomp:' /proc/self/status"
+
+    def status(*options: str) -> dict[str, str]:
+        pairs = (line.split(":") for line in inside(sampan, list(options), script).splitlines())
+        return {name: value.strip() for name, value in pairs}
+
+    plain = status()
+    assert plain == {
+        "CapInh": "0" * 16,
+        "CapPrm": DEFAULT_CAPABILITIES,
+        "CapEff": DEFAULT_CAPABILITIES,
+        "CapBnd": DEFAULT_CAPABILITIES,
+        "CapAmb": "0" * 16,
+        "NoNewPrivs": "0",
+        "Seccomp": "2",
+    }
+    dropped = status("--cap-drop", "ALL", "--cap-add", "cap_chown", "--security-opt", "no-new-privileges")
+    assert (dropped["CapEff"], dropped["CapBnd"]) == ("0000000000000001", "0000000000000001")
+    assert dropped["NoNewPrivs"] == "1"
+    other = status("--user", "1000", "--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined")
+    assert (other["CapEff"], other["CapBnd"], other["Seccomp"]) == ("0" * 16, "00000000a82425fb", "0")
+
+
+def test_masked_and_read_only_paths_go_with_systempaths_unconfined(sampan: Any) -> None:
+    script = "cut -d' ' -f5,6 /proc/self/mountinfo | grep -E '^/(proc|sys)'; wc -c < /proc/timer_list"
+    protected = inside(sampan, [], script)
+    for place in ("/proc/sys", "/proc/irq", "/proc/sysrq-trigger", "/proc/bus", "/proc/fs"):
+        assert f"{place} ro," in protected or not os.path.exists(place)
+    for place in ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"):
+        assert f"{place} " in protected or not os.path.exists(place)
+    assert protected.splitlines()[-1] == "0"
+    bare = inside(sampan, ["--security-opt", "systempaths=unconfined"], script).splitlines()
+    assert [line.split()[0] for line in bare if line.startswith("/proc")] == ["/proc"]
+
+
+def test_a_read_only_root_leaves_dev_writable_and_the_engines_files_not(sampan: Any) -> None:
+    script = "touch /x; touch /dev/x /dev/shm/x && echo y; echo z >> /etc/hosts; cut -d' ' -f5,6 /proc/self/mountinfo"
+    done = sampan.run("run", "--rm", "--read-only", "--network", "none", "busybox", "sh", "-c", script)
+    assert done.stdout.splitlines()[0] == "y"
+    assert "touch: /x: Read-only file system" in done.stderr
+    assert "/etc/hosts: Read-only file system" in done.stderr
+    assert "/etc/resolv.conf ro," in done.stdout
+
+
+def test_shared_memory_is_shared_with_the_ipc_namespace(sampan: Any, donor: str) -> None:
+    joining = ["--ipc", f"container:{donor}"]
+    script = "readlink /proc/self/ns/ipc; grep -c ' /dev/shm ' /proc/self/mountinfo; echo word > /dev/shm/f"
+    namespace, count = inside(sampan, joining, script).split()
+    assert count == "1"
+    assert sampan.ok("exec", donor, "sh", "-c", "cat /dev/shm/f; readlink /proc/1/ns/ipc").split() == [
+        "word",
+        namespace,
+    ]
+    none = inside(
+        sampan, ["--ipc", "none"], "ls -d /dev/shm 2>/dev/null; grep -c ' /dev/shm ' /proc/self/mountinfo; :"
+    )
+    assert none == "0"
+
+
+def test_a_joined_process_space_and_network_are_the_others(sampan: Any, donor: str) -> None:
+    joining = ["--pid", f"container:{donor}"]
+    assert inside(sampan, joining, "tr '\\0' ' ' < /proc/1/cmdline") == "sleep 600"
+    joined = sampan.ok(
+        "run", "--rm", "--network", f"container:{donor}", "busybox", "sh", "-c", "hostname; ls /sys/class/net"
+    )
+    assert joined.split() == ["donor", "lo"]
+
+
+def test_devices_have_the_hosts_mode_and_the_permissions_that_were_given(sampan: Any) -> None:
+    options = ["--device", "/dev/full:/dev/other:r", "--device-cgroup-rule", "c 1:1 r"]
+    script = (
+        "stat -c '%t:%T %a' /dev/other; cat /dev/other | head -c 2 | wc -c; echo x > /dev/other;"
+        "mknod /dev/mem1 c 1 1 && echo made"
+    )
+    done = sampan.run("run", "--rm", "--network", "none", *options, "busybox", "sh", "-c", script)
+    assert done.stdout.split() == ["1:7", "666", "2", "made"]
+
+
+def test_sysctls_of_its_own_namespaces_are_set(sampan: Any) -> None:
+    options = [
+        "--sysctl",
+        "kernel.shm_rmid_forced=1",
+        "--sysctl",
+        "fs.mqueue.msg_max=33",
+        "--sysctl",
+        "net.core.somaxconn=9",
+    ]
+    script = "cat /proc/sys/kernel/shm_rmid_forced /proc/sys/fs/mqueue/msg_max /proc/sys/net/core/somaxconn"
+    assert inside(sampan, options, script).split() == ["1", "33", "9"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--cap-add FOO", 'invalid CapAdd: unknown capability: "CAP_FOO"'),
+        ("--cap-drop cap_foo", 'invalid CapDrop: unknown capability: "CAP_FOO"'),
+        ("--security-opt foo=bar", 'invalid --security-opt 2: "foo=bar"'),
+        ("--security-opt no-new-privileges=maybe", 'invalid --security-opt 2: "no-new-privileges=maybe"'),
+        ("--sysctl vm.swappiness=1", "sysctl 'vm.swappiness=1' is not allowed"),
+        ("--sysctl kernel.hostname=x", "sysctl 'kernel.hostname=x' is not allowed"),
+        ("--ipc host --sysctl kernel.msgmax=1", 'sysctl "kernel.msgmax" is not allowed in the hosts ipc namespace'),
+        ("--network host --sysctl net.core.somaxconn=1", '"net.core.somaxconn" not allowed in host network namespace'),
+        ("--ipc foo", "invalid IPC mode: foo"),
+        ("--ipc container:", 'can\'t join IPC of container : invalid name or ID supplied: ""'),
+        ("--ipc container:nosuch", "No such container: nosuch"),
+        ("--pid foo", "--pid: invalid PID mode"),
+        ("--uts foo", "--uts: invalid UTS mode"),
+        ("--uts host -h x", "conflicting options: hostname and the UTS mode"),
+        ("--userns foo", "--userns: invalid USER mode"),
+        ("--cgroupns foo", "--cgroupns: invalid CGROUP mode"),
+        ("--device /dev/nosuch", 'while adding custom device "/dev/nosuch": no such file or directory'),
+        ("--device /etc", 'while adding custom device "/etc": not a device node'),
+        ("--device /dev/null:/dev/x:q", "bad mode specified: q"),
+        ("--device-cgroup-rule foo", "invalid device cgroup format 'foo'"),
+        ("--user 4294967296", "uids and gids must be in range 0-2147483647"),
+        ("--group-add nosuch", "nable to find group nosuch: no matching entries in group file"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_had_is_refused_in_dockers_words(sampan: Any, options: str, words: str) -> None:
+    done = sampan.run("run", "--rm", *options.split(), "busybox", "true")
+    # Docker's command line takes these words for those of a missing program.
+    assert done.returncode == (127 if "no such file or directory" in words else 125)
+    assert words in done.stderr
+
+
+def test_containers_that_do_not_share_can_not_be_joined(sampan: Any) -> None:
+    other = sampan.ok("create", "--network", "none", "busybox", "true")
+    try:
+        for flag, words in (
+            ("--ipc", f"can't join IPC of container {other}: container {other} is not running"),
+            ("--pid", f"container {other} is not running"),
+            ("--network", f"cannot join network of a non running container: {other}"),
+        ):
+            done = sampan.run("run", "--rm", flag, f"container:{other}", "busybox", "true")
+            assert words in done.stderr
+    finally:
+        sampan.run("rm", "-f", other)
+    private = sampan.ok("run", "-d", "--network", "none", "busybox", "sleep", "600")
+    try:
+        done = sampan.run("run", "--rm", "--ipc", f"container:{private}", "busybox", "true")
+        assert (
+            f"can't join IPC of container {private}: non-shareable IPC (hint: use IpcMode:shareable"
+            in done.stderr
+        )
+    finally:
+        sampan.run("rm", "-f", private)
