@@ -11,7 +11,7 @@ from sampan.engine.config import ContainerConfig, HostConfig
 from sampan.engine.host_facts import HostFacts
 from sampan.engine.resource_checks import check_resources
 from sampan.engine.signals import parse_signal
-from sampan.errors import Invalid
+from sampan.errors import Invalid, Unsupported
 from sampan.oci.image import Healthcheck
 
 DEFAULT_SHM_SIZE = 64 * 1024 * 1024
