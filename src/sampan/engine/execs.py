@@ -18,11 +18,11 @@ from sampan.engine.model import ContainerRecord, new_id
 from sampan.engine.spec import override_environment
 from sampan.errors import Conflict, Invalid, NotFound, SampanError
 from sampan.linux.capabilities import NAMES
-from sampan.linux.process import start_time
+from sampan.linux.process import kill_process, start_time
 from sampan.oci.spec import Box, Capabilities, Process
 from sampan.runtime.failure import ExecFailed
 from sampan.runtime.messages import AttachOptions, Created, ExecRequest
-from sampan.runtime.shim_client import ShimClient
+from sampan.runtime.shim_client import KILL_SECONDS, ShimClient, ShimSilent, kill_shim
 
 if TYPE_CHECKING:  # containers imports this module
     from sampan.engine.containers.base import Json, Parts
@@ -219,11 +219,14 @@ class Execs:
     def _give_up(self, found: Exec, starting: asyncio.Future[tuple[ShimClient, Created]]) -> None:
         """Blocking: nothing is left of an exec whose start has failed or is not wanted any more."""
         if starting.exception() is None:
-            shim, _ = starting.result()
+            shim, created = starting.result()
             try:
                 with contextlib.suppress(Conflict):  # it has ended by itself
                     shim.kill(signal.SIGKILL)
-                shim.wait()
+                shim.wait(KILL_SECONDS)
+            except ShimSilent:
+                kill_shim(self._run_dir(found))
+                kill_process(created.init_pid, created.init_start_time)
             except SampanError as error:
                 log.warning("exec %s could not be ended: %s", found.id, error)
             finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 from functools import cache
 
 from sampan.linux import libc
@@ -117,3 +118,18 @@ def filesystem_type(descriptor: int) -> int:
 PROC_SUPER_MAGIC = 0x9FA0
 DEVPTS_SUPER_MAGIC = 0x1CD1
 CGROUP2_SUPER_MAGIC = 0x63677270
+
+
+def kill_process(pid: int, started: int) -> None:
+    """SIGKILL to this very process: `started` is its start in clock ticks since boot. Nothing when it is gone."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if start_time(pid) == started:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    finally:
+        os.close(descriptor)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
+import struct
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +37,13 @@ _EXITS: Final[wire.Codec[ExitRecord]] = wire.Codec(ExitRecord)
 
 CALL_SECONDS: Final = 60.0
 """How long a shim may take for an answer; one that is stopped (SIGSTOP) never gives any."""
+
+
+KILL_SECONDS: Final = 10.0
+"""The same for a signal, on whose delivery somebody waits."""
+
+NO_ANSWER: Final = "the container's shim did not answer and was killed; its exit code is not known"
+"""What is recorded of such an end, with the exit code of SIGKILL."""
 
 
 class ShimSilent(Unavailable):
@@ -145,10 +154,10 @@ class ShimClient:
         """Rows and columns; `Invalid` without a terminal."""
         self._call(Resize(height, width))
 
-    def kill(self, signal: int) -> None:
+    def kill(self, number: int, *, timeout: float = KILL_SECONDS) -> None:
         """Signal the container's init (or the exec's process); `Conflict` when it has ended."""
         try:
-            self._call(Kill(signal))
+            self._call(Kill(number), timeout=timeout)
         except ShimSilent:
             raise
         except Unavailable as error:
@@ -165,10 +174,12 @@ class ShimClient:
                 self._exit = self._receive_exit()
             return self._exit
 
-    def wait(self) -> ExitRecord:
-        """Block until the process has ended."""
+    def wait(self, timeout: float | None = None) -> ExitRecord:
+        """Block until the process has ended. Raises `ShimSilent` when that takes longer than `timeout` seconds."""
         with self._exit_lock:
             if self._exit is None:
+                if timeout is not None and not select.select([self._events], [], [], timeout)[0]:
+                    raise _silent(self._run_dir, timeout)
                 self._exit = self._receive_exit()
             return self._exit
 
@@ -229,6 +240,40 @@ class ShimClient:
         if self._control is not None:
             self._control.close()
             self._control = None
+
+
+def kill_shim(run_dir: Path) -> None:
+    """SIGKILL to the shim that listens in `run_dir`, answering or not; nothing when none listens there.
+
+    Its process lives on without it and has to be ended otherwise. Raises `Unavailable` for a shim of another
+    namespace of processes.
+    """
+    try:
+        with _connected(run_dir, KILL_SECONDS) as control:
+            pid = _peer(control)
+        try:
+            shim = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            # The number may have gone to another process meanwhile; while the socket is listened at it has not.
+            with _connected(run_dir, KILL_SECONDS) as control:
+                if _peer(control) == pid:
+                    signal.pidfd_send_signal(shim, signal.SIGKILL)
+            select.select([shim], [], [], KILL_SECONDS)
+        finally:
+            os.close(shim)
+    except (FileNotFoundError, ConnectionError):
+        return  # it has ended by itself
+
+
+def _peer(control: socket.socket) -> int:
+    """The process that listens at the other end (unix(7), SO_PEERCRED)."""
+    raw = control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", raw)[0]
+    if pid <= 0:
+        raise Unavailable("the container's shim can't be seen from here")
+    return pid
 
 
 def _connected(run_dir: Path, timeout: float) -> socket.socket:

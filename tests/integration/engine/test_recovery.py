@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from sampan.engine.config import CreateBody, HostConfig, RestartPolicy
-from sampan.engine.containers import recovery
+from sampan.engine.containers import lifecycle, recovery
 from sampan.errors import Unavailable
 from sampan.runtime.messages import EXIT_FILE
 
@@ -231,9 +231,8 @@ def test_a_container_with_a_stopped_shim_delays_no_start_and_is_found_when_it_go
             again = await place.engine()
             assert again.containers.record("still").state == state
             assert Path(f"/proc/{state.pid}").exists()
-            for refused in (again.containers.stop("still", 0), again.containers.remove("still", force=True)):
-                with pytest.raises(Unavailable, match="its shim has not answered"):
-                    await refused
+            with pytest.raises(Unavailable, match="does not answer"):
+                await again.containers.kill("still", "USR1")
         finally:
             os.kill(shim, signal.SIGCONT)
         stopped = False
@@ -247,6 +246,49 @@ def test_a_container_with_a_stopped_shim_delays_no_start_and_is_found_when_it_go
         assert again.containers.record("still").state.exit_code == 137
 
     place.run(test)
+
+
+@pytest.mark.parametrize("engine_restarts", [False, True])
+def test_a_container_whose_shim_does_not_answer_can_be_killed_all_the_same(
+    place: Any, monkeypatch: pytest.MonkeyPatch, engine_restarts: bool
+) -> None:
+    monkeypatch.setattr(recovery, "SHIM_SECONDS", 0.1)
+    monkeypatch.setattr(lifecycle, "KILL_SECONDS", 0.1)
+
+    async def test(engine: Any) -> None:
+        for name in ("stopped", "removed"):
+            await engine.docker("run", "-d", "--restart", "always", "--name", name, "box:1", "sleep", "1000")
+        states = {name: engine.containers.record(name).state for name in ("stopped", "removed")}
+        shims = [parent_of(state.pid) for state in states.values()]
+        for shim in shims:
+            os.kill(shim, signal.SIGSTOP)
+        if engine_restarts:
+            await engine.close()
+            engine = await place.engine()
+        await engine.containers.stop("stopped", 100)
+        end = engine.containers.record("stopped").state
+        assert (end.status, end.exit_code) == ("exited", 137)
+        assert "shim did not answer" in end.error
+        await engine.containers.remove("removed", force=True)
+        assert [record.name for record in engine.containers.records()] == ["stopped"]
+        for pid in (*shims, *(state.pid for state in states.values())):
+            assert gone(pid)
+        assert await engine.containers.start("stopped")
+
+    place.run(test)
+
+
+def parent_of(pid: int) -> int:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def gone(pid: int) -> bool:
+    """No process any more, or one that only waits for being reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_a_container_stopped_by_a_person_stays_stopped_unless_it_always_runs(place: Any) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +14,7 @@ from sampan.errors import Conflict, Unavailable
 from sampan.runtime import wire
 from sampan.runtime.failure import failure_of
 from sampan.runtime.messages import SHIM_SOCKET, Done, Kill, ShimCall, Subscribe
-from sampan.runtime.shim_client import ShimClient, ShimSilent
+from sampan.runtime.shim_client import ShimClient, ShimSilent, kill_shim
 
 _CALLS: wire.Codec[Subscribe | Kill] = wire.Codec(ShimCall)
 
@@ -129,3 +132,39 @@ def test_an_answer_that_comes_late_is_not_taken_for_the_next_calls(
         client.kill(9)
     serving.join(10)
     client.close()
+
+
+def test_a_wait_for_an_end_that_does_not_come_is_bounded(silent: socket.socket, tmp_path: Path) -> None:
+    kept: list[int] = []
+
+    def serve_one_subscription() -> None:
+        connection, _ = silent.accept()
+        with connection:
+            _, descriptors = _CALLS.receive(connection)
+            kept.extend(descriptors)
+            wire.send(connection, Done())
+
+    serving = threading.Thread(target=serve_one_subscription)
+    serving.start()
+    client = ShimClient.connect(tmp_path)
+    serving.join(10)
+    with pytest.raises(ShimSilent):
+        client.wait(0.01)
+    client.close()
+    wire.close_all(kept)
+
+
+def test_a_shim_that_is_stopped_is_killed_and_one_that_is_gone_is_no_failure(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, socket, sys\n"
+        "listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        "listener.bind(sys.argv[1]); listener.listen(4); print(flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGSTOP)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / SHIM_SOCKET)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        kill_shim(tmp_path)
+        assert process.wait(10) == -signal.SIGKILL
+    kill_shim(tmp_path)

@@ -80,7 +80,7 @@ class BuildSteps:
                 ending.callback(shutil.rmtree, self._parts.directory(record.id), ignore_errors=True)
                 ending.callback(remove_run_directory, run_dir)
                 ending.callback(self._disconnect_now, record, plan, loop)
-                ending.callback(end_shim, run_dir)
+                ending.callback(end_shim, run_dir, self._parts.cgroup(record))
 
     def _record(self, request: RunRequest, trust: HostTrust | None) -> ContainerRecord:
         limits = request.limits

@@ -15,13 +15,14 @@ from sampan.engine.config import HostConfig
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.create import Creator
 from sampan.engine.containers.monitor import Monitor
-from sampan.engine.containers.runner import Runner
+from sampan.engine.containers.runner import Runner, end_silent
 from sampan.engine.containers.store import Slot
 from sampan.engine.model import ContainerRecord
 from sampan.engine.names import check_name
 from sampan.engine.resource_update import changed_limits, updated
 from sampan.engine.signals import check_supported, parse_number, parse_signal
 from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unavailable
+from sampan.runtime.shim_client import KILL_SECONDS, ShimClient, ShimSilent
 
 log = logging.getLogger(__name__)
 
@@ -106,10 +107,13 @@ class Lifecycle:
         if timeout is None:
             configured = record.config.stop_timeout
             timeout = DEFAULT_STOP_TIMEOUT if configured is None else configured
-        await self._signal(slot, chosen)
-        if not await self._ended(slot, timeout if timeout >= 0 else None):
-            await self._signal(slot, signal.SIGKILL)
-            await self._kill_group(slot)
+        try:
+            await self._signal(slot, chosen)
+            if await self._ended(slot, timeout if timeout >= 0 else None):
+                return
+        except ShimSilent:
+            await self._kill_silent(slot)
+        await self._force(slot)
 
     async def _stop_restarting(self, slot: Slot) -> bool:
         """There is no process to signal between two runs; the wish is that no further one begins."""
@@ -128,37 +132,65 @@ class Lifecycle:
 
     async def _ended(self, slot: Slot, timeout: float | None) -> bool:
         """Whether its end has come (and been dealt with) within `timeout` seconds."""
-        live = self._monitor.live(slot.record.id)
-        if live is None:
+        live, silent = self._monitor.live(slot.record.id), self._monitor.silent.get(slot.record.id)
+        waited = live or silent
+        if waited is None:
             return True
         try:
-            await asyncio.wait_for(live.ended.wait(), timeout)
+            await asyncio.wait_for(waited.ended.wait(), timeout)
         except TimeoutError:
             return False
-        return True
+        return live is not None or not slot.record.running
 
-    async def _kill_group(self, slot: Slot) -> None:
-        """After SIGKILL to the init; processes that hold out are killed with the whole group."""
+    async def _force(self, slot: Slot) -> None:
+        """SIGKILL to the init; processes that hold out are killed with the whole group. Raises `Unavailable`."""
+        await self._kill(slot)
         if await self._ended(slot, _KILL_TIMEOUT):
             return
         await asyncio.to_thread(self._parts.cgroup(slot.record).kill_all)
         if not await self._ended(slot, _KILL_TIMEOUT):
             raise Unavailable(f"container {slot.record.id} could not be killed: its processes do not end")
 
+    async def _kill(self, slot: Slot) -> None:
+        try:
+            await self._signal(slot, signal.SIGKILL)
+        except ShimSilent:
+            await self._kill_silent(slot)
+
+    async def _kill_silent(self, slot: Slot) -> None:
+        """The shim does not answer: it is killed with its container, by the kernel's means alone."""
+        record = slot.record
+        live, silent = self._monitor.live(record.id), self._monitor.silent.get(record.id)
+        if live is not None:
+            live.silent = True
+        run_dir = self._parts.run_directory(record.id)
+        await asyncio.to_thread(end_silent, run_dir, self._parts.cgroup(record))
+        if silent is not None:
+            silent.killed.set()
+        self._parts.announce(record, "kill", {"signal": str(int(signal.SIGKILL))})
+
     async def _signal(self, slot: Slot, number: int) -> None:
-        live = self._monitor.live(slot.record.id)
-        if live is None:
-            if slot.record.running:
-                raise Unavailable(
-                    f"container {slot.record.id} can't be signalled: its shim has not answered yet",
-                    hint="Is its process stopped? SIGCONT lets it go on.",
-                )
+        """Raises `ShimSilent` when the shim does not answer."""
+        record = slot.record
+        live = self._monitor.live(record.id)
+        if live is None and not record.running:
             return
         try:
-            await asyncio.to_thread(live.shim.kill, number)
-        except Conflict:
+            if live is not None:
+                await asyncio.to_thread(live.shim.kill, number, timeout=KILL_SECONDS)
+            else:
+                await asyncio.to_thread(self._send_anew, record, number)
+        except (Conflict, NotFound):
             return  # it ended meanwhile, which is what the signal was for
         self._parts.announce(slot.record, "kill", {"signal": str(number)})
+
+    def _send_anew(self, record: ContainerRecord, number: int) -> None:
+        """Blocking: signal a container whose shim had not answered when the engine started."""
+        shim = ShimClient.connect(self._parts.run_directory(record.id), timeout=KILL_SECONDS)
+        try:
+            shim.kill(number, timeout=KILL_SECONDS)
+        finally:
+            shim.close()
 
     async def kill(self, reference: str, signal_name: str = "") -> None:
         """Raises `Conflict` when it does not run."""
@@ -176,8 +208,10 @@ class Lifecycle:
         if number in (signal.SIGKILL, own):
             self._parts.store.replace(slot, replace(record, manually_stopped=True))
             self._monitor.no_restart(record.id)
-        await self._signal(slot, number)
-        if number == signal.SIGKILL:
+        if number != signal.SIGKILL:
+            await self._signal(slot, number)
+        else:
+            await self._kill(slot)
             if record.state.status == "paused":
                 await self._thaw(slot)
             await self._ended(slot, DEFAULT_STOP_TIMEOUT)
@@ -327,8 +361,7 @@ class Lifecycle:
         try:
             if slot.record.state.status == "paused":
                 await self._thaw(slot)
-            await self._signal(slot, signal.SIGKILL)
-            await self._kill_group(slot)
+            await self._force(slot)
         except BaseException:
             self._parts.store.replace(slot, replace(slot.record, removing=False))
             raise

@@ -19,7 +19,7 @@ from sampan.engine.containers.wiring import Wiring
 from sampan.engine.model import ContainerRecord, now
 from sampan.errors import Invalid, SampanError
 from sampan.runtime.messages import ExitRecord
-from sampan.runtime.shim_client import ShimClient
+from sampan.runtime.shim_client import NO_ANSWER, ShimClient
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,19 @@ class Live:
     """A person ended it: the restart policy does not count."""
     unhealthy: bool = False
     """It was ended because it had become unhealthy."""
+    silent: bool = False
+    """Its shim did not answer and was killed."""
     unknown: str = ""
     """Why it is not known how it ended."""
+
+
+@dataclass(slots=True)
+class Silent:
+    """A running container whose shim has not answered this engine yet. `killed`: a person has had it killed."""
+
+    killed: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Its end has been dealt with, or its shim answers."""
 
 
 @dataclass(slots=True)
@@ -67,6 +78,7 @@ class Monitor:
         self._live: dict[str, Live] = {}
         self._waiters: dict[str, dict[str, list[asyncio.Future[Waited]]]] = {}
         self._restarts: dict[str, _Restarts] = {}
+        self.silent: dict[str, Silent] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._oom = OomWatch(parts, self.spawn)
         self.start_again: Callable[[Slot], Awaitable[None]] = _nothing
@@ -117,6 +129,8 @@ class Monitor:
         """
         try:
             end = live.shim.wait()
+            if live.silent:
+                end = ExitRecord(UNKNOWN, now(), error=NO_ANSWER)
         except (SampanError, OSError) as error:
             log.error("the end of container %s is not known: %s", record.id, error)
             live.unknown = str(error)

@@ -6,7 +6,8 @@ A record says what was true when the last engine wrote it; the shim and its exit
     running     yes                                 adopted (and a start that was interrupted is finished)
     running     no                  yes             exited, with the true time and code
     running     no                  no              exited 255: the host was restarted, or everything was killed
-    running     not in time                         left as it is, and asked again until the shim answers or is gone
+    running     not in time                         left as it is, and asked again until the shim answers, is gone, or a
+                                                    person has it killed
     other       yes                                 ended: a start whose record was never written
     none        yes                                 ended: a removal or a creation that was interrupted
 """
@@ -23,16 +24,17 @@ from msgspec.structs import replace
 from sampan.engine import restart, state
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.create import Creator
-from sampan.engine.containers.monitor import Monitor
+from sampan.engine.containers.monitor import UNKNOWN, Monitor, Silent
 from sampan.engine.containers.runner import Runner, end_shim, remove_run_directory
 from sampan.engine.containers.store import Slot
 from sampan.engine.containers.wiring import Wiring, publishing_address
 from sampan.engine.model import epoch_ns, now
 from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unsupported
+from sampan.linux.cgroups import Cgroup
 from sampan.linux.process import start_time
 from sampan.network.model import EndpointSpec, PortBinding
 from sampan.runtime.messages import ExitRecord
-from sampan.runtime.shim_client import ShimClient, ShimSilent, read_exit
+from sampan.runtime.shim_client import NO_ANSWER, ShimClient, ShimSilent, read_exit
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +55,7 @@ class Recovery:
         self._wiring = wiring
         self._runner = runner
         self._monitor = monitor
-        self._silent: set[str] = set()
-        """Running containers whose shims have not answered yet."""
+        self._silent: dict[str, Silent] = monitor.silent
 
     async def recover(self) -> None:
         """Call once, before requests are served."""
@@ -69,7 +70,7 @@ class Recovery:
                     shim = await asyncio.to_thread(self._adopt, slot)
                 except ShimSilent as error:
                     log.warning("container %s is left as it is: %s", record.id, error)
-                    self._silent.add(record.id)
+                    self._silent[record.id] = Silent()
                     await self._adopt_network(slot)
                     continue
                 if shim is None:
@@ -81,7 +82,7 @@ class Recovery:
                 if record.state.status == "restarting":
                     was_running.add(record.id)
                     parts.set_state(slot, replace(record.state, status="exited"))
-                await asyncio.to_thread(self._clean, record.id)
+                await asyncio.to_thread(self._clean, record.id, parts.cgroup(record))
         await self._reconcile()
         for slot, end in ended:
             await self._record_end(slot, end)
@@ -92,10 +93,14 @@ class Recovery:
                 self._monitor.spawn(self._adopt_later(slot))
 
     async def _adopt_later(self, slot: Slot) -> None:
-        """Until the shim answers, is gone, or the container's record is: nothing else ends a container here."""
+        """Until the shim answers, is gone, or the container's record is; a person may kill it meanwhile."""
         shim: ShimClient | None = None
+        silent = self._silent[slot.record.id]
         while shim is None:
-            await asyncio.sleep(RETRY_SECONDS)
+            try:
+                await asyncio.wait_for(silent.killed.wait(), RETRY_SECONDS)
+            except TimeoutError:
+                pass
             if self._parts.store.get(slot.record.id) is not slot:
                 return
             try:
@@ -103,13 +108,21 @@ class Recovery:
             except ShimSilent:
                 continue
             if shim is None:
-                self._silent.discard(slot.record.id)
-                await self._record_end(slot, await asyncio.to_thread(self._end_of, slot))
-                await self._restart_all({slot.record.id}, only=slot)
+                by_person = silent.killed.is_set()
+                if by_person:
+                    end = ExitRecord(UNKNOWN, now(), error=NO_ANSWER)
+                else:
+                    end = await asyncio.to_thread(self._end_of, slot)
+                self._silent.pop(slot.record.id)
+                await self._record_end(slot, end)
+                silent.ended.set()
+                if not by_person:
+                    await self._restart_all({slot.record.id}, only=slot)
                 return
         log.warning("container %s: its shim answers again", slot.record.id)
-        self._silent.discard(slot.record.id)
+        self._silent.pop(slot.record.id)
         self._watch(slot, shim)
+        silent.ended.set()
 
     def _adopt(self, slot: Slot) -> ShimClient | None:
         """Blocking: the link to a running container's shim; None when it has ended. Raises `ShimSilent`."""
@@ -186,13 +199,13 @@ class Recovery:
                 except (Conflict, Invalid):
                     continue
 
-    def _clean(self, container_id: str) -> bool:
-        """Blocking: end what runs without a record that says so; False when its shim does not answer."""
+    def _clean(self, container_id: str, group: Cgroup) -> bool:
+        """Blocking: end what runs without a record that says so; False when it can't be ended."""
         run_dir = self._parts.run_directory(container_id)
         if run_dir.exists():
             try:
-                end_shim(run_dir, timeout=SHIM_SECONDS)
-            except ShimSilent as error:
+                end_shim(run_dir, group, timeout=SHIM_SECONDS)
+            except SampanError as error:
                 log.warning("what is left of container %s stays for now: %s", container_id, error)
                 return False
             remove_run_directory(run_dir)
@@ -226,15 +239,19 @@ class Recovery:
                 continue
             for entry in os.listdir(directory):
                 if entry not in known and is_container_id(entry):
-                    if not self._clean(entry):
+                    if not self._clean(entry, self._group(entry)):
                         kept.add(entry)
                         continue
                     self._creator.discard(entry)
                     self._remove_group(entry)
         parts.snapshots.sweep(known | kept)
 
+    def _group(self, container_id: str) -> Cgroup:
+        """The control group of a container without a record: in the engine's own parent."""
+        return self._parts.cgroups.group(f"{self._parts.settings.cgroup_parent}/{container_id}")
+
     def _remove_group(self, container_id: str) -> None:
-        group = self._parts.cgroups.group(f"{self._parts.settings.cgroup_parent}/{container_id}")
+        group = self._group(container_id)
         if group.exists():
             group.kill_all()
             group.remove()

@@ -8,6 +8,7 @@ finds a shim that no record speaks of, and ends it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import signal
 import socket
@@ -27,10 +28,13 @@ from sampan.engine.containers.wiring import Plan, Wiring
 from sampan.engine.model import ContainerRecord, now
 from sampan.engine.validate import container_of
 from sampan.errors import Conflict, Internal, NotFound, SampanError, Unavailable
+from sampan.linux.cgroups import Cgroup
 from sampan.runtime.failure import ExecFailed
 from sampan.runtime.messages import AttachOptions, Created
-from sampan.runtime.shim_client import CALL_SECONDS, ShimClient, ShimSilent
+from sampan.runtime.shim_client import CALL_SECONDS, ShimClient, ShimSilent, kill_shim
 from sampan.storage.metadata import Table
+
+log = logging.getLogger(__name__)
 
 _RUNC_WORDS = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: "
@@ -194,7 +198,9 @@ class Runner:
 
     async def _undo(self, record: ContainerRecord, plan: Plan, *, connected: bool, created: bool) -> None:
         if created:
-            await asyncio.to_thread(end_shim, self._parts.run_directory(record.id))
+            await asyncio.to_thread(
+                end_shim, self._parts.run_directory(record.id), self._parts.cgroup(record)
+            )
         await asyncio.to_thread(self._wiring.discard, plan, record, connected=connected)
         self._wiring.forget_plan(record, plan)
         await asyncio.to_thread(remove_run_directory, self._parts.run_directory(record.id))
@@ -235,22 +241,40 @@ async def both(
     return one, other, cancelled
 
 
-def end_shim(run_dir: Path, *, timeout: float = CALL_SECONDS) -> None:
-    """Blocking: kill a container by its shim and wait until it is gone. Idempotent. Raises `ShimSilent`."""
+def end_shim(run_dir: Path, group: Cgroup, *, timeout: float = CALL_SECONDS) -> None:
+    """Blocking: kill a container by its shim and wait until it is gone. Idempotent.
+
+    A shim that does not answer within `timeout` seconds is killed itself, and with it the control group. Raises
+    `SampanError` when that does not help either.
+    """
     try:
         shim = ShimClient.connect(run_dir, timeout=timeout)
     except NotFound:
         return
+    except ShimSilent:
+        end_silent(run_dir, group)
+        return
     try:
         try:
-            shim.kill(signal.SIGKILL)
+            shim.kill(signal.SIGKILL, timeout=timeout)
         except ShimSilent:
             raise
         except (Conflict, Unavailable):
             pass  # it has ended by itself meanwhile
-        shim.wait()
+        shim.wait(timeout)
+    except ShimSilent:
+        end_silent(run_dir, group)
     finally:
         shim.close()
+
+
+def end_silent(run_dir: Path, group: Cgroup) -> None:
+    """Blocking: kill a shim that does not answer, then what it looked after."""
+    log.warning("the shim in %s does not answer and is killed, with its container", run_dir)
+    kill_shim(run_dir)
+    if group.exists():
+        group.kill_all()
+        group.remove()
 
 
 def remove_run_directory(run_dir: Path) -> None:
