@@ -14,12 +14,16 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sampan.api.http import HttpServer
-from sampan.daemon.listen import open_listener
+from sampan.daemon.listen import open_listener, open_metrics_listener
 from sampan.daemon.options import DaemonOptions, parse_options
-from sampan.daemon.wiring import assemble
+from sampan.daemon.wiring import Assembled, assemble
 from sampan.errors import Conflict, SampanError, exit_code
+
+if TYPE_CHECKING:
+    from sampan.api.metrics import MetricsServer
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +81,8 @@ async def _serve(options: DaemonOptions) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     assembled = await assemble(options.settings)
-    server = HttpServer(assembled.dispatch)
+    metrics = _metrics(options, assembled)
+    server = HttpServer(assembled.dispatch if metrics is None else metrics.timed_dispatch(assembled.dispatch))
     listening: list[str] = []
     try:
         await assembled.recover()
@@ -85,6 +90,9 @@ async def _serve(options: DaemonOptions) -> None:
             await server.listen(open_listener(host))
             listening.append(host)
             log.info("API listening at %s", host)
+        if metrics is not None and options.metrics_address is not None:
+            await metrics.listen(open_metrics_listener(options.metrics_address))
+            log.info("metrics at %s/metrics", options.metrics_address.replace("tcp:", "http:"))
         # What lives from here to the end need not be looked at by every collection.
         gc.collect()
         gc.freeze()
@@ -93,8 +101,19 @@ async def _serve(options: DaemonOptions) -> None:
         log.info("stopping; containers run on")
     finally:
         await server.close()
+        if metrics is not None:
+            await metrics.close()
         _forget_sockets(listening)
         await assembled.close()
+
+
+def _metrics(options: DaemonOptions, assembled: Assembled) -> MetricsServer | None:
+    if options.metrics_address is None:
+        return None
+    from sampan.api.metrics import MetricsServer  # the library behind it is no small import
+    from sampan.engine.metrics import Metrics
+
+    return MetricsServer(Metrics(assembled.engine))
 
 
 def _allow_many_files() -> None:

@@ -26,6 +26,8 @@ class DaemonOptions:
     settings: Settings
     hosts: tuple[str, ...]
     """Addresses to listen at: unix://PATH or tcp://HOST:PORT."""
+    metrics_address: str | None = None
+    """tcp://HOST:PORT at which Prometheus finds metrics; None: nowhere."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-concurrent-uploads", type=int)
     add("--log-driver", help="default log driver of containers (json-file, local, none)")
     add("--log-opt", action="append", help="default log options, KEY=VALUE")
+    add("--metrics-addr", help="serve Prometheus metrics at HOST:PORT/metrics (default: nowhere)")
     add("--label", action="append", help="label of the engine, KEY=VALUE")
     add("--init", action=argparse.BooleanOptionalAction, default=None, help="run an init in every container")
     add("-D", "--debug", action=argparse.BooleanOptionalAction, default=None)
@@ -139,7 +142,17 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         labels=_strings(values, "label"),
         debug=bool(values["debug"]),
     )
-    return DaemonOptions(settings, _strings(values, "host") or (f"unix://{settings.socket}",))
+    hosts = _strings(values, "host") or (f"unix://{settings.socket}",)
+    return DaemonOptions(settings, hosts, _metrics_address(values["metrics_addr"]))
+
+
+def _metrics_address(text: object) -> str | None:
+    if text is None:
+        return None
+    host, colon, port = str(text).rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise Invalid(f"invalid metrics-addr {text!r}: expected HOST:PORT, for example 127.0.0.1:9323")
+    return f"tcp://{text}"
 
 
 def _bridge(name: str | None, root: Path, default: Settings) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
@@ -87,6 +87,12 @@ class EventBus:
     def __init__(self) -> None:
         self._recent: deque[Event] = deque(maxlen=_KEPT)
         self._subscribers: set[asyncio.Queue[Event | None]] = set()
+        self.published: Counter[tuple[str, str]] = Counter()
+        """How many events of a type and an action there were; the action without what it was done with."""
+
+    @property
+    def subscribers(self) -> int:
+        return len(self._subscribers)
 
     def publish(
         self,
@@ -99,6 +105,7 @@ class EventBus:
     ) -> Event:
         event = Event(type_, action, actor_id, dict(attributes or {}), time_ns or time.time_ns())
         self._recent.append(event)
+        self.published[type_, action.partition(":")[0]] += 1
         for queue in tuple(self._subscribers):
             if queue.qsize() >= _QUEUE:
                 # A reader that does not keep up is ended, not allowed to fill the memory.

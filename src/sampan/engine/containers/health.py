@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
@@ -31,10 +32,19 @@ from sampan.errors import SampanError
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class CheckCounts:
+    """Since the engine's start, of all containers."""
+
+    run: int = 0
+    failed: int = 0
+
+
 class HealthChecks:
     """`on_unhealthy` hears of containers that have failed their checks and are to be restarted for that."""
 
     def __init__(self, parts: Parts, execs: Execs) -> None:
+        self.counts = CheckCounts()
         self._parts = parts
         self._execs = execs
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -78,6 +88,8 @@ class HealthChecks:
                 continue
             if slot.record.state.status != "running":
                 continue  # held still or ended while it was looked at: that says nothing
+            self.counts.run += 1
+            self.counts.failed += result.exit_code != 0
             before = slot.record.state.health or Health()
             after = after_result(before, result, times, running_for=_running_for(slot))
             self._parts.set_state(slot, replace(slot.record.state, health=after))

@@ -13,7 +13,8 @@ from pathlib import Path
 from sampan.engine import state
 from sampan.engine.containers.base import Json, Parts
 from sampan.engine.model import ContainerRecord, now
-from sampan.engine.stats import empty_json, parse_interfaces, parse_system_cpu, stats_json
+from sampan.engine.stats import Interfaces, empty_json, parse_interfaces, parse_system_cpu, stats_json
+from sampan.engine.usage import Usage
 from sampan.errors import Conflict, Internal, Invalid, NotFound
 from sampan.linux.cgroups import CgroupStats
 
@@ -94,14 +95,33 @@ class Observer:
         stats = self._parts.cgroup(record).stats()
         ticks = os.sysconf("SC_CLK_TCK")
         system = parse_system_cpu(Path("/proc/stat").read_text(encoding="ascii"), ticks)
-        interfaces = {}
-        if record.host.network_mode != "host":
+        return (now(), stats, system), _interfaces(record)
+
+    async def usages(self) -> list[Usage]:
+        """Of every running container, as of now."""
+        running = [record for record in self._parts.store if record.running]
+        return await asyncio.to_thread(self._usages, running)
+
+    def _usages(self, records: list[ContainerRecord]) -> list[Usage]:
+        found = []
+        for record in records:
+            cgroup = self._parts.cgroup(record)
             try:
-                text = Path(f"/proc/{record.state.pid}/net/dev").read_text(encoding="ascii")
-                interfaces = parse_interfaces(text)
-            except OSError:
-                interfaces = {}  # it ended in this moment
-        return (now(), stats, system), interfaces
+                stats = cgroup.stats()
+            except NotFound:
+                continue  # it ended in this moment
+            found.append(Usage(record, stats, _interfaces(record), cgroup.oom_kills()))
+        return found
+
+
+def _interfaces(record: ContainerRecord) -> Interfaces:
+    """Without a network of its own a container has none to count."""
+    if record.host.network_mode == "host":
+        return {}
+    try:
+        return parse_interfaces(Path(f"/proc/{record.state.pid}/net/dev").read_text(encoding="ascii"))
+    except OSError:
+        return {}  # it ended in this moment
 
 
 def _host_memory() -> int:

@@ -52,6 +52,7 @@ class Containers:
         self.build_steps = BuildSteps(parts, self._specs, self._wiring)
         self._health = HealthChecks(parts, self.execs)
         self._health.on_unhealthy = self._unhealthy
+        self.health_checks = self._health.counts
         self._restart_unhealthy = lifecycle.restart_unhealthy
         listing = Listing(parts, lifecycle, self.execs.ids_of)
         streams = Streams(parts, self._runner, self._monitor)
@@ -85,6 +86,7 @@ class Containers:
         self.content_type = streams.content_type
         self.top = observer.top
         self.stats = observer.stats
+        self.usages = observer.usages
         self.changes = files.changes
         self.export = files.export
         self.archive_stat = files.stat
