@@ -21,6 +21,16 @@ STALL_TIMEOUT = 10.0
 """Seconds without any progress until a call gives up."""
 
 _DRAIN_LIMIT = 64
+_GROUP = 64 * 1024
+
+
+def whole_records(records: Sequence[bytes], written: int) -> tuple[int, int]:
+    """Pure: how many of the first records are in the first `written` bytes, and how many bytes of the next."""
+    for count, record in enumerate(records):
+        if written < len(record):
+            return count, written
+        written -= len(record)
+    return len(records), 0
 
 
 class StreamConnection:
@@ -52,27 +62,26 @@ class StreamConnection:
         """Raises `Undelivered`; a record of which a slow server has a part already counts as delivered."""
         done = 0
         owed = self._begun is not None  # by an earlier call, whose caller does not send it again
+        group: Sequence[bytes] = ()
         try:
             self.connect()
             if owed:
                 self._finish()
                 owed = False
-            for record in records:
-                self._begun, self._written = memoryview(record), 0
+            while done < len(records):
+                group = records[done : done + self._group_length(records, done)]
+                self._begun, self._written = memoryview(b"".join(group)), 0
                 self._finish()
-                done += 1
+                done += len(group)
         except TimeoutError as error:
             if self._begun is not None and not owed:
-                # OpenSSL wants to be given the same record again even if the server has nothing of it.
-                if self._written or self._tls is not None:
-                    done += 1
-                else:
-                    self._begun = None
+                done += self._keep_the_rest(group)
             raise Undelivered(f"{self.name}: {error}", delivered=done) from error
         except OSError as error:
-            self.close()
-            if not owed:
+            if self._begun is not None and not owed:
+                done += whole_records(group, self._written)[0]
                 self._begun = None
+            self.close()
             raise Undelivered(f"{self.name}: {error.strerror or error}", delivered=done) from error
 
     def receive(self, limit: int, timeout: float) -> bytes:
@@ -114,6 +123,26 @@ class StreamConnection:
         while self._written < len(record):
             self._written += connection.send(record[self._written :])
         self._begun = None
+
+    def _group_length(self, records: Sequence[bytes], start: int) -> int:
+        """How many records go to the kernel at once. With TLS one, which OpenSSL wants to be given again."""
+        if self._tls is not None:
+            return 1
+        size = 0
+        for count in range(len(records) - start):
+            size += len(records[start + count])
+            if size > _GROUP:
+                return max(count, 1)
+        return len(records) - start
+
+    def _keep_the_rest(self, group: Sequence[bytes]) -> int:
+        """The server is slow: how many of the group's records it has, or is owed the rest of."""
+        whole, part = whole_records(group, self._written)
+        if part == 0 and self._tls is None:
+            self._begun = None
+            return whole
+        self._begun, self._written = memoryview(group[whole]), part
+        return whole + 1
 
     def _open(self) -> socket.socket:
         if isinstance(self._address, str):

@@ -115,41 +115,59 @@ def _facility(text: str) -> int:
     raise Invalid("invalid syslog facility", hint=f"{text!r} is neither a facility's name nor 0 to 23")
 
 
-def message(chosen: Settings, host: str, tag: str, pid: int, entry: LogEntry) -> bytes:
-    """Pure but for the time zone: one message with its newline, and its length before it where that is the framing.
+class Formatter:
+    """Messages of one container. What would end a record or a header's field early is replaced: the container does not
+    write the protocol."""
 
-    What would end a record or a header's field early is replaced: the container does not write the protocol.
-    """
-    priority = chosen.facility * 8 + (_ERROR if entry.stream == 2 else _INFO)
-    tag = _NOT_IN_A_HEADER.sub("_", tag) or "-"
-    host = _NOT_IN_A_HEADER.sub("_", host) or "-"
-    if chosen.format.startswith("rfc5424"):
-        moment = _rfc3339(entry.time_ns, micro=chosen.format == "rfc5424micro")
-        header = f"<{priority}>1 {moment} {host} {tag} {pid} {tag} - "
-    elif chosen.format == "rfc3164":
-        header = f"<{priority}>{_stamp(entry.time_ns)} {host} {tag}[{pid}]: "
-    else:
-        header = f"<{priority}>{_stamp(entry.time_ns)} {tag}[{pid}]: "
-    text = header.encode() + entry.line.replace(b"\n", b"#012") + b"\n"
-    return b"%d %b" % (len(text), text) if chosen.counts_octets else text
+    def __init__(self, chosen: Settings, host: str, tag: str, pid: int) -> None:
+        self._counts = chosen.counts_octets
+        self._micro = chosen.format == "rfc5424micro"
+        self._priorities = {
+            stream: f"<{chosen.facility * 8 + severity}>".encode()
+            for stream, severity in ((1, _INFO), (2, _ERROR))
+        }
+        tag = _NOT_IN_A_HEADER.sub("_", tag) or "-"
+        host = _NOT_IN_A_HEADER.sub("_", host) or "-"
+        self._newer = chosen.format.startswith("rfc5424")
+        if self._newer:
+            self._after = f" {host} {tag} {pid} {tag} - ".encode()
+        elif chosen.format == "rfc3164":
+            self._after = f" {host} {tag}[{pid}]: ".encode()
+        else:
+            self._after = f" {tag}[{pid}]: ".encode()
+        self._second = -1
+        self._moment = ("", "")
+
+    def message(self, entry: LogEntry) -> bytes:
+        """With its newline, and its length before it where that is the framing."""
+        line = entry.line.replace(b"\n", b"#012")
+        priority = self._priorities.get(entry.stream, self._priorities[1])
+        text = b"%b%b%b%b\n" % (priority, self._time(entry.time_ns), self._after, line)
+        return b"%d %b" % (len(text), text) if self._counts else text
+
+    def _time(self, time_ns: int) -> bytes:
+        """In the host's time zone."""
+        second, rest = divmod(time_ns, 10**9)
+        if second != self._second:
+            self._second = second
+            local = time.localtime(second)
+            self._moment = _rfc5424(local) if self._newer else (_rfc3164(local), "")
+        before, after = self._moment
+        return (f"{before}.{rest // 1000:06}{after}" if self._micro else before + after).encode()
 
 
-def _stamp(time_ns: int) -> str:
-    moment = time.localtime(time_ns // 10**9)
+def _rfc3164(moment: time.struct_time) -> str:
     clock = f"{moment.tm_hour:02}:{moment.tm_min:02}:{moment.tm_sec:02}"
     return f"{_MONTHS[moment.tm_mon - 1]} {moment.tm_mday:2} {clock}"
 
 
-def _rfc3339(time_ns: int, *, micro: bool) -> str:
-    seconds, rest = divmod(time_ns, 10**9)
-    moment = time.localtime(seconds)
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", moment)
-    if micro:
-        text += f".{rest // 1000:06}"
+def _rfc5424(moment: time.struct_time) -> tuple[str, str]:
+    """What is before and after the fraction of the second."""
+    text = time.strftime("1 %Y-%m-%dT%H:%M:%S", moment)
     minutes = moment.tm_gmtoff // 60
     if minutes == 0:
-        return text + "Z"
-    return f"{text}{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
+        return text, "Z"
+    return text, f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
 
 
 class SyslogDestination:
@@ -157,9 +175,7 @@ class SyslogDestination:
 
     def __init__(self, chosen: Settings, source: LogSource) -> None:
         self.losses = Losses()
-        self._settings = chosen
-        self._source = source
-        self._pid = os.getpid()
+        self._formatter = Formatter(chosen, source.host, source.tag, os.getpid())
         self._stream: StreamConnection | None = None
         self._datagrams: Datagrams | None = None
         if chosen.scheme == "unix":
@@ -185,10 +201,7 @@ class SyslogDestination:
         places = [place for place, entry in enumerate(entries) if entry.line]
         if not places:
             return
-        messages = [
-            message(self._settings, self._source.host, self._source.tag, self._pid, entries[place])
-            for place in places
-        ]
+        messages = [self._formatter.message(entries[place]) for place in places]
         try:
             if self._stream is not None:
                 self._stream.write(messages)

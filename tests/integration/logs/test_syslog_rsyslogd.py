@@ -48,29 +48,26 @@ def test_rsyslogd_understands_every_transport_and_format(rsyslog: Any, certifica
     assert rsyslog.next().split("|")[3:] == [TAG, str(pid), "-", " local"]
 
 
-@pytest.mark.parametrize("transport", ["tcp", "tls", "udp", "unix"])
-def test_no_line_and_no_tag_makes_a_record_of_its_own(
-    rsyslog: Any, certificate: tuple[str, str], transport: str
-) -> None:
-    address = {
-        "udp": f"udp://127.0.0.1:{rsyslog.udp}",
-        "tcp": f"tcp://127.0.0.1:{rsyslog.tcp}",
-        "tls": f"tcp+tls://127.0.0.1:{rsyslog.tls}",
-        "unix": f"unixgram://{rsyslog.unix}5424",
-    }[transport]
-    options = {
-        "syslog-address": address,
-        "syslog-format": "rfc5424",
-        "syslog-tls-ca-cert": certificate[0],
-    }
+def test_no_line_and_no_tag_makes_a_record_of_its_own(rsyslog: Any, certificate: tuple[str, str]) -> None:
     hostile = [b"\0\x01\x1b[31m\xff\xfe", b"a\n<0>1 - forged forged - - - x", b"\r\r12 <0>forged", b"%s" * 50]
-    destination = syslog.open(options, source(tag="t\n<0>1 forged"))
-    destination.send([entry(line) for line in hostile])
-    destination.send([entry(b"the end")])
-    destination.close()
-    records = [rsyslog.next() for _ in range(len(hostile) + 1)]
-    assert records[-1].endswith("the end")
-    assert all(record.startswith("30|") for record in records), records
+    for address in (
+        f"udp://127.0.0.1:{rsyslog.udp}",
+        f"tcp://127.0.0.1:{rsyslog.tcp}",
+        f"tcp+tls://127.0.0.1:{rsyslog.tls}",
+        f"unixgram://{rsyslog.unix}5424",
+    ):
+        options = {
+            "syslog-address": address,
+            "syslog-format": "rfc5424",
+            "syslog-tls-ca-cert": certificate[0],
+        }
+        destination = syslog.open(options, source(tag="t\n<0>1 forged"))
+        destination.send([entry(line) for line in hostile])
+        destination.send([entry(b"the end")])
+        destination.close()
+        records = [rsyslog.next() for _ in range(len(hostile) + 1)]
+        assert records[-1].endswith("the end"), address
+        assert all(record.startswith("30|") for record in records), records
 
 
 def test_a_server_that_was_restarted_gets_every_line_once_and_in_order(rsyslog: Any) -> None:

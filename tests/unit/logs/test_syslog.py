@@ -12,7 +12,7 @@ import pytest
 
 from sampan.errors import Invalid
 from sampan.logs import syslog
-from sampan.logs.syslog import Settings, message
+from sampan.logs.syslog import Formatter, Settings
 from sampan.logs.undelivered import Undelivered
 from sampan.testing.log_drivers import ID, entry, source, tcp_server
 
@@ -31,7 +31,9 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def written(
     format: str, line: bytes = b"out", *, stream: int = 1, scheme: str = "udp", tag: str = TAG
 ) -> bytes:
-    return message(Settings(scheme=scheme, format=format), "vm", tag, 12833, entry(line, stream=stream))
+    return Formatter(Settings(scheme=scheme, format=format), "vm", tag, 12833).message(
+        entry(line, stream=stream)
+    )
 
 
 # The expected messages are those of dockerd 20.10.24 for a host "vm" and its process 12833.
@@ -50,7 +52,7 @@ def test_a_message_is_what_docker_sends(format: str, expected: str) -> None:
 
 def test_standard_error_has_the_severity_err_and_the_facility_counts() -> None:
     assert written("rfc3164", stream=2).startswith(b"<27>")
-    local7 = message(Settings(facility=23), "vm", TAG, 1, entry(b"x"))
+    local7 = Formatter(Settings(facility=23), "vm", TAG, 1).message(entry(b"x"))
     assert local7.startswith(b"<190>")
 
 
