@@ -24,10 +24,11 @@ _TIMEOUT = 10.0
 _ERROR, _INFO = b"3", b"6"
 _LONGEST_NAME = 64
 _NOT_IN_A_NAME = re.compile(r"[^A-Z0-9_]")
-_RESERVED = re.compile(
+FIXED_FIELDS = re.compile(
     r"MESSAGE|MESSAGE_ID|PRIORITY|IMAGE_NAME|CONTAINER_(?:ID|ID_FULL|NAME|TAG|PARTIAL_\w+|LOG_\w+)"
     r"|SYSLOG_\w+|CODE_\w+|ERRNO|TID|UNIT|USER_UNIT|INVOCATION_ID|USER_INVOCATION_ID|OBJECT_\w+|DOCUMENTATION"
 )
+"""Names of fields that mean something to the journal or come from the driver."""
 
 
 def check_options(options: Mapping[str, str]) -> None:
@@ -48,7 +49,7 @@ def field_name(key: str) -> str:
     Names that mean something to the journal or come from the driver are no label's to set.
     """
     name = _NOT_IN_A_NAME.sub("_", key.upper()).lstrip("_")[:_LONGEST_NAME]
-    if _RESERVED.fullmatch(name) or name[:1].isdigit():
+    if FIXED_FIELDS.fullmatch(name) or name[:1].isdigit():
         name = f"LABEL_{name}"[:_LONGEST_NAME]
     return name
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import pytest
 
+from sampan.logs import journald_reader
 from sampan.logs.journald import JournaldDestination
-from sampan.testing.log_drivers import ID, entry, source
+from sampan.testing.log_drivers import ID, MOMENT, entry, source
 
 pytestmark = pytest.mark.root
 
@@ -65,3 +67,32 @@ def test_a_flood_waits_for_journald_and_none_of_it_is_lost(journald: Any) -> Non
     destination.send([entry(b"%d" % number) for number in range(3000)])
     destination.close()
     assert [each["MESSAGE"] for each in entries(journald, 3000)] == [str(number) for number in range(3000)]
+
+
+def test_a_containers_lines_are_read_back_from_the_journal(journald: Any) -> None:
+    directory = str(journald.run / "log/journal")
+    written = [
+        entry(b"one", time_ns=MOMENT),
+        entry(b"\0two\nlines\xff", stream=2, time_ns=MOMENT + 1),
+        entry(b"pie", partial=True, time_ns=MOMENT + 2),
+        entry(b"ces", time_ns=MOMENT + 3),
+    ]
+    other = JournaldDestination(source(id="0" * 64), journald.socket)
+    other.send([entry(b"of another container")])
+    other.close()
+    destination = JournaldDestination(source(attributes={"team": "a"}), journald.socket)
+    destination.send(written)
+    follower = journald_reader.read(ID, follow=True, directory=directory)
+    got = list(islice(follower, 4))
+    assert [each.line for each in got] == [b"one\n", b"\0two\nlines\xff\n", b"pie", b"ces\n"]
+    assert [each.stream for each in got] == [1, 2, 1, 1]
+    assert [each.time_ns for each in got] == [MOMENT, MOMENT + 1, MOMENT + 2, MOMENT + 3]
+    assert got[0].attributes == {"TEAM": "a"}
+    destination.send([entry(b"later")])
+    destination.close()
+    assert next(follower).line == b"later\n"
+    follower.close()  # type: ignore[attr-defined]
+    last = journald_reader.read(ID, tail=2, directory=directory)
+    assert [each.line for each in last] == [b"ces\n", b"later\n"]
+    future = journald_reader.read(ID, since_ns=time.time_ns() + 60 * 10**9, directory=directory)
+    assert list(future) == []

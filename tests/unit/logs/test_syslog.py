@@ -176,3 +176,16 @@ def test_tcp_records_are_separated_by_newlines() -> None:
             f"<30>Nov 25 00:24:03 {TAG}[{pid}]: one".encode(),
             f"<27>Nov 25 00:24:03 {TAG}[{pid}]: two".encode(),
         ]
+
+
+def test_a_unix_stream_socket_is_spoken_to(tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        destination = syslog.open({"syslog-address": f"unix://{path}", "syslog-format": "rfc3164"}, source())
+        destination.send([entry(b"one"), entry(b"two")])
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as lines:
+            assert [lines.readline().rpartition(b" ")[2] for _ in range(2)] == [b"one\n", b"two\n"]
+        destination.close()
