@@ -6,6 +6,8 @@ import errno
 import socket
 from collections.abc import Sequence
 
+from sampan.logs.dialing import dial_failure, host_and_port_name
+
 STALL_TIMEOUT = 10.0
 """Seconds until a receiver that has no room for a message counts as not there."""
 
@@ -68,18 +70,26 @@ class Datagrams:
                 return connection
             except OSError as error:
                 connection.close()
-                failure = failure or OSError(error.errno, f"{path}: {error.strerror}")
-        raise failure or OSError(errno.ENOENT, "no path of a socket")
+                failure = failure or dial_failure("unixgram", path, error)
+        assert failure is not None
+        if len(self._paths) > 1:
+            raise OSError(failure.errno, "Unix syslog delivery error") from failure
+        raise failure
 
 
 def _udp_socket(host: str, port: int) -> socket.socket:
+    name = host_and_port_name(host, port)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except OSError as error:
+        raise dial_failure("udp", name, error) from error
     failure: OSError | None = None
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
+    for family, kind, protocol, _, address in found:
         connection = socket.socket(family, kind, protocol)
         try:
             connection.connect(address)
             return connection
         except OSError as error:
             connection.close()
-            failure = error
-    raise failure or OSError(errno.EHOSTUNREACH, f"{host} has no address")
+            failure = dial_failure("udp", name, error)
+    raise failure or OSError(errno.EHOSTUNREACH, f"dial udp {name}: no address")

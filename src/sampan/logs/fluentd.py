@@ -264,7 +264,7 @@ class FluentdDestination:
                 self.losses.add(entries[done:])
                 self._partial_lines.advance(entries[done:], pieces[done:])
                 return
-            raise Undelivered(str(error), delivered=done) from error
+            raise Undelivered(error.strerror or str(error), delivered=done) from error
         self._failures = 0
         self._partial_lines.advance(entries, pieces)
 

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from sampan.logs.dialing import dial_failure, host_and_port_name
 from sampan.logs.undelivered import Undelivered
 
 if TYPE_CHECKING:
@@ -76,13 +77,15 @@ class StreamConnection:
         except TimeoutError as error:
             if self._begun is not None and not owed:
                 done += self._keep_the_rest(group)
-            raise Undelivered(f"{self.name}: {error}", delivered=done) from error
+            raise Undelivered(error.strerror or f"{self.name}: {error}", delivered=done) from error
         except OSError as error:
             if self._begun is not None and not owed:
                 done += whole_records(group, self._written)[0]
                 self._begun = None
             self.close()
-            raise Undelivered(f"{self.name}: {error.strerror or error}", delivered=done) from error
+            said = error.strerror or str(error)
+            text = said if said.startswith("dial ") else f"{self.name}: {said}"
+            raise Undelivered(text, delivered=done) from error
 
     def receive(self, limit: int, timeout: float) -> bytes:
         """At most `limit` bytes of an answer. Raises OSError, also at the stream's end; then it is closed."""
@@ -113,8 +116,7 @@ class StreamConnection:
     def name(self) -> str:
         if isinstance(self._address, str):
             return self._address
-        host, port = self._address
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return host_and_port_name(*self._address)
 
     def _finish(self) -> None:
         connection, record = self._socket, self._begun
@@ -150,11 +152,14 @@ class StreamConnection:
             try:
                 connection.settimeout(CONNECT_TIMEOUT)
                 connection.connect(self._address)
-            except BaseException:
+            except OSError as error:
                 connection.close()
-                raise
+                raise dial_failure("unix", self.name, error) from error
             return connection
-        connection = socket.create_connection(self._address, CONNECT_TIMEOUT)
+        try:
+            connection = socket.create_connection(self._address, CONNECT_TIMEOUT)
+        except OSError as error:
+            raise dial_failure("tcp", self.name, error) from error
         if self._tls is None:
             return connection
         try:

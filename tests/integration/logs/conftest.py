@@ -92,6 +92,8 @@ input(type="imudp" address="127.0.0.1" port="{udp}")
 input(type="imtcp" address="127.0.0.1" port="{tcp}")
 input(type="imtcp" address="127.0.0.1" port="{tls}" streamDriver.name="gtls" streamDriver.mode="1"
       streamDriver.authMode="anon")
+input(type="imtcp" address="127.0.0.1" port="{mutual}" streamDriver.name="gtls" streamDriver.mode="1"
+      streamDriver.authMode="x509/certvalid")
 input(type="imuxsock" socket="{unix}5424" usespecialparser="off" parsehostname="on" ratelimit.interval="0")
 input(type="imuxsock" socket="{unix}" ratelimit.interval="0")
 template(name="fields" type="string"
@@ -103,12 +105,14 @@ action(type="omfile" file="{records}" template="fields")
 class Rsyslog:
     """A real rsyslogd. `next` is a record as it understood it: pri|time|host|app-name|procid|msgid|msg.
 
-    At `unix` it expects the format without a host's name, as /dev/log does, at `unix`5424 that of RFC 5424.
+    At `mutual` it wants a certificate of the client. At `unix` it expects the format without a host's name, as
+    /dev/log does, at `unix`5424 that of RFC 5424.
     """
 
     def __init__(self, directory: Path, certificate: tuple[str, str]) -> None:
         self.directory = directory
         self.udp, self.tcp, self.tls = free_port(socket.SOCK_DGRAM), free_port(), free_port()
+        self.mutual = free_port()
         self.unix = str(directory / "log")
         records = directory / "records"
         records.touch()
@@ -123,6 +127,7 @@ class Rsyslog:
             udp=self.udp,
             tcp=self.tcp,
             tls=self.tls,
+            mutual=self.mutual,
             unix=self.unix,
         )
         (directory / "conf").write_text(text)

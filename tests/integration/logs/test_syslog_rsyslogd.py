@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import ssl
 from typing import Any
 
 import pytest
@@ -118,3 +120,27 @@ def test_a_server_whose_certificate_nobody_vouches_for_is_not_spoken_to(
     unchecked.send([entry(b"unchecked")])
     unchecked.close()
     assert rsyslog.next().strip().endswith("unchecked")
+
+
+def test_the_client_shows_its_certificate_to_a_server_that_wants_one(
+    rsyslog: Any, certificate: tuple[str, str]
+) -> None:
+    context = ssl.create_default_context(cafile=certificate[0])
+    with socket.create_connection(("127.0.0.1", rsyslog.mutual), 10) as plain:
+        # Without one the server ends the conversation: so this test can fail.
+        with (
+            pytest.raises(OSError, match=r"alert|EOF|reset"),
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as anonymous,
+        ):
+            if not anonymous.recv(1):
+                raise OSError("EOF")
+    options = {
+        "syslog-address": f"tcp+tls://127.0.0.1:{rsyslog.mutual}",
+        "syslog-tls-ca-cert": certificate[0],
+        "syslog-tls-cert": certificate[0],
+        "syslog-tls-key": certificate[1],
+    }
+    destination = syslog.open(options, source())
+    destination.send([entry(b"known")])
+    destination.close()
+    assert rsyslog.next().strip().endswith("known")

@@ -134,8 +134,10 @@ def test_an_endpoint_that_is_not_there_is_said_in_dockers_words() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        with pytest.raises(OSError, match=f"gelf: cannot connect to GELF endpoint: 127.0.0.1:{port} "):
+        with pytest.raises(OSError, match="refused") as caught:
             gelf.open({"gelf-address": f"tcp://127.0.0.1:{port}"}, source())
+    refused = f"dial tcp 127.0.0.1:{port}: connect: connection refused"
+    assert caught.value.strerror == f"gelf: cannot connect to GELF endpoint: 127.0.0.1:{port} {refused}"
 
 
 # The words are dockerd 20.10.24's.

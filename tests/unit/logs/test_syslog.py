@@ -130,8 +130,10 @@ def test_a_dead_udp_server_is_no_error_and_a_dead_tcp_server_is() -> None:
     for _ in range(4):
         udp.send([entry(b"nobody hears")])
     udp.close()
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(ConnectionRefusedError) as caught:
         syslog.open({"syslog-address": f"tcp://127.0.0.1:{port}"}, source())
+    # dockerd: "failed to initialize logging driver: " and this.
+    assert caught.value.strerror == f"dial tcp 127.0.0.1:{port}: connect: connection refused"
 
 
 def test_empty_lines_are_no_messages(tmp_path: Path) -> None:
