@@ -206,7 +206,7 @@ async def stats(engine: Engine, request: Request) -> AnyResponse:
         async for sample in samples:
             yield msgspec.json.encode(sample) + b"\n"
 
-    return StreamingResponse(lines(), flush_headers=stream)
+    return StreamingResponse(lines(), flush_headers=True)
 
 
 async def changes(engine: Engine, request: Request) -> AnyResponse:

@@ -170,6 +170,15 @@ class Response:
         closing = self.headers.get("connection", "").lower() == "close"
         return self.finished and not closing and not self._until_close
 
+    def fileno(self) -> int:
+        """For select: readable when there is more than what `pending` tells of."""
+        return self._connection.fileno()
+
+    @property
+    def pending(self) -> bool:
+        """Bytes have come that are not read yet."""
+        return bool(self._connection._buffer)
+
     def read_some(self) -> bytes:
         """The next piece of the body, b"" at its end. Raises `ConnectionResetError` when it was cut off."""
         if self.finished:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, NamedTuple
 
 from sampan.linux.cgroups import BlockIoEntry, CgroupStats
 
@@ -10,55 +11,70 @@ Json = dict[str, Any]
 Interfaces = dict[str, dict[str, int]]
 
 
+class Sample(NamedTuple):
+    """`read`: when, RFC 3339; `system_ns`: what all processors together have counted."""
+
+    read: str
+    stats: CgroupStats
+    system_ns: int
+
+
+CPUS = os.cpu_count() or 1
+HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def stats_json(
     container_id: str,
     name: str,
-    now: CgroupStats,
-    before: tuple[str, CgroupStats, int] | None,
+    sample: Sample,
+    before: Sample | None,
     *,
-    read: str,
-    system_ns: int,
-    cpus: int,
-    host_memory: int,
     interfaces: Interfaces,
+    cpus: int = CPUS,
+    host_memory: int = HOST_MEMORY,
 ) -> Json:
-    """One sample. `before`: (time, stats, system nanoseconds) of the sample before it; times RFC 3339."""
+    """One sample, with the processor times of the one before it."""
+    now = sample.stats
     memory = now.memory
     memory_json: Json = {
         "usage": memory.usage,
         "stats": dict(memory.stat),
         "limit": min(memory.limit or host_memory, host_memory),
     }
-    if memory.max_usage is not None:
+    if memory.max_usage:
         memory_json["max_usage"] = memory.max_usage
+    if memory.failures:
         memory_json["failcnt"] = memory.failures
     pids: Json = {"current": now.pids.current}
     pids["limit"] = now.pids.limit if now.pids.limit is not None else 18446744073709551615
     return {
         "name": f"/{name}",
         "id": container_id,
-        "read": read,
-        "preread": before[0] if before else "0001-01-01T00:00:00Z",
+        "read": sample.read,
+        "preread": before.read if before else "0001-01-01T00:00:00Z",
         "num_procs": 0,
         "pids_stats": pids,
         "blkio_stats": {
+            **dict.fromkeys(_OTHER_BLOCK_IO, [] if now.cpu.per_cpu else None),  # version 1 has empty lists
             "io_service_bytes_recursive": [_entry(entry) for entry in now.io_service_bytes],
             "io_serviced_recursive": [_entry(entry) for entry in now.io_serviced],
-            "io_queue_recursive": None,
-            "io_service_time_recursive": None,
-            "io_wait_time_recursive": None,
-            "io_merged_recursive": None,
-            "io_time_recursive": None,
-            "sectors_recursive": None,
         },
         "storage_stats": {},
-        "cpu_stats": _cpu(now, system_ns, cpus),
-        "precpu_stats": _cpu(before[1], before[2], cpus) if before else _NO_CPU,
+        "cpu_stats": _cpu(now, sample.system_ns, cpus),
+        "precpu_stats": _cpu(before.stats, before.system_ns, cpus) if before else _NO_CPU,
         "memory_stats": memory_json,
         **({"networks": interfaces} if interfaces else {}),
     }
 
 
+_OTHER_BLOCK_IO = (
+    "io_queue_recursive",
+    "io_service_time_recursive",
+    "io_wait_time_recursive",
+    "io_merged_recursive",
+    "io_time_recursive",
+    "sectors_recursive",
+)
 _NO_CPU: Json = {
     "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
     "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
@@ -75,16 +91,7 @@ def empty_json(container_id: str, name: str) -> Json:
         "num_procs": 0,
         "pids_stats": {},
         "blkio_stats": dict.fromkeys(
-            (
-                "io_service_bytes_recursive",
-                "io_serviced_recursive",
-                "io_queue_recursive",
-                "io_service_time_recursive",
-                "io_wait_time_recursive",
-                "io_merged_recursive",
-                "io_time_recursive",
-                "sectors_recursive",
-            )
+            ("io_service_bytes_recursive", "io_serviced_recursive", *_OTHER_BLOCK_IO)
         ),
         "storage_stats": {},
         "cpu_stats": _NO_CPU,
@@ -115,7 +122,7 @@ def _cpu(stats: CgroupStats, system_ns: int, cpus: int) -> Json:
 
 
 def _entry(entry: BlockIoEntry) -> Json:
-    return {"major": entry.major, "minor": entry.minor, "op": entry.operation.lower(), "value": entry.value}
+    return {"major": entry.major, "minor": entry.minor, "op": entry.operation, "value": entry.value}
 
 
 def parse_system_cpu(proc_stat: str, ticks_per_second: int) -> int:

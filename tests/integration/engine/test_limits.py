@@ -335,3 +335,91 @@ def test_more_processes_than_the_limit_are_refused(sampan: Any) -> None:
     )
     assert done.returncode != 0 or "no" not in done.stdout
     assert "can't fork" in done.stderr
+
+
+def test_stats_of_a_container_are_those_of_its_group(sampan: Any) -> None:
+    sampan.ok(
+        "run", "-d", "--name", "busy", "-m", "64m", "--pids-limit", "20", "busybox", "sh", "-c",
+        "head -c 8000000 /dev/zero > /file; head -c 4000000 /dev/zero > /dev/shm/x; while :; do :; done",
+    )  # fmt: skip
+    api = sampan.api.api
+    first, second = (
+        sample for sample, _ in zip(api.stats("busy", stream=True, decode=True), range(2), strict=False)
+    )
+    assert first["preread"] == "0001-01-01T00:00:00Z"
+    assert second["preread"] == first["read"] < second["read"]
+    assert second["precpu_stats"] == first["cpu_stats"]
+    for sample in (second, api.stats("busy", stream=False), api.stats("busy", stream=False, one_shot=True)):
+        assert (sample["name"], sample["id"]) == ("/busy", sampan.ok("inspect", "-f", "{{.Id}}", "busy"))
+        memory = sample["memory_stats"]
+        assert memory["limit"] == 64 * MIB
+        # Without the page cache (docker stats), the shared memory and little else is left.
+        cache = memory["stats"]["inactive_file" if V2 else "total_inactive_file"]
+        assert 4_000_000 <= memory["usage"] - cache < 8_000_000
+        assert sample["pids_stats"] == {"current": 1, "limit": 20}
+        cpu = sample["cpu_stats"]
+        assert cpu["online_cpus"] == os.cpu_count()
+        assert cpu["cpu_usage"]["total_usage"] > 0 < cpu["system_cpu_usage"]
+        eth0 = sample["networks"]["eth0"]
+        assert set(eth0) == {f"{way}_{what}" for way in ("rx", "tx") for what in (
+            "bytes", "packets", "errors", "dropped",
+        )}  # fmt: skip
+        assert sample["num_procs"] == 0
+    used = second["cpu_stats"]["cpu_usage"]["total_usage"] - first["cpu_stats"]["cpu_usage"]["total_usage"]
+    passed = (
+        second["cpu_stats"]["system_cpu_usage"] - first["cpu_stats"]["system_cpu_usage"]
+    ) / os.cpu_count()  # type: ignore[operator]
+    assert 0 < used <= 1.1 * passed
+    assert api.stats("busy", stream=False, one_shot=True)["precpu_stats"]["cpu_usage"]["total_usage"] == 0
+    sampan.ok("kill", "busy")
+    ended = api.stats("busy", stream=False)
+    assert (ended["read"], ended["memory_stats"], ended["pids_stats"]) == ("0001-01-01T00:00:00Z", {}, {})
+    assert "networks" not in ended
+
+
+def test_the_stats_command_shows_one_reading_of_the_containers_asked_for(sampan: Any) -> None:
+    names = ("one", "two", "three", "four", "five")
+    for name in names:
+        sampan.ok("run", "-d", "--name", name, "-m", "32m", "--network", "none", "busybox", "sleep", "1000")
+    sampan.ok("create", "--name", "idle", "busybox")
+    begin = time.monotonic()
+    lines = sampan.ok("stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.NetIO}}").splitlines()
+    assert sorted(lines) == sorted(f"{name} 1 0B / 0B" for name in names)
+    assert time.monotonic() - begin < 4.5  # all at once: each takes a second
+    lines = sampan.ok("stats", "--no-stream", "--all", "--no-trunc").splitlines()
+    assert lines[0].split()[:3] == ["CONTAINER", "ID", "NAME"]
+    assert len(lines) == 7 and {len(line.split()[0]) for line in lines[1:]} == {64}
+    row = next(line for line in lines if " idle " in line)
+    assert " 0.00% " in row and " 0B / 0B " in row
+    found = json.loads(sampan.ok("stats", "--no-stream", "--format", "json", "two"))
+    assert found["Name"] == found["Container"] == "two"
+    assert found["MemUsage"].endswith(" / 32MiB")
+    done = sampan.run("stats", "--no-stream", "one", "nobody")
+    assert (done.returncode, done.stderr.strip()) == (
+        1,
+        "Error response from daemon: No such container: nobody",
+    )
+
+
+def test_the_stats_stream_follows_containers_that_come_and_go(
+    sampan: Any, wait_until: Callable[..., None]
+) -> None:
+    sampan.ok("run", "-d", "--name", "first", "--network", "none", "busybox", "sleep", "1000")
+    stream = sampan.start("stats", "--format", "{{.Name}}")
+    try:
+        assert stream.stdout.readline() == b"first\n"
+        sampan.ok("run", "-d", "--name", "second", "--network", "none", "busybox", "sleep", "1000")
+        while stream.stdout.readline() != b"second\n":
+            pass
+        sampan.ok("kill", "first")
+        pictures: list[bytes] = []
+        while pictures[-3:] != [b"second\n"] * 3:
+            pictures.append(stream.stdout.readline())
+    finally:
+        stream.kill()
+        stream.communicate()
+    named = sampan.start("stats", "--format", "{{.Name}}", "second")
+    assert named.stdout.readline() == b"second\n"
+    sampan.ok("rm", "-f", "second")
+    assert named.wait(timeout=20) == 0
+    named.communicate()

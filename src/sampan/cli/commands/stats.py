@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from sampan.cli import units
-from sampan.cli.failure import Failure, no_such
 from sampan.cli.flags import Command, Flag, Invocation
 from sampan.cli.listing import FORMAT_HELP, print_listing
 from sampan.cli.template_functions import Record
@@ -13,7 +12,6 @@ from sampan.client.api import ApiError, quote_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     from sampan.client.api import Client
@@ -90,59 +88,46 @@ def _names(invocation: Invocation, client: Client) -> list[str]:
     if invocation.args:
         return invocation.args
     containers = client.call("GET", "/containers/json", {"all": invocation.flags["all"]}) or []
-    return [container["Id"] for container in containers]
+    return [container["Id"][:12] for container in containers]
 
 
-def _one(client: Client, name: str) -> dict[str, Any]:
-    path = f"/containers/{quote_path(name)}/stats"
-    try:
-        answer: dict[str, Any] = client.call("GET", path, {"stream": "0"})
-    except ApiError as error:
-        raise no_such("container", name, error) from None
-    return answer
-
-
-class _Follower:
-    """The stats streams of several containers, read in turn; the last reading of each is kept."""
-
-    def __init__(self, client: Client, names: list[str]) -> None:
-        self.latest: dict[str, dict[str, Any]] = {name: {} for name in names}
-        self._streams: dict[str, Iterator[Any]] = {}
-        for name in names:
-            response = client.request("GET", f"/containers/{quote_path(name)}/stats", {"stream": "1"})
-            self._streams[name] = client.messages(response)
-
-    def step(self) -> bool:
-        """One more reading of each (the engine sends one a second); False when all have ended."""
-        for name, stream in list(self._streams.items()):
-            message = next(stream, None)
-            if message is None:
-                del self._streams[name]
-                self.latest.pop(name, None)
-            else:
-                self.latest[name] = message
-        return bool(self._streams)
+def _once(client: Client, names: list[str], *, given: bool) -> list[tuple[str, dict[str, Any]]]:
+    """One reading of each; all are asked before the first answers, as each takes a second."""
+    asked = [
+        (name, client.begin("GET", f"/containers/{quote_path(name)}/stats", {"stream": "0"}))
+        for name in names
+    ]
+    found = []
+    for name, connection in asked:
+        try:
+            found.append((name, client.settle(connection) or {}))
+        except ApiError as error:
+            if given or error.status != 404:
+                raise
+    return found
 
 
 def _stats(invocation: Invocation) -> int:
     flags = invocation.flags
     client = invocation.client()
+    given = bool(invocation.args)
     names = _names(invocation, client)
-    if flags["no-stream"]:
-        rows = [stats_record(_one(client, name), name, full=flags["no-trunc"]) for name in names]
-        print_listing(rows, flags["format"], _COLUMNS, _HEADERS)
-        return 0
-    try:
-        follower = _Follower(client, names)
-    except ApiError as error:
-        raise (Failure(f"Error: No such container: {names[0]}") if error.status == 404 else error) from None
-    live = sys.stdout.isatty()
-    while follower.step():
-        rows = [stats_record(item, name, full=flags["no-trunc"]) for name, item in follower.latest.items()]
-        if live and flags["format"] != "json":
-            sys.stdout.write(_CLEAR_SCREEN)
+
+    def show(items: list[tuple[str, dict[str, Any]]]) -> None:
+        rows = [stats_record(item, name, full=flags["no-trunc"]) for name, item in items]
         print_listing(rows, flags["format"], _COLUMNS, _HEADERS)
         sys.stdout.flush()
+
+    if flags["no-stream"]:
+        show(_once(client, names, given=given))
+        return 0
+    from sampan.cli.follow_stats import StatsFollower
+
+    live = sys.stdout.isatty() and flags["format"] != "json"
+    for items in StatsFollower(client, names, follow=not given, every=flags["all"]).pictures():
+        if live:
+            sys.stdout.write(_CLEAR_SCREEN)
+        show(items)
     return 0
 
 

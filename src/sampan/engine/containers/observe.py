@@ -1,4 +1,4 @@
-"""Looking at running containers: top, stats."""
+"""Looking at running containers' processes: top."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ import os
 import pwd
 import subprocess
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from sampan.engine import state
 from sampan.engine.containers.base import Json, Parts
-from sampan.engine.model import ContainerRecord, now
-from sampan.engine.stats import Interfaces, empty_json, parse_interfaces, parse_system_cpu, stats_json
-from sampan.engine.usage import Usage
-from sampan.errors import Conflict, Internal, Invalid, NotFound
-from sampan.linux.cgroups import CgroupStats
+from sampan.engine.model import ContainerRecord
+from sampan.errors import Conflict, Internal, Invalid
 
 _PS_TIMEOUT = 30
-_INTERVAL = 1.0
 
 
 class Observer:
@@ -47,85 +42,6 @@ class Observer:
         if done.returncode != 0:
             raise Invalid(f"ps: {done.stderr.strip()}")
         return parse_ps(done.stdout, pids)
-
-    async def stats(self, reference: str, *, stream: bool, one_shot: bool) -> AsyncIterator[Json]:
-        """Samples, one a second; one sample (with the one a second before it) without `stream`."""
-        slot = self._parts.store.find(reference)
-        return self._samples(slot.record.id, stream=stream, one_shot=one_shot)
-
-    async def _samples(self, container_id: str, *, stream: bool, one_shot: bool) -> AsyncIterator[Json]:
-        before: tuple[str, CgroupStats, int] | None = None
-        first = True
-        while True:
-            slot = self._parts.store.get(container_id)
-            if slot is None:
-                return
-            record = slot.record
-            if not record.running:
-                yield empty_json(record.id, record.name)
-                if not stream:
-                    return
-                before = None
-            else:
-                try:
-                    sample, interfaces = await asyncio.to_thread(self._sample, record)
-                except NotFound:
-                    sample, interfaces = None, {}
-                if sample is not None and (stream or one_shot or not first):
-                    yield stats_json(
-                        record.id,
-                        record.name,
-                        sample[1],
-                        before,
-                        read=sample[0],
-                        system_ns=sample[2],
-                        cpus=os.cpu_count() or 1,
-                        host_memory=_host_memory(),
-                        interfaces=interfaces,
-                    )
-                    if not stream:
-                        return
-                before = sample
-                first = False
-            await asyncio.sleep(_INTERVAL)
-
-    def _sample(
-        self, record: ContainerRecord
-    ) -> tuple[tuple[str, CgroupStats, int], dict[str, dict[str, int]]]:
-        stats = self._parts.cgroup(record).stats()
-        ticks = os.sysconf("SC_CLK_TCK")
-        system = parse_system_cpu(Path("/proc/stat").read_text(encoding="ascii"), ticks)
-        return (now(), stats, system), _interfaces(record)
-
-    async def usages(self) -> list[Usage]:
-        """Of every running container, as of now."""
-        running = [record for record in self._parts.store if record.running]
-        return await asyncio.to_thread(self._usages, running)
-
-    def _usages(self, records: list[ContainerRecord]) -> list[Usage]:
-        found = []
-        for record in records:
-            cgroup = self._parts.cgroup(record)
-            try:
-                stats = cgroup.stats()
-            except NotFound:
-                continue  # it ended in this moment
-            found.append(Usage(record, stats, _interfaces(record), cgroup.oom_kills()))
-        return found
-
-
-def _interfaces(record: ContainerRecord) -> Interfaces:
-    """Without a network of its own a container has none to count."""
-    if record.host.network_mode == "host":
-        return {}
-    try:
-        return parse_interfaces(Path(f"/proc/{record.state.pid}/net/dev").read_text(encoding="ascii"))
-    except OSError:
-        return {}  # it ended in this moment
-
-
-def _host_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def parse_ps(output: str, pids: set[int]) -> Json:

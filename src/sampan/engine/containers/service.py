@@ -23,6 +23,7 @@ from sampan.engine.containers.observe import Observer
 from sampan.engine.containers.recovery import Recovery
 from sampan.engine.containers.runner import Runner
 from sampan.engine.containers.specs import SpecMaker
+from sampan.engine.containers.statistics import Statistics
 from sampan.engine.containers.store import Slot
 from sampan.engine.containers.wiring import Wiring
 from sampan.engine.execs import Execs
@@ -85,8 +86,9 @@ class Containers:
         self.logs = streams.logs
         self.content_type = streams.content_type
         self.top = observer.top
-        self.stats = observer.stats
-        self.usages = observer.usages
+        self._statistics = Statistics(parts)
+        self.stats = self._statistics.stats
+        self.usages = self._statistics.usages
         self.changes = files.changes
         self.export = files.export
         self.archive_stat = files.stat
@@ -119,6 +121,7 @@ class Containers:
         """The engine ends; the containers run on."""
         self._health.close()
         self.execs.close()
+        self._statistics.close()
         await self._monitor.close()
 
     # Networks of a container

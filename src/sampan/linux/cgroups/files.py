@@ -89,24 +89,68 @@ def read(path: str) -> str | None:
         raise failure(error, path) from error
 
 
-def read_number(path: str) -> int | None:
+Read = Callable[[str], str | None]
+"""`read`, or that of a `KeptFiles`."""
+
+
+class KeptFiles:
+    """Files that are read again and again, kept open in between: a third of the work of opening each anew.
+
+    An open file does not keep its group from being removed; afterwards there is nothing to read in it.
+    """
+
+    def __init__(self) -> None:
+        self._descriptors: dict[str, int] = {}
+
+    def read(self, path: str) -> str | None:
+        """As `files.read`."""
+        descriptor = self._descriptors.get(path)
+        try:
+            if descriptor is None:
+                try:
+                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    descriptor = -1
+                self._descriptors[path] = descriptor
+            if descriptor < 0:
+                return None
+            chunk = os.pread(descriptor, _READ_SIZE, 0)
+            if len(chunk) < _SHORT:
+                return chunk.decode()
+            whole = chunk
+            while chunk := os.pread(descriptor, _READ_SIZE, len(whole)):
+                whole += chunk
+            return whole.decode()
+        except OSError as error:
+            if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):
+                return None
+            raise failure(error, path) from error
+
+    def close(self) -> None:
+        for descriptor in self._descriptors.values():
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptors.clear()
+
+
+def read_number(path: str, read: Read = read) -> int | None:
     """None for "max" and where there is no such file."""
     text = read(path)
     return int(text) if text is not None and text.strip().lstrip("-").isdigit() else None
 
 
-def read_table(path: str) -> dict[str, int]:
+def read_table(path: str, read: Read = read) -> dict[str, int]:
     """A file of `name number` lines; empty when there is none."""
     return parse_table(read(path) or "")
 
 
 def parse_table(text: str) -> dict[str, int]:
-    table: dict[str, int] = {}
-    for line in text.splitlines():
-        name, _, value = line.partition(" ")
-        if value.isdigit():
-            table[name] = int(value)
-    return table
+    words = text.split()
+    try:
+        return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+    except ValueError:
+        pairs = (line.partition(" ") for line in text.splitlines())
+        return {name: int(value) for name, _, value in pairs if value.isdigit()}
 
 
 def subgroups(path: str) -> Iterator[str]:

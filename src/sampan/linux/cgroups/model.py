@@ -182,8 +182,9 @@ class Cgroup(Protocol):
     def kill_all(self) -> None:
         """SIGKILL to every process in the group and below it, those that fork meanwhile included."""
 
-    def stats(self) -> CgroupStats:
-        """Raises `NotFound` when there is no such group."""
+    def stats(self, read: Callable[[str], str | None] = ...) -> CgroupStats:
+        """Raises `NotFound` when there is no such group. `read`: that of `files`, or of its `KeptFiles` for who
+        measures again and again."""
 
     def oom_kills(self) -> int:
         """How often the OOM killer struck in this group; 0 when there is no such group."""

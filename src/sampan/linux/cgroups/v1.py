@@ -180,11 +180,11 @@ class CgroupV1:
             if os.path.isdir(directory):
                 files.write(freezer, "THAWED")
 
-    def stats(self) -> CgroupStats:
+    def stats(self, read: files.Read = files.read) -> CgroupStats:
         if not self.exists():
             raise NotFound(f"no such cgroup: {self.path}")
         return read_stats(
-            {controller: f"{root}/{self.path}" for controller, root in self._hierarchies.items()}
+            {controller: f"{root}/{self.path}" for controller, root in self._hierarchies.items()}, read
         )
 
     def oom_kills(self) -> int:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from sampan.linux.cgroups import files
 from sampan.linux.cgroups.model import BlockIoEntry, CgroupStats, CpuStats, MemoryStats, PidsStats
 
+_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+"""Nanoseconds in the unit of cpuacct.stat."""
+
 _NO_LIMIT = 1 << 62
 """The kernel shows "unlimited" as the greatest number of whole pages, which depends on the page size."""
 
 
-def read_stats(directories: Mapping[str, str]) -> CgroupStats:
+def read_stats(directories: Mapping[str, str], read: files.Read = files.read) -> CgroupStats:
     blkio = directories.get("blkio")
     return CgroupStats(
-        cpu=_cpu(directories.get("cpu"), directories.get("cpuacct")),
-        memory=_memory(directories["memory"]) if "memory" in directories else MemoryStats(),
-        pids=_pids(directories["pids"]) if "pids" in directories else PidsStats(),
-        io_service_bytes=_blkio(blkio, "io_service_bytes") if blkio is not None else (),
-        io_serviced=_blkio(blkio, "io_serviced") if blkio is not None else (),
+        cpu=_cpu(directories.get("cpu"), directories.get("cpuacct"), read),
+        memory=_memory(directories["memory"], read) if "memory" in directories else MemoryStats(),
+        pids=_pids(directories["pids"], read) if "pids" in directories else PidsStats(),
+        io_service_bytes=_blkio(blkio, "io_service_bytes", read) if blkio is not None else (),
+        io_serviced=_blkio(blkio, "io_serviced", read) if blkio is not None else (),
     )
 
 
@@ -26,19 +30,17 @@ def oom_kill_count(memory: str) -> int:
     return files.read_table(f"{memory}/memory.oom_control").get("oom_kill", 0)
 
 
-def _cpu(cpu: str | None, cpuacct: str | None) -> CpuStats:
-    throttling = files.read_table(f"{cpu}/cpu.stat") if cpu is not None else {}
-    total = user = system = 0
+def _cpu(cpu: str | None, cpuacct: str | None, read: files.Read) -> CpuStats:
+    throttling = files.read_table(f"{cpu}/cpu.stat", read) if cpu is not None else {}
+    times: dict[str, int] = {}
     per_cpu: tuple[int, ...] = ()
     if cpuacct is not None:
-        total = files.read_number(f"{cpuacct}/cpuacct.usage") or 0
-        user = files.read_number(f"{cpuacct}/cpuacct.usage_user") or 0
-        system = files.read_number(f"{cpuacct}/cpuacct.usage_sys") or 0
-        per_cpu = tuple(int(word) for word in (files.read(f"{cpuacct}/cpuacct.usage_percpu") or "").split())
+        times = files.read_table(f"{cpuacct}/cpuacct.stat", read)
+        per_cpu = tuple(map(int, (read(f"{cpuacct}/cpuacct.usage_percpu") or "").split()))
     return CpuStats(
-        total=total,
-        user=user,
-        system=system,
+        total=sum(per_cpu),
+        user=times.get("user", 0) * _TICK,
+        system=times.get("system", 0) * _TICK,
         per_cpu=per_cpu,
         periods=throttling.get("nr_periods", 0),
         throttled_periods=throttling.get("nr_throttled", 0),
@@ -46,30 +48,28 @@ def _cpu(cpu: str | None, cpuacct: str | None) -> CpuStats:
     )
 
 
-def _memory(directory: str) -> MemoryStats:
-    limit = files.read_number(f"{directory}/memory.limit_in_bytes")
+def _memory(directory: str, read: files.Read) -> MemoryStats:
+    limit = files.read_number(f"{directory}/memory.limit_in_bytes", read)
     return MemoryStats(
-        usage=files.read_number(f"{directory}/memory.usage_in_bytes") or 0,
-        max_usage=files.read_number(f"{directory}/memory.max_usage_in_bytes"),
+        usage=files.read_number(f"{directory}/memory.usage_in_bytes", read) or 0,
+        max_usage=files.read_number(f"{directory}/memory.max_usage_in_bytes", read),
         limit=None if limit is None or limit >= _NO_LIMIT else limit,
-        failures=files.read_number(f"{directory}/memory.failcnt") or 0,
-        stat=files.read_table(f"{directory}/memory.stat"),
+        failures=files.read_number(f"{directory}/memory.failcnt", read) or 0,
+        stat=files.read_table(f"{directory}/memory.stat", read),
     )
 
 
-def _pids(directory: str) -> PidsStats:
+def _pids(directory: str, read: files.Read) -> PidsStats:
     return PidsStats(
-        current=files.read_number(f"{directory}/pids.current") or 0,
-        limit=files.read_number(f"{directory}/pids.max"),
+        current=files.read_number(f"{directory}/pids.current", read) or 0,
+        limit=files.read_number(f"{directory}/pids.max", read),
     )
 
 
-def _blkio(directory: str, name: str) -> tuple[BlockIoEntry, ...]:
-    for file in (f"blkio.bfq.{name}_recursive", f"blkio.throttle.{name}_recursive", f"blkio.throttle.{name}"):
-        entries = parse_blkio(files.read(f"{directory}/{file}") or "")
-        if entries:
-            return entries
-    return ()
+def _blkio(directory: str, name: str, read: files.Read) -> tuple[BlockIoEntry, ...]:
+    """What goes through the throttling layer is everything, whichever scheduler a disk has."""
+    text = read(f"{directory}/blkio.throttle.{name}_recursive")
+    return parse_blkio(text or read(f"{directory}/blkio.throttle.{name}") or "")
 
 
 def parse_blkio(text: str) -> tuple[BlockIoEntry, ...]:

@@ -158,10 +158,10 @@ class CgroupV2:
         finally:
             files.write(f"{self._group}/cgroup.freeze", "0")
 
-    def stats(self) -> CgroupStats:
+    def stats(self, read: files.Read = files.read) -> CgroupStats:
         if not self.exists():
             raise NotFound(f"no such cgroup: {self.path}")
-        return read_stats(self._group)
+        return read_stats(self._group, read)
 
     def oom_kills(self) -> int:
         return oom_kill_count(self._group)

@@ -9,14 +9,14 @@ _NANOSECONDS = 1000
 """In a microsecond, which is what version 2 counts in."""
 
 
-def read_stats(group: str) -> CgroupStats:
-    io = files.read(f"{group}/io.stat") or ""
+def read_stats(group: str, read: files.Read = files.read) -> CgroupStats:
+    io = read(f"{group}/io.stat") or ""
     return CgroupStats(
-        cpu=_cpu(group),
-        memory=_memory(group),
+        cpu=_cpu(group, read),
+        memory=_memory(group, read),
         pids=PidsStats(
-            current=files.read_number(f"{group}/pids.current") or 0,
-            limit=files.read_number(f"{group}/pids.max"),
+            current=files.read_number(f"{group}/pids.current", read) or 0,
+            limit=files.read_number(f"{group}/pids.max", read),
         ),
         io_service_bytes=parse_io(io, {"rbytes": "read", "wbytes": "write"}),
         io_serviced=parse_io(io, {"rios": "read", "wios": "write"}),
@@ -27,8 +27,8 @@ def oom_kill_count(group: str) -> int:
     return files.read_table(f"{group}/memory.events").get("oom_kill", 0)
 
 
-def _cpu(group: str) -> CpuStats:
-    table = files.read_table(f"{group}/cpu.stat")
+def _cpu(group: str, read: files.Read) -> CpuStats:
+    table = files.read_table(f"{group}/cpu.stat", read)
     return CpuStats(
         total=table.get("usage_usec", 0) * _NANOSECONDS,
         user=table.get("user_usec", 0) * _NANOSECONDS,
@@ -39,13 +39,14 @@ def _cpu(group: str) -> CpuStats:
     )
 
 
-def _memory(group: str) -> MemoryStats:
+def _memory(group: str, read: files.Read) -> MemoryStats:
+    """`failures`: as Docker, how often the group ran out of memory."""
     return MemoryStats(
-        usage=files.read_number(f"{group}/memory.current") or 0,
-        max_usage=files.read_number(f"{group}/memory.peak"),
-        limit=files.read_number(f"{group}/memory.max"),
-        failures=files.read_table(f"{group}/memory.events").get("max", 0),
-        stat=files.read_table(f"{group}/memory.stat"),
+        usage=files.read_number(f"{group}/memory.current", read) or 0,
+        max_usage=files.read_number(f"{group}/memory.peak", read),
+        limit=files.read_number(f"{group}/memory.max", read),
+        failures=files.read_table(f"{group}/memory.events", read).get("oom", 0),
+        stat=files.read_table(f"{group}/memory.stat", read),
     )
 
 
