@@ -23,6 +23,7 @@ from sampan.api.messages import AnyResponse, Request
 from sampan.api.router import Router
 from sampan.build.builder import Builder
 from sampan.build.cache import BuildCache, MetadataTable
+from sampan.daemon.remap import check_kernel, with_id_maps
 from sampan.engine.build_cache import build_cache_keeper
 from sampan.engine.build_worker import EngineWorker, host_trust
 from sampan.engine.builds import Builds
@@ -149,8 +150,10 @@ def open_stores(settings: Settings) -> Stores:
 
 
 async def assemble(settings: Settings) -> Assembled:
+    settings = await asyncio.to_thread(with_id_maps, settings)
     stores = await asyncio.to_thread(open_stores, settings)
     launcher = await asyncio.to_thread(LauncherClient.start, settings.run / "launcher", LAUNCHER)
+    await asyncio.to_thread(check_kernel, settings, launcher)
     host = NetworkHost(settings.instance, mode=PublishMode(settings.port_mode))
     names = NameServer(host_resolvers())
     control_groups = cgroups.detect()
@@ -173,7 +176,7 @@ async def assemble(settings: Settings) -> Assembled:
             names=names,
             launcher=launcher,
             cgroups=control_groups,
-            facts=_host_facts(control_groups),
+            facts=_host_facts(control_groups, settings),
         )
     )
     _connect_images(stores, images, containers, launcher)
@@ -244,7 +247,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _host_facts(control_groups: cgroups.CgroupHost) -> HostFacts:
+def _host_facts(control_groups: cgroups.CgroupHost, settings: Settings) -> HostFacts:
     cpus = os.cpu_count() or 1
     cpuset, nodes = available_cpuset(control_groups)
     return HostFacts(
@@ -253,6 +256,7 @@ def _host_facts(control_groups: cgroups.CgroupHost) -> HostFacts:
         nodes or "0",
         detect_features(control_groups),
         cgroup_namespace=control_groups.layout == "v2",
+        remapped=settings.id_maps is not None,
     )
 
 

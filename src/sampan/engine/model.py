@@ -59,7 +59,7 @@ class MountPoint(msgspec.Struct, frozen=True):
     `type`: bind, volume or tmpfs. `source`: host path (bind, volume). `name`: the volume's. `mode`: the
     options as written with `-v`. `anonymous`: the volume has no name given by a person. `copy`: fill the
     volume from the image. `create`: make a missing bind source. `options`: of a tmpfs. `from_mounts`: asked
-    for with `--mount`.
+    for with `--mount`. `internal`: a bind mount of something that is the engine's own.
     """
 
     type: str
@@ -76,6 +76,7 @@ class MountPoint(msgspec.Struct, frozen=True):
     options: tuple[str, ...] = ()
     subpath: str = ""
     from_mounts: bool = False
+    internal: bool = False
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -119,6 +120,11 @@ class ContainerRecord(msgspec.Struct, frozen=True):
     @property
     def labels(self) -> dict[str, str]:
         return self.config.labels or {}
+
+    @property
+    def remaps(self) -> bool:
+        """Has a user namespace of its own, where the engine has ids for one."""
+        return self.host.userns_mode != "host"
 
     @property
     def restarts_unhealthy(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sampan.engine.userns import IdMaps
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -35,6 +37,9 @@ class Settings:
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     init_by_default: bool = False
+    userns_remap: str = ""
+    """Whose subordinate ids containers get: "" nobody's, `default`, or USER[:GROUP]; `id_maps` is what came of it."""
+    id_maps: IdMaps | None = None
     shutdown_timeout: int = 15
     labels: tuple[str, ...] = ()
     debug: bool = False

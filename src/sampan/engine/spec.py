@@ -10,6 +10,7 @@ from sampan.engine.default_spec import DEFAULT_PATH
 from sampan.engine.model import ContainerRecord, MountPoint
 from sampan.engine.mounts import mount_order, tmpfs_points
 from sampan.engine.spec_resources import cgroup_path, resources
+from sampan.engine.userns import IdMaps
 from sampan.errors import Invalid
 from sampan.oci.spec import (
     Box,
@@ -49,7 +50,7 @@ class SpecFacts:
     `ipc_process`: whose /dev/shm is shared, if anybody's. `namespaces`: type -> path of a namespace to join;
     `shared`: types that stay the host's. `files`: place in the container -> file on the host (hostname, hosts,
     resolv.conf). `devices`: with their numbers looked up; `block_devices`: path -> (major, minor) for block I/O limits.
-    `mounts`: sources filled in. `rlimits`: by the host's own limits.
+    `mounts`: sources filled in. `rlimits`: by the host's own limits. `ids`: of its user namespace, if it has one.
     """
 
     defaults: SpecDefaults
@@ -69,6 +70,7 @@ class SpecFacts:
     apparmor_profile: str | None = None
     paths_unconfined: bool = False
     init: bool = False
+    ids: IdMaps | None = None
 
 
 def build_spec(record: ContainerRecord, facts: SpecFacts) -> Spec:
@@ -89,6 +91,8 @@ def build_spec(record: ContainerRecord, facts: SpecFacts) -> Spec:
         annotations=annotations or None,
         linux=Linux(
             namespaces=namespaces(facts),
+            uid_mappings=facts.ids.uids if facts.ids is not None else (),
+            gid_mappings=facts.ids.gids if facts.ids is not None else (),
             devices=facts.devices,
             cgroups_path=cgroup_path(record.host, record.id, facts.cgroup_parent),
             resources=resources(host, _device_rules(host, facts), facts.block_devices),
@@ -162,17 +166,17 @@ _NAMESPACES = ("mount", "network", "uts", "pid", "ipc", "cgroup")
 
 
 def namespaces(facts: SpecFacts) -> tuple[Namespace, ...]:
+    kinds = (*_NAMESPACES, *(("user",) if facts.ids is not None else ()))
     return tuple(
-        Namespace(type=kind, path=facts.namespaces.get(kind))
-        for kind in _NAMESPACES
-        if kind not in facts.shared
+        Namespace(type=kind, path=facts.namespaces.get(kind)) for kind in kinds if kind not in facts.shared
     )
 
 
 def mounts(record: ContainerRecord, facts: SpecFacts) -> tuple[Mount, ...]:
     """The system's own mounts, then the engine's files, then what was asked for, parents first.
 
-    A mount that was asked for takes the place of one of the system's own.
+    A mount that was asked for takes the place of one of the system's own. What belongs to the engine (its files,
+    volumes) holds ids as the container sees them; directories of the host are shown with the host's.
     """
     host = record.host
     asked = mount_order((*facts.mounts, *tmpfs_points(host)))
@@ -183,11 +187,12 @@ def mounts(record: ContainerRecord, facts: SpecFacts) -> tuple[Mount, ...]:
         if mount.destination not in places
     ]
     kept = [mount for mount in found if mount is not None]
+    idmap = ("idmap",) if facts.ids is not None else ()
     for place, source in facts.files.items():
         if place not in places:
-            options = ("rbind", "rprivate", *(("ro",) if host.readonly_rootfs else ()))
+            options = ("rbind", "rprivate", *(("ro",) if host.readonly_rootfs else ()), *idmap)
             kept.append(Mount(destination=place, type="bind", source=source, options=options))
-    kept += [point_mount(point) for point in asked]
+    kept += [point_mount(point, idmap if point.type == "volume" or point.internal else ()) for point in asked]
     return tuple(kept)
 
 
@@ -202,6 +207,8 @@ def _default_mount(mount: Mount, host: HostConfig, facts: SpecFacts) -> Mount | 
         if facts.ipc_process:
             return _bind(f"/proc/{facts.ipc_process}/root/dev/shm", "/dev/shm")
         options = (*(one for one in options if not one.startswith("size=")), f"size={host.shm_size}")
+    if place == "/dev/mqueue" and "ipc" in facts.shared and facts.ids is not None:
+        return None  # only root of the host may mount the host's
     if host.privileged and place.startswith("/sys"):
         options = tuple(one for one in options if one != "ro")
     return Mount(destination=place, type=mount.type, source=mount.source, options=options)
@@ -211,7 +218,7 @@ def _bind(source: str, place: str, flags: tuple[str, ...] = ("nosuid", "noexec",
     return Mount(destination=place, type="bind", source=source, options=("rbind", "rprivate", *flags))
 
 
-def point_mount(point: MountPoint) -> Mount:
+def point_mount(point: MountPoint, idmap: tuple[str, ...] = ()) -> Mount:
     if point.type == "tmpfs":
         chosen = {option.partition("=")[0] for option in point.options}
         defaults = tuple(
@@ -235,6 +242,7 @@ def point_mount(point: MountPoint) -> Mount:
             "rbind" if point.recursive else "bind",
             "rw" if point.rw else "ro",
             point.propagation or "rprivate",
+            *idmap,
         ),
     )
 
@@ -262,10 +270,15 @@ def _device_rules(host: HostConfig, facts: SpecFacts) -> tuple[DeviceRule, ...]:
     return (*facts.defaults.devices, *facts.device_rules)
 
 
+_PING_GROUPS = "net.ipv4.ping_group_range"
+
+
 def _sysctls(host: HostConfig, facts: SpecFacts) -> dict[str, str] | None:
     found: dict[str, str] = {}
     if "network" not in facts.shared and "network" not in facts.namespaces:
         found.update(facts.defaults.sysctls)
+        if facts.ids is not None and _PING_GROUPS in found:
+            found[_PING_GROUPS] = f"0 {facts.ids.last_gid}"
     found.update({name.replace("/", "."): value for name, value in (host.sysctls or {}).items()})
     return found or None
 

@@ -128,6 +128,8 @@ class System:
 
     def _security_options(self) -> list[str]:
         options = ["name=seccomp,profile=builtin", "name=cgroupns"]
+        if self._settings.id_maps is not None:
+            options.append("name=userns")
         if Path("/sys/module/apparmor/parameters/enabled").is_file():
             options.insert(0, "name=apparmor")
         return options

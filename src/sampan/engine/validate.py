@@ -75,6 +75,8 @@ def check_host(host: HostConfig, facts: HostFacts) -> tuple[HostConfig, list[str
     if host.runtime not in ("", "sampan", "runc", "io.containerd.runc.v2"):
         raise Invalid(f"unknown or invalid runtime name: {host.runtime}")
     _check_modes(host)
+    if facts.remapped and host.userns_mode != "host":
+        _check_remapped(host)
     check_extra_hosts(host.extra_hosts or ())
     _check_device_requests(host)
     _check_storage(host)
@@ -131,6 +133,21 @@ def _check_modes(host: HostConfig) -> None:
             raise Invalid('can\'t join IPC of container : invalid name or ID supplied: ""')
         if value not in allowed and not joins:
             raise Invalid(f"invalid {name} mode: {value}")
+
+
+def _check_remapped(host: HostConfig) -> None:
+    """What can't be had in a user namespace, in Docker's words."""
+    if host.privileged:
+        raise Invalid(
+            "privileged mode is incompatible with user namespaces.  You must run the container in the host "
+            "namespace when running privileged mode",
+            hint="--userns host",
+        )
+    for mode, text in ((host.network_mode, "the host's network"), (host.pid_mode, "the host PID")):
+        if mode == "host":
+            raise Invalid(
+                f"cannot share {text} namespace when user namespaces are enabled", hint="--userns host"
+            )
 
 
 def check_joined(config: ContainerConfig, host: HostConfig) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network
 
 from sampan.errors import Invalid
-from sampan.linux.netlink_namespace import in_new_namespace
+from sampan.linux.netlink_namespace import in_namespace, in_new_namespace
 from sampan.linux.netlink_route import RouteSocket
 from sampan.linux.nftables import Batch, NftablesSocket
 from sampan.network import bridge, passage, rules
@@ -69,6 +69,10 @@ class NetworkHost:
         """
         descriptor, _ = in_new_namespace(bridge.configure_loopback)
         return descriptor
+
+    def prepare_namespace(self, namespace: int) -> None:
+        """As `create_namespace`, for an empty namespace that was made elsewhere (a descriptor, not kept)."""
+        in_namespace(namespace, bridge.configure_loopback)
 
     def attach(self, namespace: int, network: NetworkSpec, endpoint: EndpointSpec) -> None:
         """Make and configure the endpoint's interface in the namespace (a descriptor, not kept)."""

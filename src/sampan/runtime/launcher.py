@@ -41,7 +41,7 @@ from sampan.runtime.overlay import LayerMounts, open_directory_root
 from sampan.runtime.rehearsal import rehearse
 from sampan.runtime.sealing import ensure_sealed
 from sampan.runtime.shim import Given, Job, container_job, exec_job, run_shim
-from sampan.runtime.usernamespace import host_id, make_user_namespace
+from sampan.runtime.usernamespace import host_id, make_network_namespace, make_user_namespace
 
 _CALLS: Final[wire.Codec[CreateCall | ExecCall | OpenRootCall | ReleaseLayersCall | UserNamespaceCall]] = (
     wire.Codec(LauncherCall)
@@ -105,15 +105,19 @@ class Launcher:
                 finally:
                     os.close(root)
             case UserNamespaceCall():
-                self._user_namespace(call, answer)
+                self._user_namespace(call, descriptors, answer)
             case ReleaseLayersCall():
                 self._layers.release(call.paths)
                 self._answer(answer, Done())
             case _:
                 raise Internal(f"unknown call {type(call).__name__}")
 
-    def _user_namespace(self, call: UserNamespaceCall, answer: socket.socket) -> None:
-        made = make_user_namespace(call.uid_mappings, call.gid_mappings, network=True)
+    def _user_namespace(self, call: UserNamespaceCall, descriptors: list[int], answer: socket.socket) -> None:
+        made: tuple[int, ...]
+        if descriptors:
+            made = (make_network_namespace(descriptors[0]),)
+        else:
+            made = make_user_namespace(call.uid_mappings, call.gid_mappings, network=True)
         try:
             if call.probe:
                 owner = host_id(call.uid_mappings, 0), host_id(call.gid_mappings, 0)

@@ -136,6 +136,14 @@ class LauncherClient:
             raise Internal("the launcher answered without descriptors")
         return descriptors[0], descriptors[1]
 
+    def network_namespace(self, user_namespace: int) -> int:
+        """A descriptor of a new network namespace that belongs to this user namespace (a descriptor, not kept)."""
+        answer, descriptors = self._call(UserNamespaceCall(), (user_namespace,))
+        if not isinstance(answer, Done) or len(descriptors) != 1:
+            wire.close_all(descriptors)
+            raise Internal("the launcher answered without a descriptor")
+        return descriptors[0]
+
     def release_layers(self, paths: Sequence[str]) -> None:
         """Unmount layers that are going to be removed. Containers that use one keep it."""
         _, descriptors = self._call(ReleaseLayersCall(tuple(paths)))

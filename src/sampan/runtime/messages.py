@@ -145,11 +145,12 @@ class ReleaseLayersCall(msgspec.Struct, frozen=True, tag=True):
 class UserNamespaceCall(msgspec.Struct, frozen=True, tag=True):
     """The answer carries descriptors of a new user namespace and of a network namespace that belongs to it.
 
+    With a second descriptor, of a user namespace, that one is used, and its descriptor not sent back.
     `probe`: a directory below which a root with mapped ids is mounted for a trial, if not empty.
     """
 
-    uid_mappings: tuple[IdMapping, ...]
-    gid_mappings: tuple[IdMapping, ...]
+    uid_mappings: tuple[IdMapping, ...] = ()
+    gid_mappings: tuple[IdMapping, ...] = ()
     probe: str = ""
 
 

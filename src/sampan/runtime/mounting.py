@@ -247,11 +247,11 @@ def _host_node(step: s.MakeDevice) -> str:
         if os.path.lexists(step.path) and os.lstat(step.path).st_rdev == expected:
             return step.path
         kind = "block" if step.kind == "b" else "char"
-        with open(f"/sys/dev/{kind}/{step.major}:{step.minor}/uevent", encoding="ascii") as file:
-            names = [line.strip().removeprefix("DEVNAME=") for line in file if line.startswith("DEVNAME=")]
+        with open(f"/sys/dev/{kind}/{step.major}:{step.minor}/uevent", "rb") as file:
+            names = [line.strip().removeprefix(b"DEVNAME=") for line in file if line.startswith(b"DEVNAME=")]
     except FileNotFoundError:
         names = []
-    return f"/dev/{names[0]}" if names else step.path
+    return f"/dev/{os.fsdecode(names[0])}" if names else step.path
 
 
 def _bind_device(root: int, step: s.MakeDevice) -> None:

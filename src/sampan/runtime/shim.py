@@ -308,7 +308,13 @@ class Shim:
         spawned = spawn.spawn(job.entry, setup, self._channel, channel, job.group, self._maker_hooks)
         self._pid = spawned.pid
         wire.close_all(sorted(set(theirs or job.setup.stdio or ())))
-        for descriptor in (setup.root, setup.network, setup.host_mounts, job.entry.target):
+        for descriptor in (
+            setup.root,
+            setup.network,
+            setup.host_mounts,
+            job.entry.target,
+            job.entry.user_namespace,
+        ):
             if descriptor >= 0:
                 os.close(descriptor)
         if spawned.console >= 0:

@@ -194,6 +194,7 @@ def _child(
 ) -> NoReturn:
     try:
         process.set_dumpable(False)
+        os.umask(0o022)  # control groups may be looked at by everybody, as the kernel has it
         if group is not None:
             cgroup = group.open()
             if group.limits is not None:

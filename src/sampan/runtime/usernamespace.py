@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
 
 from sampan.errors import Internal, Invalid, NotFound
 from sampan.linux import namespaces as ns
@@ -20,32 +22,47 @@ def make_user_namespace(
     A namespace needs a process to be made; it is forked here and has ended when this returns. Raises `Invalid` for
     mappings that the kernel refuses, `NotFound` without user namespaces.
     """
+    with _forked(ns.NEWUSER | (ns.NEWNET if network else 0)) as pid:
+        write_maps(pid, uid_mappings, gid_mappings)
+        user = ns.open_namespace(f"/proc/{pid}/ns/user")
+        return user, ns.open_namespace(f"/proc/{pid}/ns/net") if network else -1
+
+
+def make_network_namespace(user_namespace: int) -> int:
+    """A descriptor of a new network namespace that belongs to an existing user namespace."""
+    with _forked(ns.NEWNET, user_namespace) as pid:
+        return ns.open_namespace(f"/proc/{pid}/ns/net")
+
+
+@contextmanager
+def _forked(flags: int, within: int = -1) -> Iterator[int]:
+    """A process in new namespaces (made in the user namespace `within`, if given), until the block ends."""
     ready, made = os.pipe2(os.O_CLOEXEC)
     end, let_go = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        _stay(ns.NEWUSER | (ns.NEWNET if network else 0), made, end, let_go)
+        _stay(flags, within, made, end, let_go)
     os.close(made)
     os.close(end)
     try:
         if os.read(ready, 1) != b"x":
             raise NotFound("user namespaces are not available")
-        write_maps(pid, uid_mappings, gid_mappings)
-        user = ns.open_namespace(f"/proc/{pid}/ns/user")
-        return user, ns.open_namespace(f"/proc/{pid}/ns/net") if network else -1
+        yield pid
     finally:
         os.close(ready)
         os.close(let_go)
         _reap(pid)
 
 
-def _stay(flags: int, made: int, end: int, let_go: int) -> None:
+def _stay(flags: int, within: int, made: int, end: int, let_go: int) -> NoReturn:
     """The forked process: until the other end of the pipe is closed."""
     code = 1
     try:
         os.close(let_go)
         # Our maps are written through /proc/<pid>, which is root's as long as we are dumpable.
         process.set_dumpable(True)
+        if within >= 0:
+            ns.join(within, ns.NEWUSER)
         ns.unshare(flags)
         os.write(made, b"x")
         os.read(end, 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import BinaryIO, Final
 
 import msgspec
@@ -42,6 +42,7 @@ class ExtractOptions(msgspec.Struct, frozen=True):
     """
 
     owner: tuple[int, int] | None = None
+    owners: Callable[[int, int], tuple[int, int]] | None = None
     mtime: bool = True
     xattrs: bool = True
     devices: bool = True  # device nodes and fifos; False: `Invalid` when one comes
@@ -158,7 +159,7 @@ class _Extraction:
         try:
             fd = open_in_root(self._root, full, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
-            uid, gid = self._options.owner or (0, 0)
+            uid, gid = self._options.owner or self._mapped(0, 0)
             if self._whiteouts:
                 self._revive(path)
             made = mkdirs_in_root(self._root, full, 0o755, max(uid, 0), max(gid, 0))
@@ -312,16 +313,22 @@ class _Extraction:
         try:
             path = f"/proc/self/fd/{fd}"
             if self._options.owner != CALLER:
-                os.chown(path, *(self._options.owner or (member.uid, member.gid)))
+                os.chown(path, *self._owner_of(member))
             os.chmod(path, member.mode)
             if self._options.mtime:
                 os.utime(path, ns=_times(member.mtime, member.mtime_nsec))
         finally:
             os.close(fd)
 
+    def _owner_of(self, member: Member) -> tuple[int, int]:
+        return self._options.owner or self._mapped(member.uid, member.gid)
+
+    def _mapped(self, uid: int, gid: int) -> tuple[int, int]:
+        return self._options.owners(uid, gid) if self._options.owners is not None else (uid, gid)
+
     def _link_attributes(self, parent: int, name: bytes, member: Member) -> None:
         if self._options.owner != CALLER:
-            uid, gid = self._options.owner or (member.uid, member.gid)
+            uid, gid = self._owner_of(member)
             os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
         if self._options.mtime:
             times = _times(member.mtime, member.mtime_nsec)
@@ -330,7 +337,7 @@ class _Extraction:
     def _attributes(self, fd: int, member: Member) -> None:
         """Owner first: changing it clears the set-id bits and the capabilities."""
         if self._options.owner != CALLER:
-            os.fchown(fd, *(self._options.owner or (member.uid, member.gid)))
+            os.fchown(fd, *self._owner_of(member))
         os.fchmod(fd, member.mode if self._options.keep_set_id else member.mode & 0o1777)
         if not self._options.xattrs:
             return

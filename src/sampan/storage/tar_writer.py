@@ -48,6 +48,7 @@ def write_tree(
     strip: bool = False,
     exclude: Callable[[str], bool] | None = None,
     owner: tuple[int, int] | None = None,
+    owners: Callable[[int, int], tuple[int, int]] | None = None,
     end: bool = True,
 ) -> TreeStats:
     """Write the tree at `path` inside the root `root_fd` to `out` as a tar.
@@ -57,13 +58,13 @@ def write_tree(
     overlay: it is an overlay's upper directory: devices 0:0 and opaque directories become OCI whiteouts (`.wh.`).
     strip: take overlayfs's other attributes off the tree on the way.
     exclude: called with each entry's name in the archive; True leaves it (and what is below) out.
-    owner: every entry gets this uid and gid.
+    owner: every entry gets this uid and gid. owners: what uid and gid become in the archive.
     end: write the two zero blocks.
 
     Sockets are left out, as in every tar. Raises OSError, `Invalid` (too deep), `Unsupported` (an upper
     directory made with redirects or without data).
     """
-    writer = _TreeWriter(out, overlay=overlay, strip=strip, exclude=exclude, owner=owner)
+    writer = _TreeWriter(out, overlay=overlay, strip=strip, exclude=exclude, owner=owner, owners=owners)
     top = open_in_root(root_fd, path or ".", os.O_PATH | os.O_NOFOLLOW)
     try:
         if stat.S_ISDIR(os.fstat(top).st_mode):
@@ -93,12 +94,14 @@ class _TreeWriter:
         strip: bool,
         exclude: Callable[[str], bool] | None,
         owner: tuple[int, int] | None,
+        owners: Callable[[int, int], tuple[int, int]] | None = None,
     ) -> None:
         self._out = out
         self._overlay = overlay
         self._strip = strip
         self._exclude = exclude
         self._owner = owner
+        self._owners = owners
         self._pieces: list[bytes] = []
         self._pending = 0
         self._links: dict[tuple[int, int], bytes] = {}
@@ -236,6 +239,8 @@ class _TreeWriter:
         xattrs: dict[bytes, bytes] | None = None,
     ) -> None:
         uid, gid = self._owner or (status.st_uid, status.st_gid)
+        if self._owners is not None:
+            uid, gid = self._owners(uid, gid)
         self.entries += 1
         self._put(
             pack_header(

@@ -22,8 +22,9 @@ STOP_SECONDS = 60
 class EngineProcess:
     """A daemon started by `start` (or on entering), stopped with all that it made by `stop`.
 
-    `directory` must not exist or be empty; everything is below it. `options` are further daemon flags.
-    Used as a context manager it cleans up whatever happens in the block.
+    `directory` must not exist or be empty; everything is below it. `options` are further daemon flags; `prefix` is
+    a command that runs the daemon as its arguments. Used as a context manager it cleans up whatever happens in the
+    block.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class EngineProcess:
         options: Sequence[str] = (),
         subnet: str | None = None,
         config: object = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         token = secrets.token_hex(4)
         self.directory = directory
@@ -46,6 +48,7 @@ class EngineProcess:
         number = int(token, 16) % 4096
         self.subnet = subnet or f"10.{200 + number // 256}.{number % 256}.1/24"
         self.options = tuple(options)
+        self._prefix = tuple(prefix)
         self._config = directory / "daemon.json"
         directory.mkdir(parents=True, exist_ok=True)
         self._config.write_text(json.dumps(config or {}))
@@ -154,6 +157,7 @@ class EngineProcess:
 
     def _command(self) -> list[str]:
         return [
+            *self._prefix,
             sys.executable, "-m", "sampan.cli.main", "daemon",
             "--config-file", str(self._config),
             "--root", str(self.root),

@@ -32,7 +32,7 @@ def test_execs_that_nobody_starts_do_not_add_up() -> None:
         announce=lambda *_: None,
     )
     others: Any = None
-    execs = Execs(parts, others, others)
+    execs = Execs(parts, others)
     kept = execs.create("b", ExecCreate(cmd=("true",)))
     created = [execs.create("a", ExecCreate(cmd=("true",))) for _ in range(300)]
     with pytest.raises(NotFound, match="No such exec instance"):

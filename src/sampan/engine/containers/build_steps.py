@@ -87,7 +87,7 @@ class BuildSteps:
         mounts = [_mount_point(mount) for mount in request.mounts]
         environment = request.env
         if trust is not None:
-            mounts.append(MountPoint("bind", trust.place, str(trust.bundle), rw=False))
+            mounts.append(MountPoint("bind", trust.place, str(trust.bundle), rw=False, internal=True))
             environment = (*trust.environment, *environment)
         network = "bridge" if request.network in ("", "default") else request.network
         host, _ = check_host(
@@ -129,8 +129,7 @@ class BuildSteps:
     async def _connect(self, record: ContainerRecord) -> Plan:
         plan = self._wiring.plan(record)
         try:
-            if plan.own:
-                await asyncio.to_thread(self._wiring.make_namespace, plan)
+            await asyncio.to_thread(self._wiring.make_namespaces, record, plan, {})
             await asyncio.to_thread(self._wiring.connect, record, plan)
             if plan.own:
                 await self._wiring.serve_names(record, plan.namespace)
@@ -163,6 +162,7 @@ class BuildSteps:
                 request,
                 stdio=(null, pipes[0][1], pipes[1][1]),
                 network=plan.namespace if plan.own else None,
+                user_namespace=plan.user_namespace if plan.user_namespace >= 0 else None,
             )
         except BaseException:
             for read_end, _ in pipes:
@@ -212,7 +212,7 @@ def _copy_output(ends: list[int], shim: ShimClient, output: Output, cancelled: t
 
 def _mount_point(mount: RunMount) -> MountPoint:
     if mount.kind == "bind":
-        return MountPoint("bind", mount.target, mount.source, rw=not mount.readonly)
+        return MountPoint("bind", mount.target, mount.source, rw=not mount.readonly, internal=True)
     options = [f"size={mount.size}"] if mount.size else []
     options += [f"mode={mount.mode:o}"] if mount.mode is not None else []
     return MountPoint("tmpfs", mount.target, rw=not mount.readonly, options=tuple(options))

@@ -11,11 +11,16 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Seque
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import msgspec
+
 from sampan.engine.containers.base import Json, Parts
 from sampan.engine.containers.changes import MODIFIED, changes_of
+from sampan.engine.containers.user_namespaces import id_maps_of
 from sampan.engine.model import ContainerRecord, rfc3339
 from sampan.engine.threads import streamed, upload_file
+from sampan.engine.userns import IdMaps
 from sampan.errors import Denied, Internal, Invalid, NotFound
+from sampan.linux.capabilities import FilesystemIds
 from sampan.linux.paths import open_in_root
 from sampan.linux.process import start_time
 from sampan.oci.rootfs import RootAssembly
@@ -72,7 +77,7 @@ class Files:
         return await asyncio.to_thread(self._stat, record, reference, path)
 
     def _stat(self, record: ContainerRecord, reference: str, path: str) -> Json:
-        with self._root(record, path) as (root, place):
+        with self._root(record, path) as (root, place, _):
             flags = os.O_PATH if place.follow else os.O_PATH | os.O_NOFOLLOW
             found = _open(root, place.inner, flags, reference, path)
             try:
@@ -95,16 +100,17 @@ class Files:
         record = self._parts.store.find(reference).record
 
         def work(write: Callable[[bytes], object]) -> None:
-            with self._root(record, path) as (root, place):
+            with self._root(record, path) as (root, place, ids):
+                owners = None if ids is None else ids.inside
                 if place.follow:
                     inside = _open(root, place.inner, os.O_RDONLY | os.O_DIRECTORY, reference, path)
                     try:
-                        write_tree(inside, _Output(write), prefix=place.name)
+                        write_tree(inside, _Output(write), prefix=place.name, owners=owners)
                     finally:
                         os.close(inside)
                 else:
                     os.close(_open(root, place.inner, os.O_PATH | os.O_NOFOLLOW, reference, path))
-                    write_tree(root, _Output(write), path=place.inner, prefix=place.name)
+                    write_tree(root, _Output(write), path=place.inner, prefix=place.name, owners=owners)
 
         return streamed(work)
 
@@ -122,7 +128,7 @@ class Files:
         options = ExtractOptions(no_overwrite_dir_non_dir=no_overwrite_dir_non_dir)
 
         def work() -> None:
-            with self._root(record, path) as (root, place):
+            with self._root(record, path) as (root, place, ids):
                 if record.host.readonly_rootfs and place.inner == absolute(path):
                     raise Denied("container rootfs is marked read-only")
                 target = _open(root, place.inner, os.O_PATH, reference, path)
@@ -131,21 +137,25 @@ class Files:
                         raise Invalid("extraction point is not a directory")
                 finally:
                     os.close(target)
-                extract_tar(upload_file(upload, loop), root, options, directory=place.inner)
+                with _acting_inside(options, ids) as mapped:
+                    extract_tar(upload_file(upload, loop), root, mapped, directory=place.inner)
 
         await asyncio.to_thread(work)
         self._parts.announce(record, "extract-to-dir", {"path": path})
 
     @contextmanager
-    def _root(self, record: ContainerRecord, path: str) -> Iterator[tuple[int, Place]]:
-        """Blocking: a descriptor of the root that `path` is to be resolved in, and the path there.
+    def _root(self, record: ContainerRecord, path: str) -> Iterator[tuple[int, Place, IdMaps | None]]:
+        """Blocking: a descriptor of the root that `path` is to be resolved in, the path there, and the ids that are
+        mapped in it.
 
         A running container's own view (volumes and tmpfs among it); of a stopped one the assembled layers, or
         the volume or host directory that `path` would lead into.
         """
         clean = absolute(path)
+        ids: IdMaps | None = None
         if record.running:
             root = self._live_root(record)
+            ids = id_maps_of(record.state.pid)
             inner = clean
         else:
             point = max(
@@ -164,7 +174,7 @@ class Files:
                 )
                 inner = clean
         try:
-            yield root, Place(path, inner)
+            yield root, Place(path, inner), ids
         finally:
             os.close(root)
 
@@ -216,6 +226,17 @@ class Files:
                 os.close(root)
 
         return streamed(work)
+
+
+@contextmanager
+def _acting_inside(options: ExtractOptions, ids: IdMaps | None) -> Iterator[ExtractOptions]:
+    """In a root whose files are shown with mapped ids, only those can be given to a new file; other ids than the
+    container's root's can't make one either."""
+    if ids is None:
+        yield options
+        return
+    with FilesystemIds(*ids.owner):
+        yield msgspec.structs.replace(options, owners=ids.outside)
 
 
 def engine_places(record: ContainerRecord) -> frozenset[str]:

@@ -94,8 +94,8 @@ class Runner:
         connected = False
         created: Created | None = None
         try:
-            if plan.own:
-                await asyncio.to_thread(self._wiring.make_namespace, plan)
+            if plan.own or self._parts.settings.id_maps is not None:
+                await asyncio.to_thread(self._wiring.make_namespaces, record, plan, joined)
             connecting = asyncio.to_thread(self._wiring.connect, record, plan)
             creating = asyncio.to_thread(self._create, record, plan, joined)
             connect_result, create_result, cancelled = await both(connecting, creating)
@@ -148,7 +148,8 @@ class Runner:
             record, plan.specs, joined, embedded_dns=self._wiring.embedded_dns(plan.endpoints)
         )
         network = plan.namespace if plan.own else None
-        return self._parts.launcher.create(request, network=network)
+        user = plan.user_namespace if plan.user_namespace >= 0 else None
+        return self._parts.launcher.create(request, network=network, user_namespace=user)
 
     async def _go(self, slot: Slot, plan: Plan, created: Created) -> None:
         parts, record = self._parts, slot.record

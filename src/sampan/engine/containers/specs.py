@@ -12,9 +12,11 @@ from pathlib import Path
 from sampan.engine import default_spec, hosts_file, security
 from sampan.engine.config import DeviceMapping, words
 from sampan.engine.containers.base import Parts, log_driver
+from sampan.engine.containers.user_namespaces import id_maps_of
 from sampan.engine.model import ContainerRecord, MountPoint
 from sampan.engine.seccomp_profile import default_profile, load_profile, parse_kernel, resolve
 from sampan.engine.spec import SpecDefaults, SpecFacts, build_spec, throttled_paths
+from sampan.engine.userns import IdMaps
 from sampan.engine.validate import container_of
 from sampan.errors import Conflict, Internal, Invalid, NotFound
 from sampan.linux.capabilities import NAMES
@@ -66,7 +68,10 @@ class SpecMaker:
         directory = parts.directory(record.id)
         self._bind_sources(record)
         files = self._files(record, endpoints, joined, embedded_dns)
-        spec = build_spec(record, self._facts(record, files, joined))
+        ids = parts.settings.id_maps if record.remaps else None
+        if ids is not None and joined:
+            ids = id_maps_of(next(iter(joined.values())))
+        spec = build_spec(record, self._facts(record, files, joined, ids))
         run_dir = parts.run_directory(record.id)
         run_dir.mkdir(mode=0o710, parents=True, exist_ok=True)
         (run_dir / "exit.json").unlink(missing_ok=True)
@@ -85,15 +90,20 @@ class SpecMaker:
             stdin_once=record.config.stdin_once,
             user=record.config.user or None,
             groups=record.host.group_add or (),
+            idmapped=ids is not None,
         )
 
     def spec_of(self, record: ContainerRecord) -> Spec:
         """The configuration of a running container again, for a further process in it: that enters what is there,
         whatever became of those whose namespaces were joined."""
-        return build_spec(record, self._facts(record, {}, {}))
+        return build_spec(record, self._facts(record, {}, {}, id_maps_of(record.state.pid)))
 
     def _facts(
-        self, record: ContainerRecord, files: Mapping[str, str], joined: Mapping[str, int]
+        self,
+        record: ContainerRecord,
+        files: Mapping[str, str],
+        joined: Mapping[str, int],
+        ids: IdMaps | None,
     ) -> SpecFacts:
         host = record.host
         options = security.parse_security(host.security_opt or ())
@@ -119,6 +129,7 @@ class SpecMaker:
             apparmor_profile=None if options.apparmor in ("", "unconfined") else options.apparmor,
             paths_unconfined=options.paths_unconfined,
             init=self._parts.settings.init_by_default if host.init is None else host.init,
+            ids=ids,
         )
 
     def _hostname(self, record: ContainerRecord) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from sampan.engine import ports
 from sampan.engine.config import EndpointSettings
 from sampan.engine.containers.base import Parts
+from sampan.engine.containers.user_namespaces import join_user_namespace
 from sampan.engine.model import ContainerRecord, Endpoint, NetworkRecord
 from sampan.engine.validate import container_of
 from sampan.errors import Internal, SampanError
@@ -33,15 +34,18 @@ class Plan:
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     published: tuple[PortBinding, ...] = ()
     namespace: int = -1
+    user_namespace: int = -1
+    """Of a container whose ids are mapped; its network namespace belongs to it."""
 
     @property
     def specs(self) -> list[EndpointSpec]:
         return [endpoint.spec for endpoint in self.endpoints.values() if endpoint.spec is not None]
 
     def close(self) -> None:
-        if self.namespace >= 0:
-            os.close(self.namespace)
-            self.namespace = -1
+        for descriptor in (self.namespace, self.user_namespace):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.namespace = self.user_namespace = -1
 
 
 class Wiring:
@@ -88,9 +92,24 @@ class Wiring:
 
         return min(record.endpoints.items(), key=rank)[0] if record.endpoints else ""
 
-    def make_namespace(self, plan: Plan) -> None:
-        """Blocking: the network namespace, empty but for its loopback."""
-        plan.namespace = self._parts.network_host.create_namespace()
+    def make_namespaces(self, record: ContainerRecord, plan: Plan, joined: Mapping[str, int]) -> None:
+        """Blocking: the network namespace, empty but for its loopback, and the user namespace that owns it.
+
+        `joined`: namespace type -> a process of another container whose namespace is joined. A namespace belongs to a
+        user namespace, which is joined with it. Raises `Conflict` when that can't be.
+        """
+        parts = self._parts
+        ids = parts.settings.id_maps if record.remaps else None
+        if ids is not None and joined:
+            plan.user_namespace = join_user_namespace(joined)
+            if plan.own:
+                plan.namespace = parts.launcher.network_namespace(plan.user_namespace)
+        elif ids is not None:
+            plan.user_namespace, plan.namespace = parts.launcher.user_namespace(ids.uids, ids.gids)
+        if plan.own and ids is not None:
+            parts.network_host.prepare_namespace(plan.namespace)
+        elif plan.own:
+            plan.namespace = parts.network_host.create_namespace()
 
     def connect(self, record: ContainerRecord, plan: Plan) -> None:
         """Blocking: interfaces and published ports. Undoes everything when it fails."""
