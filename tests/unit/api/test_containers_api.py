@@ -13,6 +13,7 @@ import pytest
 from sampan.api import containers, execs, networks, volumes
 from sampan.api.messages import AnyResponse, Request, Response, StreamingResponse
 from sampan.api.router import Router
+from sampan.engine.config import HostConfig, RestartPolicy
 from sampan.engine.containers.attach import LogOptions
 from sampan.engine.containers.monitor import Waited
 from sampan.errors import Invalid
@@ -165,12 +166,12 @@ def test_the_stat_of_a_path_is_in_a_header() -> None:
         call(Recorder(archive_stat=stat), "HEAD", "/containers/x/archive")
 
 
-def test_update_passes_on_only_what_was_given() -> None:
+def test_update_passes_on_what_was_given() -> None:
     service = Recorder(update=[])
     body = b'{"Memory": 100, "CpuShares": 0, "RestartPolicy": {"Name": "always"}}'
     assert body_of(call(service, "POST", "/containers/x/update", body)) == {"Warnings": []}
-    _, (_, changes), _ = service.calls[0]
-    assert set(changes) == {"memory", "restart_policy"}
+    _, (_, wanted), _ = service.calls[0]
+    assert wanted == HostConfig(memory=100, restart_policy=RestartPolicy("always"))
 
 
 def test_a_terminal_has_a_sensible_size() -> None:
