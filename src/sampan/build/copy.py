@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from sampan.build.errors import BuildCancelled
 from sampan.build.tree import Entry, Selection, Tree
 from sampan.errors import Invalid
-from sampan.linux.paths import mkdirs_in_root, open_in_root
+from sampan.linux.paths import change_mode, mkdirs_in_root, open_in_root
 
 _FICLONE = 0x40049409
 """ioctl of linux/fs.h: share the source's blocks."""
@@ -165,7 +165,7 @@ class RootWriter:
         else:
             os.mknod(name, stat.S_IFMT(entry.mode) | 0o600, entry.device, dir_fd=parent_fd)
             os.chown(name, *owner, dir_fd=parent_fd, follow_symlinks=False)
-            os.chmod(name, ownership.mode_of(entry), dir_fd=parent_fd)
+            change_mode(parent_fd, name, ownership.mode_of(entry))
             os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent_fd, follow_symlinks=False)
         return True
 

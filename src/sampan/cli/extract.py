@@ -99,6 +99,7 @@ class Extractor:
             return
         elif member.isreg():
             self._file(archive, member, parent, name)
+            return
         elif member.isfifo():
             os.mkfifo(name, member.mode & 0o7777, dir_fd=parent)
         elif member.ischr() or member.isblk():
@@ -110,7 +111,7 @@ class Extractor:
         if self._owner:
             os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
         if not member.issym():
-            os.chmod(name, member.mode & 0o7777, dir_fd=parent)
+            _change_mode(parent, name, member.mode & 0o7777)
         os.utime(name, (member.mtime, member.mtime), dir_fd=parent, follow_symlinks=False)
 
     def _directory(self, parent: int, name: str, parts: list[str], member: tarfile.TarInfo) -> None:
@@ -153,13 +154,26 @@ class Extractor:
         finally:
             os.close(source)
 
-    @staticmethod
-    def _file(archive: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str) -> None:
+    def _file(self, archive: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str) -> None:
+        """All by the descriptor: the directory may be a volume of the container, which puts a link there meanwhile."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         source = archive.extractfile(member)
         with open(os.open(name, flags, 0o600, dir_fd=parent), "wb", buffering=0) as file:
             while source is not None and (data := source.read(_CHUNK)):
                 file.write(data)
+            if self._owner:
+                os.fchown(file.fileno(), member.uid, member.gid)
+            os.fchmod(file.fileno(), member.mode & 0o7777)
+            os.utime(file.fileno(), (member.mtime, member.mtime))
+
+
+def _change_mode(parent: int, name: str, mode: int) -> None:
+    """Of the entry itself, without following a link that was put there meanwhile."""
+    found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        os.chmod(f"/proc/self/fd/{found}", mode)
+    finally:
+        os.close(found)
 
 
 def _parts(name: str, rename: tuple[str, str] | None) -> list[str]:

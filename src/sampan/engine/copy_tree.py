@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 
-from sampan.linux.paths import RESOLVE_NO_SYMLINKS, open_in_root
+from sampan.linux.paths import RESOLVE_NO_SYMLINKS, change_mode, open_in_root, open_regular
 
 MAX_DEPTH = 256
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -87,12 +87,13 @@ def _copy_entry(source: int, target: int, name: str, info: os.stat_result) -> No
         os.mknod(name, info.st_mode, info.st_rdev, dir_fd=target)
     os.chown(name, info.st_uid, info.st_gid, dir_fd=target, follow_symlinks=False)
     if not stat.S_ISLNK(info.st_mode):
-        os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=target)
+        # The volume may be another container's already.
+        change_mode(target, name, stat.S_IMODE(info.st_mode))
     os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=target, follow_symlinks=False)
 
 
 def _copy_file(source: int, target: int, name: str) -> None:
-    read = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=source)
+    read = open_regular(source, name)
     try:
         write = os.open(
             name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target

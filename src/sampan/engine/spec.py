@@ -27,6 +27,7 @@ from sampan.oci.spec import (
     Spec,
 )
 from sampan.runtime.messages import INIT_ANNOTATION
+from sampan.runtime.options import WITHIN_OPTION
 
 OCI_VERSION = "1.0.2"
 _TMPFS_DEFAULTS = ("noexec", "nosuid", "nodev")
@@ -234,6 +235,9 @@ def point_mount(point: MountPoint, idmap: tuple[str, ...] = ()) -> Mount:
             source="tmpfs",
             options=(*defaults, *kept, *read_only),
         )
+    # Containers that share the volume can put a link there at any time: checking before would not be enough.
+    top = point.source.removesuffix(f"/{point.subpath.strip('/')}") if point.subpath else ""
+    within = (f"{WITHIN_OPTION}={top}",) if top else ()
     return Mount(
         destination=point.destination,
         type="bind",
@@ -243,6 +247,7 @@ def point_mount(point: MountPoint, idmap: tuple[str, ...] = ()) -> Mount:
             "rw" if point.rw else "ro",
             point.propagation or "rprivate",
             *idmap,
+            *within,
         ),
     )
 

@@ -101,6 +101,27 @@ def _reopen(descriptor: int, flags: int, path: str) -> int:
     return os.open(f"/proc/self/fd/{descriptor}", flags & ~(os.O_CREAT | os.O_NOFOLLOW))
 
 
+def open_regular(parent: int, name: str | bytes) -> int:
+    """Open the regular file `name` of the directory `parent` for reading, never anything else that somebody puts there
+    meanwhile: opening a device alone can do harm. Raises OSError (EINVAL: it is no regular file)."""
+    found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(found)
+
+
+def change_mode(parent: int, name: str | bytes, mode: int) -> None:
+    """chmod of the entry `name` itself: a symbolic link that somebody puts there meanwhile is not followed."""
+    found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        os.chmod(f"/proc/self/fd/{found}", mode)
+    finally:
+        os.close(found)
+
+
 def mkdirs_in_root(root_fd: int, path: str, mode: int = 0o755, uid: int = 0, gid: int = 0) -> int:
     """Make `path` and its missing parents (these with `mode` and owner too); returns its O_PATH descriptor.
 

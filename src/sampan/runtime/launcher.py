@@ -207,6 +207,8 @@ def main(log_factory: LogFactory, arguments: list[str] | None = None) -> int:
         os.set_inheritable(sock.fileno(), False)
         os.chdir("/")
         process.set_name("sampan-launcher")
+        # A container that can't have a session keyring of its own (quota) keeps this one: it holds no keys of the host.
+        process.join_session_keyring("_ses.sampan")
         process.remember_title_area()
         forget_inherited_signals()
         rehearse(Path(given[1]) / "rehearsal", log_factory)

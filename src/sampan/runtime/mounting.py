@@ -39,6 +39,8 @@ _TYPES = {"c": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 def mount_filesystem(root: int, step: s.MountFilesystem) -> None:
     target = _target_directory(root, step.target, step.kind)
     try:
+        if step.kind != "proc":
+            _refuse_over_procfs(target, step.target)
         mounted = _new_filesystem(step, target)
         try:
             if step.copy_up and step.kind == "tmpfs":
@@ -73,7 +75,7 @@ def bind_mount(root: int, step: s.BindMount, taken: int = -1) -> None:
 
     Raises `NotFound` for a missing source.
     """
-    tree = taken if taken >= 0 else clone(step.source, step.recursive)
+    tree = taken if taken >= 0 else clone(step.source, step.recursive, step.within)
     try:
         is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
         if is_directory:
@@ -101,14 +103,39 @@ def _atime(add: int, clear: int) -> int:
     return mount.ATTR_ATIME if (add | clear) & mount.ATTR_ATIME else 0
 
 
-def clone(source: str, recursive: bool) -> int:
-    """A detached bind mount of a path on the host's side. Raises `NotFound`."""
+def clone(source: str, recursive: bool, within: str = "") -> int:
+    """A detached bind mount of a path on the host's side. Raises `NotFound`.
+
+    `within`: a directory above it from which on a container may have made what is there; no symbolic link below that
+    one is followed.
+    """
     try:
+        if within:
+            return _clone_within(source, recursive, within)
         return mount.clone_tree(AT_FDCWD, source, recursive=recursive)
-    except SystemCallError as error:
+    except OSError as error:
         if error.errno == errno.ENOENT:
             raise NotFound(f"error mounting {source!r}: {source}: no such file or directory") from error
         raise
+
+
+def _clone_within(source: str, recursive: bool, within: str) -> int:
+    top = os.open(within, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        inner = posixpath.relpath(source, within)
+        found = paths.open_in_root(top, inner, os.O_PATH, resolve=paths.RESOLVE_NO_SYMLINKS)
+        try:
+            return mount.clone_tree(found, recursive=recursive)
+        finally:
+            os.close(found)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise Invalid(
+            f"cannot access path {inner} in the volume: it leads through a symbolic link"
+        ) from error
+    finally:
+        os.close(top)
 
 
 def remount(root: int, step: s.Remount) -> None:
@@ -122,10 +149,10 @@ def remount(root: int, step: s.Remount) -> None:
 def _target_directory(root: int, path: str, kind: str) -> int:
     """The directory to mount on, made when it is missing.
 
-    procfs and sysfs go onto real directories only, no symbolic link anywhere on the way: what is masked
-    afterwards must be what was mounted.
+    procfs, sysfs and /dev go onto real directories only, no symbolic link anywhere on the way: what is masked
+    afterwards must be what was mounted, and devices must not come to lie in the image.
     """
-    if kind in _PSEUDO:
+    if kind in _PSEUDO or (path == "/dev" and kind != "bind"):
         try:
             return paths.open_in_root(
                 root, path, os.O_PATH | os.O_DIRECTORY, resolve=paths.RESOLVE_NO_SYMLINKS
@@ -157,6 +184,14 @@ def _refuse_procfs(tree: int, target: int, path: str) -> None:
         return
     inside = name.startswith("/proc/") or process.filesystem_type(target) == process.PROC_SUPER_MAGIC
     if inside and name not in _BOUND_INTO_PROC:
+        raise Invalid(f"{path!r} cannot be mounted because it is inside /proc")
+
+
+def _refuse_over_procfs(target: int, path: str) -> None:
+    """A new file system has no place on or in procfs."""
+    if posixpath.normpath(path) == "/proc":
+        raise Invalid(f"{path!r} cannot be mounted because it is not of type proc")
+    if process.filesystem_type(target) == process.PROC_SUPER_MAGIC:
         raise Invalid(f"{path!r} cannot be mounted because it is inside /proc")
 
 

@@ -42,6 +42,8 @@ _PROPAGATIONS = {
 }
 
 _IDMAP = {"idmap": "mount", "ridmap": "tree"}
+WITHIN_OPTION = "x-sampan-within"
+"""`x-sampan-within=DIRECTORY`, of a bind mount: no symbolic link of its source is followed below that directory."""
 _NOTHING = frozenset(
     {"defaults", "async", "loud", "nomand", "nolazytime", "noiversion", "iversion", "_netdev", "auto", "user"}
 )

@@ -16,7 +16,14 @@ from sampan.linux import mount as m
 from sampan.linux import namespaces as ns
 from sampan.oci.spec import Linux, Mount, Process, Spec
 from sampan.runtime import steps as s
-from sampan.runtime.options import old_data, old_flags, parse_options, root_propagation, superblock_options
+from sampan.runtime.options import (
+    WITHIN_OPTION,
+    old_data,
+    old_flags,
+    parse_options,
+    root_propagation,
+    superblock_options,
+)
 
 NAMESPACE_FLAGS = {
     "user": ns.NEWUSER,
@@ -219,7 +226,9 @@ def _tree(mount: Mount, step: s.BindMount, namespaces: Namespaces) -> s.Tree | N
     if not (shared or process or idmap or ns.NEWUSER in namespaces):
         return None
     source, number = (process[2] or "/", int(process[1])) if process else (step.source, 0)
-    return s.Tree(source, step.recursive, shared, number, idmap, mount.uid_mappings, mount.gid_mappings)
+    return s.Tree(
+        source, step.recursive, shared, number, idmap, mount.uid_mappings, mount.gid_mappings, step.within
+    )
 
 
 def _mount_step(mount: Mount, namespaces: Namespaces) -> s.Step:
@@ -242,6 +251,7 @@ def _mount_step(mount: Mount, namespaces: Namespaces) -> s.Step:
             options.attributes_below,
             options.clear_below,
             options.propagation,
+            within=dict(options.data).get(WITHIN_OPTION) or "",
         )
     if not mount.type:
         raise Invalid(f"a mount needs a type or the option bind: {mount.destination}")

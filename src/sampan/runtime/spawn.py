@@ -114,19 +114,21 @@ def spawn(
     theirs.close()
     console = -1
     first = pid
+    forks, ready = _is_staged(entry), False
     try:
-        while True:
+        while forks or not ready:
             report, descriptors = _REPORTS.receive(channel)
             match report:
                 case Ready():
-                    return Spawned(pid, console)
+                    ready = True
                 case Console() if len(descriptors) == 1:
                     console = descriptors[0]
                 case MakerHooksCall():
                     maker_hooks(pid)
                     wire.send(channel, Done())
                 case Forked():
-                    pid = report.pid
+                    # It comes from the first process, and may come after the second one's first words.
+                    pid, forks = report.pid, False
                     os.waitpid(first, 0)
                 case Failure():
                     raise report.error()
@@ -137,6 +139,7 @@ def spawn(
         if console >= 0:
             os.close(console)
         raise
+    return Spawned(pid, console)
 
 
 def _end(pid: int) -> None:
@@ -153,10 +156,10 @@ def _fork(
     """A child in the right pid namespace; the caller's own children are born where they were before."""
     if ns.NEWTIME in entry.namespaces:
         raise Unsupported("time namespaces are not supported")
-    staged = ns.NEWUSER in entry.namespaces
+    staged = _is_staged(entry)
     if staged:
         process.set_subreaper()
-    changes_pid = not staged and (ns.NEWPID in entry.namespaces or entry.target_flags & ns.NEWPID)
+    changes_pid = not staged and ns.NEWPID in entry.namespaces
     own = ns.open_namespace("/proc/self/ns/pid") if changes_pid else -1
     if changes_pid:
         _enter_pid_namespace(entry)
@@ -164,7 +167,7 @@ def _fork(
         pid = os.fork()
         if pid == 0:
             channel.close()
-            _child(entry, setup, theirs, group, staged)
+            _child(entry, setup, theirs, group)
         return pid
     finally:
         if changes_pid:
@@ -172,11 +175,17 @@ def _fork(
             os.close(own)
 
 
+def _is_staged(entry: Entry) -> bool:
+    """A second child is forked, when the first one has entered the other namespaces.
+
+    Of a running container's pid namespace too: from the fork on its processes see ours, and one with CAP_SYS_PTRACE
+    could get through /proc/<pid>/root to wherever we still are.
+    """
+    return ns.NEWUSER in entry.namespaces or bool(entry.target_flags & ns.NEWPID)
+
+
 def _enter_pid_namespace(entry: Entry) -> None:
     """For the caller's next child."""
-    if entry.target >= 0:
-        ns.join(entry.target, ns.NEWPID, "the container's pid namespace")
-        return
     path = entry.namespaces[ns.NEWPID]
     if path is None:
         ns.unshare(ns.NEWPID)
@@ -189,9 +198,8 @@ def _enter_pid_namespace(entry: Entry) -> None:
         raise Invalid(f"pid namespace path {path} can't be joined: {describe(error)}") from error
 
 
-def _child(
-    entry: Entry, setup: init.Setup, channel: socket.socket, group: Group | None, staged: bool
-) -> NoReturn:
+def _child(entry: Entry, setup: init.Setup, channel: socket.socket, group: Group | None) -> NoReturn:
+    staged = ns.NEWUSER in entry.namespaces
     try:
         process.set_dumpable(False)
         os.umask(0o022)  # control groups may be looked at by everybody, as the kernel has it
@@ -208,10 +216,12 @@ def _child(
         if staged:
             _enter_user_namespace(entry, setup, channel)
         if entry.target >= 0:
-            ns.join(entry.target, entry.target_flags & ~ns.NEWPID, "the container's namespaces")
+            ns.join(entry.target, entry.target_flags, "the container's namespaces")
             os.close(entry.target)
             if entry.target_flags & ns.NEWUSER:
                 _become_root()
+            if entry.target_flags & ns.NEWPID:
+                _fork_again(channel)
     except BaseException as error:  # noqa: BLE001 - the border of the process: the maker reports it
         _report_failure(channel, error)
     init.run(setup, channel)
@@ -264,6 +274,11 @@ def _enter_user_namespace(entry: Entry, setup: init.Setup, channel: socket.socke
     _become_root()
     if ns.NEWPID in entry.namespaces:
         _enter_pid_namespace(entry)
+    _fork_again(channel)
+
+
+def _fork_again(channel: socket.socket) -> None:
+    """Returns in the child, which is in the pid namespace that was entered."""
     pid = os.fork()
     if pid:
         wire.send(channel, Forked(pid))

@@ -55,8 +55,8 @@ class Tree(msgspec.Struct, frozen=True):
     """A mount that is taken before the container has namespaces of its own.
 
     Taken from the runtime's mount namespace, the host's (`from_host`, so that mount events travel) or the root of the
-    process `of_process`. `idmap`: "" no, "mount" the mount alone, "tree" those below it too; by these mappings, or
-    when there are none by the container's user namespace.
+    process `of_process`. `within`: see `BindMount`. `idmap`: "" no, "mount" the mount alone, "tree" those below it too;
+    by these mappings, or when there are none by the container's user namespace.
     """
 
     source: str
@@ -66,6 +66,7 @@ class Tree(msgspec.Struct, frozen=True):
     idmap: str = ""
     uid_mappings: tuple[IdMapping, ...] = ()
     gid_mappings: tuple[IdMapping, ...] = ()
+    within: str = ""
 
 
 class TakeTrees(Step, frozen=True):
@@ -93,7 +94,8 @@ class MountFilesystem(Step, frozen=True):
 class BindMount(Step, frozen=True):
     """`add` and `clear` are ATTR_* flags for the mount, `add_below` and `clear_below` for all the mounts in it too.
 
-    `tree`: which of the trees taken before it is; -1: it is cloned when its turn comes.
+    `tree`: which of the trees taken before it is; -1: it is cloned when its turn comes. `within`: a directory above the
+    source; below it no symbolic link is followed.
     """
 
     source: str
@@ -105,6 +107,7 @@ class BindMount(Step, frozen=True):
     clear_below: int = 0
     propagation: tuple[Propagation, ...] = ()
     tree: int = -1
+    within: str = ""
 
 
 class Remount(Step, frozen=True):

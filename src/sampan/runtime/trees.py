@@ -37,9 +37,9 @@ def _take(tree: s.Tree, host_mounts: int) -> int:
     if tree.of_process:
         return _take_of_process(tree)
     if not tree.from_host or host_mounts < 0:
-        return mounting.clone(tree.source, tree.recursive)
+        return mounting.clone(tree.source, tree.recursive, tree.within)
     with _Elsewhere(host_mounts, "the host's mount namespace"):
-        return mounting.clone(tree.source, tree.recursive)
+        return mounting.clone(tree.source, tree.recursive, tree.within)
 
 
 def _take_of_process(tree: s.Tree) -> int:

@@ -6,6 +6,7 @@ cut to seconds and owners' names left out, as Docker's and BuildKit's layers hav
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Final, Protocol
 import msgspec
 
 from sampan.errors import Invalid, Unsupported
-from sampan.linux.paths import open_in_root
+from sampan.linux.paths import open_in_root, open_regular
 from sampan.storage import overlay_marks as marks
 from sampan.storage import tar_format as tf
 from sampan.storage.tar_header import pack_header
@@ -23,7 +24,6 @@ DEPTH_MAX: Final = 512  # directories inside each other; each costs a descriptor
 _CHUNK: Final = 1 << 20
 _GATHER: Final = 256 << 10
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _KEPT_XATTRS: Final = (b"user.", b"trusted.", b"security.capability", b"system.posix_acl_")
 
 
@@ -182,11 +182,14 @@ class _TreeWriter:
         return None
 
     def _file(self, parent: int, name: bytes, full: bytes) -> None:
-        fd = os.open(name, _FILE, dir_fd=parent)
+        try:
+            fd = open_regular(parent, name)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise Invalid(f"{os.fsdecode(full)!r} changed while it was read") from error
         try:
             status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise Invalid(f"{os.fsdecode(full)!r} changed while it was read")
             _, xattrs = self._xattrs(fd)
             self._member(full, tf.REGULAR, status, size=status.st_size, xattrs=xattrs)
             self.size += status.st_size

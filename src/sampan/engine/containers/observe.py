@@ -15,6 +15,8 @@ from sampan.engine.model import ContainerRecord
 from sampan.errors import Conflict, Internal, Invalid
 
 _PS_TIMEOUT = 30
+_MAX_COMMAND = 128 << 10
+"""Bytes of a command line that are shown."""
 
 
 class Observer:
@@ -33,7 +35,12 @@ class Observer:
         pids = set(self._parts.cgroup(record).pids())
         try:
             done = subprocess.run(
-                ["ps", *ps_args.split()], capture_output=True, text=True, timeout=_PS_TIMEOUT, check=False
+                ["ps", *ps_args.split()],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_PS_TIMEOUT,
+                check=False,
             )
         except FileNotFoundError:
             return _proc_table(pids)
@@ -68,7 +75,9 @@ def _proc_table(pids: set[int]) -> Json:
     for pid in sorted(pids):
         try:
             stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:
+                # A process can say that gigabytes of its memory are its arguments (PR_SET_MM).
+                command = file.read(_MAX_COMMAND).replace(b"\0", b" ").decode(errors="replace")
             owner = os.stat(f"/proc/{pid}").st_uid
         except OSError:
             continue  # it ended meanwhile

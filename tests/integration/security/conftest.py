@@ -1,0 +1,172 @@
+"""An attacker's image, and what watches over the host meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.testing.images import busybox_tar
+
+IMAGE = "attack:latest"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A member of a hostile image: `link` makes it a symbolic link (`hard`: a hard link), None content a directory."""
+
+    content: bytes | None = None
+    mode: int = 0o755
+    link: str = ""
+    hard: bool = False
+    uid: int = 0
+    size: int = -1
+    device: tuple[int, int] | None = None
+    pax: dict[str, str] = field(default_factory=dict)
+
+
+def layer(entries: dict[str, Entry], *, base: bytes | None = None) -> bytes:
+    """A tar: `base` without what `entries` replaces (and what lies below it), then `entries`."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        if base is not None:
+            with tarfile.open(fileobj=io.BytesIO(base)) as old:
+                for member in old:
+                    if not any(f"{member.name}/".startswith(f"{name.rstrip('/')}/") for name in entries):
+                        archive.addfile(member, old.extractfile(member) if member.isreg() else None)
+        for name, entry in entries.items():
+            info = tarfile.TarInfo(name)
+            info.mode, info.uid, info.pax_headers = entry.mode, entry.uid, entry.pax
+            content = entry.content
+            if entry.link:
+                info.type, info.linkname = tarfile.LNKTYPE if entry.hard else tarfile.SYMTYPE, entry.link
+            elif entry.device is not None:
+                info.type, (info.devmajor, info.devminor) = tarfile.CHRTYPE, entry.device
+            elif content is None:
+                info.type = tarfile.DIRTYPE
+            else:
+                info.size = len(content)
+            archive.addfile(info, io.BytesIO(content) if content is not None else None)
+    return out.getvalue()
+
+
+class Attack:
+    """The shared engine with an image in which `/attack` knows the tricks of attack.c."""
+
+    Entry = Entry
+    layer = staticmethod(layer)
+    image = IMAGE
+
+    def __init__(self, sampan: Any, base: bytes, canary: Path) -> None:
+        self.sampan = sampan
+        self.base = base
+        self.canary = canary
+        self._times = canary.stat()
+
+    def make_image(self, name: str, entries: dict[str, Entry], *changes: str) -> str:
+        """The attacker's image with some entries of its own; `changes` are Dockerfile instructions."""
+        flags = [part for change in changes for part in ("-c", change)]
+        self.sampan.ok("import", *flags, "-", name, stdin=layer(entries, base=self.base))
+        return name
+
+    def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """`sampan run --rm ARGUMENTS`, whatever its exit code."""
+        return self.sampan.run("run", "--rm", *arguments, **options)  # type: ignore[no-any-return]
+
+    def background(self, *arguments: str) -> str:
+        """`sampan run -d ARGUMENTS`: the container's id."""
+        return str(self.sampan.ok("run", "-d", *arguments))
+
+    def swapping(self, volume: str, one: str, other: str) -> Swapping:
+        """A container that exchanges two names in the volume (mounted at /v) until `stop`."""
+        return Swapping(self, volume, one, other)
+
+    def assert_host_untouched(self) -> None:
+        status = self.canary.stat()
+        assert self.canary.read_text() == "the host's"
+        assert (status.st_mode, status.st_uid, status.st_mtime_ns) == (
+            self._times.st_mode,
+            self._times.st_uid,
+            self._times.st_mtime_ns,
+        )
+        assert os.listdir(self.canary.parent) == [self.canary.name]
+
+
+class Swapping:
+    def __init__(self, attack: Attack, volume: str, one: str, other: str) -> None:
+        self._attack = attack
+        command = ("/attack", "swap", f"/v/{one}", f"/v/{other}", "/v/.stop", "/v/.swaps")
+        self.id = attack.background("-v", f"{volume}:/v", attack.image, *command)
+        inspected = attack.sampan.api.api.inspect_volume(volume)
+        self.path = Path(inspected["Mountpoint"])
+        deadline = time.monotonic() + 10
+        while self.count() == 0:
+            assert time.monotonic() < deadline, attack.sampan.run("logs", self.id).stderr
+            time.sleep(0.01)
+
+    def count(self) -> int:
+        """How often the two have been exchanged up to now."""
+        try:
+            return int((self.path / ".swaps").read_text() or "0")
+        except FileNotFoundError:
+            return 0
+
+    def stop(self) -> int:
+        """The whole number of exchanges."""
+        (self.path / ".stop").touch()
+        self._attack.sampan.ok("wait", self.id)
+        return self.count()
+
+
+@pytest.fixture(scope="session")
+def attack_program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    out = tmp_path_factory.mktemp("attack") / "attack"
+    source = Path(__file__).parent / "attack.c"
+    subprocess.run(["gcc", "-static", "-O1", "-w", "-o", out, source], check=True)
+    return out.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def attack_base(shared_sampan: Any, attack_program: bytes) -> bytes:
+    base = layer({"attack": Entry(attack_program)}, base=busybox_tar())
+    shared_sampan.ok("import", "-c", 'CMD ["sh"]', "-", IMAGE, stdin=base)
+    return base
+
+
+@pytest.fixture
+def attack(sampan: Any, attack_base: bytes, tmp_path: Path) -> Attack:
+    """`canary`: a file of the host's that nothing may change, alone in its directory."""
+    directory = tmp_path / "host"
+    directory.mkdir()
+    canary = directory / "canary"
+    canary.write_text("the host's")
+    canary.chmod(0o640)
+    return Attack(sampan, attack_base, canary)
+
+
+@pytest.fixture
+def unchanged_interpreter() -> Iterator[None]:
+    """The host's Python, and every library that the engine's processes have mapped, are the same afterwards."""
+    before = _hashes()
+    assert any("libc" in path for path in before), before
+    yield
+    assert _hashes(list(before)) == before
+
+
+def _hashes(paths: list[str] | None = None) -> dict[str, str]:
+    if paths is None:
+        with open("/proc/self/maps", encoding="utf-8") as maps:
+            mapped = {line.rstrip("\n").partition("/")[2] for line in maps}
+        paths = [os.path.realpath(sys.executable)]
+        paths += [f"/{path}" for path in sorted(mapped) if path and os.path.isfile(f"/{path}")]
+    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
