@@ -96,6 +96,16 @@ input(type="imtcp" address="127.0.0.1" port="{mutual}" streamDriver.name="gtls" 
       streamDriver.authMode="x509/certvalid")
 input(type="imuxsock" socket="{unix}5424" usespecialparser="off" parsehostname="on" ratelimit.interval="0")
 input(type="imuxsock" socket="{unix}" ratelimit.interval="0")
+module(load="imptcp")
+module(load="mmjsonparse")
+template(name="gelf" type="string"
+         string="%$!version%|%$!level%|%$!_container_name%|%$!short_message:::json%\\n")
+ruleset(name="gelf") {{
+  action(type="mmjsonparse" cookie="" useRawMsg="on")
+  action(type="omfile" file="{records}" template="gelf")
+}}
+input(type="imptcp" address="127.0.0.1" port="{gelf}" ruleset="gelf" addtlFrameDelimiter="0"
+      supportOctetCountedFraming="off")
 template(name="fields" type="string"
          string="%pri%|%timereported:::date-rfc3339%|%hostname%|%app-name%|%procid%|%msgid%|%msg%\\n")
 action(type="omfile" file="{records}" template="fields")
@@ -105,6 +115,7 @@ action(type="omfile" file="{records}" template="fields")
 class Rsyslog:
     """A real rsyslogd. `next` is a record as it understood it: pri|time|host|app-name|procid|msgid|msg.
 
+    At `gelf` it takes JSON that ends with NUL, of which it gives version|level|_container_name|short_message.
     At `mutual` it wants a certificate of the client. At `unix` it expects the format without a host's name, as
     /dev/log does, at `unix`5424 that of RFC 5424.
     """
@@ -112,7 +123,7 @@ class Rsyslog:
     def __init__(self, directory: Path, certificate: tuple[str, str]) -> None:
         self.directory = directory
         self.udp, self.tcp, self.tls = free_port(socket.SOCK_DGRAM), free_port(), free_port()
-        self.mutual = free_port()
+        self.mutual, self.gelf = free_port(), free_port()
         self.unix = str(directory / "log")
         records = directory / "records"
         records.touch()
@@ -128,6 +139,7 @@ class Rsyslog:
             tcp=self.tcp,
             tls=self.tls,
             mutual=self.mutual,
+            gelf=self.gelf,
             unix=self.unix,
         )
         (directory / "conf").write_text(text)

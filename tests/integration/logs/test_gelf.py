@@ -1,7 +1,11 @@
-"""The GELF driver against a decoder that is not ours: npm's graygelf."""
+"""The GELF driver against decoders that are not ours: npm's graygelf for UDP, rsyslogd for NUL-terminated JSON on TCP.
+
+Graylog itself is no package of Debian 12, PyPI or npm.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -54,3 +58,15 @@ def test_hostile_bytes_are_one_message_each(node_server: Any) -> None:
         got = server.next()
         assert (got["short_message"], got["_container_id"]) == (line.decode("utf-8", "replace"), ID)
     destination.close()
+
+
+def test_rsyslogd_takes_the_messages_of_a_tcp_connection_apart(rsyslog: Any) -> None:
+    destination = gelf.open({"gelf-address": f"tcp://127.0.0.1:{rsyslog.gelf}"}, source())
+    # rsyslogd's strings end at a NUL; that one arrives as JSON's escape is seen by the unit tests.
+    lines = [b"hello", b"a\tb\x1b[31m", b'"},{"version":"1.1', b"x" * 30_000]
+    destination.send([entry(line, stream=2) for line in lines])
+    destination.close()
+    for line in lines:
+        version, level, name, text = rsyslog.next().split("|", 3)
+        assert (version, level, name) == ("1.1", "3", "web")
+        assert json.loads(f'"{text}"') == line.decode()
