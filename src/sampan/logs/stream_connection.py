@@ -21,6 +21,9 @@ CONNECT_TIMEOUT = 5.0
 STALL_TIMEOUT = 10.0
 """Seconds without any progress until a call gives up."""
 
+DEAD_AFTER = 120
+"""Seconds without a sign of the server's host until a TCP connection is lost, instead of the kernel's 15 minutes."""
+
 _DRAIN_LIMIT = 64
 _GROUP = 64 * 1024
 
@@ -74,12 +77,13 @@ class StreamConnection:
                 self._begun, self._written = memoryview(b"".join(group)), 0
                 self._finish()
                 done += len(group)
-        except TimeoutError as error:
-            if self._begun is not None and not owed:
-                done += self._keep_the_rest(group)
-            raise Undelivered(error.strerror or f"{self.name}: {error}", delivered=done) from error
         except OSError as error:
-            if self._begun is not None and not owed:
+            under_way = self._begun is not None and not owed
+            # Python's own time-out has no number; the kernel's says that the connection is lost.
+            if isinstance(error, TimeoutError) and error.errno is None and self._socket is not None:
+                done += self._keep_the_rest(group) if under_way else 0
+                raise Undelivered(f"{self.name}: {error}", delivered=done) from error
+            if under_way:
                 done += whole_records(group, self._written)[0]
                 self._begun = None
             self.close()
@@ -160,6 +164,7 @@ class StreamConnection:
             connection = socket.create_connection(self._address, CONNECT_TIMEOUT)
         except OSError as error:
             raise dial_failure("tcp", self.name, error) from error
+        _notice_a_dead_host(connection)
         if self._tls is None:
             return connection
         try:
@@ -182,3 +187,12 @@ class StreamConnection:
             # Of TLS: nothing to read now.
             return type(error).__name__ not in ("SSLWantReadError", "SSLWantWriteError")
         return False
+
+
+def _notice_a_dead_host(connection: socket.socket) -> None:
+    """A host that lost its power says nothing, and what is written goes into the kernel's buffer (tcp(7))."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, DEAD_AFTER // 2)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, DEAD_AFTER // 12)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER * 1000)

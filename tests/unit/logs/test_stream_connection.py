@@ -110,3 +110,24 @@ def test_many_records_arrive_in_order() -> None:
         connection.close()
         server.wait(lambda: len(server.everything) == len(b"".join(records)))
         assert server.everything == b"".join(records)
+
+
+def test_a_host_that_is_gone_is_not_taken_for_a_slow_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        connection = StreamConnection(("127.0.0.1", port), stall_timeout=0.1)
+        connection.connect()
+        assert connection._socket is not None
+        # A second for the test: the listener never reads, so the window stays shut, as if nobody answered.
+        connection._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000)
+        with pytest.raises(Undelivered):
+            connection.write([b"b" * BIG])
+        server, _ = listener.accept()
+        for _ in range(100):
+            if connection._socket is None:
+                break
+            with pytest.raises(Undelivered):
+                connection.write([])
+        server.close()
+        assert connection._socket is None
+        connection.close()
