@@ -24,6 +24,7 @@ from sampan.api.router import Router
 from sampan.build.builder import Builder
 from sampan.build.cache import BuildCache, MetadataTable
 from sampan.daemon.remap import check_kernel, with_id_maps
+from sampan.engine import apparmor
 from sampan.engine.build_cache import build_cache_keeper
 from sampan.engine.build_worker import EngineWorker, host_trust
 from sampan.engine.builds import Builds
@@ -157,6 +158,7 @@ async def assemble(settings: Settings) -> Assembled:
     host = NetworkHost(settings.instance, mode=PublishMode(settings.port_mode))
     names = NameServer(host_resolvers())
     control_groups = cgroups.detect()
+    facts = await asyncio.to_thread(_host_facts, control_groups, settings)
     events = EventBus()
     volumes = Volumes(settings.root / "volumes", stores.metadata, events)
     networks = Networks(settings, stores.metadata, host, events)
@@ -176,7 +178,7 @@ async def assemble(settings: Settings) -> Assembled:
             names=names,
             launcher=launcher,
             cgroups=control_groups,
-            facts=_host_facts(control_groups, settings),
+            facts=facts,
         )
     )
     _connect_images(stores, images, containers, launcher)
@@ -185,7 +187,14 @@ async def assemble(settings: Settings) -> Assembled:
     def counts() -> Counts:
         return Counts(*containers.counts(), stores.images.count())
 
-    system = System(settings, _engine_id(stores.metadata), control_groups, counts, layer_kind=layer_kind())
+    system = System(
+        settings,
+        _engine_id(stores.metadata),
+        control_groups,
+        counts,
+        layer_kind=layer_kind(),
+        apparmor=facts.apparmor,
+    )
     engine = Engine(settings, events, containers, containers.execs, images, volumes, networks, builds, system)
     return Assembled(engine, stores, launcher, host, names)
 
@@ -256,6 +265,7 @@ def _host_facts(control_groups: cgroups.CgroupHost, settings: Settings) -> HostF
         nodes or "0",
         detect_features(control_groups),
         cgroup_namespace=control_groups.layout == "v2",
+        apparmor=apparmor.prepare(),
         remapped=settings.id_maps is not None,
     )
 

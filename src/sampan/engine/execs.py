@@ -262,7 +262,7 @@ class Execs:
             capabilities=capabilities,
             rlimits=init.rlimits,
             no_new_privileges=init.no_new_privileges,
-            apparmor_profile=init.apparmor_profile,
+            apparmor_profile=None if body.privileged else init.apparmor_profile,
             oom_score_adj=init.oom_score_adj,
         )
         run_dir = self._run_dir(found)

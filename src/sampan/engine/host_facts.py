@@ -19,5 +19,7 @@ class HostFacts:
     features: CgroupFeatures = _ALL_FEATURES
     cgroup_namespace: bool = False
     """Whether containers get a cgroup namespace of their own by default (version 2, as in Docker)."""
+    apparmor: bool = False
+    """Whether containers are confined by AppArmor."""
     remapped: bool = False
     """Whether containers get a user namespace of their own by default (userns-remap)."""

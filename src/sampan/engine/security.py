@@ -47,6 +47,15 @@ def parse_security(options: Iterable[str]) -> SecurityOptions:
     return SecurityOptions(no_new_privileges, seccomp, apparmor, unconfined)
 
 
+def apparmor_option(options: Iterable[str]) -> str:
+    """The profile that options which were accepted name, "" for none."""
+    found = ""
+    for option in options:
+        name, _, value = option.partition("=" if "=" in option else ":")
+        found = value if name == "apparmor" else found
+    return found
+
+
 def _check_profile(text: str) -> None:
     if text not in ("", "unconfined"):
         load_profile(text.encode())

@@ -35,8 +35,10 @@ class System:
         counts: Callable[[], Counts],
         *,
         layer_kind: str,
+        apparmor: bool = False,
     ) -> None:
-        """`counts` is asked at every `info`; `layer_kind` is "erofs" or "dir"."""
+        """`counts` is asked at every `info`; `layer_kind` is "erofs" or "dir"; `apparmor` confines containers."""
+        self._apparmor = apparmor
         self._settings = settings
         self._id = engine_id
         self._cgroups = cgroups
@@ -130,7 +132,7 @@ class System:
         options = ["name=seccomp,profile=builtin", "name=cgroupns"]
         if self._settings.id_maps is not None:
             options.append("name=userns")
-        if Path("/sys/module/apparmor/parameters/enabled").is_file():
+        if self._apparmor:
             options.insert(0, "name=apparmor")
         return options
 

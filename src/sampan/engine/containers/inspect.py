@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from sampan.engine import apparmor, default_spec
 from sampan.engine.config import config_json, encode, host_config_json
 from sampan.engine.containers.base import Parts, log_driver
 from sampan.engine.containers.wiring import dns_names, publishing_address
 from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, State, epoch_ns
 from sampan.engine.ports import ports_json, summary_json
+from sampan.engine.security import apparmor_option
 
 Json = dict[str, Any]
 
@@ -20,6 +22,10 @@ def inspect_json(record: ContainerRecord, parts: Parts, exec_ids: list[str]) -> 
     driver, options = log_driver(record, parts.settings)
     host = host_config_json(record.host)
     host["LogConfig"] = {"Type": driver, "Config": options}
+    if not record.host.privileged:
+        # What it has by default is said, so that one sees what another engine would have to do.
+        host["MaskedPaths"] = _paths(record.host.masked_paths, default_spec.MASKED_PATHS)
+        host["ReadonlyPaths"] = _paths(record.host.readonly_paths, default_spec.READONLY_PATHS)
     started = record.state.started_at != "0001-01-01T00:00:00Z"
 
     def place(name: str) -> str:
@@ -42,7 +48,11 @@ def inspect_json(record: ContainerRecord, parts: Parts, exec_ids: list[str]) -> 
         "Platform": record.platform,
         "MountLabel": "",
         "ProcessLabel": "",
-        "AppArmorProfile": "",
+        "AppArmorProfile": apparmor.profile_of(
+            apparmor_option(record.host.security_opt or ()),
+            privileged=record.host.privileged,
+            supported=parts.facts.apparmor,
+        ),
         "ExecIDs": exec_ids or None,
         "HostConfig": host,
         "GraphDriver": {"Data": _graph(record, parts), "Name": "overlay2"},
@@ -50,6 +60,10 @@ def inspect_json(record: ContainerRecord, parts: Parts, exec_ids: list[str]) -> 
         "Config": config_json(record.config),
         "NetworkSettings": network_json(record),
     }
+
+
+def _paths(own: tuple[str, ...] | None, default: tuple[str, ...]) -> list[str]:
+    return list(default if own is None else own)
 
 
 def _graph(record: ContainerRecord, parts: Parts) -> Json:

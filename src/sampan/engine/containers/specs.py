@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from sampan.engine import default_spec, hosts_file, security
+from sampan.engine import apparmor, default_spec, hosts_file, security
 from sampan.engine.config import DeviceMapping, words
 from sampan.engine.containers.base import Parts, log_driver
 from sampan.engine.containers.user_namespaces import id_maps_of
@@ -126,7 +126,9 @@ class SpecMaker:
             block_devices={path: _block_device(path) for path in throttled_paths(host)},
             seccomp=_seccomp(options, capabilities, privileged=host.privileged),
             no_new_privileges=options.no_new_privileges,
-            apparmor_profile=None if options.apparmor in ("", "unconfined") else options.apparmor,
+            apparmor_profile=apparmor.applied_profile(
+                options.apparmor, privileged=host.privileged, supported=self._parts.facts.apparmor
+            ),
             paths_unconfined=options.paths_unconfined,
             init=self._parts.settings.init_by_default if host.init is None else host.init,
             ids=ids,
