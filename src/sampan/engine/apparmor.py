@@ -22,8 +22,8 @@ def default_profile_text(name: str = DEFAULT_PROFILE) -> str:
     """The profile's source (apparmor.d(5)). Pure.
 
     What a container's own namespaces bound is allowed; written rules deny what lies beyond them: mounting, and the
-    parts of /proc and /sys that are the whole host's. A denial wins over `file`. Of /proc a container writes to its processes'
-    files, and to the limits of its shared memory below /proc/sys. Signals and tracing stay between containers.
+    parts of /proc and /sys that are the whole host's. A denial wins over `file`. Of /proc a container writes to its
+    processes' files, and to the limits of its shared memory below /proc/sys. Signals and tracing stay between containers.
     """
     return f"""profile {name} flags=(attach_disconnected,mediate_deleted) {{
   network,
