@@ -23,7 +23,7 @@ def default_profile_text(name: str = DEFAULT_PROFILE) -> str:
 
     What a container's own namespaces bound is allowed; written rules deny what lies beyond them: mounting, and the
     parts of /proc and /sys that are the whole host's. A denial wins over `file`. Of /proc a container writes to its
-    processes' files, and to the limits of its shared memory below /proc/sys. Signals and tracing stay between containers.
+    processes' files, and to its shared memory's limits below /proc/sys. Signals and tracing stay between containers.
     """
     return f"""profile {name} flags=(attach_disconnected,mediate_deleted) {{
   network,
