@@ -23,15 +23,15 @@ else:
 _READ = 32768
 _PENDING_LIMIT = 1 << 17
 _STDERR_STREAM = 2
-# What a proxy passes on; the other signals are about this process, or cannot be caught.
-_FORWARDED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGALRM")
+# What a proxy does not pass on: what is about this process, or can't be caught. All else goes, as with Docker.
+_KEPT = ("SIGKILL", "SIGSTOP", "SIGCHLD", "SIGPIPE", "SIGURG", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL")
 
 
 class Signals:
     """A context that turns signals into bytes on a descriptor, for the loop to read."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._numbers = [int(getattr(signal, name)) for name in names]
+    def __init__(self, numbers: list[int]) -> None:
+        self._numbers = numbers
         self._before: list[object] = []
         self.read_end = -1
 
@@ -158,9 +158,8 @@ class Attachment:
 
     def _handle_signals(self, signals: Signals) -> None:
         for number in signals.pending():
-            if number == signal.SIGWINCH:
-                if self._on_resize is not None:
-                    self._on_resize(*size())
+            if number == signal.SIGWINCH and self._on_resize is not None:
+                self._on_resize(*size())
             elif self._on_signal is not None:
                 self._on_signal(number)
 
@@ -250,4 +249,7 @@ def resizer(client: Client, path: str) -> Callable[[int, int], None]:
 
 
 def attached_signals(*, proxy: bool, tty: bool) -> Signals:
-    return Signals(("SIGWINCH",) * tty + (_FORWARDED if proxy else ()))
+    if proxy:
+        kept = {int(getattr(signal, name)) for name in _KEPT}
+        return Signals(sorted(int(number) for number in signal.valid_signals() if number not in kept))
+    return Signals([int(signal.SIGWINCH)] if tty else [])

@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from sampan.cli.flags import Invocation
+
 DEFAULT_DETACH_KEYS = "ctrl-p,ctrl-q"
 
 
@@ -76,10 +78,19 @@ def parse_detach_keys(text: str) -> bytes:
     return bytes(result)
 
 
-def detach_keys(text: str) -> bytes:
-    """The detach keys of a flag; Docker's own where it is empty. Raises `Failure`."""
+def detach_keys(invocation: Invocation, *, terminal: bool) -> tuple[str, bytes]:
+    """The detach keys as text ("": Docker's own) and as bytes: the flag's, else those of config.json.
+
+    They mean something on a terminal only: without one no file is read for them. Raises `Failure`.
+    """
+    text: str = invocation.flags["detach-keys"]
+    if not text and terminal:
+        from sampan.cli.registry_auth import config_path, load_config
+
+        configured = load_config(config_path(invocation.options.config_directory)).get("detachKeys")
+        text = configured if isinstance(configured, str) else ""
     try:
-        return parse_detach_keys(text or DEFAULT_DETACH_KEYS)
+        return text, parse_detach_keys(text or DEFAULT_DETACH_KEYS)
     except ValueError as error:
         raise Failure(f"invalid detach keys ({text}): {error}") from None
 

@@ -37,11 +37,12 @@ _TYPES = {"c": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 
 
 def mount_filesystem(root: int, step: s.MountFilesystem) -> None:
+    covers = step.kind == "tmpfs" and _exists(root, step.target)
     target = _target_directory(root, step.target, step.kind)
     try:
         if step.kind != "proc":
             _refuse_over_procfs(target, step.target)
-        mounted = _new_filesystem(step, target)
+        mounted = _new_filesystem(step, target if covers else -1)
         try:
             if step.copy_up and step.kind == "tmpfs":
                 _copy_up(target, mounted)
@@ -53,11 +54,22 @@ def mount_filesystem(root: int, step: s.MountFilesystem) -> None:
         os.close(target)
 
 
-def _new_filesystem(step: s.MountFilesystem, target: int) -> int:
-    """Detached. A tmpfs without a mode takes the mode of the directory that it covers, as in runc."""
+def _exists(root: int, target: str) -> bool:
+    try:
+        os.close(paths.open_in_root(root, target, os.O_PATH | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def _new_filesystem(step: s.MountFilesystem, covered: int) -> int:
+    """Detached. `covered`: the directory that a tmpfs covers, -1 where there was none.
+
+    A tmpfs without a mode takes that directory's, as in runc; else it is open to all, as the kernel makes it.
+    """
     options = step.options
-    if step.kind == "tmpfs" and not any(key == "mode" for key, _ in options):
-        options = (*options, ("mode", f"{stat.S_IMODE(os.fstat(target).st_mode):o}"))
+    if covered >= 0 and not any(key == "mode" for key, _ in options):
+        options = (*options, ("mode", f"{stat.S_IMODE(os.fstat(covered).st_mode):o}"))
     attributes = step.attributes
     if step.copy_up:
         options = tuple(option for option in options if option[0] != "ro")

@@ -30,12 +30,13 @@ def _attach(invocation: Invocation) -> int:
     stdin = not flags["no-stdin"] and bool(config.get("OpenStdin"))
     if tty and stdin and not is_terminal(0):
         raise Failure("the input device is not a TTY")
+    keys_text, keys = detach_keys(invocation, terminal=tty)
     query = {
         "stream": True,
         "stdin": stdin,
         "stdout": True,
         "stderr": True,
-        "detachKeys": flags["detach-keys"],
+        "detachKeys": keys_text,
     }
     identity = container["Id"]
     proxy = flags["sig-proxy"] and not tty
@@ -52,7 +53,7 @@ def _attach(invocation: Invocation) -> int:
             hijacked,
             tty=tty,
             stdin=stdin,
-            detach_keys=detach_keys(flags["detach-keys"]),
+            detach_keys=keys,
             on_signal=forwarder(client, identity) if proxy else None,
             on_resize=resize if tty else None,
         )

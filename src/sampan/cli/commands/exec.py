@@ -31,7 +31,7 @@ def _body(invocation: Invocation) -> dict[str, Any]:
         "AttachStderr": not flags["detach"],
         "AttachStdout": not flags["detach"],
         "Detach": flags["detach"],
-        "DetachKeys": flags["detach-keys"],
+        "DetachKeys": detach_keys(invocation, terminal=flags["tty"])[0],
         "Env": variables or None,
         "WorkingDir": flags["workdir"],
         "Cmd": invocation.args[1:],
@@ -89,11 +89,11 @@ def _attached(invocation: Invocation, client: Client, identity: str) -> int:
             hijacked,
             tty=tty,
             stdin=flags["interactive"],
-            detach_keys=detach_keys(flags["detach-keys"]),
+            detach_keys=detach_keys(invocation, terminal=tty)[1],
             on_resize=resize if tty else None,
         )
         if attachment.pump(signals) == "detached":
-            return 0
+            raise Failure("read escape sequence")
     result = client.call("GET", f"/exec/{identity}/json")
     return int(result.get("ExitCode") or 0) & 0xFF
 

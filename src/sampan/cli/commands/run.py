@@ -153,6 +153,10 @@ def _run(invocation: Invocation) -> int:
         _detach(body, flags["attach"])
     else:
         _check_terminal(body)
+        if flags["detach-keys"]:
+            from sampan.cli.terminal import detach_keys
+
+            detach_keys(invocation, terminal=False)  # a mistake in them is to leave no container behind
     try:
         identity = _create(invocation, body)
     except SampanError as error:
@@ -206,13 +210,13 @@ def _run_attached(invocation: Invocation, client: Client, identity: str, body: d
 
     flags = invocation.flags
     tty = body["Tty"]
-    keys = detach_keys(flags["detach-keys"])
+    keys_text, keys = detach_keys(invocation, terminal=tty)
     query = {
         "stream": True,
         "stdin": body["AttachStdin"],
         "stdout": body["AttachStdout"],
         "stderr": body["AttachStderr"],
-        "detachKeys": flags["detach-keys"],
+        "detachKeys": keys_text,
     }
     proxy = flags["sig-proxy"] and not tty
     with attached_signals(proxy=proxy, tty=tty) as signals:
@@ -239,6 +243,8 @@ def _run_attached(invocation: Invocation, client: Client, identity: str, body: d
             resize(*size())
         if attachment.pump(signals) == "detached":
             return 0
+        if not (body["AttachStdout"] or body["AttachStderr"]):
+            print(identity)
         return exit_status(client, waiting, identity)
 
 

@@ -52,15 +52,15 @@ def _start_attached(invocation: Invocation, client: Client, name: str) -> int:
     identity = container["Id"]
     tty = bool(config.get("Tty"))
     stdin = flags["interactive"] and bool(config.get("OpenStdin"))
+    keys_text, keys = detach_keys(invocation, terminal=tty)
     query = {
         "stream": True,
         "stdin": stdin,
         "stdout": True,
         "stderr": True,
-        "detachKeys": flags["detach-keys"],
+        "detachKeys": keys_text,
     }
     proxy = not tty
-    keys = detach_keys(flags["detach-keys"])
     with attached_signals(proxy=proxy, tty=tty) as signals:
         hijacked = client.hijack(f"/containers/{identity}/attach", query)
         removed = bool((container.get("HostConfig") or {}).get("AutoRemove"))

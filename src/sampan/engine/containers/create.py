@@ -58,6 +58,8 @@ class Creator:
         config = self._config(body, image, container_id)
         host, warnings = validate.check_host(body.host_config, parts.facts)
         validate.check_joined(body.config(), host)
+        if not host.log_config.type:
+            validate.check_log(parts.settings.log_driver, host.log_config.config)
         security.parse_security(host.security_opt or ())
         host = replace(
             host,
@@ -228,6 +230,10 @@ class Creator:
         parts = self._parts
         parts.directory(record.id).mkdir(mode=0o710, parents=True)
         assembly = parts.snapshots.create(record.id, record.layers)  # type: ignore[arg-type]
+        # By this file programs tell that they run in one of Docker's containers.
+        marker = parts.snapshots.upper(record.id) / ".dockerenv"
+        os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755))
+        os.chmod(marker, 0o755)
         fill = [
             point for point in record.mounts if point.type == "volume" and point.copy and not point.subpath
         ]

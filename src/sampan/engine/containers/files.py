@@ -241,7 +241,7 @@ def _acting_inside(options: ExtractOptions, ids: IdMaps | None) -> Iterator[Extr
 
 def engine_places(record: ContainerRecord) -> frozenset[str]:
     """Files and directories that the engine itself makes in the writable layer, to mount something there."""
-    found = {"/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
+    found = {"/.dockerenv", "/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
     found |= {"/dev/console", "/dev/shm", "/dev/pts", "/dev/mqueue"}
     found |= {point.destination for point in record.mounts}
     return frozenset(found | set(record.host.tmpfs or {}))

@@ -195,14 +195,14 @@ class Lifecycle:
     async def kill(self, reference: str, signal_name: str = "") -> None:
         """Raises `Conflict` when it does not run."""
         number = parse_number(signal_name or "KILL")
-        slot = self._parts.store.find(reference)
         try:
+            slot = self._parts.store.find(reference)
             check_supported(number)
             if slot.record.state.status == "restarting" and await self._stop_restarting(slot):
                 return
             record = slot.record
             state.check_running(record)
-        except (Conflict, Invalid) as error:
+        except (Conflict, Invalid, NotFound) as error:
             raise type(error)(f"Cannot kill container: {reference}: {error.message}") from error
         own = parse_signal(record.config.stop_signal or "TERM")
         if number in (signal.SIGKILL, own):

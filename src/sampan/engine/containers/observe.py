@@ -47,7 +47,7 @@ class Observer:
         except subprocess.TimeoutExpired as error:
             raise Internal("ps did not answer in time") from error
         if done.returncode != 0:
-            raise Invalid(f"ps: {done.stderr.strip()}")
+            raise Invalid(f"ps: {done.stderr.strip().partition(chr(10))[0]}")
         return parse_ps(done.stdout, pids)
 
 
