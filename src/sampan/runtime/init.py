@@ -345,7 +345,7 @@ def _oom_score(scene: Scene, step: s.SetOomScoreAdjustment) -> None:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise Denied(
-                f"oom_score_adj can't be set to {step.value}: permission denied",
+                f"oom_score_adj can't be set to {step.value}: operation not permitted",
                 hint="a value below that of the daemon takes CAP_SYS_RESOURCE",
             ) from error
         raise
