@@ -192,3 +192,28 @@ def _check_block_io(host: HostConfig, features: CgroupFeatures, warnings: list[s
             )
             changes[field] = None
     return replace(host, **changes) if changes else host
+
+
+def missing_limits(features: CgroupFeatures, *, version_2: bool) -> list[str]:
+    """What `info` warns of. Of version 1's block I/O limits Docker says nothing there."""
+    limits = [
+        (features.memory, "memory limit"),
+        (features.swap, "swap limit"),
+        (features.oom_kill_disable or version_2, "oom kill disable"),
+        (features.cpu_quota, "cpu cfs quota"),
+        (features.cpu_quota, "cpu cfs period"),
+        (features.cpu_shares, "cpu shares"),
+        (features.cpuset, "cpuset"),
+    ]
+    if version_2:
+        limits += [
+            (features.blkio_weight, "io.weight"),
+            (features.blkio_weight_device, "io.weight (per device)"),
+            *(
+                (kind in features.throttle, f"io.max ({short})")
+                for kind, short in (
+                    ("read_bps", "rbps"), ("write_bps", "wbps"), ("read_iops", "riops"), ("write_iops", "wiops"),
+                )
+            ),
+        ]  # fmt: skip
+    return [f"WARNING: No {name} support" for offered, name in limits if not offered]

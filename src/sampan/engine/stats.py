@@ -45,8 +45,10 @@ def stats_json(
         memory_json["max_usage"] = memory.max_usage
     if memory.failures:
         memory_json["failcnt"] = memory.failures
+    version_1 = bool(now.cpu.per_cpu)
     pids: Json = {"current": now.pids.current}
-    pids["limit"] = now.pids.limit if now.pids.limit is not None else 18446744073709551615
+    if now.pids.limit is not None or not version_1:
+        pids["limit"] = now.pids.limit if now.pids.limit is not None else _NO_LIMIT
     return {
         "name": f"/{name}",
         "id": container_id,
@@ -55,7 +57,7 @@ def stats_json(
         "num_procs": 0,
         "pids_stats": pids,
         "blkio_stats": {
-            **dict.fromkeys(_OTHER_BLOCK_IO, [] if now.cpu.per_cpu else None),  # version 1 has empty lists
+            **dict.fromkeys(_OTHER_BLOCK_IO, [] if version_1 else None),
             "io_service_bytes_recursive": [_entry(entry) for entry in now.io_service_bytes],
             "io_serviced_recursive": [_entry(entry) for entry in now.io_serviced],
         },
@@ -66,6 +68,9 @@ def stats_json(
         **({"networks": interfaces} if interfaces else {}),
     }
 
+
+_NO_LIMIT = (1 << 64) - 1
+"""As Docker has it with control groups of version 2; with version 1 it leaves the member out."""
 
 _OTHER_BLOCK_IO = (
     "io_queue_recursive",

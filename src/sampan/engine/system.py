@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sampan import __version__
+from sampan.engine.resource_checks import missing_limits
 from sampan.engine.settings import Settings
 from sampan.linux.cgroups import CgroupHost
 from sampan.linux.cgroups.features import detect_features
@@ -115,7 +116,7 @@ class System:
             "LiveRestoreEnabled": True,
             "InitBinary": "sampan",
             "SecurityOptions": self._security_options(),
-            "Warnings": [],
+            "Warnings": missing_limits(features, version_2=self._cgroups.layout == "v2") or None,
         }
 
     def _registries(self) -> Json:

@@ -8,7 +8,7 @@ import pytest
 
 from sampan.engine.config import HostConfig, RestartPolicy, ThrottleDevice, WeightDevice
 from sampan.engine.host_facts import HostFacts
-from sampan.engine.resource_checks import check_resources, parse_cpuset
+from sampan.engine.resource_checks import check_resources, missing_limits, parse_cpuset
 from sampan.engine.resource_update import changed_limits, updated
 from sampan.engine.spec_resources import cgroup_path
 from sampan.errors import Conflict, Invalid, SampanError
@@ -216,3 +216,18 @@ def test_only_what_changes_is_written_and_memory_always_with_its_swap() -> None:
 )
 def test_a_parent_group_is_below_the_root_whatever_it_says(asked: str, path: str) -> None:
     assert cgroup_path(HostConfig(cgroup_parent=asked), "id", "/sampan") == path
+
+
+def test_info_warns_of_limits_that_the_host_does_not_have() -> None:
+    assert missing_limits(CgroupFeatures(), version_2=False) == []
+    assert missing_limits(CgroupFeatures(swap=False, oom_kill_disable=False), version_2=False) == [
+        "WARNING: No swap limit support",
+        "WARNING: No oom kill disable support",
+    ]
+    without_io = CgroupFeatures(oom_kill_disable=False, blkio_weight=False, throttle=frozenset(("read_bps",)))
+    assert missing_limits(without_io, version_2=True) == [
+        "WARNING: No io.weight support",
+        "WARNING: No io.max (wbps) support",
+        "WARNING: No io.max (riops) support",
+        "WARNING: No io.max (wiops) support",
+    ]

@@ -106,6 +106,7 @@ def test_a_sample_has_the_members_that_dockerd_gives_on_version_1() -> None:
         assert sample["precpu_stats"]["cpu_usage"]["total_usage"] == 1
         assert (sample["name"], sample["num_procs"], sample["storage_stats"]) == ("/c", 0, {})
         assert "networks" not in sample
+        assert sample["pids_stats"] == {"current": 1}
 
     asyncio.run(main())
 
