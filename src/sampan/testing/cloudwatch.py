@@ -90,7 +90,8 @@ class CloudWatchLogs:
                     raise Refused("UnknownOperationException", target)
                 self.calls.append(target.removeprefix(_TARGET))
                 self.headers.append({name.lower(): value for name, value in request.headers.items()})
-                answer = self._perform(self.calls[-1], json.loads(body))
+                # The service replaces what is no UTF-8; AWS's SDK for Go sends such bytes as they are.
+                answer = self._perform(self.calls[-1], json.loads(body.decode("utf-8", "replace")))
             except Refused as error:
                 status, answer = error.status, {"__type": error.code, "message": str(error)}
             self.changed.notify_all()

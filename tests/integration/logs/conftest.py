@@ -258,6 +258,18 @@ def journald() -> Iterator[Journald]:
     server.close()
 
 
+@pytest.fixture
+def host_journal(journald: Journald) -> Iterator[Journald]:
+    """The test's journald at the place where the host's would be."""
+    place = Path("/run/systemd/journal")
+    if os.path.lexists(place / "socket"):
+        pytest.skip("this host's own journald runs: a test must not write into its journal")
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "socket").symlink_to(journald.socket)
+    yield journald
+    (place / "socket").unlink()
+
+
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
     """The npm packages of `counterparts/package-lock.json`, installed once beside this Python's packages."""

@@ -18,6 +18,8 @@ import pytest
 
 from sampan.logs import destination
 from sampan.logs.entry import LogEntry, LogSource
+from sampan.testing import cloudwatch
+from sampan.testing.cloudwatch import CloudWatchLogs
 from sampan.testing.images import busybox_tar
 from sampan.testing.log_drivers import tcp_server
 
@@ -37,6 +39,8 @@ def dockerd() -> Iterator[dict[str, str]]:
             *("--bridge", "none", "--iptables=false", "--ip6tables=false", "-H", f"unix://{directory}/sock"),
             *("--pidfile", f"{directory}/pid"),
         ],
+        env=os.environ
+        | {"AWS_ACCESS_KEY_ID": cloudwatch.ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": cloudwatch.SECRET_KEY},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
@@ -201,3 +205,38 @@ def messages(data: bytes) -> list[Any]:
         else:
             raise AssertionError(data[start:])
     return found
+
+
+def test_journal_entries_have_dockers_fields(dockerd: dict[str, str], host_journal: Any) -> None:
+    source = container(dockerd, "journald", options := {"labels": "team", "env": "STAGE"})
+    ours("journald", options, source)
+    follower = host_journal.follow(f"CONTAINER_ID_FULL={source.id}")
+    entries = [next(follower) for _ in range(2 * len(LINES))]
+    follower.close()
+    by_sender: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for entry in entries:
+        fields = {name: value for name, value in entry.items() if not name.startswith("_")}
+        by_sender["CONTAINER_LOG_ORDINAL" in entry].append(fields)
+    for got, theirs in zip(by_sender[True], by_sender[False], strict=True):
+        assert theirs.items() <= got.items()
+        # What Docker has added since 20.10.
+        added = {"SYSLOG_TIMESTAMP", "CONTAINER_LOG_EPOCH", "CONTAINER_LOG_ORDINAL"}
+        assert got.keys() - theirs.keys() == added
+
+
+def test_cloudwatch_events_are_dockers(dockerd: dict[str, str], cloud: CloudWatchLogs) -> None:
+    cloud.groups.add("g")
+    options = {
+        "awslogs-region": "eu-west-1",
+        "awslogs-endpoint": cloud.url,
+        "awslogs-group": "g",
+        "awslogs-force-flush-interval-seconds": "1",
+    }
+    source = container(dockerd, "awslogs", options | {"awslogs-stream": "docker"})
+    theirs = cloud.wait_for("g", "docker", len(LINES) - 1)
+    calls, cloud.calls = cloud.calls, []
+    ours("awslogs", options | {"awslogs-stream": "ours"}, source)
+    assert cloud.messages("g", "ours") == theirs
+    assert (
+        list(dict.fromkeys(cloud.calls)) == list(dict.fromkeys(calls)) == ["CreateLogStream", "PutLogEvents"]
+    )
