@@ -118,6 +118,21 @@ def filesystem_type(descriptor: int) -> int:
 PROC_SUPER_MAGIC = 0x9FA0
 DEVPTS_SUPER_MAGIC = 0x1CD1
 CGROUP2_SUPER_MAGIC = 0x63677270
+KERNELS_OWN = frozenset(
+    (
+        PROC_SUPER_MAGIC,
+        DEVPTS_SUPER_MAGIC,
+        CGROUP2_SUPER_MAGIC,
+        0x27E0EB,  # cgroup
+        0x62656572,  # sysfs
+        0x64626720,  # debugfs
+        0x73636673,  # securityfs
+        0x74726163,  # tracefs
+        0xCAFE4A11,  # bpf
+        0x19800202,  # mqueue
+    )
+)
+"""File systems whose files the kernel makes up as they are looked at (linux/magic.h)."""
 
 
 def kill_process(pid: int, started: int) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from sampan.errors import Invalid, Unsupported
 from sampan.linux.paths import open_in_root, open_regular
+from sampan.linux.process import KERNELS_OWN, filesystem_type
 from sampan.storage import overlay_marks as marks
 from sampan.storage import tar_format as tf
 from sampan.storage.tar_header import pack_header
@@ -105,6 +106,7 @@ class _TreeWriter:
         self._pieces: list[bytes] = []
         self._pending = 0
         self._links: dict[tuple[int, int], bytes] = {}
+        self._kernels_own: dict[int, bool] = {}
         self.entries = 0
         self.size = 0
 
@@ -143,11 +145,16 @@ class _TreeWriter:
         """Write a directory's own member(s); its entries, sorted."""
         status = os.fstat(fd)
         opaque, xattrs = self._xattrs(fd)
+        if status.st_dev not in self._kernels_own:
+            self._kernels_own[status.st_dev] = filesystem_type(fd) in KERNELS_OWN
         if name:
             self._member(name + b"/", tf.DIRECTORY, status, xattrs=xattrs)
         if opaque:
             self._whiteout(name, marks.OPAQUE)
-        return iter(sorted(os.fsencode(entry) for entry in os.listdir(fd)))
+        # What procfs and its like show is no content, and some of it has no end (/proc/kcore).
+        return iter(
+            () if self._kernels_own[status.st_dev] else sorted(os.fsencode(entry) for entry in os.listdir(fd))
+        )
 
     def entry(self, parent: int, name: bytes, full: bytes) -> int | None:
         """Write one entry; a directory is only opened, and its descriptor returned."""
@@ -207,7 +214,12 @@ class _TreeWriter:
 
     def _xattrs(self, fd: int) -> tuple[bool, dict[bytes, bytes] | None]:
         """(opaque directory, the attributes that travel)."""
-        names = os.listxattr(fd)
+        try:
+            names = os.listxattr(fd)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            names = []
         if not names:
             return False, None
         opaque = False

@@ -7,7 +7,7 @@ import errno
 import os
 import posixpath
 import stat
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,8 @@ import msgspec
 from sampan.engine.containers.base import Json, Parts
 from sampan.engine.containers.changes import MODIFIED, changes_of
 from sampan.engine.containers.user_namespaces import id_maps_of
-from sampan.engine.model import ContainerRecord, rfc3339
+from sampan.engine.model import ContainerRecord, MountPoint, rfc3339
+from sampan.engine.mounts import tmpfs_points
 from sampan.engine.threads import streamed, upload_file
 from sampan.engine.userns import IdMaps
 from sampan.errors import Denied, Internal, Invalid, NotFound
@@ -126,11 +127,10 @@ class Files:
         record = self._parts.store.find(reference).record
         loop = asyncio.get_running_loop()
         options = ExtractOptions(no_overwrite_dir_non_dir=no_overwrite_dir_non_dir)
+        check_writable(record, path)
 
         def work() -> None:
             with self._root(record, path) as (root, place, ids):
-                if record.host.readonly_rootfs and place.inner == absolute(path):
-                    raise Denied("container rootfs is marked read-only")
                 target = _open(root, place.inner, os.O_PATH, reference, path)
                 try:
                     if not stat.S_ISDIR(os.fstat(target).st_mode):
@@ -158,14 +158,10 @@ class Files:
             ids = id_maps_of(record.state.pid)
             inner = clean
         else:
-            point = max(
-                (one for one in record.mounts if one.type != "tmpfs" and inside(clean, one.destination)),
-                key=lambda one: len(one.destination),
-                default=None,
+            point = _mount_of(
+                one for one in record.mounts if one.type != "tmpfs" and inside(clean, one.destination)
             )
             if point is not None and os.path.isdir(point.source):
-                if not point.rw:
-                    raise Denied("mounted volume is marked read-only")
                 root = os.open(point.source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 inner = "/" + clean[len(point.destination) :].lstrip("/")
             else:
@@ -237,6 +233,22 @@ def _acting_inside(options: ExtractOptions, ids: IdMaps | None) -> Iterator[Extr
         return
     with FilesystemIds(*ids.owner):
         yield msgspec.structs.replace(options, owners=ids.outside)
+
+
+def _mount_of(points: Iterable[MountPoint]) -> MountPoint | None:
+    """The innermost of mounts that all hold a path."""
+    return max(points, key=lambda one: len(one.destination), default=None)
+
+
+def check_writable(record: ContainerRecord, path: str) -> None:
+    """Raises `Denied` where the container's configuration lets nobody write."""
+    clean = absolute(path)
+    points = (*record.mounts, *tmpfs_points(record.host))
+    point = _mount_of(one for one in points if inside(clean, one.destination))
+    if point is not None and not point.rw:
+        raise Denied("mounted volume is marked read-only")
+    if point is None and record.host.readonly_rootfs:
+        raise Denied("container rootfs is marked read-only")
 
 
 def engine_places(record: ContainerRecord) -> frozenset[str]:
