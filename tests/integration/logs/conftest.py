@@ -187,9 +187,10 @@ class Rsyslog:
         self._records.close()
 
 
-@pytest.fixture
-def rsyslog(tmp_path: Path, certificate: tuple[str, str]) -> Iterator[Rsyslog]:
-    server = Rsyslog(tmp_path, certificate)
+@pytest.fixture(scope="module")
+def rsyslog(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[str, str]) -> Iterator[Rsyslog]:
+    """Each test reads all the records that it causes."""
+    server = Rsyslog(tmp_path_factory.mktemp("rsyslog"), certificate)
     try:
         server.start()
         yield server
@@ -228,6 +229,7 @@ class Journald:
                     return
                 except OSError:
                     select.select([], [], [], 0.05)
+        end(self._process)
         raise AssertionError(f"{JOURNALD} does not answer")
 
     def follow(self, *matches: str) -> Iterator[dict[str, Any]]:
@@ -264,10 +266,13 @@ def host_journal(journald: Journald) -> Iterator[Journald]:
     place = Path("/run/systemd/journal")
     if os.path.lexists(place / "socket"):
         pytest.skip("this host's own journald runs: a test must not write into its journal")
+    made = [directory for directory in (place.parent, place) if not directory.exists()]
     place.mkdir(parents=True, exist_ok=True)
     (place / "socket").symlink_to(journald.socket)
     yield journald
     (place / "socket").unlink()
+    for directory in reversed(made):
+        directory.rmdir()
 
 
 @pytest.fixture(scope="session")
@@ -296,7 +301,11 @@ class NodeServer:
             stdout=subprocess.PIPE,
         )
         self._lines = Lines(self._process.stdout)
-        self.port = self.next().get("port")
+        try:
+            self.port = self.next().get("port")
+        except BaseException:
+            end(self._process)
+            raise
 
     def next(self) -> Any:
         said = self._lines.next_json()

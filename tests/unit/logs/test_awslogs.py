@@ -198,6 +198,10 @@ def test_what_the_service_will_never_take_is_lost_and_counted() -> None:
             "you cannot configure log opt 'awslogs-datetime-format' and 'awslogs-multiline-pattern' "
             "at the same time",
         ),
+        (
+            GROUP | {"awslogs-credentials-endpoint": "@evil.example/"},
+            "must specify a path for log opt 'awslogs-credentials-endpoint': @evil.example/",
+        ),
         (GROUP | {"awslogs-format": "xml"}, "unsupported log format 'xml'"),
     ],
 )

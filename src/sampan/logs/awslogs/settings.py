@@ -81,12 +81,19 @@ def parse(options: Mapping[str, str]) -> Settings:
             raise Invalid(f"unknown log opt '{name}' for awslogs log driver")
     if not options.get("awslogs-group"):
         raise Invalid("must specify a value for log opt 'awslogs-group'")
+    credentials = options.get("awslogs-credentials-endpoint", "")
+    if credentials and not credentials.startswith("/"):
+        # It is appended to the agent's address: anything else could make that another host's.
+        raise Invalid(
+            f"must specify a path for log opt 'awslogs-credentials-endpoint': {credentials}",
+            hint="for example /v2/credentials/ID",
+        )
     return Settings(
         group=options["awslogs-group"],
         stream=options.get("awslogs-stream", ""),
         region=options.get("awslogs-region", ""),
         endpoint=options.get("awslogs-endpoint", ""),
-        credentials_endpoint=options.get("awslogs-credentials-endpoint", ""),
+        credentials_endpoint=credentials,
         create_group=_switch(options, "awslogs-create-group", default=False),
         create_stream=_switch(options, "awslogs-create-stream", default=True),
         flush_interval=_positive(options, "awslogs-force-flush-interval-seconds", _DEFAULT_FLUSH),
