@@ -157,10 +157,10 @@ def capget(header: ctypes.Structure, data: ctypes.Array[ctypes.c_uint32]) -> Non
         raise SystemCallError(ctypes.get_errno(), "capget")
 
 
-def keyctl(operation: int, name: str) -> int:
-    """keyctl(2) with one string argument."""
+def keyctl(operation: int, subject: str, *arguments: int | bytes) -> int:
+    """keyctl(2); `subject` is what an error is about."""
     number = _KEYCTL.get(os.uname().machine, _KEYCTL_GENERIC)
-    return checked("keyctl", name, number, operation, name.encode())
+    return checked("keyctl", subject, number, operation, *arguments)
 
 
 _libc.fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)

@@ -20,6 +20,9 @@ PR_CAP_AMBIENT = 47
 
 _CLOSE_RANGE_CLOEXEC = 4
 _KEYCTL_JOIN_SESSION_KEYRING = 1
+_KEYCTL_SETPERM = 5
+_KEY_SPEC_SESSION_KEYRING = -3
+_KEY_POSSESSOR_ALL = 0x3F000000
 
 
 def set_dumpable(dumpable: bool) -> None:
@@ -61,9 +64,14 @@ def set_title(title: str) -> None:
 
 
 def join_session_keyring(name: str) -> bool:
-    """A new session keyring: the caller's is out of reach then. False where there are none, or the quota is full."""
+    """A new session keyring: the caller's is out of reach then. False where there are none, or the quota is full.
+
+    By default every process of the same user, root of another container too, might link the ring to its own and so
+    come to possess the keys in it (keyrings(7)): here only who possesses it already may do anything.
+    """
     try:
-        libc.keyctl(_KEYCTL_JOIN_SESSION_KEYRING, name)
+        libc.keyctl(_KEYCTL_JOIN_SESSION_KEYRING, name, name.encode())
+        libc.keyctl(_KEYCTL_SETPERM, name, _KEY_SPEC_SESSION_KEYRING, _KEY_POSSESSOR_ALL)
     except libc.SystemCallError as error:
         if error.errno in (errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EDQUOT):
             return False

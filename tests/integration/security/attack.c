@@ -267,6 +267,8 @@ static int keys(int count, char **a)
 		long key = syscall(SYS_add_key, "user", a[1], a[2], strlen(a[2]), -3 /* the session's keyring */);
 		say("add_key", key);
 		printf("serial %ld session %ld\n", key, syscall(SYS_keyctl, 0, -3, 0));
+		syscall(SYS_keyctl, 11, key, value, sizeof(value));
+		printf("value %s\n", value);
 	} else if (count > 1 && !strcmp(a[0], "find")) {
 		say("request_key", syscall(SYS_request_key, "user", a[1], 0, 0));
 	} else if (count > 1) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -78,6 +79,29 @@ class Attack:
         flags = [part for change in changes for part in ("-c", change)]
         self.sampan.ok("import", *flags, "-", name, stdin=layer(entries, base=self.base))
         return name
+
+    def load_image(
+        self, name: str, config: dict[str, Any], *layers: bytes
+    ) -> subprocess.CompletedProcess[str]:
+        """`sampan load` of an archive that no tool would write: any configuration, more layers on the image's own."""
+        tars = (self.base, *layers)
+        document = {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": config,
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in tars],
+            },
+        }
+        names = [f"{number}/layer.tar" for number in range(len(tars))]
+        manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": names}]
+        members = {
+            "config.json": Entry(json.dumps(document).encode(), 0o644),
+            **{path: Entry(tar, 0o644) for path, tar in zip(names, tars, strict=True)},
+            "manifest.json": Entry(json.dumps(manifest).encode(), 0o644),
+        }
+        return self.sampan.run("load", stdin=layer(members))  # type: ignore[no-any-return]
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """`sampan run --rm ARGUMENTS`, whatever its exit code."""
