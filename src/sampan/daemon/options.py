@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--metrics-addr", help="serve Prometheus metrics at HOST:PORT/metrics (default: nowhere)")
     add("--label", action="append", help="label of the engine, KEY=VALUE")
     add("--init", action=argparse.BooleanOptionalAction, default=None, help="run an init in every container")
+    add("--selinux-enabled", action=argparse.BooleanOptionalAction, default=None, help="label containers")
     add("--userns-remap", help="subordinate ids for containers' user namespaces: default, USER or USER:GROUP")
     add("-D", "--debug", action=argparse.BooleanOptionalAction, default=None)
     return parser
@@ -140,6 +141,7 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         ),
         max_concurrent_uploads=_positive(values, "max_concurrent_uploads", default.max_concurrent_uploads),
         init_by_default=bool(values["init"]),
+        selinux_enabled=bool(values["selinux_enabled"]),
         userns_remap=values["userns_remap"] or "",
         labels=_strings(values, "label"),
         debug=bool(values["debug"]),

@@ -24,7 +24,7 @@ from sampan.api.router import Router
 from sampan.build.builder import Builder
 from sampan.build.cache import BuildCache, MetadataTable
 from sampan.daemon.remap import check_kernel, with_id_maps
-from sampan.engine import apparmor
+from sampan.engine import apparmor, selinux
 from sampan.engine.build_cache import build_cache_keeper
 from sampan.engine.build_worker import EngineWorker, host_trust
 from sampan.engine.builds import Builds
@@ -193,7 +193,11 @@ async def assemble(settings: Settings) -> Assembled:
         control_groups,
         counts,
         layer_kind=layer_kind(),
-        apparmor=facts.apparmor,
+        confined_by=tuple(
+            name
+            for name, present in (("apparmor", facts.apparmor), ("selinux", facts.selinux is not None))
+            if present
+        ),
     )
     engine = Engine(settings, events, containers, containers.execs, images, volumes, networks, builds, system)
     return Assembled(engine, stores, launcher, host, names)
@@ -265,6 +269,7 @@ def _host_facts(control_groups: cgroups.CgroupHost, settings: Settings) -> HostF
         nodes or "0",
         detect_features(control_groups),
         cgroup_namespace=control_groups.layout == "v2",
+        selinux=selinux.find_contexts(settings.selinux_enabled),
         apparmor=apparmor.prepare(),
         remapped=settings.id_maps is not None,
     )

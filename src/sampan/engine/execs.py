@@ -263,6 +263,7 @@ class Execs:
             rlimits=init.rlimits,
             no_new_privileges=init.no_new_privileges,
             apparmor_profile=None if body.privileged else init.apparmor_profile,
+            selinux_label=init.selinux_label,
             oom_score_adj=init.oom_score_adj,
         )
         run_dir = self._run_dir(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sampan.engine.selinux import Contexts
 from sampan.linux.cgroups.features import CgroupFeatures
 
 _ALL_FEATURES = CgroupFeatures()
@@ -19,6 +20,8 @@ class HostFacts:
     features: CgroupFeatures = _ALL_FEATURES
     cgroup_namespace: bool = False
     """Whether containers get a cgroup namespace of their own by default (version 2, as in Docker)."""
+    selinux: Contexts | None = None
+    """Labels of the host's policy, where containers are confined by SELinux."""
     apparmor: bool = False
     """Whether containers are confined by AppArmor."""
     remapped: bool = False

@@ -92,7 +92,8 @@ class ContainerRecord(msgspec.Struct, frozen=True):
 
     `name` has no slash. `endpoints` by network name. `published`: definite bindings, while it runs.
     `manually_stopped`: by a person since it was last started (for unless-stopped).
-    `removing`: a removal has begun; the next start of the engine finishes it.
+    `removing`: a removal has begun; the next start of the engine finishes it. The labels
+    are SELinux's.
     """
 
     id: str
@@ -111,6 +112,8 @@ class ContainerRecord(msgspec.Struct, frozen=True):
     manually_stopped: bool = False
     removing: bool = False
     platform: str = "linux"
+    process_label: str = ""
+    mount_label: str = ""
 
     @property
     def running(self) -> bool:

@@ -37,6 +37,7 @@ class Settings:
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     init_by_default: bool = False
+    selinux_enabled: bool = False
     userns_remap: str = ""
     """Whose subordinate ids containers get: "" nobody's, `default`, or USER[:GROUP]; `id_maps` is what came of it."""
     id_maps: IdMaps | None = None

@@ -100,6 +100,7 @@ def build_spec(record: ContainerRecord, facts: SpecFacts) -> Spec:
             rootfs_propagation=root_propagation(facts.mounts),
             seccomp=None if host.privileged else facts.seccomp,
             sysctl=_sysctls(host, facts),
+            mount_label=record.mount_label or None,
             masked_paths=masked,
             readonly_paths=readonly,
         ),
@@ -120,6 +121,7 @@ def process(record: ContainerRecord, facts: SpecFacts) -> Process:
         rlimits=rlimits(host),
         no_new_privileges=facts.no_new_privileges,
         apparmor_profile=facts.apparmor_profile,
+        selinux_label=record.process_label or None,
         oom_score_adj=host.oom_score_adj or None,
     )
 

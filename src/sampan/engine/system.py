@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,10 +36,10 @@ class System:
         counts: Callable[[], Counts],
         *,
         layer_kind: str,
-        apparmor: bool = False,
+        confined_by: Sequence[str] = (),
     ) -> None:
-        """`counts` is asked at every `info`; `layer_kind` is "erofs" or "dir"; `apparmor` confines containers."""
-        self._apparmor = apparmor
+        """`counts` is asked at every `info`; `layer_kind` is "erofs" or "dir"; `confined_by`: apparmor, selinux."""
+        self._confined_by = tuple(confined_by)
         self._settings = settings
         self._id = engine_id
         self._cgroups = cgroups
@@ -133,8 +133,7 @@ class System:
         options = ["name=seccomp,profile=builtin", "name=cgroupns"]
         if self._settings.id_maps is not None:
             options.append("name=userns")
-        if self._apparmor:
-            options.insert(0, "name=apparmor")
+        options[:0] = [f"name={name}" for name in self._confined_by]
         return options
 
 

@@ -49,7 +49,7 @@ def features() -> dict[str, Any]:
                 "archs": [_ARCHITECTURES[machine]] if machine in _ARCHITECTURES else [],
             },
             "apparmor": {"enabled": True},
-            "selinux": {"enabled": False},
+            "selinux": {"enabled": True},
             "mountExtensions": {"idmap": {"enabled": True}},
         },
     }

@@ -365,6 +365,17 @@ def _apparmor(scene: Scene, step: s.SetApparmorProfile) -> None:
         ) from error
 
 
+def _selinux(scene: Scene, step: s.SetSelinuxLabel) -> None:
+    try:
+        scene.write_proc("self/attr/exec", step.label)
+        scene.write_proc("self/attr/keycreate", step.label)
+    except OSError as error:
+        raise Unsupported(
+            f"unable to set the SELinux label {step.label!r}: {describe(error)}",
+            hint="is SELinux enabled on this host, and the label known to its policy?",
+        ) from error
+
+
 def _root_readonly(scene: Scene, step: s.ReadonlyRoot) -> None:
     mount.set_attributes(scene.root, mount.ATTR_RDONLY)
 
@@ -419,5 +430,6 @@ _PERFORM: Final[dict[type[s.Step], Callable[[Scene, Any], object]]] = {
     s.SetRlimit: _rlimit,
     s.SetOomScoreAdjustment: _oom_score,
     s.SetApparmorProfile: _apparmor,
+    s.SetSelinuxLabel: _selinux,
     s.JoinKeyring: lambda scene, step: process.join_session_keyring(step.name),
 }

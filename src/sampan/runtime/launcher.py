@@ -143,7 +143,8 @@ class Launcher:
             importlib.import_module("sampan.runtime.hooks")  # in a container's root it could not be found
         filter_program = self._filters.get_encoded(call.seccomp)
         # The overlay is mounted by the container's first process: what that leaves in memory is gone with its execve.
-        overlay = self._layers.prepare(request.root) if request.root is not None else None
+        label = (request.spec.linux.mount_label if request.spec.linux else None) or ""
+        overlay = self._layers.prepare(request.root, label) if request.root is not None else None
         root = _directory_root(request) if overlay is None else -1
         try:
             network = rest[0] if call.network else -1

@@ -48,6 +48,8 @@ def mount_filesystem(root: int, step: s.MountFilesystem) -> None:
                 _copy_up(target, mounted)
             mount.attach(mounted, target, step.target)
             _propagate(mounted, step.propagation)
+            if step.label:
+                os.setxattr(f"/proc/self/fd/{mounted}", "security.selinux", step.label.encode() + b"\0")
         finally:
             os.close(mounted)
     finally:

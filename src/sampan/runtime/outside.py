@@ -90,7 +90,7 @@ def open_idmapped(overlay: Overlay, user_namespace: int, owner: Owner) -> int:
         _attach(tree, place)
         lower.append(place)
     writable = lower.pop()
-    mapped = Overlay(tuple(lower), f"{writable}/{upper}", f"{writable}/{work}", base)
+    mapped = Overlay(tuple(lower), f"{writable}/{upper}", f"{writable}/{work}", base, overlay.label)
     with FilesystemIds(*owner):
         return mapped.open()
 

@@ -72,14 +72,17 @@ class LayerMounts:
                 libc.umount(place, mount.MNT_DETACH)
                 os.rmdir(place)
 
-    def prepare(self, assembly: RootAssembly) -> Overlay:
-        """Its layers are mounted now. Raises `NotFound`, `Invalid`, `Internal`."""
+    def prepare(self, assembly: RootAssembly, label: str = "") -> Overlay:
+        """Its layers are mounted now. `label`: SELinux's, of all its files.
+
+        Raises `NotFound`, `Invalid`, `Internal`.
+        """
         if len(assembly.layers) > MAX_LAYERS:
             raise Invalid(f"too many layers: {len(assembly.layers)}, at most {MAX_LAYERS} can be mounted")
         if (assembly.upper is None) != (assembly.work is None):
             raise Invalid("a writable root needs both an upper and a work directory")
         lower = tuple(self.place_of(layer) for layer in reversed(assembly.layers))
-        return Overlay(lower, assembly.upper, assembly.work, self._directory)
+        return Overlay(lower, assembly.upper, assembly.work, self._directory, label)
 
     def open_root(self, assembly: RootAssembly) -> int:
         """A descriptor of a detached overlay mount. Raises `NotFound`, `Invalid`, `Internal`."""
@@ -96,6 +99,7 @@ class Overlay(msgspec.Struct, frozen=True):
     upper: str | None
     work: str | None
     places: str
+    label: str = ""
 
     def open(self) -> int:
         """A descriptor of a detached overlay mount. Raises `NotFound`, `Invalid`, `Internal`."""
@@ -134,6 +138,8 @@ class Overlay(msgspec.Struct, frozen=True):
                 context.set("workdir", _option_path(self.work, held))
             for key, value in _OPTIONS:
                 context.set(key, value)
+            if self.label:
+                context.set("context", self.label)
             return context.create(attributes)
 
     def _mount_old(self, lower: list[str]) -> int:
@@ -147,6 +153,7 @@ class Overlay(msgspec.Struct, frozen=True):
                 data += f",upperdir={_by_descriptor(self.upper, held)}"
                 data += f",workdir={_by_descriptor(self.work, held)}"
             data += "".join(f",{key}={value}" for key, value in _OPTIONS)
+            data += f',context="{self.label}"' if self.label else ""
             if len(data) > _MAX_MOUNT_DATA:
                 raise Invalid(f"too many layers for this kernel: {len(lower)}")
             flags = mount.MS_RDONLY if self.upper is None else 0

@@ -135,6 +135,8 @@ def process_steps(process: Process, container_id: str) -> tuple[s.Step, ...]:
     result += [s.SetRlimit(limit.type, _limit(limit.soft), _limit(limit.hard)) for limit in process.rlimits]
     if process.apparmor_profile:
         result.append(s.SetApparmorProfile(process.apparmor_profile))
+    if process.selinux_label:
+        result.append(s.SetSelinuxLabel(process.selinux_label))
     result.append(s.JoinKeyring(f"_ses.{container_id}"))
     return tuple(result)
 
@@ -196,6 +198,8 @@ def _mount_steps(spec: Spec, namespaces: Namespaces) -> tuple[tuple[s.Step, ...]
     trees: list[s.Tree] = []
     for mount in spec.mounts:
         step = _mount_step(mount, namespaces)
+        if isinstance(step, s.MountFilesystem) and spec.linux is not None and spec.linux.mount_label:
+            step = _labelled(step, spec.linux.mount_label)
         tree = _tree(mount, step, namespaces) if isinstance(step, s.BindMount) else None
         if tree is None and (mount.uid_mappings or mount.gid_mappings):
             raise Invalid(f"only bind mounts can be idmapped: {mount.destination}")
@@ -206,6 +210,16 @@ def _mount_steps(spec: Spec, namespaces: Namespaces) -> tuple[tuple[s.Step, ...]
     return tuple(result), tuple(trees)
 
 
+def _labelled(step: s.MountFilesystem, label: str) -> s.MountFilesystem:
+    """With `linux.mountLabel` (config-linux.md): the whole of it by an option, where the file system takes it."""
+    if step.kind in _WITHOUT_LABELS:
+        return step
+    if step.kind == "mqueue":
+        return replace(step, label=label)
+    return replace(step, options=(*step.options, ("context", label)))
+
+
+_WITHOUT_LABELS = frozenset(("proc", "sysfs", "cgroup", "cgroup2"))
 _OF_PROCESS = re.compile(r"/proc/([1-9][0-9]*)/root(/.*)?")
 
 

@@ -80,7 +80,10 @@ class AttachRoot(Step, frozen=True):
 
 
 class MountFilesystem(Step, frozen=True):
-    """A new instance of a file system. `attributes`: ATTR_* flags. `copy_up`: a tmpfs gets what lies below it."""
+    """A new instance of a file system. `attributes`: ATTR_* flags. `copy_up`: a tmpfs gets what lies below it.
+
+    `label`: SELinux's, given to its root directory when it is there.
+    """
 
     kind: str
     source: str | None
@@ -89,6 +92,7 @@ class MountFilesystem(Step, frozen=True):
     attributes: int = 0
     propagation: tuple[Propagation, ...] = ()
     copy_up: bool = False
+    label: str = ""
 
 
 class BindMount(Step, frozen=True):
@@ -221,6 +225,12 @@ class SetOomScoreAdjustment(Step, frozen=True):
 
 class SetApparmorProfile(Step, frozen=True):
     profile: str
+
+
+class SetSelinuxLabel(Step, frozen=True):
+    """Of the program that is executed, and of the keys that are made until then."""
+
+    label: str
 
 
 class JoinKeyring(Step, frozen=True):

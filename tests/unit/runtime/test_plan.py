@@ -226,6 +226,25 @@ def test_mapped_ids_that_cannot_be_had_are_refused(mount: oci.Mount, words: str)
         plan_container(msgspec.structs.replace(make(), mounts=(mount,)), "x")
 
 
+def test_selinux_labels_go_to_the_process_and_to_what_is_mounted_new() -> None:
+    label = "system_u:object_r:container_file_t:s0:c1,c2"
+    mounts = tuple(
+        oci.Mount(f"/{kind}", kind, kind) for kind in ("proc", "tmpfs", "devpts", "mqueue", "sysfs")
+    )
+    process = oci.Process("/", args=("true",), selinux_label="a:b:c:s0")
+    spec = msgspec.structs.replace(make(mount_label=label), mounts=mounts, process=process)
+    plan = plan_container(spec, "x")
+    labelled = {
+        step.kind: (("context", label) in step.options, step.label)
+        for step in of_kind(plan, s.MountFilesystem)
+    }
+    assert labelled == {
+        "proc": (False, ""), "sysfs": (False, ""), "tmpfs": (True, ""), "devpts": (True, ""), "mqueue": (False, label),
+    }  # fmt: skip
+    assert of_kind(plan, s.SetSelinuxLabel) == [s.SetSelinuxLabel("a:b:c:s0")]
+    assert plan.index(s.SetSelinuxLabel("a:b:c:s0")) < plan.index(s.JoinKeyring("_ses.x"))
+
+
 def test_an_unlimited_resource_is_minus_one() -> None:
     process = oci.Process("/", args=("x",), rlimits=(oci.Rlimit("RLIMIT_CORE", (1 << 64) - 1, 5),))
     assert of_kind(plan_exec(process, "x"), s.SetRlimit) == [s.SetRlimit("RLIMIT_CORE", 5, -1)]

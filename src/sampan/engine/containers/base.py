@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
+from sampan.engine import selinux
+from sampan.engine.config import HostConfig
 from sampan.engine.containers.store import ContainerStore, Slot
 from sampan.engine.events import EventBus
 from sampan.engine.host_facts import HostFacts
@@ -16,6 +19,7 @@ from sampan.engine.model import ContainerRecord, State
 from sampan.engine.networks import Networks
 from sampan.engine.settings import Settings
 from sampan.engine.spec_resources import cgroup_path
+from sampan.engine.validate import container_of
 from sampan.engine.volumes import Store, Volumes
 from sampan.linux.cgroups import Cgroup, CgroupHost
 from sampan.network.dns import NameServer
@@ -72,6 +76,21 @@ class Parts:
 
     def log_path(self, container_id: str) -> Path:
         return self.directory(container_id) / f"{container_id}-json.log"
+
+    def labels(self, host: HostConfig) -> tuple[str, str]:
+        """The SELinux labels of a new container's processes and files; empty where the host has no SELinux."""
+        contexts = self.facts.selinux
+        if contexts is None:
+            return "", ""
+        used = {selinux.level_of(record.mount_label) for record in self.store}
+        level = selinux.unique_level(used, secrets.randbelow)
+        # Who shares another's memory or processes needs its level, or could not reach them.
+        others = (self.store.get(container_of(mode) or "") for mode in (host.ipc_mode, host.pid_mode))
+        shared = tuple(
+            f"level:{selinux.level_of(one.record.mount_label)}" for one in others if one is not None
+        )
+        options = (*shared, *selinux.label_options(host.security_opt or ()))
+        return selinux.labels(contexts, options, level)
 
     def cgroup(self, record: ContainerRecord) -> Cgroup:
         return self.cgroups.group(cgroup_path(record.host, record.id, self.settings.cgroup_parent))

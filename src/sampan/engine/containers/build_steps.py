@@ -107,6 +107,7 @@ class BuildSteps:
             self._parts.facts,
         )
         record = self._parts.networks.find(network)
+        labels = self._parts.labels(host)
         return ContainerRecord(
             request.snapshot_id,
             f"build-{request.snapshot_id[:12]}",
@@ -124,6 +125,8 @@ class BuildSteps:
             host,
             tuple(mounts),
             {record.name: Endpoint(record.id)},
+            process_label=labels[0],
+            mount_label=labels[1],
         )
 
     async def _connect(self, record: ContainerRecord) -> Plan:

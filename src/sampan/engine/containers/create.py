@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from sampan.engine import health, merge, mounts, names, ports, restart, security, validate
+from sampan.engine import health, merge, mounts, names, ports, restart, security, selinux, validate
 from sampan.engine.config import ContainerConfig, CreateBody, EndpointSettings, HostConfig, words
 from sampan.engine.containers.base import ImageView, Parts
 from sampan.engine.copy_tree import copy_tree, is_empty
@@ -68,7 +68,7 @@ class Creator:
         )
         ports.requested(config, host)
         config = replace(config, exposed_ports=ports.exposed(config, host) or None)
-        host = self._resolve_modes(host)
+        host = selinux.with_default_options(self._resolve_modes(host))
         endpoints = self._endpoints(host, body, config)
         self._check_links(host)
         restart.check_unhealthy(host.restart_policy, host.restart_unhealthy, body.labels or {})
@@ -78,6 +78,7 @@ class Creator:
         parts.store.reserve_name(name, container_id)
         try:
             points = self._points(config, host)
+            labels = parts.labels(host)
             record = ContainerRecord(
                 container_id,
                 name,
@@ -89,6 +90,8 @@ class Creator:
                 host,
                 points,
                 endpoints,
+                process_label=labels[0],
+                mount_label=labels[1],
             )
             with parts.images.hold(image.diff_ids):
                 record = await self._make(record)

@@ -46,8 +46,8 @@ def inspect_json(record: ContainerRecord, parts: Parts, exec_ids: list[str]) -> 
         "RestartCount": record.restart_count,
         "Driver": "overlay2",
         "Platform": record.platform,
-        "MountLabel": "",
-        "ProcessLabel": "",
+        "MountLabel": record.mount_label,
+        "ProcessLabel": record.process_label,
         "AppArmorProfile": apparmor.profile_of(
             apparmor_option(record.host.security_opt or ()),
             privileged=record.host.privileged,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from sampan.engine import apparmor, default_spec, hosts_file, security
+from sampan.engine import apparmor, default_spec, hosts_file, security, selinux
 from sampan.engine.config import DeviceMapping, words
 from sampan.engine.containers.base import Parts, log_driver
 from sampan.engine.containers.user_namespaces import id_maps_of
@@ -153,6 +153,9 @@ class SpecMaker:
                         f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
                     )
                 _make_source(point)
+            label = selinux.volume_label(record.mount_label, point.mode) if record.mount_label else ""
+            if label:
+                selinux.relabel(point.source, label)
 
     def _files(
         self,
@@ -171,7 +174,11 @@ class SpecMaker:
             write_file(directory / "hostname", hostname_of(record) + "\n")
             write_file(directory / "hosts", self.hosts_text(record, endpoints))
             write_file(directory / "resolv.conf", self.resolv_text(record, embedded_dns=embedded_dns))
-        return {f"/etc/{name}": str(directory / name) for name in ("resolv.conf", "hostname", "hosts")}
+        files = {f"/etc/{name}": str(directory / name) for name in ("resolv.conf", "hostname", "hosts")}
+        if record.mount_label and other is None:
+            for path in files.values():
+                selinux.relabel(path, record.mount_label)
+        return files
 
     def hosts_text(self, record: ContainerRecord, endpoints: Sequence[EndpointSpec]) -> str:
         if record.host.network_mode == "host":
