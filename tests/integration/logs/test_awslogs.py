@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from sampan.logs import awslogs
-from sampan.logs.awslogs.destination import AwsLogsDestination
 from sampan.testing.cloudwatch import CloudWatchLogs, Refused
 from sampan.testing.log_drivers import ID, entry, source
 
@@ -111,18 +110,10 @@ def test_throttling_server_errors_and_a_removed_stream_lose_nothing(cloud: Cloud
     assert destination.losses.entries == 0
 
 
-def test_an_endpoint_that_is_not_there_fails_the_start_unless_the_mode_is_non_blocking(
-    cloud: CloudWatchLogs,
-) -> None:
-    url = cloud.url
-    cloud.groups.add("g")
+def test_an_endpoint_that_is_not_there_fails_the_start(cloud: CloudWatchLogs) -> None:
     cloud.close()
     with pytest.raises(OSError, match="Could not connect to the endpoint URL"):
-        awslogs.open(options(url), source())
-    destination = awslogs.open(options(url) | {"mode": "non-blocking"}, source())
-    assert isinstance(destination, AwsLogsDestination)
-    destination.send([now(b"kept")])
-    assert destination.losses.entries == 0
+        awslogs.open(options(cloud.url), source())
 
 
 def test_metrics_are_marked_and_credentials_come_from_the_endpoint_that_was_named(

@@ -18,7 +18,7 @@ def check_options(options: Mapping[str, str]) -> None:
 
 
 def open(options: Mapping[str, str], source: LogSource) -> AwsLogsDestination:
-    """Raises `Invalid`, and OSError when the log stream can't be made; with mode=non-blocking that is tried later."""
+    """Raises `Invalid`, and OSError when the log stream can't be made."""
     from sampan.logs.awslogs.client import LogStreamClient
     from sampan.logs.awslogs.destination import AwsLogsDestination
 
@@ -26,10 +26,9 @@ def open(options: Mapping[str, str], source: LogSource) -> AwsLogsDestination:
     # Docker's default stream is the container's whole id; a tag that the operator gave names it otherwise.
     stream = settings.stream or (source.tag if options.get("tag") else source.id)
     client = LogStreamClient(settings, stream)
-    if not settings.in_background:
-        try:
-            client.create()
-        except BaseException:
-            client.close()
-            raise
+    try:
+        client.create()
+    except BaseException:
+        client.close()
+        raise
     return AwsLogsDestination(settings, client)

@@ -25,8 +25,11 @@ from sampan.logs.undelivered import Losses, Undelivered
 _ROOM_TIMEOUT = 10.0
 _FIRST_WAIT = 1.0
 _LONGEST_WAIT = 32.0
-_CLOSE_GRACE = 10.0
+_CLOSE_GRACE = 8.0
 """Seconds for what is still waiting when the container has ended."""
+
+_LAST_REQUEST = 4.0
+"""Seconds more for a request that is under way then."""
 
 
 class Client(Protocol):
@@ -83,7 +86,7 @@ class AwsLogsDestination:
             self._take(self._assembler.flush())
             self._deadline = time.monotonic() + self._close_grace
             self._changed.notify_all()
-        self._thread.join(self._close_grace * 2)
+        self._thread.join(self._close_grace + _LAST_REQUEST)
         with self._changed:
             self._lose(self._waiting)
             self._waiting.clear()

@@ -24,7 +24,6 @@ _OPTIONS = frozenset(
         "awslogs-format",
         "awslogs-max-buffered-events",
         "awslogs-multiline-pattern",
-        "mode",
         "tag",
     )
 )
@@ -71,7 +70,6 @@ class Settings(msgspec.Struct, frozen=True):
     max_buffered_events: int = _DEFAULT_BUFFERED
     multiline: str = ""
     embedded_metrics: bool = False
-    in_background: bool = False
 
 
 def parse(options: Mapping[str, str]) -> Settings:
@@ -100,7 +98,6 @@ def parse(options: Mapping[str, str]) -> Settings:
         max_buffered_events=_positive(options, "awslogs-max-buffered-events", _DEFAULT_BUFFERED),
         multiline=_multiline(options),
         embedded_metrics=_format(options),
-        in_background=options.get("mode") == "non-blocking",
     )
 
 
