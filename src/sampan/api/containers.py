@@ -93,7 +93,8 @@ async def rename(engine: Engine, request: Request) -> AnyResponse:
 
 async def update(engine: Engine, request: Request) -> AnyResponse:
     host = decode_docker(await request.body(), HostConfig)
-    return json_response({"Warnings": await engine.containers.update(request.match["id"], host)})
+    warnings = await engine.containers.update(request.match["id"], host)
+    return json_response({"Warnings": warnings or None})
 
 
 async def remove(engine: Engine, request: Request) -> AnyResponse:

@@ -54,7 +54,10 @@ def parse_size(text: str, base: int = 1024) -> int:
     if not known or (unit == "b" and len(suffix) > 1):
         raise error
     factor = base ** _SIZE_UNITS.index(unit)
-    return int(number) * factor if "." not in number else int(float(number) * factor)
+    size = int(number) * factor if "." not in number else int(float(number) * factor)
+    if size >= 1 << 63:  # no engine could hold it
+        raise error
+    return size
 
 
 def parse_duration(text: str) -> int:

@@ -423,3 +423,31 @@ def test_the_stats_stream_follows_containers_that_come_and_go(
     sampan.ok("rm", "-f", "second")
     assert named.wait(timeout=20) == 0
     named.communicate()
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "words"),
+    [
+        (("--memory", "10x"), 125, 'invalid argument "10x" for "-m, --memory" flag: invalid size'),
+        (("--ulimit", "nofile=-1:5"), 125, "hard limit: soft: -1 (unlimited), hard: 5"),
+        (
+            ("--device-read-bps", "vda:1mb"),
+            125,
+            '"--device-read-bps" flag: bad format for device path: vda:1mb',
+        ),
+        (("--cpus", "0.5", "--cpu-quota", "10000"), 1, "Nano CPUs and CPU Quota cannot both be set"),
+        (("--cpuset-mems", "77"), 1, "Requested memory nodes are not available - requested 77"),
+        (("--shm-size", "-1"), 125, 'invalid argument "-1" for "--shm-size" flag: invalid size'),
+        (
+            ("--cpu-percent", "5"),
+            1,
+            '"--cpu-percent" is only supported on a Docker daemon running on windows',
+        ),
+    ],
+)
+def test_a_bad_limit_is_refused_with_dockers_exit_code_and_words(
+    sampan: Any, flags: tuple[str, ...], status: int, words: str
+) -> None:
+    """Exit codes and messages as docker's command line gave them with dockerd 20.10."""
+    done = sampan.run("create", *flags, "busybox")
+    assert (done.returncode, words in done.stderr) == (status, True), done.stderr

@@ -45,6 +45,11 @@ def _prepare(invocation: Invocation) -> dict[str, Any]:
             parse_reference(image)
         except SampanError as error:
             raise Failure(error.message) from None
+    for name in ("cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops"):
+        if flags.changed(name):
+            words = "is only supported on a Docker daemon running on windows, but the Docker daemon is running on linux"
+            print(f'"--{name}" {words}', file=sys.stderr)
+            raise Exit(1)
     try:
         return build_body(flags, image, invocation.args[1:])
     except ValueError as error:
