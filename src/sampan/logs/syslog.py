@@ -70,15 +70,15 @@ class Settings(msgspec.Struct, frozen=True):
 def check_options(options: Mapping[str, str]) -> None:
     """Raises `Invalid` in Docker's words."""
     refuse_unknown("syslog", options, _OPTIONS)
-    settings(options)
+    path = settings(options).path
+    if path and not os.path.exists(path):
+        raise Invalid(f"stat {path}: no such file or directory")
 
 
 def settings(options: Mapping[str, str]) -> Settings:
     """Raises `Invalid`."""
     address = options.get("syslog-address", "")
     chosen = _address(address) if address else Settings()
-    if chosen.path and not os.path.exists(chosen.path):
-        raise Invalid(f"stat {chosen.path}: no such file or directory")
     format = options.get("syslog-format", "")
     if format not in _FORMATS:
         raise Invalid("Invalid syslog format", hint=f"{format!r} is none of {', '.join(_FORMATS[1:])}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sampan.errors import Invalid
 from sampan.logs import awslogs
 from sampan.testing.cloudwatch import CloudWatchLogs, Refused
 from sampan.testing.log_drivers import ID, entry, source
@@ -114,6 +115,8 @@ def test_an_endpoint_that_is_not_there_fails_the_start(cloud: CloudWatchLogs) ->
     cloud.close()
     with pytest.raises(OSError, match="Could not connect to the endpoint URL"):
         awslogs.open(options(cloud.url), source())
+    with pytest.raises(Invalid, match="Invalid endpoint"):
+        awslogs.open(options("no address"), source())
 
 
 def test_metrics_are_marked_and_credentials_come_from_the_endpoint_that_was_named(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sampan.errors import Invalid
 from sampan.logs.awslogs.events import Event
 from sampan.logs.awslogs.outcome import Outcome
 from sampan.logs.awslogs.settings import Settings
@@ -20,12 +21,18 @@ _NEVER = frozenset(("InvalidParameterException", "SerializationException", "Vali
 
 
 class LogStreamClient:
-    """One log stream. Every error is an OSError whose text is AWS's."""
+    """One log stream. Every error of its methods is an OSError whose text is AWS's."""
 
     def __init__(self, settings: Settings, stream: str) -> None:
+        """Raises `Invalid` for an endpoint or profile that is none, and OSError when the region is not to be found."""
+        from botocore.exceptions import BotoCoreError
+
         self._settings = settings
         self._stream = stream
-        self._client = _make_client(settings)
+        try:
+            self._client = _make_client(settings)
+        except (BotoCoreError, ValueError) as error:
+            raise Invalid(f"awslogs: {error}") from error
         self._token: str | None = None
         self._exists = not settings.create_stream
 
