@@ -45,6 +45,7 @@ _CHUNK_SIZE = 256 * 1024
 _LONGEST_PAUSE = 1.0
 _BACKGROUND_BYTES = 64 * 1024 * 1024
 _EVENT_TIME = 0
+_PIECE_FIELDS = frozenset(("partial_message", "partial_id", "partial_ordinal", "partial_last"))
 _OPTIONS = (
     "fluentd-address",
     "fluentd-async",
@@ -169,7 +170,9 @@ def _when(time_ns: int, sub_second: bool) -> int | msgspec.msgpack.Ext:
 
 def _record(source: LogSource, entry: LogEntry, piece: Piece | None) -> dict[str, str | msgspec.Raw]:
     """The container's own fields win over labels and variables of the same name."""
-    record: dict[str, str | msgspec.Raw] = {**source.attributes}
+    record: dict[str, str | msgspec.Raw] = {
+        name: value for name, value in source.attributes.items() if name not in _PIECE_FIELDS
+    }
     record["container_id"] = source.id
     record["container_name"] = "/" + source.name.lstrip("/")
     record["source"] = "stderr" if entry.stream == 2 else "stdout"
@@ -269,7 +272,9 @@ class FluentdDestination:
         self._partial_lines.advance(entries, pieces)
 
     def close(self) -> None:
-        self._stream.close()
+        """What a slow server has half of is finished, or counted as a loss."""
+        if left := self._stream.end():
+            self.losses.count(1, left)
 
     def _deliver(self, chunk: Chunk) -> None:
         """Raises OSError when not the whole chunk is delivered, or was acknowledged."""

@@ -194,9 +194,11 @@ class GelfDestination:
             raise
 
     def close(self) -> None:
-        for connection in (self._stream, self._datagrams):
-            if connection is not None:
-                connection.close()
+        """What a slow server has half of is finished, or counted as a loss."""
+        if self._stream is not None and (left := self._stream.end()):
+            self.losses.count(1, left)
+        if self._datagrams is not None:
+            self._datagrams.close()
 
     def _send_stream(self, stream: StreamConnection, entries: Sequence[LogEntry]) -> None:
         records = [message(self._host, self._fields, entry) + b"\0" for entry in entries]

@@ -106,6 +106,18 @@ class StreamConnection:
             raise ConnectionResetError(f"{self.name}: closed by the server")
         return data
 
+    def end(self) -> int:
+        """Close, after a last attempt to finish what is owed: how many bytes of it the server did not get."""
+        if self._begun is not None:
+            try:
+                self.write(())
+            except Undelivered:
+                left = len(self._begun) - self._written if self._begun is not None else 0
+                self.forget()
+                return left
+        self.close()
+        return 0
+
     def forget(self) -> None:
         """Close, and finish nothing: whoever called sends everything again."""
         self.close()

@@ -223,9 +223,11 @@ class SyslogDestination:
                 self.losses.add(entries[done : done + 1])  # no datagram holds it, now or later
 
     def close(self) -> None:
-        for connection in (self._stream, self._datagrams):
-            if connection is not None:
-                connection.close()
+        """What a slow server has half of is finished, or counted as a loss."""
+        if self._stream is not None and (left := self._stream.end()):
+            self.losses.count(1, left)
+        if self._datagrams is not None:
+            self._datagrams.close()
 
 
 def open(options: Mapping[str, str], source: LogSource) -> SyslogDestination:

@@ -108,7 +108,13 @@ def test_large_batches_are_divided() -> None:
 
 def test_labels_replace_no_field_of_the_container() -> None:
     hostile = source(
-        attributes={"container_id": "forged", "log": "forged", "source": "forged", "team": "a\nb"}
+        attributes={
+            "container_id": "forged",
+            "log": "forged",
+            "source": "forged",
+            "partial_message": "true",
+            "team": "a\nb",
+        }
     )
     (chunk,) = chunks(Settings(), hostile, [entry(b"true")], [None])
     ((_, _, record),) = events(chunk.data)

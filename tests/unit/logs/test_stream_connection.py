@@ -131,3 +131,19 @@ def test_a_host_that_is_gone_is_not_taken_for_a_slow_server() -> None:
         server.close()
         assert connection._socket is None
         connection.close()
+
+
+def test_the_end_finishes_what_is_owed_or_says_how_much_of_it_is_lost() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connection = StreamConnection(("127.0.0.1", listener.getsockname()[1]), stall_timeout=0.1)
+        with pytest.raises(Undelivered):
+            connection.write([b"b" * BIG])
+        server, _ = listener.accept()
+        with server:
+            lost = connection.end()
+            got = 0
+            while data := server.recv(1 << 20):
+                got += len(data)
+            assert got + lost == BIG and lost > 0
+        connection.connect()
+        assert connection.end() == 0
