@@ -103,7 +103,8 @@ def check_kernel(settings: Settings, launcher: LauncherClient) -> None:
     """Blocking: whether root file systems below our root can be shown with mapped ids. Raises `Unsupported`."""
     if settings.id_maps is None:
         return
-    directory = settings.root / f"probe-{secrets.token_hex(4)}"
+    # As a snapshot that is being made: the next start sweeps up what a crash leaves.
+    directory = settings.root / "snapshots" / f".create-probe-{secrets.token_hex(4)}"
     directory.mkdir(mode=0o700)
     try:
         made = launcher.user_namespace(settings.id_maps.uids, settings.id_maps.gids, probe=str(directory))

@@ -6,7 +6,9 @@ Values and texts were taken from dockerd 20.10 with runc 1.1.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,13 +105,66 @@ def test_a_joined_process_space_and_network_are_the_others(sampan: Any, donor: s
 
 
 def test_devices_have_the_hosts_mode_and_the_permissions_that_were_given(sampan: Any) -> None:
-    options = ["--device", "/dev/full:/dev/other:r", "--device-cgroup-rule", "c 1:1 r"]
-    script = (
-        "stat -c '%t:%T %a' /dev/other; cat /dev/other | head -c 2 | wc -c; echo x > /dev/other;"
-        "mknod /dev/mem1 c 1 1 && echo made"
+    options = ["--device", "/dev/loop-control:/dev/other:r", "--device-cgroup-rule", "c 10:237 m"]
+    host = os.stat("/dev/loop-control")
+    script = "stat -c '%t:%T %a %u' /dev/other; : < /dev/other && echo read; (: > /dev/other) 2>/dev/null || echo refused"
+    assert inside(sampan, options, script).splitlines() == [
+        f"{os.major(host.st_rdev):x}:{os.minor(host.st_rdev):x} {host.st_mode & 0o7777:o} {host.st_uid}",
+        "read",
+        "refused",
+    ]
+    ruled = ["--device-cgroup-rule", "c 10:237 rw"]
+    script = "mknod /dev/made c 10 237 && : < /dev/made && : > /dev/made && echo both"
+    assert inside(sampan, ruled, script) == "both"
+
+
+def test_a_directory_of_devices_is_given_whole(sampan: Any) -> None:
+    nodes = [name for name in os.listdir("/dev/net") if stat.S_ISCHR(os.stat(f"/dev/net/{name}").st_mode)]
+    assert inside(sampan, ["--device", "/dev/net:/dev/mine"], "ls /dev/mine").split() == sorted(nodes)
+
+
+def test_a_seccomp_profile_of_ones_own_is_applied_and_a_bad_one_refused(sampan: Any, tmp_path: Path) -> None:
+    (tmp_path / "profile").write_text(
+        '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}'
     )
-    done = sampan.run("run", "--rm", "--network", "none", *options, "busybox", "sh", "-c", script)
-    assert done.stdout.split() == ["1:7", "666", "2", "made"]
+    options = ["--security-opt", f"seccomp={tmp_path}/profile"]
+    script = "mkdir /x 2>&1; touch /y && echo touched"
+    assert inside(sampan, options, script).splitlines() == [
+        "mkdir: can't create directory '/x': Operation not permitted",
+        "touched",
+    ]
+    (tmp_path / "bad").write_text('{"defaultAction": "NOPE"}')
+    done = sampan.run("run", "--rm", "--security-opt", f"seccomp={tmp_path}/bad", "busybox", "true")
+    assert (done.returncode, "NOPE" in done.stderr) == (125, True)
+    done = sampan.run("run", "--rm", "--security-opt", "seccomp=/nonexistent", "busybox", "true")
+    assert "opening seccomp profile (/nonexistent) failed: open /nonexistent: no such file" in done.stderr
+
+
+def test_a_control_group_namespace_hides_where_the_container_is(sampan: Any) -> None:
+    own = inside(sampan, ["--cgroupns", "private"], "cut -d: -f3 /proc/self/cgroup")
+    assert set(own.split()) == {"/"}
+    shared = inside(sampan, ["--cgroupns", "host"], "cut -d: -f3 /proc/self/cgroup")
+    assert any(path.startswith("/sampan-test") for path in shared.split())
+
+
+def test_inspect_tells_the_switches_as_docker_does(sampan: Any) -> None:
+    shape = (
+        "{{json .HostConfig.CapAdd}} {{json .HostConfig.CapDrop}} {{json .HostConfig.SecurityOpt}} "
+        "{{.HostConfig.IpcMode}} {{json .HostConfig.UsernsMode}} {{json .HostConfig.ReadonlyPaths}}"
+    )
+    options = ("--cap-add", "net_raw", "--cap-add", "all", "--cap-drop", "Chown")
+    plain = sampan.ok("create", "--network", "none", *options, "busybox", "true")
+    other = sampan.ok("create", "--network", "none", "--privileged", "--userns", "host", "busybox", "true")
+    try:
+        assert sampan.ok("inspect", "-f", shape, plain).split() == [
+            '["ALL","CAP_NET_RAW"]', '["CAP_CHOWN"]', "null", "private", '""',
+            '["/proc/bus","/proc/fs","/proc/irq","/proc/sys","/proc/sysrq-trigger"]',
+        ]  # fmt: skip
+        assert sampan.ok("inspect", "-f", shape, other).split() == [
+            "null", "null", '["label=disable"]', "private", '"host"', "null",
+        ]  # fmt: skip
+    finally:
+        sampan.run("rm", plain, other)
 
 
 def test_sysctls_of_its_own_namespaces_are_set(sampan: Any) -> None:
