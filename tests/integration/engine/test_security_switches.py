@@ -107,7 +107,8 @@ def test_a_joined_process_space_and_network_are_the_others(sampan: Any, donor: s
 def test_devices_have_the_hosts_mode_and_the_permissions_that_were_given(sampan: Any) -> None:
     options = ["--device", "/dev/loop-control:/dev/other:r", "--device-cgroup-rule", "c 10:237 m"]
     host = os.stat("/dev/loop-control")
-    script = "stat -c '%t:%T %a %u' /dev/other; : < /dev/other && echo read; (: > /dev/other) 2>/dev/null || echo refused"
+    script = "stat -c '%t:%T %a %u' /dev/other; : < /dev/other && echo read;"
+    script += "(: > /dev/other) 2>/dev/null || echo refused"
     assert inside(sampan, options, script).splitlines() == [
         f"{os.major(host.st_rdev):x}:{os.minor(host.st_rdev):x} {host.st_mode & 0o7777:o} {host.st_uid}",
         "read",
