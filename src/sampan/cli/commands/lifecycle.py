@@ -64,7 +64,7 @@ def _rm(invocation: Invocation) -> int:
         try:
             client.call("DELETE", f"/containers/{quote_path(cleaned)}", query)
         except ApiError as error:
-            problem = no_such("container", cleaned, error)
+            problem = error if flags["link"] else no_such("container", cleaned, error)
             if error.status != 404 or not flags["force"]:
                 raise problem from None
             # What is to be forced away is away already.
