@@ -17,6 +17,7 @@ from sampan.engine.containers import statistics
 from sampan.engine.containers.statistics import Statistics
 from sampan.engine.containers.store import ContainerStore
 from sampan.engine.model import ContainerRecord, State
+from sampan.errors import Invalid
 from sampan.linux.cgroups import BlockIoEntry, CgroupStats, CpuStats, MemoryStats, PidsStats
 
 NOW = "2026-01-02T03:04:05Z"
@@ -107,6 +108,14 @@ def test_a_sample_has_the_members_that_dockerd_gives_on_version_1() -> None:
         assert (sample["name"], sample["num_procs"], sample["storage_stats"]) == ("/c", 0, {})
         assert "networks" not in sample
         assert sample["pids_stats"] == {"current": 1}
+
+    asyncio.run(main())
+
+
+def test_a_stream_of_one_shot_is_refused_in_dockers_words() -> None:
+    async def main() -> None:
+        with pytest.raises(Invalid, match="cannot have stream=true and one-shot=true"):
+            await Scene().statistics.stats("aaa", stream=True, one_shot=True)
 
     asyncio.run(main())
 

@@ -353,6 +353,17 @@ class TestVersion1:
         group.update(limits)
         assert [Path(path).name.split(".")[1].removesuffix("_in_bytes") for path in written] == order
 
+    def test_unlimited_swap_needs_no_swap_accounting(self, v1: FakeKernel) -> None:
+        group = v1.host().group("a")
+        group.create(CgroupLimits())
+        (v1.root / "memory" / "a" / "memory.memsw.limit_in_bytes").unlink()
+        group.update(CgroupLimits(memory=1 << 26, memory_swap=-1))
+        assert v1.text("memory", "a", "memory.limit_in_bytes").startswith("67108864")
+        group.update(CgroupLimits(memory=-1))
+        assert v1.text("memory", "a", "memory.limit_in_bytes").startswith("-1")
+        with pytest.raises(Unsupported, match="memsw"):
+            group.update(CgroupLimits(memory=1 << 26, memory_swap=1 << 27))
+
     def test_memory_in_use_is_told_in_the_runtimes_words(
         self, v1: FakeKernel, monkeypatch: pytest.MonkeyPatch
     ) -> None:

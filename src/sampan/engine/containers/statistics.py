@@ -20,7 +20,7 @@ from sampan.engine.stats import (
     stats_json,
 )
 from sampan.engine.usage import Usage
-from sampan.errors import NotFound, SampanError
+from sampan.errors import Invalid, NotFound, SampanError
 from sampan.linux.cgroups import files
 
 log = logging.getLogger(__name__)
@@ -65,9 +65,11 @@ class Statistics:
     async def stats(self, reference: str, *, stream: bool, one_shot: bool) -> AsyncIterator[Json]:
         """Samples, one a second; without `stream` one, with another a second before it unless `one_shot`.
 
-        Raises `NotFound`.
+        Raises `NotFound`, `Invalid` for both at once.
         """
         container_id = self._parts.store.find(reference).record.id
+        if stream and one_shot:
+            raise Invalid("cannot have stream=true and one-shot=true")
         return self._stream(container_id) if stream else self._once(container_id, one_shot)
 
     def close(self) -> None:

@@ -268,16 +268,25 @@ def _apply_quota(directory: str, limits: CgroupLimits, write: _Write) -> None:
         write(f"{directory}/cpu.cfs_period_us", later)
 
 
-def _apply_memory(directory: str, limits: CgroupLimits, write: _Write, fresh: bool) -> None:
-    wanted = [("memory.limit_in_bytes", limits.memory), ("memory.memsw.limit_in_bytes", limits.memory_swap)]
-    if not limits.memory_swap and limits.memory == UNLIMITED and not fresh:
-        # The kernel refuses a memory limit above that of memory and swap together.
-        wanted = [("memory.memsw.limit_in_bytes", UNLIMITED), ("memory.limit_in_bytes", UNLIMITED)]
-    elif limits.memory and limits.memory_swap and not fresh:
-        present = files.read_number(f"{directory}/memory.memsw.limit_in_bytes")
+def _memory_and_swap(directory: str, limits: CgroupLimits, fresh: bool) -> list[tuple[str, int | None]]:
+    """In the order to write them: the kernel refuses a memory limit above that of memory and swap together."""
+    both = "memory.memsw.limit_in_bytes"
+    wanted = [("memory.limit_in_bytes", limits.memory), (both, limits.memory_swap)]
+    if fresh:
+        return wanted
+    if not limits.memory_swap and limits.memory == UNLIMITED:
+        return [(both, UNLIMITED), wanted[0]]
+    if limits.memory and limits.memory_swap:
+        present = files.read_number(f"{directory}/{both}")
         if limits.memory_swap == UNLIMITED or (present is not None and present < limits.memory_swap):
             wanted.reverse()
-    for name, value in wanted:
+    return wanted
+
+
+def _apply_memory(directory: str, limits: CgroupLimits, write: _Write, fresh: bool) -> None:
+    for name, value in _memory_and_swap(directory, limits, fresh):
+        if value == UNLIMITED and not os.path.exists(f"{directory}/{name}"):
+            continue  # no swap accounting: there is nothing to open
         if value:
             _write_memory(directory, name, value, write)
     if limits.memory_reservation:
