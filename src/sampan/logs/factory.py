@@ -1,39 +1,17 @@
-"""From a `LogTarget` to its writer, and the check of a log driver's options."""
+"""From a `LogTarget` to a shim's sink. What only some containers need is imported for these alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 
-from sampan.errors import Invalid
-from sampan.logs.json_file import DEFAULT_MAX_FILE, DEFAULT_MAX_SIZE, JsonFileSink
+from sampan.logs.file_sink import file_sink
+from sampan.logs.json_file import JsonFileSink
+from sampan.logs.options import FILE_DRIVERS, cache_options, delivery_options, file_options
 from sampan.runtime.logsink import LogSink
 from sampan.runtime.messages import LogTarget
 
-_LOCAL_MAX_SIZE = 20 * 1000 * 1000
-_LOCAL_MAX_FILE = 5
-_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
-_JSON_FILE_OPTIONS = frozenset(
-    (
-        "max-file",
-        "max-size",
-        "compress",
-        "labels",
-        "labels-regex",
-        "env",
-        "env-regex",
-        "tag",
-        "mode",
-        "max-buffer-size",
-    )
-)
-_LOCAL_OPTIONS = frozenset(("max-file", "max-size", "compress", "mode", "max-buffer-size"))
 
-DRIVERS = ("json-file", "local", "none")
-READABLE = frozenset(("json-file", "local"))
-"""Drivers whose output `sampan logs` can show."""
-
-
-class NullSink:
+class NullSink(LogSink):
     """Of the driver `none`."""
 
     def write(self, stream: int, data: bytes, time_ns: int) -> None:
@@ -44,57 +22,25 @@ class NullSink:
 
 
 def make_sink(target: LogTarget) -> LogSink:
-    """The writer of a container's output. Raises `Invalid` for an unknown driver or option."""
-    max_size, max_file = check_options(target.driver, target.options)
+    """The recorder of a container's output.
+
+    Raises `Invalid` for options that can't be, `Internal` when a log server that must be there is not, OSError.
+    """
     if target.driver == "none":
         return NullSink()
-    return JsonFileSink(target.path, max_size, max_file)
+    delivery = delivery_options(target.options)
+    if target.driver not in FILE_DRIVERS:
+        cache = cache_options(target.options)
+        return _feed(target, file_sink(target, cache) if cache is not None else None)
+    if delivery.drops:
+        return _feed(target, None)
+    return file_sink(target, file_options(target.driver, target.options))
 
 
-def check_options(driver: str, options: Mapping[str, str]) -> tuple[int | None, int]:
-    """The greatest size of a file in bytes (None: no limit) and the number of files.
+def _feed(target: LogTarget, cache: JsonFileSink | None) -> LogSink:
+    from sampan.logs.feed import Feed
+    from sampan.logs.status import StatusFile
+    from sampan.logs.writer import start_writer
 
-    Raises `Invalid` in Docker's words. Accepted without effect, as a Docker configuration may have them: `compress`
-    (rotated files stay plain, so that they can be read from the end), `mode`, and what adds attributes to lines.
-    """
-    if driver == "none":
-        return None, 1
-    if driver not in DRIVERS:
-        raise Invalid(
-            f"logger: no log driver named '{driver}' is registered", hint=f"drivers: {', '.join(DRIVERS)}"
-        )
-    known = _LOCAL_OPTIONS if driver == "local" else _JSON_FILE_OPTIONS
-    for name in options:
-        if name not in known:
-            raise Invalid(f"unknown log opt '{name}' for {driver} log driver")
-    local = driver == "local"
-    max_size: int | None = _LOCAL_MAX_SIZE if local else DEFAULT_MAX_SIZE
-    max_file = _LOCAL_MAX_FILE if local else DEFAULT_MAX_FILE
-    if "max-size" in options:
-        max_size = _size(options["max-size"])
-    if "max-file" in options:
-        text = options["max-file"]
-        if not text.isascii() or not text.isdigit() or not 0 < int(text) < 10_000:
-            raise Invalid(f"max-file cannot be less than 1: {text!r}")
-        max_file = int(text)
-    return max_size, max_file
-
-
-def _size(text: str) -> int | None:
-    """Docker's human sizes (`10m`, `1.5g`, `500kB`): decimal units; -1 is no limit."""
-    if text.strip() == "-1":
-        return None
-    lower = text.strip().lower().removesuffix("b")
-    number, unit = (lower[:-1], lower[-1]) if lower[-1:].isalpha() else (lower, "")
-    digits = number.strip()
-    if (
-        unit not in _UNITS
-        or not digits.replace(".", "", 1).isdigit()
-        or not digits.isascii()
-        or len(digits) > 18
-    ):
-        raise Invalid(f"invalid size for max-size: {text!r}", hint="for example 10m, or -1 for no limit")
-    size = int(float(digits) * _UNITS[unit])
-    if size <= 0:
-        raise Invalid("max-size must be a positive number")
-    return size
+    delivery = delivery_options(target.options)
+    return Feed(partial(start_writer, target), delivery, StatusFile(target.status), cache)

@@ -5,16 +5,24 @@ It lives in every shim, so it imports next to nothing. A chunk as it came from t
 
 from __future__ import annotations
 
-import os
 import time
+from collections.abc import Mapping
+
+from sampan.logs.lines import PARTIAL_SIZE, Lines
+from sampan.logs.rotation import RotatingFile
+from sampan.runtime.logsink import LogSink
+from sampan.runtime.loop import Loop
+
+__all__ = ["DEFAULT_MAX_FILE", "DEFAULT_MAX_SIZE", "PARTIAL_SIZE", "JsonFileSink", "format_time"]
 
 DEFAULT_MAX_SIZE = 10 * 1000 * 1000
 DEFAULT_MAX_FILE = 3
-PARTIAL_SIZE = 16 * 1024
-"""A longer line is recorded in pieces of this many bytes; only the last has a newline (as Docker does)."""
 
-_STREAMS = {1: "stdout", 2: "stderr"}
+_STREAMS = {1: b"stdout", 2: b"stderr"}
 _NANOSECONDS = 1_000_000_000
+_FEW = 8
+"""So many different characters to be escaped are replaced one after the other."""
+_BEGIN = b'{"log":"'
 
 
 def _escapes() -> dict[int, str]:
@@ -27,11 +35,49 @@ def _escapes() -> dict[int, str]:
 
 
 _ESCAPES = _escapes()
+_PLAIN = bytes(code for code in range(0x80) if code not in _ESCAPES)
+_RARE = (b"\xe2\x80\xa8", b"\xe2\x80\xa9")
+"""U+2028 and U+2029 in UTF-8."""
 
 
-def encode_text(data: bytes) -> str:
-    """The inside of a JSON string, but for newlines, which stay as they are."""
-    return data.decode("utf-8", "surrogateescape").translate(_ESCAPES)
+def encode(data: bytes) -> bytes:
+    """The inside of a JSON string, but for newlines, which stay as they are. Plain text costs one look at it."""
+    special = data.translate(None, _PLAIN)
+    if not special:
+        return data
+    found = set(special)
+    if not special.isascii():
+        if not _is_utf8(data) or _RARE[0] in data or _RARE[1] in data:
+            return data.decode("utf-8", "surrogateescape").translate(_ESCAPES).encode()
+        found = {code for code in found if code < 0x80}
+    if len(found) > _FEW:
+        return data.decode("utf-8", "surrogateescape").translate(_ESCAPES).encode()
+    if 0x5C in found:
+        data = data.replace(b"\\", b"\\\\")  # before those that bring backslashes
+        found.remove(0x5C)
+    for code in found:
+        data = data.replace(bytes((code,)), _ESCAPES[code].encode())
+    return data
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def encode_attributes(attributes: Mapping[str, str]) -> bytes:
+    """The member `attrs` with the comma before it, names in order; empty without any."""
+    if not attributes:
+        return b""
+
+    def text(value: str) -> bytes:
+        return encode(value.encode("utf-8", "surrogateescape")).replace(b"\n", b"\\n")
+
+    members = b",".join(b'"%b":"%b"' % (text(key), text(attributes[key])) for key in sorted(attributes))
+    return b',"attrs":{%b}' % members
 
 
 def format_time(time_ns: int) -> str:
@@ -41,122 +87,52 @@ def format_time(time_ns: int) -> str:
     return f"{text}.{fraction:09d}".rstrip("0") + "Z" if fraction else f"{text}Z"
 
 
-class JsonFileSink:
-    """Writes `path`, and keeps `path`.1 (newer) to `path`.N-1 (older).
-
-    `max_size` in bytes, None for no rotation: a file that has reached it is not written to any more, so that it can
-    exceed it by one chunk. `max_file` counts the current file too. Opening repairs a line that a crash left half
-    written. One writer at a time; not thread-safe.
-    """
+class JsonFileSink(LogSink):
+    """Writes `path`, and keeps older files beside it; see `RotatingFile`. `attributes` are recorded with each line."""
 
     def __init__(
-        self, path: str, max_size: int | None = DEFAULT_MAX_SIZE, max_file: int = DEFAULT_MAX_FILE
+        self,
+        path: str,
+        max_size: int | None = DEFAULT_MAX_SIZE,
+        max_file: int = DEFAULT_MAX_FILE,
+        *,
+        compress: bool = False,
+        attributes: Mapping[str, str] | None = None,
     ) -> None:
-        self._path = path
-        self._max_size = max_size
-        self._max_file = max(1, max_file)
-        self._pending: dict[int, bytes] = {}
-        self._torn = False
-        self._descriptor = -1
-        self._size = 0
-        self._open()
+        self._lines = Lines()
+        self._attributes = encode_attributes(attributes) if attributes else b""
+        self._file = RotatingFile(path, max_size, max_file, compress=compress)
 
-    def _open(self) -> None:
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        self._size = os.fstat(self._descriptor).st_size
-        self._torn = self._size > 0 and os.pread(self._descriptor, 1, self._size - 1) != b"\n"
+    def join(self, loop: Loop, changed: object = None) -> None:
+        self._file.join(loop)
 
     def write(self, stream: int, data: bytes, time_ns: int) -> None:
         """See `sampan.runtime.logsink.LogSink`.
 
         Raises `OSError` when the file can't be written (a full disk): this chunk is lost, the next can be tried.
         """
-        pending = self._pending.pop(stream, b"")
-        if pending:
-            data = pending + data
-        if len(data) >= PARTIAL_SIZE:
-            pieces, rest = _split(data)
-        else:
-            end = data.rfind(b"\n") + 1
-            pieces, rest = [data[:end]] if end else [], data[end:]
-        if rest:
-            self._pending[stream] = rest
+        pieces = self._lines.feed(stream, data)
         if pieces:
-            self._append("".join(_records(piece, stream, time_ns) for piece in pieces).encode())
+            self._file.append(b"".join([self._records(piece, stream, time_ns) for piece in pieces]))
 
     def close(self) -> None:
         """Record unfinished lines, without a newline, and close the file."""
-        if self._descriptor < 0:
+        if self._file.closed:
             return
         try:
             now = time.time_ns()
-            for stream, rest in sorted(self._pending.items()):
-                self._append(_records(rest, stream, now).encode())
+            for stream, rest in self._lines.flush():
+                self._file.append(self._records(rest, stream, now))
         finally:
-            self._pending.clear()
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self._file.close()
 
-    def _append(self, record: bytes) -> None:
-        try:
-            if self._max_size is not None and self._size >= self._max_size:
-                self._rotate()
-            if self._torn:
-                record = b"\n" + record
-            while record:
-                # Less than everything is written when the disk is full.
-                self._torn = True
-                written = os.write(self._descriptor, record)
-                self._size += written
-                record = record[written:]
-            self._torn = False
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, self._path) from error
-
-    def _rotate(self) -> None:
-        """Each file takes the name of the next older; the oldest goes. Readers follow by descriptor."""
-        if self._max_file == 1:
-            os.ftruncate(self._descriptor, 0)
-            self._size, self._torn = 0, False
-            return
-        # Without a current file the last try had come this far: the older ones have their new names already.
-        for number in range(self._max_file - 1, 0, -1) if os.path.lexists(self._path) else ():
-            newer = self._path if number == 1 else f"{self._path}.{number - 1}"
-            try:
-                os.rename(newer, f"{self._path}.{number}")
-            except FileNotFoundError:
-                pass
-        full = self._descriptor
-        self._open()  # when this fails (a full disk) the old descriptor is still the one that is closed at the end
-        os.close(full)
-
-
-def _split(data: bytes) -> tuple[list[bytes], bytes]:
-    """Runs of whole lines and pieces of lines that are too long, in order; and what is to be kept back."""
-    pieces: list[bytes] = []
-    start = at = 0
-    while True:
-        newline = data.find(b"\n", at)
-        end = len(data) if newline < 0 else newline
-        if end - at >= PARTIAL_SIZE:
-            if at > start:
-                pieces.append(data[start:at])
-            pieces.append(data[at : at + PARTIAL_SIZE])
-            start = at = at + PARTIAL_SIZE
-        elif newline < 0:
-            if at > start:
-                pieces.append(data[start:at])
-            return pieces, data[at:]
-        else:
-            at = newline + 1
-
-
-def _records(piece: bytes, stream: int, time_ns: int) -> str:
-    """The JSON lines of whole lines, or of one part of a line."""
-    text = encode_text(piece)
-    after = f'","stream":"{_STREAMS[stream]}","time":"{format_time(time_ns)}"}}\n'
-    if not text.endswith("\n"):
-        return f'{{"log":"{text}{after}'
-    between = f'\\n{after}{{"log":"'
-    # Every newline ends a record; what follows the last one opens a record that is not there.
-    return '{"log":"' + text.replace("\n", between)[: -len('{"log":"')]
+    def _records(self, piece: bytes, stream: int, time_ns: int) -> bytes:
+        """The JSON lines of whole lines, or of one part of a line."""
+        moment = format_time(time_ns).encode()
+        after = b'","stream":"%b"%b,"time":"%b"}\n' % (_STREAMS[stream], self._attributes, moment)
+        text = encode(piece)
+        if not text.endswith(b"\n"):
+            return b"".join((_BEGIN, text, after))
+        after = b"\\n" + after
+        # The last newline ends the last record and begins none.
+        return b"".join((_BEGIN, text[:-1].replace(b"\n", after + _BEGIN), after))

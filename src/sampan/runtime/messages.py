@@ -19,11 +19,17 @@ INIT_ANNOTATION = "org.sampan.init"
 
 
 class LogTarget(msgspec.Struct, frozen=True):
-    """Where a container's output is recorded; `options` belong to the driver."""
+    """Where a container's output is recorded; `options` belong to the driver.
+
+    `path`: the log's file, or that of the local copy of what goes elsewhere. `source`: what the driver may say of the
+    container, encoded by it. `status`: a file for what could not be delivered; "" when nobody asks.
+    """
 
     driver: str
     path: str
     options: dict[str, str] = {}
+    source: bytes = b""
+    status: str = ""
 
 
 class CreateRequest(msgspec.Struct, frozen=True):

@@ -261,8 +261,7 @@ class Shim:
         while self._exit is None:
             self._loop.run_once()
         while self._streams.busy:
-            if not self._loop.run_once(LINGER):
-                self._streams.drop_clients()
+            self._streams.linger(LINGER)
 
     def close(self) -> None:
         """After `serve`, when the end of the shim's process does not do it."""

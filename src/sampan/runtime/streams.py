@@ -39,6 +39,8 @@ class Streams:
         self._clients: list[AttachClient] = []
         self._started = False
         self._ended = False
+        if sink is not None:
+            sink.join(loop, self._log_changed)
 
     def add_output(self, descriptor: int, stream: int) -> None:
         """The reading end of a pipe; owned from here on."""
@@ -107,15 +109,28 @@ class Streams:
 
     @property
     def busy(self) -> bool:
-        """Clients have not received everything yet."""
-        return bool(self._clients)
+        """Clients or the log have not received everything yet."""
+        return bool(self._clients) or (self._sink is not None and self._sink.patience is not None)
 
-    def drop_clients(self) -> None:
-        for client in tuple(self._clients):
-            client.close()
+    def linger(self, seconds: float) -> None:
+        """After `drain`, while `busy`: one round of the loop. Clients are dropped after `seconds` without progress."""
+        patience = self._sink.patience if self._sink is not None else None
+        if self._sink is not None and patience is not None and patience <= 0:
+            self._sink.give_up()
+        elif (
+            not self._loop.run_once(seconds if patience is None else min(patience, seconds))
+            and patience is None
+        ):
+            for client in tuple(self._clients):
+                client.close()
+
+    def _log_changed(self) -> None:
+        if not self._ended:
+            self._watch_outputs()
 
     def _watch_outputs(self) -> None:
         congested = any(client.congested for client in self._clients)
+        congested = congested or (self._sink is not None and self._sink.congested)
         for descriptor, stream in self._outputs.items():
             wants_write = WRITE if descriptor == self._input and self._typed else 0
             events = (0 if congested else READ) | wants_write
@@ -153,7 +168,7 @@ class Streams:
             self._guard_log(lambda: sink.write(stream, data, time.time_ns()))
         for client in tuple(self._clients):
             client.send(stream, data)
-        if self._clients and not self._ended:
+        if not self._ended and (self._clients or (self._sink is not None and self._sink.congested)):
             self._watch_outputs()
         return len(data)
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from sampan.engine import selinux
-from sampan.engine.config import HostConfig
+from sampan.engine.config import HostConfig, LogConfig
 from sampan.engine.containers.store import ContainerStore, Slot
 from sampan.engine.events import EventBus
 from sampan.engine.host_facts import HostFacts
@@ -22,6 +22,7 @@ from sampan.engine.spec_resources import cgroup_path
 from sampan.engine.validate import container_of
 from sampan.engine.volumes import Store, Volumes
 from sampan.linux.cgroups import Cgroup, CgroupHost
+from sampan.logs.options import FILE_DRIVERS
 from sampan.network.dns import NameServer
 from sampan.network.host import NetworkHost
 from sampan.oci.digest import Digest
@@ -74,8 +75,14 @@ class Parts:
     def run_directory(self, container_id: str) -> Path:
         return self.settings.containers_run_dir / container_id
 
-    def log_path(self, container_id: str) -> Path:
-        return self.directory(container_id) / f"{container_id}-json.log"
+    def log_path(self, container_id: str, driver: str = "json-file") -> Path:
+        """Its log on this host: of a driver that sends elsewhere, the local copy."""
+        name = f"{container_id}-json.log" if driver in FILE_DRIVERS else "container-cached.log"
+        return self.directory(container_id) / name
+
+    def log_status_path(self, container_id: str) -> Path:
+        """What of its output could not be delivered (`sampan.logs.status`)."""
+        return self.run_directory(container_id) / "log-status.json"
 
     def labels(self, host: HostConfig) -> tuple[str, str]:
         """The SELinux labels of a new container's processes and files; empty where the host has no SELinux."""
@@ -108,8 +115,13 @@ class Parts:
 
 
 def log_driver(record: ContainerRecord, settings: Settings) -> tuple[str, dict[str, str]]:
-    """(driver, options) of a container's log: its own, else the engine's."""
-    config = record.host.log_config
-    if config.type:
-        return config.type, dict(config.config)
-    return settings.log_driver, {**settings.log_options, **config.config}
+    """(driver, options) of a container's log."""
+    config = merge_log_config(record.host.log_config, settings)
+    return config.type, config.config
+
+
+def merge_log_config(config: LogConfig, settings: Settings) -> LogConfig:
+    """With the engine's defaults: its driver, and its options unless another driver is chosen."""
+    driver = config.type or settings.log_driver
+    defaults = settings.log_options if driver == settings.log_driver else {}
+    return LogConfig(driver, {**defaults, **config.config})
