@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from sampan.engine.settings import Settings
 from sampan.errors import Invalid
+from sampan.logs.options import DRIVERS, check_log_options
 
 DEFAULT_CONFIG = Path("/etc/sampan/daemon.json")
 _INTERFACE_NAME_BYTES = 15  # IFNAMSIZ - 1
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--registry-certs", type=Path, help="directory of HOST/*.crt (default /etc/docker/certs.d)")
     add("--max-concurrent-downloads", type=int)
     add("--max-concurrent-uploads", type=int)
-    add("--log-driver", help="default log driver of containers (json-file, local, none)")
+    add("--log-driver", help=f"default log driver of containers (none, {', '.join(DRIVERS)})")
     add("--log-opt", action="append", help="default log options, KEY=VALUE")
     add("--metrics-addr", help="serve Prometheus metrics at HOST:PORT/metrics (default: nowhere)")
     add("--label", action="append", help="label of the engine, KEY=VALUE")
@@ -147,7 +148,20 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         debug=bool(values["debug"]),
     )
     hosts = _strings(values, "host") or (f"unix://{settings.socket}",)
+    _check_log(settings)
     return DaemonOptions(settings, hosts, _metrics_address(values["metrics_addr"]))
+
+
+def _check_log(settings: Settings) -> None:
+    if settings.log_driver not in ("none", *DRIVERS):
+        raise Invalid(
+            f"failed to set log opts: logger: no log driver named '{settings.log_driver}' is registered",
+            hint=f"drivers: none, {', '.join(DRIVERS)}",
+        )
+    try:
+        check_log_options(settings.log_driver, settings.log_options)
+    except Invalid as error:
+        raise Invalid(f"failed to set log opts: {error.message}", hint=error.hint) from error
 
 
 def _metrics_address(text: object) -> str | None:

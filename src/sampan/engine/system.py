@@ -13,6 +13,7 @@ from sampan.engine.resource_checks import missing_limits
 from sampan.engine.settings import Settings
 from sampan.linux.cgroups import CgroupHost
 from sampan.linux.cgroups.features import detect_features
+from sampan.logs.options import DRIVERS
 
 Json = dict[str, object]
 
@@ -76,7 +77,7 @@ class System:
                 "Volume": ["local"],
                 "Network": ["bridge", "host", "null"],
                 "Authorization": None,
-                "Log": ["json-file", "local", "none"],
+                "Log": list(DRIVERS),
             },
             "MemoryLimit": features.memory,
             "SwapLimit": features.swap,

@@ -12,15 +12,10 @@ from sampan.engine.host_facts import HostFacts
 from sampan.engine.resource_checks import check_resources
 from sampan.engine.signals import parse_signal
 from sampan.errors import Invalid, Unsupported
+from sampan.logs.options import DRIVERS, check_log_options
 from sampan.oci.image import Healthcheck
 
 DEFAULT_SHM_SIZE = 64 * 1024 * 1024
-_LOG_OPTIONS = {
-    "json-file": {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode",
-                  "max-buffer-size"},
-    "local": {"max-size", "max-file", "compress", "mode", "max-buffer-size"},
-    "none": set[str](),
-}  # fmt: skip
 
 
 def check_config(config: ContainerConfig) -> None:
@@ -110,14 +105,14 @@ def check_host(host: HostConfig, facts: HostFacts) -> tuple[HostConfig, list[str
 
 
 def check_log(driver: str, options: dict[str, str]) -> None:
-    if not driver:
-        return
-    known = _LOG_OPTIONS.get(driver)
-    if known is None:
-        raise Invalid(f'error looking up logging plugin {driver}: plugin "{driver}" not found')
-    for name in options:
-        if name not in known:
-            raise Invalid(f"unknown log opt '{name}' for {driver} log driver")
+    """Raises `Invalid`. An empty driver is the engine's, checked with it."""
+    if driver not in ("", "none", *DRIVERS):
+        raise Invalid(
+            f'error looking up logging plugin {driver}: plugin "{driver}" not found',
+            hint=f"drivers: none, {', '.join(DRIVERS)}",
+        )
+    if driver:
+        check_log_options(driver, options)
 
 
 def _check_modes(host: HostConfig) -> None:

@@ -1,7 +1,7 @@
 """The shim's side of a log writer: what waits to be delivered, and what is done when it is too much.
 
-Output is kept here until the writer says that it is delivered; so a writer that was killed costs nothing: the next one gets
-the same again. When `buffer` bytes wait, the container has to wait (mode blocking) or new output is dropped and
+Output is kept here until the writer says that it is delivered; so a writer that was killed costs nothing: the next one
+gets the same again. When `buffer` bytes wait, the container has to wait (mode blocking) or new output is dropped and
 counted, whole lines at a time (mode non-blocking), as Docker's ring buffer does.
 """
 

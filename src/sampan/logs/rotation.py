@@ -1,7 +1,7 @@
 """A log file that is renamed when it is full: `path`.1 is the newest of the old ones, or, compressed, `path`.1.gz.
 
-Compressing is a child process's work, so that the container does not wait for it. What a kill leaves is the plain file, or
-both of them (then the plain one counts), or beside it a beginning named `path`.gz.tmp that counts for nothing.
+Compressing is a child process's work, so that the container does not wait for it. What a kill leaves is the plain file,
+or both of them (then the plain one counts), or beside it a beginning named `path`.gz.tmp that counts for nothing.
 """
 
 from __future__ import annotations

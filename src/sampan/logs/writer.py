@@ -1,7 +1,7 @@
 """The log writer: a process between a shim and a log server (or a slow disk), for one container.
 
-It takes packets of output, delivers them, however long that takes and however often it has to be tried, and says what is
-delivered. When the shim's side ends it has `GRACE` seconds for the rest.
+It takes packets of output, delivers them, however long that takes and however often it has to be tried, and says what
+is delivered. When the shim's side ends it has `GRACE` seconds for the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NoReturn, Protocol
 
 import msgspec
 
-from sampan.errors import Invalid, SampanError
+from sampan.errors import Internal, Invalid, SampanError
 from sampan.linux import process
 from sampan.logs.destination import Destination, open_destination
 from sampan.logs.entry import LogEntry, LogSource
@@ -26,7 +26,7 @@ from sampan.logs.options import FILE_DRIVERS, delivery_options, file_options, ow
 from sampan.logs.packets import MAX_PACKET, Delivered, Opened, Trouble, count_lines, entries, unpack
 from sampan.logs.undelivered import Losses
 from sampan.runtime import wire
-from sampan.runtime.failure import describe, failure_of
+from sampan.runtime.failure import Failure, describe, failure_of
 from sampan.runtime.logsink import LogSink
 from sampan.runtime.messages import LogTarget
 
@@ -102,7 +102,7 @@ class FileOutput:
 
 
 def start_writer(target: LogTarget, deaths: int, theirs: socket.socket) -> int:
-    """Fork a writer; its process id. `deaths`: how many before it died in a row; the first alone may refuse to begin."""
+    """Fork a writer; its process id. `deaths`: how many died in a row before it; only the first may refuse to begin."""
     pid = os.fork()
     if pid == 0:
         _run(target, deaths, theirs)
@@ -133,6 +133,11 @@ def _say(sock: socket.socket, report: msgspec.Struct) -> None:
         wire.send(sock, report)
     except (SampanError, OSError):
         return  # the shim is gone; what is left is delivered all the same
+
+
+def _words(error: Exception) -> str:
+    """Drivers put Docker's words into their errors, beside the number."""
+    return (error.strerror if isinstance(error, OSError) else None) or describe(error)
 
 
 class Writer:
@@ -167,7 +172,8 @@ class Writer:
                 destination = open_destination(target.driver, own_options(target.options), source)
             except (SampanError, OSError) as error:
                 if not patient or isinstance(error, Invalid):
-                    _say(self._sock, failure_of(error))
+                    known = isinstance(error, SampanError)
+                    _say(self._sock, failure_of(error) if known else Failure(Internal.kind, _words(error)))
                     return None
                 self._trouble(error, opening=not told)
                 told = True
@@ -227,7 +233,7 @@ class Writer:
         _say(self._sock, Delivered(self._packets, losses.entries, losses.bytes))
 
     def _trouble(self, error: Exception, *, opening: bool = False) -> None:
-        text = describe(error)
+        text = _words(error)
         if opening:
             _say(self._sock, Opened(text))
         elif text != self._error:

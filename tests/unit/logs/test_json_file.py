@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.errors import Invalid
-from sampan.logs.factory import check_options, make_sink
+from sampan.logs.factory import make_sink
 from sampan.logs.json_file import PARTIAL_SIZE, JsonFileSink, format_time
 from sampan.runtime.messages import LogTarget
 
@@ -234,53 +233,44 @@ def test_a_full_disk_loses_the_chunk_but_not_the_writer(
     assert len(lines) == 3
 
 
-class TestOptions:
-    def test_rotation_is_on_by_default(self) -> None:
-        assert check_options("json-file", {}) == (10_000_000, 3)
+def test_the_driver_none_keeps_nothing(tmp_path: Path) -> None:
+    sink = make_sink(LogTarget(driver="none", path=str(tmp_path / "log")))
+    sink.write(1, b"gone\n", MOMENT)
+    sink.close()
+    assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.parametrize(
-        ("text", "size"),
-        [
-            ("10m", 10_000_000),
-            ("1.5g", 1_500_000_000),
-            ("500kB", 500_000),
-            ("42", 42),
-            ("-1", None),
-            ("7 K", 7000),
-        ],
-    )
-    def test_sizes_are_decimal_as_dockers(self, text: str, size: int | None) -> None:
-        assert check_options("json-file", {"max-size": text, "max-file": "5"}) == (size, 5)
 
-    @pytest.mark.parametrize(
-        ("driver", "options", "text"),
-        [
-            ("json-file", {"max-siz": "1m"}, "unknown log opt 'max-siz' for json-file log driver"),
-            ("json-file", {"max-size": "big"}, "invalid size"),
-            ("json-file", {"max-size": "0"}, "positive"),
-            ("json-file", {"max-size": "m"}, "invalid size"),
-            ("json-file", {"max-file": "0"}, "max-file cannot be less than 1"),
-            ("json-file", {"max-file": "two"}, "max-file"),
-            ("local", {"labels": "a"}, "unknown log opt 'labels' for local log driver"),
-            ("floppy", {}, "no log driver named 'floppy' is registered"),
-        ],
-    )
-    def test_bad_options_are_refused_in_dockers_words(
-        self, driver: str, options: dict[str, str], text: str
-    ) -> None:
-        with pytest.raises(Invalid, match=text):
-            check_options(driver, options)
+def test_a_sink_is_made_with_the_targets_options(tmp_path: Path) -> None:
+    sink = make_sink(LogTarget("json-file", str(tmp_path / "log"), {"max-size": "1", "max-file": "2"}))
+    for text in (b"a\n", b"b\n", b"c\n"):
+        sink.write(1, text, MOMENT)
+    sink.close()
+    assert (texts(tmp_path / "log"), texts(tmp_path / "log.1")) == (["c\n"], ["b\n"])
+    assert not (tmp_path / "log.2").exists()
 
-    def test_the_driver_none_keeps_nothing(self, tmp_path: Path) -> None:
-        sink = make_sink(LogTarget(driver="none", path=str(tmp_path / "log")))
-        sink.write(1, b"gone\n", MOMENT)
-        sink.close()
-        assert list(tmp_path.iterdir()) == []
 
-    def test_a_sink_is_made_with_the_targets_options(self, tmp_path: Path) -> None:
-        sink = make_sink(LogTarget("json-file", str(tmp_path / "log"), {"max-size": "1", "max-file": "2"}))
-        for text in (b"a\n", b"b\n", b"c\n"):
-            sink.write(1, text, MOMENT)
-        sink.close()
-        assert (texts(tmp_path / "log"), texts(tmp_path / "log.1")) == (["c\n"], ["b\n"])
-        assert not (tmp_path / "log.2").exists()
+def test_attributes_are_recorded_between_stream_and_time_names_in_order(tmp_path: Path) -> None:
+    # What Docker Engine 20.10 wrote with labels=a, env=X and a tag, but for the tag's content and the time.
+    sink = JsonFileSink(str(tmp_path / "log"), attributes={"a": "b c<d", "X": "y", "tag": "1\n2"})
+    sink.write(1, b"hi\nho\n", MOMENT)
+    sink.close()
+    attributes = '"attrs":{"X":"y","a":"b c\\u003cd","tag":"1\\n2"}'
+    assert (tmp_path / "log").read_text().splitlines() == [
+        f'{{"log":"{text}\\n","stream":"stdout",{attributes},"time":"{STAMP}"}}' for text in ("hi", "ho")
+    ]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'a"b\\c\t<d>\r',
+        b"\\u0041\\",
+        "ü\\\u2028".encode(),
+        "é\t".encode(),
+        bytes(range(0x20)).replace(b"\n", b""),
+        b"\x7f",
+    ],
+)
+def test_what_is_recorded_is_json_that_says_the_line(tmp_path: Path, raw: bytes) -> None:
+    written(tmp_path / "log", raw + b"\n", raw + b"\n")
+    assert texts(tmp_path / "log") == [raw.decode() + "\n"] * 2

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
+from sampan.runtime.logsink import LogSink
 from sampan.runtime.loop import Loop
 from sampan.runtime.streams import Streams
 
 
-class Refilling:
+class Refilling(LogSink):
     """A log whose every write brings new output: as of somebody who inherited the pipe and never stops."""
 
     def __init__(self, pipe: int) -> None:
@@ -46,7 +47,7 @@ def test_all_that_was_in_a_full_pipe_is_read() -> None:
         os.close(inherited)
     seen = []
 
-    class Kept:
+    class Kept(LogSink):
         def write(self, stream: int, data: bytes, time_ns: int) -> None:
             seen.append(data)
 

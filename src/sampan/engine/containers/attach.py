@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote_plus
 
-from sampan.engine.containers.base import Parts, log_driver
+from sampan.engine.containers.base import Parts
+from sampan.engine.containers.log_target import readable_log
 from sampan.engine.containers.monitor import Monitor
 from sampan.engine.containers.runner import PendingClient, Runner
 from sampan.engine.containers.store import Slot
 from sampan.errors import Conflict, Invalid, Unsupported
 from sampan.logs import reader
-from sampan.logs.factory import READABLE
 from sampan.logs.reader import LogRecord
 from sampan.runtime.messages import AttachOptions
 
@@ -110,7 +112,8 @@ class Streams:
     def _replay(self, slot: Slot, connection: socket.socket, options: AttachOptions) -> None:
         wanted = {1} if options.stdout else set()
         wanted |= {2} if options.stderr else set()
-        for record in reader.read(self._parts.log_path(slot.record.id)):
+        path = readable_log(slot.record, self._parts)
+        for record in reader.read(path) if path is not None else ():
             if record.stream in wanted:
                 data = record.line
                 connection.sendall(data if slot.record.config.tty else frame(record.stream, data))
@@ -131,28 +134,29 @@ class Streams:
         slot = self._parts.store.find(reference)
         if not (options.stdout or options.stderr):
             raise Invalid("Bad parameters: you must choose at least one stream")
-        driver, _ = log_driver(slot.record, self._parts.settings)
-        if driver not in READABLE:
+        path = readable_log(slot.record, self._parts)
+        if path is None:
             raise Unsupported("configured logging driver does not support reading")
-        return self._log_chunks(slot, options)
+        return self._log_chunks(slot, path, options)
 
-    async def _log_chunks(self, slot: Slot, options: LogOptions) -> AsyncIterator[bytes]:
+    async def _log_chunks(self, slot: Slot, path: Path, options: LogOptions) -> AsyncIterator[bytes]:
         wanted = {stream for stream, chosen in ((1, options.stdout), (2, options.stderr)) if chosen}
         raw = slot.record.config.tty
-        async for batch in self._batches(slot, options):
+        async for batch in self._batches(slot, path, options):
             parts = []
             for record in batch:
                 if record.stream not in wanted:
                     continue
                 data = record.line
+                if options.details:
+                    data = encode_details(record.attributes) + b" " + data
                 if options.timestamps:
                     data = _padded_time(record.time).encode() + b" " + data
                 parts.append(data if raw else frame(record.stream, data))
             if parts:
                 yield b"".join(parts)
 
-    async def _batches(self, slot: Slot, options: LogOptions) -> AsyncIterator[list[LogRecord]]:
-        path = self._parts.log_path(slot.record.id)
+    async def _batches(self, slot: Slot, path: Path, options: LogOptions) -> AsyncIterator[list[LogRecord]]:
         if options.tail == 0 and not options.follow:
             return
         if not options.follow or not slot.record.running:
@@ -186,6 +190,13 @@ def _take(records: object, size: int = 256) -> list[LogRecord]:
         if len(found) == size:
             break
     return found
+
+
+def encode_details(attributes: Mapping[str, str] | None) -> bytes:
+    """What `--details` puts before a line and a space: `name=value,…` in the form of a URL's query, in order."""
+    pairs = sorted((attributes or {}).items())
+    # As Go's url.QueryEscape; "~" is unreserved in both.
+    return ",".join(f"{quote_plus(name)}={quote_plus(value)}" for name, value in pairs).encode()
 
 
 def _padded_time(text: str) -> str:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from sampan.engine import health, merge, mounts, names, ports, restart, security, selinux, validate
 from sampan.engine.config import ContainerConfig, CreateBody, EndpointSettings, HostConfig, words
-from sampan.engine.containers.base import ImageView, Parts
+from sampan.engine.containers.base import ImageView, Parts, merge_log_config
 from sampan.engine.copy_tree import copy_tree, is_empty
 from sampan.engine.default_spec import normalise_capabilities
 from sampan.engine.model import (
@@ -56,10 +56,9 @@ class Creator:
         if platform:
             check_platform(body.image, image, parse_platform(platform))
         config = self._config(body, image, container_id)
-        host, warnings = validate.check_host(body.host_config, parts.facts)
+        merged = merge_log_config(body.host_config.log_config, parts.settings)
+        host, warnings = validate.check_host(replace(body.host_config, log_config=merged), parts.facts)
         validate.check_joined(body.config(), host)
-        if not host.log_config.type:
-            validate.check_log(parts.settings.log_driver, host.log_config.config)
         security.parse_security(host.security_opt or ())
         host = replace(
             host,

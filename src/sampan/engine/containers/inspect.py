@@ -12,6 +12,7 @@ from sampan.engine.containers.wiring import dns_names, publishing_address
 from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, State, epoch_ns
 from sampan.engine.ports import ports_json, summary_json
 from sampan.engine.security import apparmor_option
+from sampan.logs.status import read_status
 
 Json = dict[str, Any]
 
@@ -42,6 +43,7 @@ def inspect_json(record: ContainerRecord, parts: Parts, exec_ids: list[str]) -> 
         "HostnamePath": place("hostname"),
         "HostsPath": place("hosts"),
         "LogPath": place(f"{record.id}-json.log") if driver == "json-file" else "",
+        **_log_status_json(record, parts),
         "Name": f"/{record.name}",
         "RestartCount": record.restart_count,
         "Driver": "overlay2",
@@ -64,6 +66,21 @@ def inspect_json(record: ContainerRecord, parts: Parts, exec_ids: list[str]) -> 
 
 def _paths(own: tuple[str, ...] | None, default: tuple[str, ...]) -> list[str]:
     return list(default if own is None else own)
+
+
+def _log_status_json(record: ContainerRecord, parts: Parts) -> Json:
+    """Beyond Docker's: what of the output could not be delivered; only where something went wrong."""
+    status = read_status(parts.log_status_path(record.id))
+    if status is None:
+        return {}
+    return {
+        "LogStatus": {
+            "LostLines": status.lost_lines,
+            "LostBytes": status.lost_bytes,
+            "Error": status.error,
+            "WriterRestarts": status.writer_restarts,
+        }
+    }
 
 
 def _graph(record: ContainerRecord, parts: Parts) -> Json:

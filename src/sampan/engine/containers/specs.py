@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sampan.engine import apparmor, default_spec, hosts_file, security, selinux
 from sampan.engine.config import DeviceMapping, words
-from sampan.engine.containers.base import Parts, log_driver
+from sampan.engine.containers.base import Parts
+from sampan.engine.containers.log_target import log_target
 from sampan.engine.containers.user_namespaces import id_maps_of
 from sampan.engine.model import ContainerRecord, MountPoint
 from sampan.engine.seccomp_profile import default_profile, load_profile, parse_kernel, resolve
@@ -24,7 +25,7 @@ from sampan.linux.paths import RESOLVE_NO_SYMLINKS, open_in_root
 from sampan.network import resolvconf
 from sampan.network.model import EndpointSpec
 from sampan.oci.spec import Device, DeviceRule, Seccomp, Spec
-from sampan.runtime.messages import CreateRequest, LogTarget
+from sampan.runtime.messages import CreateRequest
 
 _HOST_RESOLV = Path("/etc/resolv.conf")
 _SYSTEMD_RESOLV = Path("/run/systemd/resolve/resolv.conf")
@@ -75,10 +76,8 @@ class SpecMaker:
         run_dir = parts.run_directory(record.id)
         run_dir.mkdir(mode=0o710, parents=True, exist_ok=True)
         (run_dir / "exit.json").unlink(missing_ok=True)
-        driver, options = log_driver(record, parts.settings)
-        target = (
-            LogTarget(driver, str(parts.log_path(record.id)), options) if log and driver != "none" else None
-        )
+        parts.log_status_path(record.id).unlink(missing_ok=True)
+        target = log_target(record, parts) if log else None
         directory.mkdir(mode=0o710, parents=True, exist_ok=True)
         return CreateRequest(
             record.id,
