@@ -14,6 +14,8 @@ from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sampan.engine.seccomp_profile import load_profile
+from sampan.engine.security import BUILTIN, UNCONFINED
 from sampan.engine.settings import Settings
 from sampan.errors import Invalid
 from sampan.logs.options import DRIVERS, check_log_options
@@ -66,6 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--metrics-addr", help="serve Prometheus metrics at HOST:PORT/metrics (default: nowhere)")
     add("--label", action="append", help="label of the engine, KEY=VALUE")
     add("--init", action=argparse.BooleanOptionalAction, default=None, help="run an init in every container")
+    add(
+        "--no-new-privileges",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="for containers by default",
+    )
+    add("--seccomp-profile", help="file of the default seccomp profile, or unconfined (default builtin)")
+    add("--default-ipc-mode", help="private or shareable (default private)")
+    add("--default-cgroupns-mode", help="private or host (default private with cgroup version 2, else host)")
     add("--selinux-enabled", action=argparse.BooleanOptionalAction, default=None, help="label containers")
     add("--userns-remap", help="subordinate ids for containers' user namespaces: default, USER or USER:GROUP")
     add("-D", "--debug", action=argparse.BooleanOptionalAction, default=None)
@@ -142,6 +153,14 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         ),
         max_concurrent_uploads=_positive(values, "max_concurrent_uploads", default.max_concurrent_uploads),
         init_by_default=bool(values["init"]),
+        no_new_privileges=bool(values["no_new_privileges"]),
+        seccomp_profile=_profile(values["seccomp_profile"]),
+        seccomp_profile_path=values["seccomp_profile"] or "",
+        default_ipc_mode=_chosen(values, "default_ipc_mode", "IPC", ("private", "shareable"))
+        or default.default_ipc_mode,
+        default_cgroupns_mode=_chosen(
+            values, "default_cgroupns_mode", "cgroup namespace", ("private", "host")
+        ),
         selinux_enabled=bool(values["selinux_enabled"]),
         userns_remap=values["userns_remap"] or "",
         labels=_strings(values, "label"),
@@ -171,6 +190,29 @@ def _metrics_address(text: object) -> str | None:
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise Invalid(f"invalid metrics-addr {text!r}: expected HOST:PORT, for example 127.0.0.1:9323")
     return f"tcp://{text}"
+
+
+def _chosen(values: Mapping[str, Any], name: str, what: str, allowed: tuple[str, str]) -> str:
+    value = values[name] or ""
+    if value and value not in allowed:
+        raise Invalid(
+            f'Default {what} mode setting ({value}) is invalid. Use "{allowed[1]}" or "{allowed[0]}".'
+        )
+    return str(value)
+
+
+def _profile(path: str | None) -> str:
+    """The text of the default seccomp profile. Raises `Invalid` for one that can't be read."""
+    if path in (None, "", BUILTIN):
+        return ""
+    if path == UNCONFINED:
+        return path
+    try:
+        text = Path(str(path)).read_text(encoding="utf-8")
+    except OSError as error:
+        raise Invalid(f"opening seccomp profile ({path}) failed: {error.strerror}") from error
+    load_profile(text.encode())
+    return text
 
 
 def _bridge(name: str | None, root: Path, default: Settings) -> str:

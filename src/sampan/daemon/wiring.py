@@ -35,6 +35,7 @@ from sampan.engine.host_facts import HostFacts
 from sampan.engine.images import Images
 from sampan.engine.model import new_id
 from sampan.engine.networks import Networks
+from sampan.engine.security import announced
 from sampan.engine.settings import Settings
 from sampan.engine.system import Counts, System
 from sampan.engine.volumes import Volumes
@@ -193,11 +194,7 @@ async def assemble(settings: Settings) -> Assembled:
         control_groups,
         counts,
         layer_kind=layer_kind(),
-        confined_by=tuple(
-            name
-            for name, present in (("apparmor", facts.apparmor), ("selinux", facts.selinux is not None))
-            if present
-        ),
+        security_options=announced(settings, facts),
     )
     engine = Engine(settings, events, containers, containers.execs, images, volumes, networks, builds, system)
     return Assembled(engine, stores, launcher, host, names)
@@ -268,7 +265,11 @@ def _host_facts(control_groups: cgroups.CgroupHost, settings: Settings) -> HostF
         cpuset or f"0-{cpus - 1}",
         nodes or "0",
         detect_features(control_groups),
-        cgroup_namespace=control_groups.layout == "v2",
+        cgroup_namespace=(
+            settings.default_cgroupns_mode or ("private" if control_groups.layout == "v2" else "")
+        )
+        == "private",
+        ipc_mode=settings.default_ipc_mode,
         selinux=selinux.find_contexts(settings.selinux_enabled),
         apparmor=apparmor.prepare(),
         remapped=settings.id_maps is not None,

@@ -20,6 +20,8 @@ class HostFacts:
     features: CgroupFeatures = _ALL_FEATURES
     cgroup_namespace: bool = False
     """Whether containers get a cgroup namespace of their own by default (version 2, as in Docker)."""
+    ipc_mode: str = "private"
+    """Of containers that choose none."""
     selinux: Contexts | None = None
     """Labels of the host's policy, where containers are confined by SELinux."""
     apparmor: bool = False

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sampan.engine.host_facts import HostFacts
 from sampan.engine.seccomp_profile import load_profile
+from sampan.engine.settings import Settings
 from sampan.errors import Invalid
+
+BUILTIN, UNCONFINED = "builtin", "unconfined"
 
 
 @dataclass(frozen=True, slots=True)
 class SecurityOptions:
-    """`seccomp`: "" is the default profile, "unconfined" none, else the JSON text of a profile."""
+    """`seccomp`: "" is the engine's default, "builtin" Docker's, "unconfined" none, else the JSON text of a profile."""
 
     no_new_privileges: bool = False
     seccomp: str = ""
@@ -19,9 +23,8 @@ class SecurityOptions:
     paths_unconfined: bool = False
 
 
-def parse_security(options: Iterable[str]) -> SecurityOptions:
-    """`--security-opt` values. Raises `Invalid` in Docker's words."""
-    no_new_privileges = False
+def parse_security(options: Iterable[str], *, no_new_privileges: bool = False) -> SecurityOptions:
+    """`--security-opt` values; `no_new_privileges` where they don't say it. Raises `Invalid` in Docker's words."""
     seccomp = apparmor = ""
     unconfined = False
     for option in options:
@@ -34,7 +37,7 @@ def parse_security(options: Iterable[str]) -> SecurityOptions:
         elif not found or not value:
             raise Invalid(f'invalid --security-opt 1: "{option}"')
         elif name == "seccomp":
-            seccomp = "" if value == "builtin" else value
+            seccomp = value
             _check_profile(seccomp)
         elif name == "apparmor":
             apparmor = value
@@ -57,5 +60,19 @@ def apparmor_option(options: Iterable[str]) -> str:
 
 
 def _check_profile(text: str) -> None:
-    if text not in ("", "unconfined"):
+    if text not in ("", BUILTIN, UNCONFINED):
         load_profile(text.encode())
+
+
+def announced(settings: Settings, facts: HostFacts) -> tuple[str, ...]:
+    """`SecurityOptions` of `info`: what containers of this engine are confined by, in Docker's order."""
+    seccomp = settings.seccomp_profile_path or BUILTIN
+    found = (
+        ("apparmor", facts.apparmor),
+        (f"seccomp,profile={seccomp}", True),
+        ("selinux", facts.selinux is not None),
+        ("userns", facts.remapped),
+        ("cgroupns", facts.cgroup_namespace),
+        ("no-new-privileges", settings.no_new_privileges),
+    )
+    return tuple(f"name={name}" for name, present in found if present)

@@ -37,6 +37,13 @@ class Settings:
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     init_by_default: bool = False
+    no_new_privileges: bool = False
+    seccomp_profile: str = ""
+    """The text of a profile for containers that choose none, or "unconfined"; "" is Docker's. From this file:"""
+    seccomp_profile_path: str = ""
+    default_ipc_mode: str = "private"
+    default_cgroupns_mode: str = ""
+    """private or host; "" is Docker's choice: private with control groups of version 2."""
     selinux_enabled: bool = False
     userns_remap: str = ""
     """Whose subordinate ids containers get: "" nobody's, `default`, or USER[:GROUP]; `id_maps` is what came of it."""

@@ -37,10 +37,10 @@ class System:
         counts: Callable[[], Counts],
         *,
         layer_kind: str,
-        confined_by: Sequence[str] = (),
+        security_options: Sequence[str] = (),
     ) -> None:
-        """`counts` is asked at every `info`; `layer_kind` is "erofs" or "dir"; `confined_by`: apparmor, selinux."""
-        self._confined_by = tuple(confined_by)
+        """`counts` is asked at every `info`; `layer_kind` is "erofs" or "dir"; `security_options` are `info`'s."""
+        self._security_options = tuple(security_options)
         self._settings = settings
         self._id = engine_id
         self._cgroups = cgroups
@@ -116,7 +116,7 @@ class System:
             "Swarm": {"NodeID": "", "LocalNodeState": "inactive", "ControlAvailable": False},
             "LiveRestoreEnabled": True,
             "InitBinary": "sampan",
-            "SecurityOptions": self._security_options(),
+            "SecurityOptions": list(self._security_options),
             "Warnings": missing_limits(features, version_2=self._cgroups.layout == "v2") or None,
         }
 
@@ -129,13 +129,6 @@ class System:
         for host in hosts:
             configs[host] = {"Name": host, "Mirrors": [], "Secure": False, "Official": False}
         return {"InsecureRegistryCIDRs": networks, "IndexConfigs": configs, "Mirrors": own["Mirrors"]}
-
-    def _security_options(self) -> list[str]:
-        options = ["name=seccomp,profile=builtin", "name=cgroupns"]
-        if self._settings.id_maps is not None:
-            options.append("name=userns")
-        options[:0] = [f"name={name}" for name in self._confined_by]
-        return options
 
 
 def architecture() -> str:

@@ -95,7 +95,7 @@ def check_host(host: HostConfig, facts: HostFacts) -> tuple[HostConfig, list[str
         shm_size=host.shm_size or DEFAULT_SHM_SIZE,
         restart_policy=replace(host.restart_policy, name=host.restart_policy.name or "no"),
         cgroupns_mode=host.cgroupns_mode or ("private" if facts.cgroup_namespace else "host"),
-        ipc_mode=host.ipc_mode or "private",
+        ipc_mode=host.ipc_mode or facts.ipc_mode,
         network_mode=host.network_mode or "default",
         runtime="sampan",
         # "Not limited" has one spelling in a record.

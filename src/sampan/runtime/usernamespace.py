@@ -36,7 +36,10 @@ def make_network_namespace(user_namespace: int) -> int:
 
 @contextmanager
 def _forked(flags: int, within: int = -1) -> Iterator[int]:
-    """A process in new namespaces (made in the user namespace `within`, if given), until the block ends."""
+    """A process in new namespaces (made in the user namespace `within`, if given), until the block ends.
+
+    Yields its number in /proc.
+    """
     ready, made = os.pipe2(os.O_CLOEXEC)
     end, let_go = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
@@ -45,9 +48,10 @@ def _forked(flags: int, within: int = -1) -> Iterator[int]:
     os.close(made)
     os.close(end)
     try:
-        if os.read(ready, 1) != b"x":
+        number = os.read(ready, 32)
+        if not number:
             raise NotFound("user namespaces are not available")
-        yield pid
+        yield int(number)
     finally:
         os.close(ready)
         os.close(let_go)
@@ -64,7 +68,8 @@ def _stay(flags: int, within: int, made: int, end: int, let_go: int) -> NoReturn
         if within >= 0:
             ns.join(within, ns.NEWUSER)
         ns.unshare(flags)
-        os.write(made, b"x")
+        # As /proc has it, which may be another pid namespace's than that in which we were forked.
+        os.write(made, os.readlink("/proc/self").encode())
         os.read(end, 1)
         code = 0
     finally:

@@ -236,3 +236,31 @@ def test_containers_that_do_not_share_can_not_be_joined(sampan: Any) -> None:
         )
     finally:
         sampan.run("rm", "-f", private)
+
+
+def test_a_daemons_defaults_hold_for_containers_that_do_not_say_otherwise(
+    make_sampan: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "profile").write_text(
+        '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}'
+    )
+    config = {
+        "no-new-privileges": True,
+        "default-ipc-mode": "shareable",
+        "default-cgroupns-mode": "private",
+        "seccomp-profile": str(tmp_path / "profile"),
+    }
+    made = make_sampan(tmp_path / "engine", config=config)
+    try:
+        script = "grep NoNewPrivs /proc/self/status; mkdir /x 2>/dev/null && echo made;"
+        script += "cut -d: -f3 /proc/self/cgroup | sort -u"
+        assert inside(made, [], script).split() == ["NoNewPrivs:", "1", "/"]
+        own = ["--security-opt", "no-new-privileges=false", "--security-opt", "seccomp=builtin"]
+        assert inside(made, own, script).split() == ["NoNewPrivs:", "0", "made", "/"]
+        donor = made.ok("run", "-d", "--network", "none", "busybox", "sleep", "600")
+        assert inside(made, ["--ipc", f"container:{donor}"], "echo y") == "y"
+        told = made.ok("info", "-f", "{{json .SecurityOptions}}")
+        assert f"name=seccomp,profile={tmp_path}/profile" in told
+        assert "name=cgroupns" in told
+    finally:
+        made.engine.stop()

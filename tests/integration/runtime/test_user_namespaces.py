@@ -103,3 +103,12 @@ def test_a_mount_of_a_process_that_ended_is_a_conflict(harbour: Any) -> None:
     gone = oci.Mount("/dev/shm", "bind", f"/proc/{one.created.init_pid}/root/dev/shm", ("bind",))
     with pytest.raises(Conflict, match="has ended"):
         harbour.create(harbour.spec("true", mounts=(*harbour.spec("x").mounts, gone)))
+
+
+def test_a_mount_can_have_ids_of_its_own_without_a_user_namespace(harbour: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    os.chown(tmp_path / "file", 3, 4)
+    ids = (oci.IdMapping(0, 5000, 10),)
+    mount = oci.Mount("/data", "bind", str(tmp_path), ("bind",), ids, ids)
+    spec = harbour.spec("stat", "-c", "%u:%g", "/data/file", mounts=(*harbour.spec("x").mounts, mount))
+    assert harbour.run(spec).output.split() == ["5003:5004"]

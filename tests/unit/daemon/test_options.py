@@ -77,3 +77,27 @@ def test_values_that_cannot_work_are_refused(tmp_path: Path, flags: list[str]) -
 def test_a_file_that_says_nonsense_is_refused(tmp_path: Path, content: object) -> None:
     with pytest.raises(Invalid):
         parse_options(with_file(tmp_path, content))
+
+
+def test_defaults_of_isolation_are_checked(tmp_path: Path) -> None:
+    profile = tmp_path / "profile.json"
+    profile.write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    content = {
+        "no-new-privileges": True,
+        "default-ipc-mode": "shareable",
+        "default-cgroupns-mode": "host",
+        "seccomp-profile": str(profile),
+        "userns-remap": "default",
+        "selinux-enabled": True,
+    }
+    settings = parse_options(with_file(tmp_path, content)).settings
+    assert (settings.no_new_privileges, settings.selinux_enabled) == (True, True)
+    assert (settings.default_ipc_mode, settings.default_cgroupns_mode) == ("shareable", "host")
+    assert (settings.seccomp_profile, settings.userns_remap) == (profile.read_text(), "default")
+    for flags, words in (
+        (("--default-ipc-mode", "host"), r"Default IPC mode setting \(host\) is invalid"),
+        (("--default-cgroupns-mode", "x"), r"Default cgroup namespace mode setting \(x\) is invalid"),
+        (("--seccomp-profile", "/nonexistent"), r"opening seccomp profile \(/nonexistent\) failed"),
+    ):
+        with pytest.raises(Invalid, match=words):
+            parse_options(with_file(tmp_path, {}, *flags))

@@ -105,7 +105,10 @@ class SpecMaker:
         ids: IdMaps | None,
     ) -> SpecFacts:
         host = record.host
-        options = security.parse_security(host.security_opt or ())
+        settings = self._parts.settings
+        options = security.parse_security(
+            host.security_opt or (), no_new_privileges=settings.no_new_privileges
+        )
         capabilities = default_spec.adjust_capabilities(
             words(host.cap_add), words(host.cap_drop), host.privileged, self._available
         )
@@ -123,7 +126,9 @@ class SpecMaker:
             devices=devices,
             device_rules=rules,
             block_devices={path: _block_device(path) for path in throttled_paths(host)},
-            seccomp=_seccomp(options, capabilities, privileged=host.privileged),
+            seccomp=_seccomp(
+                options.seccomp or settings.seccomp_profile, capabilities, privileged=host.privileged
+            ),
             no_new_privileges=options.no_new_privileges,
             apparmor_profile=apparmor.applied_profile(
                 options.apparmor, privileged=host.privileged, supported=self._parts.facts.apparmor
@@ -302,12 +307,10 @@ def _make_source(point: MountPoint) -> None:
         ) from error
 
 
-def _seccomp(
-    options: security.SecurityOptions, capabilities: tuple[str, ...], *, privileged: bool
-) -> Seccomp | None:
-    if privileged or options.seccomp == "unconfined":
+def _seccomp(profile: str, capabilities: tuple[str, ...], *, privileged: bool) -> Seccomp | None:
+    if privileged or profile == security.UNCONFINED:
         return None
-    return _resolved_profile(options.seccomp, capabilities)
+    return _resolved_profile("" if profile == security.BUILTIN else profile, capabilities)
 
 
 @lru_cache(maxsize=32)
