@@ -180,8 +180,9 @@ def _outcomes(wanted: Filter, architecture: str, default: int) -> tuple[dict[int
                 continue
             if rule.args:
                 choices.setdefault(number, []).extend(_Choice(action, args, wide) for args in alternatives)
-            elif fixed.setdefault(number, action) != action:
-                raise Invalid(f"the seccomp profile has two different actions for {name}")
+            else:
+                # As in libseccomp: of two actions without conditions the first counts.
+                fixed.setdefault(number, action)
     conditional: dict[int, _Outcome] = {
         number: tuple(dict.fromkeys(listed)) for number, listed in choices.items()
     }
