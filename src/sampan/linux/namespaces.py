@@ -42,6 +42,11 @@ def open_namespace(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
+def has_time() -> bool:
+    """Whether this kernel has time namespaces (Linux 5.6, CONFIG_TIME_NS)."""
+    return os.path.exists("/proc/self/ns/time")
+
+
 def different(pid: int, flags: int) -> int:
     """Those of `flags` in which process `pid` is elsewhere than the caller. Raises OSError when it is gone."""
     result = 0

@@ -57,6 +57,26 @@ def remember_title_area() -> None:
     _title_area()
 
 
+_IOPRIO_SET = {"x86_64": 251, "i686": 289, "armv7l": 314}
+_PERSONALITY = {"x86_64": 135, "i686": 136, "armv7l": 136}
+_GENERIC_CALLS = 30, 92  # ioprio_set and personality in asm-generic/unistd.h (aarch64, riscv64)
+_IOPRIO_WHO_PROCESS = 1
+
+
+def set_io_priority(kind: int, priority: int) -> None:
+    """ioprio_set(2) for the calling process. `kind`: 1 real-time, 2 best effort, 3 idle. Raises OSError."""
+    number = _IOPRIO_SET.get(os.uname().machine, _GENERIC_CALLS[0])
+    if libc.syscall(number, _IOPRIO_WHO_PROCESS, 0, kind << 13 | priority) < 0:
+        raise libc.SystemCallError(ctypes.get_errno(), "ioprio_set", f"class {kind}, priority {priority}")
+
+
+def set_personality(persona: int) -> None:
+    """personality(2). Raises OSError."""
+    number = _PERSONALITY.get(os.uname().machine, _GENERIC_CALLS[1])
+    if libc.syscall(number, persona) < 0:
+        raise libc.SystemCallError(ctypes.get_errno(), "personality", hex(persona))
+
+
 def set_title(title: str) -> None:
     """Replace what /proc/<pid>/cmdline shows, cut to the room that the original arguments took."""
     start, end = _title_area()

@@ -76,6 +76,7 @@ _FLAGS = {
     "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 1 << 5,
 }
 _NEW_LISTENER = 1 << 3
+_MACHINE = os.uname().machine  # looked at once: a personality changes it
 _SECCOMP_CALL = {"x86_64": 317, "aarch64": 277, "i686": 354, "armv7l": 383, "riscv64": 277}
 _SET_MODE_FILTER = 1
 _MAX_INSTRUCTIONS = 4096
@@ -102,11 +103,10 @@ def load_filter(program: bytes, flags: tuple[str, ...] = ()) -> int | None:
         if flag not in _FLAGS:
             raise Invalid(f"unknown seccomp flag: {flag!r}")
         bits |= _FLAGS[flag]
-    machine = os.uname().machine
-    if machine not in _SECCOMP_CALL:
-        raise Unsupported(f"seccomp is not supported on {machine}")
+    if _MACHINE not in _SECCOMP_CALL:
+        raise Unsupported(f"seccomp is not supported on {_MACHINE}")
     wanted = _Program(length, program)
-    result = libc.syscall(_SECCOMP_CALL[machine], _SET_MODE_FILTER, bits, wanted)
+    result = libc.syscall(_SECCOMP_CALL[_MACHINE], _SET_MODE_FILTER, bits, wanted)
     if result < 0:
         raise _load_error(ctypes.get_errno(), length)
     if result > 0 and not bits & _NEW_LISTENER:

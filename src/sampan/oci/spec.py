@@ -40,6 +40,13 @@ class Capabilities(_Part, frozen=True):
     ambient: tuple[str, ...] = ()
 
 
+class IoPriority(_Part, frozen=True, rename={"kind": "class"}):
+    """`kind` is IOPRIO_CLASS_*; `priority` 0 (highest) to 7."""
+
+    kind: str
+    priority: int = 0
+
+
 class Process(_Part, frozen=True):
     cwd: str
     args: tuple[str, ...] | None = None
@@ -53,8 +60,9 @@ class Process(_Part, frozen=True):
     apparmor_profile: str | None = None
     selinux_label: str | None = None
     oom_score_adj: int | None = None
-    io_priority: dict[str, Any] | None = None
+    io_priority: IoPriority | None = None
     scheduler: dict[str, Any] | None = None
+    exec_cpu_affinity: dict[str, Any] | None = msgspec.field(default=None, name="execCPUAffinity")
 
 
 class Root(_Part, frozen=True):
@@ -179,13 +187,21 @@ class BlockIoLimits(
     write_iops: tuple[ThrottleDevice, ...] = ()
 
 
-class Resources(_Part, frozen=True, rename={"block_io": "blockIO"}):
+class NetworkLimits(_Part, frozen=True, rename={"class_id": "classID"}):
+    class_id: int | None = None
+    priorities: tuple[dict[str, Any], ...] = ()
+
+
+class Resources(_Part, frozen=True, rename={"block_io": "blockIO", "hugepage_limits": "hugepageLimits"}):
     devices: tuple[DeviceRule, ...] = ()
     memory: MemoryLimits | None = None
     cpu: CpuLimits | None = None
     pids: PidsLimits | None = None
     block_io: BlockIoLimits | None = None
     unified: dict[str, str] | None = None
+    network: NetworkLimits | None = None
+    hugepage_limits: tuple[dict[str, Any], ...] = ()
+    rdma: dict[str, Any] | None = None
 
 
 class SeccompArg(_Part, frozen=True):
@@ -212,6 +228,18 @@ class Seccomp(_Part, frozen=True):
     syscalls: tuple[SeccompRule, ...] = ()
 
 
+class Personality(_Part, frozen=True):
+    domain: str
+    flags: tuple[str, ...] = ()
+
+
+class TimeOffset(_Part, frozen=True):
+    """Seconds, and nanoseconds in addition."""
+
+    secs: int = 0
+    nanosecs: int = 0
+
+
 class Linux(_Part, frozen=True):
     namespaces: tuple[Namespace, ...] = ()
     uid_mappings: tuple[IdMapping, ...] = ()
@@ -225,8 +253,11 @@ class Linux(_Part, frozen=True):
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
     mount_label: str | None = None
-    personality: dict[str, Any] | None = None
-    time_offsets: dict[str, Any] | None = None
+    personality: Personality | None = None
+    time_offsets: dict[str, TimeOffset] | None = None
+    intel_rdt: dict[str, Any] | None = None
+    memory_policy: dict[str, Any] | None = None
+    net_devices: dict[str, Any] | None = None
 
 
 class Spec(_Part, frozen=True):

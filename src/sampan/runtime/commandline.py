@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from sampan import __version__
-from sampan.errors import Invalid, NotFound, SampanError
+from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unsupported
 from sampan.linux.cgroups import CgroupLimits
 from sampan.oci.spec import Capabilities, Process, Resources, encode_spec
 from sampan.runtime import foreground, operations
+from sampan.runtime.arguments import parser
 from sampan.runtime.defaultspec import default_spec
 from sampan.runtime.execute import forget_inherited_signals
 from sampan.runtime.failure import describe
 from sampan.runtime.features import features
 from sampan.runtime.limits import limits_of
-from sampan.runtime.operations import Manner
+from sampan.runtime.operations import ExecPlace, Manner
 from sampan.runtime.shim import timestamp
 from sampan.runtime.state import StateStore
+from sampan.runtime.statistics import stats_event
 
-DEFAULT_ROOT = "/run/sampan-runtime"
 _EXEC_FAILED = 255
 
 
@@ -76,13 +78,16 @@ Action = Callable[[Context], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+    try:
+        arguments = parser().parse_args(argv)
+    except SampanError as error:
+        sys.stderr.write(f"sampan-runtime: {error}\n")
+        return 1
     if arguments.command in ("create", "run", "exec"):
         forget_inherited_signals()
     context = Context(arguments)
     try:
-        action: Action = arguments.action
-        return action(context)
+        return _ACTIONS[arguments.command](context)
     except SampanError as error:
         context.log.error(error.message + (f" ({error.hint})" if error.hint else ""))
     except OSError as error:
@@ -92,12 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _create(context: Context) -> int:
     a = context.arguments
-    _refuse_preserved(a.preserve_fds)
     container, _ = operations.create(
         context.store,
         a.id,
         Path(a.bundle),
-        Manner(a.console_socket or "", not a.no_new_keyring),
+        Manner(a.console_socket or "", not a.no_new_keyring, *preserved_descriptors(a.preserve_fds)),
         now_ns=time.time_ns(),
         trace=context.log.debug,
     )
@@ -107,27 +111,27 @@ def _create(context: Context) -> int:
 
 def _run(context: Context) -> int:
     a = context.arguments
-    _refuse_preserved(a.preserve_fds)
-    console = Manner(a.console_socket or ("" if a.detach else None), not a.no_new_keyring)
+    preserved = preserved_descriptors(a.preserve_fds)
+    console = Manner(a.console_socket or ("" if a.detach else None), not a.no_new_keyring, *preserved)
     container, master = operations.create(
         context.store, a.id, Path(a.bundle), console, now_ns=time.time_ns(), trace=context.log.debug
     )
     try:
         _write_pid_file(a.pid_file, container.record.pid)
-        operations.start(container)
+        operations.start(container, context.log.error)
     except BaseException:
-        operations.delete(context.store, container, force=True)
+        operations.delete(context.store, container, context.log.error, force=True)
         raise
     if a.detach:
         return 0
     code = foreground.wait(container.record.pid, master)
     if not a.keep:
-        operations.delete(context.store, container, force=True)
+        operations.delete(context.store, container, context.log.error, force=True)
     return code
 
 
 def _start(context: Context) -> int:
-    operations.start(context.store.load(context.arguments.id))
+    operations.start(context.store.load(context.arguments.id), context.log.error)
     return 0
 
 
@@ -150,17 +154,18 @@ def _delete(context: Context) -> int:
         if a.force:
             return 0
         raise
-    operations.delete(context.store, container, force=a.force)
+    operations.delete(context.store, container, context.log.error, force=a.force)
     return 0
 
 
 def _exec(context: Context) -> int:
     a = context.arguments
-    _refuse_preserved(a.preserve_fds)
     container = context.store.load(a.id)
     process = _exec_process(a, container.spec().process or Process("/"))
-    console = Manner(a.console_socket or ("" if a.detach else None))
-    spawned = operations.execute(context.store, container, process, console, a.user)
+    preserved = preserved_descriptors(a.preserve_fds)
+    console = Manner(a.console_socket or ("" if a.detach else None), True, *preserved)
+    place = ExecPlace(a.user, a.cgroup)
+    spawned = operations.execute(context.store, container, process, console, place)
     _write_pid_file(a.pid_file, spawned.pid)
     return 0 if a.detach else foreground.wait(spawned.pid, spawned.console)
 
@@ -195,6 +200,7 @@ def _exec_process(a: argparse.Namespace, base: Process) -> Process:
         capabilities=capabilities,
         no_new_privileges=a.no_new_privs or base.no_new_privileges,
         apparmor_profile=a.apparmor or base.apparmor_profile,
+        selinux_label=a.process_label or base.selinux_label,
     )
 
 
@@ -277,6 +283,10 @@ def _update(context: Context) -> int:
             cpu_shares=a.cpu_share,
             cpu_quota=a.cpu_quota,
             cpu_period=a.cpu_period,
+            cpu_burst=a.cpu_burst,
+            cpu_rt_period=a.cpu_rt_period,
+            cpu_rt_runtime=a.cpu_rt_runtime,
+            cpu_idle=a.cpu_idle,
             cpuset_cpus=a.cpuset_cpus,
             cpuset_mems=a.cpuset_mems,
             pids=a.pids_limit,
@@ -284,6 +294,26 @@ def _update(context: Context) -> int:
         )
     operations.update(context.store.load(a.id), limits)
     return 0
+
+
+def _events(context: Context) -> int:
+    """Until the container ends; its end is an event of the kernel's (a pidfd)."""
+    a = context.arguments
+    container = context.store.load(a.id)
+    group = container.cgroup()
+    if group is None or container.status == "stopped":
+        raise Conflict("container not running")
+    descriptor = os.pidfd_open(container.record.pid)
+    while True:
+        event = stats_event(container.record.id, group.stats())
+        sys.stdout.write(msgspec.json.encode(event).decode() + "\n")
+        sys.stdout.flush()
+        if a.stats or select.select([descriptor], [], [], a.interval)[0]:
+            return 0
+
+
+def _refuse(context: Context) -> int:
+    raise Unsupported(f"{context.arguments.command} is not supported by sampan-runtime")
 
 
 def signal_number(text: str) -> int:
@@ -310,92 +340,50 @@ def _write_pid_file(path: str | None, pid: int) -> None:
         os.replace(temporary, path)
 
 
-def _refuse_preserved(count: int) -> None:
-    if count:
-        raise Invalid("--preserve-fds is not supported: no descriptor of the caller gets into a container")
+def preserved_descriptors(count: int) -> tuple[int, tuple[str, ...]]:
+    """How many descriptors from 3 on the program gets: those of socket activation (sd_listen_fds(3)), then `count`;
+    and the environment that tells it of the former.
+
+    Raises `Invalid` for one that the caller has not given us.
+    """
+    if count < 0:
+        raise Invalid(f"--preserve-fds {count}: it can't be negative")
+    listening = _listening_descriptors()
+    total = listening + count
+    for number in range(3, 3 + total):
+        try:
+            given = os.get_inheritable(number)
+        except OSError:
+            given = False
+        # What we have opened ourselves meanwhile is close-on-exec.
+        if not given:
+            raise Invalid(f"unable to stat preserved-fd {number - 3} (of {total}): it is not open")
+    return total, (f"LISTEN_FDS={listening}", "LISTEN_PID=1") if listening else ()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sampan-runtime", description="Runs containers of the OCI runtime-spec."
-    )
-    parser.add_argument("--root", default=DEFAULT_ROOT, help="directory of the containers' state")
-    parser.add_argument("--log", default="", help="file for errors (and more with --debug)")
-    parser.add_argument("--log-format", choices=("text", "json"), default="text")
-    parser.add_argument("--debug", action="store_true", help="log the steps of making a container")
-    parser.add_argument("--systemd-cgroup", action="store_true", help="accepted; groups are made directly")
-    parser.add_argument("--rootless", default="auto", help="accepted and ignored")
-    version = f"sampan-runtime version {__version__}\nspec: 1.0.2"
-    parser.add_argument("--version", "-v", action="version", version=version)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(name: str, action: Action, text: str, *, container: bool = True) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(action=action)
-        if container:
-            command.add_argument("id", metavar="CONTAINER")
-        return command
-
-    _add_making(add("create", _create, "create a container; its program waits for start"))
-    run = add("run", _run, "create and start a container")
-    _add_making(run)
-    run.add_argument("--detach", "-d", action="store_true")
-    run.add_argument("--keep", action="store_true", help="do not delete the container after its exit")
-    add("start", _start, "start the program of a created container")
-    add("state", _state, "print the state of a container")
-    kill = add("kill", _kill, "send a signal to a container's init")
-    kill.add_argument("signal", nargs="?", default="SIGTERM")
-    kill.add_argument("--all", "-a", action="store_true", help="to all of its processes")
-    delete = add("delete", _delete, "delete what a container holds")
-    delete.add_argument("--force", "-f", action="store_true", help="kill it first when it still runs")
-    _add_exec(add("exec", _exec, "execute a further process in a container"))
-    ps = add("ps", _ps, "list the processes of a container")
-    ps.add_argument("--format", "-f", choices=("table", "json"), default="table")
-    ps.add_argument("ps_options", nargs=argparse.REMAINDER)
-    listing = add("list", _list, "list containers", container=False)
-    listing.add_argument("--format", "-f", choices=("table", "json"), default="table")
-    listing.add_argument("--quiet", "-q", action="store_true")
-    spec = add("spec", _spec, "write a configuration to start from", container=False)
-    spec.add_argument("--bundle", "-b", default=".")
-    add("features", _features, "print what this runtime offers", container=False)
-    add("pause", _pause, "suspend all processes of a container")
-    add("resume", _resume, "resume all processes of a container")
-    _add_update(add("update", _update, "change the limits of a container"))
-    return parser
+def _listening_descriptors() -> int:
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return 0
+    text = os.environ.get("LISTEN_FDS", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 5 else 0
 
 
-def _add_making(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--bundle", "-b", default=".", help="directory with config.json")
-    command.add_argument("--console-socket", help="socket that gets the terminal's master")
-    command.add_argument("--pid-file")
-    command.add_argument("--no-pivot", action="store_true", help=argparse.SUPPRESS)
-    command.add_argument("--no-new-keyring", action="store_true", help="keep the session keyring")
-    command.add_argument("--preserve-fds", type=int, default=0, help="only 0 is possible")
-    command.add_argument("--no-subreaper", action="store_true", help=argparse.SUPPRESS)
-
-
-def _add_exec(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--console-socket")
-    command.add_argument("--cwd")
-    command.add_argument("--env", "-e", action="append")
-    command.add_argument("--tty", "-t", action="store_true")
-    command.add_argument("--user", "-u")
-    command.add_argument("--additional-gids", "-g", type=int, action="append")
-    command.add_argument("--process", "-p", help="file with the process as JSON")
-    command.add_argument("--detach", "-d", action="store_true")
-    command.add_argument("--pid-file")
-    command.add_argument("--apparmor")
-    command.add_argument("--no-new-privs", action="store_true")
-    command.add_argument("--cap", "-c", action="append")
-    command.add_argument("--preserve-fds", type=int, default=0)
-    command.add_argument("args", nargs=argparse.REMAINDER, metavar="COMMAND")
-
-
-def _add_update(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--resources", "-r", help="file with the resources as JSON, - for standard input")
-    for flag in ("memory", "memory-swap", "memory-reservation", "cpu-share", "cpu-quota", "cpu-period"):
-        command.add_argument(f"--{flag}", type=int)
-    command.add_argument("--pids-limit", type=int)
-    command.add_argument("--blkio-weight", type=int)
-    command.add_argument("--cpuset-cpus")
-    command.add_argument("--cpuset-mems")
+_ACTIONS: Final[dict[str, Action]] = {
+    "create": _create,
+    "run": _run,
+    "start": _start,
+    "state": _state,
+    "kill": _kill,
+    "delete": _delete,
+    "exec": _exec,
+    "ps": _ps,
+    "list": _list,
+    "spec": _spec,
+    "features": _features,
+    "pause": _pause,
+    "resume": _resume,
+    "update": _update,
+    "events": _events,
+    "checkpoint": _refuse,
+    "restore": _refuse,
+}

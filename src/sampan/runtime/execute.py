@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import stat
+from collections.abc import Callable
 
 import msgspec
 
@@ -93,13 +94,14 @@ def execute(
     identity: ResolvedUser,
     filter_program: SeccompProgram | None,
     environment: dict[str, str],
+    on_listener: Callable[[int], object] | None = None,
 ) -> None:
     """Become the container's program; never returns. Raises `ExecFailed`, `Denied`, `Invalid`, OSError."""
     arguments = list(process.args or ())
     wanted = enter_identity(process, identity)
     program = find_program(arguments[0], environment.get("PATH", ""))
     reset_signals()
-    lock_down(process, filter_program, wanted)
+    lock_down(process, filter_program, wanted, on_listener)
     try:
         os.execve(program, arguments, environment)
     except OSError as error:
@@ -135,18 +137,30 @@ def enter_identity(process: Process, identity: ResolvedUser) -> CapabilityMasks:
     return wanted
 
 
-def lock_down(process: Process, filter_program: SeccompProgram | None, wanted: CapabilityMasks) -> None:
+def lock_down(
+    process: Process,
+    filter_program: SeccompProgram | None,
+    wanted: CapabilityMasks,
+    on_listener: Callable[[int], object] | None = None,
+) -> None:
     """The final capabilities and the filter. Without no_new_privs loading it takes CAP_SYS_ADMIN: then it comes first,
-    and as little as possible after it, as the filter may forbid it."""
+    and as little as possible after it, as the filter may forbid it. `on_listener` gets the filter's listener."""
     if process.no_new_privileges:
         linux_process.set_no_new_privileges()
     elif filter_program is not None:
-        seccomp.load_filter(filter_program.program, filter_program.flags)
+        _load_filter(filter_program, on_listener)
     caps.apply(wanted.effective, wanted.permitted, wanted.inheritable)
     if wanted.ambient:
         caps.set_ambient(wanted.ambient)
     if process.no_new_privileges and filter_program is not None:
-        seccomp.load_filter(filter_program.program, filter_program.flags)
+        _load_filter(filter_program, on_listener)
+
+
+def _load_filter(wanted: SeccompProgram, on_listener: Callable[[int], object] | None) -> None:
+    flags = wanted.flags if on_listener is None else (*wanted.flags, "SECCOMP_FILTER_FLAG_NEW_LISTENER")
+    listener = seccomp.load_filter(wanted.program, flags)
+    if listener is not None and on_listener is not None:
+        on_listener(listener)
 
 
 LIBRARY_SIGNALS = (32, 33)

@@ -6,7 +6,10 @@ import os
 from typing import Any
 
 from sampan.linux import capabilities
+from sampan.linux.namespaces import has_time
 from sampan.runtime import options
+from sampan.runtime.arguments import SPEC_VERSION
+from sampan.runtime.plan import NAMESPACE_FLAGS
 
 _ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 _HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
@@ -17,6 +20,7 @@ _ACTIONS = (
     "SCMP_ACT_KILL_PROCESS",
     "SCMP_ACT_KILL_THREAD",
     "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
     "SCMP_ACT_TRACE",
     "SCMP_ACT_TRAP",
 )
@@ -31,25 +35,37 @@ _OPERATORS = (
 )
 
 
+_FLAGS = (
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+)
+
+
 def features() -> dict[str, Any]:
     machine = os.uname().machine
     return {
         "ociVersionMin": "1.0.0",
-        "ociVersionMax": "1.0.2",
+        "ociVersionMax": SPEC_VERSION,
         "hooks": list(_HOOKS),
         "mountOptions": sorted(options.known_options()),
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
+            "namespaces": sorted(kind for kind in NAMESPACE_FLAGS if kind != "time" or has_time()),
             "capabilities": list(capabilities.NAMES),
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False},
+            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": False},
             "seccomp": {
                 "enabled": True,
                 "actions": list(_ACTIONS),
                 "operators": list(_OPERATORS),
+                "knownFlags": list(_FLAGS),
+                "supportedFlags": list(_FLAGS),
                 "archs": [_ARCHITECTURES[machine]] if machine in _ARCHITECTURES else [],
             },
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
+            "intelRdt": {"enabled": False},
+            "netDevices": {"enabled": False},
             "mountExtensions": {"idmap": {"enabled": True}},
         },
     }

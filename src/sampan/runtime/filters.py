@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from sampan.errors import Unsupported
+from sampan.errors import Invalid, Unsupported
 from sampan.linux import seccomp
 from sampan.oci import spec as oci
 from sampan.runtime.execute import SeccompProgram
@@ -19,6 +19,7 @@ _PREFIX = _VERSION + os.uname().machine.encode()
 _MAX_IN_MEMORY = 64
 
 
+_NOTIFY = "SCMP_ACT_NOTIFY"
 _decoder = msgspec.msgpack.Decoder(oci.Seccomp)
 
 
@@ -36,8 +37,6 @@ def detached(spec: oci.Spec) -> tuple[oci.Spec, bytes]:
 
 
 def filter_of(profile: oci.Seccomp) -> seccomp.Filter:
-    if profile.listener_path:
-        raise Unsupported("seccomp: listenerPath is not supported")
     rules = tuple(
         seccomp.Rule(
             rule.names,
@@ -50,6 +49,36 @@ def filter_of(profile: oci.Seccomp) -> seccomp.Filter:
     return seccomp.Filter(
         profile.default_action, profile.default_errno_ret, profile.architectures, rules, profile.flags
     )
+
+
+class Listener(msgspec.Struct, frozen=True):
+    """The agent that answers what SCMP_ACT_NOTIFY says: the path of its socket, and what it is told besides."""
+
+    path: str
+    metadata: str
+
+
+def without_listener(profile: oci.Seccomp | None) -> tuple[oci.Seccomp | None, Listener | None]:
+    """The profile without its agent. Raises `Invalid` for uses of SCMP_ACT_NOTIFY that can't work."""
+    if profile is None:
+        return None, None
+    notified = {
+        name for rule in profile.syscalls if rule.action == _NOTIFY for name in rule.names or ("nothing",)
+    }
+    if profile.default_action == _NOTIFY:
+        raise Invalid(f"{_NOTIFY} cannot be used as default action")
+    if not profile.listener_path:
+        if notified:
+            raise Invalid(f"seccomp: {_NOTIFY} needs a listenerPath")
+        return profile, None
+    if not notified:
+        raise Invalid(f"seccomp: a listenerPath without {_NOTIFY}")
+    if "sendmsg" in notified:
+        raise Invalid(f"{_NOTIFY} cannot be used for sendmsg: the runtime hands the listener over with it")
+    if not profile.listener_path.startswith("/"):
+        raise Invalid(f"seccomp: listenerPath must be absolute: {profile.listener_path!r}")
+    plain = msgspec.structs.replace(profile, listener_path=None, listener_metadata=None)
+    return plain, Listener(profile.listener_path, profile.listener_metadata or "")
 
 
 class FilterCache:
@@ -72,6 +101,8 @@ class FilterCache:
         program = self._programs.get(key)
         if program is None:
             decoded = _decoder.decode(profile)
+            if decoded.listener_path:
+                raise Unsupported("seccomp: listenerPath is not supported here")
             program = SeccompProgram(self._load(key) or self._compile(key, decoded), decoded.flags)
             if len(self._programs) >= _MAX_IN_MEMORY:
                 self._programs.clear()

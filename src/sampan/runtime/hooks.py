@@ -14,6 +14,18 @@ from sampan.oci.spec import Hook
 from sampan.runtime.failure import describe
 
 
+def run_hooks_leniently(hooks: Sequence[Hook], state: dict[str, Any], status: str) -> list[str]:
+    """As `run_hooks`, for poststart and poststop: one that fails is a warning, and the others run (runtime.md,
+    "Lifecycle"). The warnings."""
+    warnings = []
+    for hook in hooks:
+        try:
+            run_hooks((hook,), state, status)
+        except Internal as error:
+            warnings.append(error.message)
+    return warnings
+
+
 def run_hooks(hooks: Sequence[Hook], state: dict[str, Any], status: str) -> None:
     """Run `hooks` in order, as children of the caller. Raises `Internal` at the first that fails.
 

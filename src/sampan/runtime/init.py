@@ -53,7 +53,8 @@ class Setup(msgspec.Struct, frozen=True):
     wait for `Start`, when the maker will be gone by then. `state`: the runtime-spec's state (its status left
     open) for hooks. `early_lookup`: a missing program is reported before `Ready`. `reaping`: stay PID 1 as a
     reaping init. `user_namespace`: the container's, as long as it is not entered; `trees` were taken before that, and
-    `in_user_namespace` says that it is.
+    `in_user_namespace` says that it is. `preserved`: how many of the maker's descriptors from 3 on the program gets.
+    `notify`: a socket connected to the agent that gets the filter's listener, with `listener_metadata`.
     """
 
     plan: Callable[[], tuple[s.Step, ...]]
@@ -74,6 +75,9 @@ class Setup(msgspec.Struct, frozen=True):
     state: dict[str, Any] = {}
     early_lookup: bool = False
     reaping: bool = False
+    preserved: int = 0
+    notify: int = -1
+    listener_metadata: str = ""
 
 
 class Scene:
@@ -129,7 +133,7 @@ def run(setup: Setup, channel: socket.socket) -> NoReturn:
     scene = Scene(setup, channel)
     doing = "container init"
     try:
-        if setup.state:
+        if setup.state or setup.notify >= 0:
             # Still the host's procfs: hooks want the process id that the host knows.
             setup.state["pid"] = int(os.readlink("/proc/self"))
         os.umask(0)
@@ -162,11 +166,27 @@ def run(setup: Setup, channel: socket.socket) -> NoReturn:
                 lambda: lock_down(setup.process, setup.seccomp, enter_identity(setup.process, identity)),
             )
         doing = "execve"
-        process.close_on_exec_above(3)
-        execute(setup.process, identity, setup.seccomp, environment)
+        process.close_on_exec_above(3 + setup.preserved)
+        hand_over = _listener_handover(setup) if setup.notify >= 0 else None
+        execute(setup.process, identity, setup.seccomp, environment, hand_over)
         raise Internal("execve returned")
     except BaseException as error:  # noqa: BLE001 - the border of the process: whatever it is, the maker reports it
         _fail(scene, failure_of(error, doing))
+
+
+def _listener_handover(setup: Setup) -> Callable[[int], object]:
+    """config-linux.md, "seccompState": all is made ready before the filter is loaded, then it takes one sendmsg(2)."""
+    agent = socket.socket(fileno=setup.notify)
+    message = msgspec.json.encode(
+        {
+            "ociVersion": setup.state.get("ociVersion", ""),
+            "fds": ["seccompFd"],
+            "pid": setup.state["pid"],
+            "metadata": setup.listener_metadata,
+            "state": setup.state,
+        }
+    )
+    return lambda listener: socket.send_fds(agent, [message], [listener])
 
 
 def _fail(scene: Scene, failure: Failure) -> NoReturn:
@@ -431,5 +451,7 @@ _PERFORM: Final[dict[type[s.Step], Callable[[Scene, Any], object]]] = {
     s.SetOomScoreAdjustment: _oom_score,
     s.SetApparmorProfile: _apparmor,
     s.SetSelinuxLabel: _selinux,
+    s.SetIoPriority: lambda scene, step: process.set_io_priority(step.kind, step.priority),
+    s.SetPersonality: lambda scene, step: process.set_personality(step.persona),
     s.JoinKeyring: lambda scene, step: process.join_session_keyring(step.name),
 }

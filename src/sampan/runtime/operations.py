@@ -16,16 +16,18 @@ import msgspec
 from sampan.errors import Conflict, Internal, Invalid, NotFound, Unavailable
 from sampan.linux import process
 from sampan.linux.cgroups import CgroupLimits, detect
+from sampan.linux.cgroups.model import check_path
 from sampan.oci.spec import Linux, Process, Spec, parse_spec
 from sampan.runtime import spawn, wire
-from sampan.runtime.failure import Failure
-from sampan.runtime.filters import FilterCache
-from sampan.runtime.hooks import run_hooks
+from sampan.runtime.failure import Failure, describe
+from sampan.runtime.filters import FilterCache, Listener, without_listener
+from sampan.runtime.hooks import run_hooks, run_hooks_leniently
 from sampan.runtime.init import Setup
 from sampan.runtime.limits import limits_of
 from sampan.runtime.messages import INIT_ANNOTATION, Start
 from sampan.runtime.overlay import open_directory_root
 from sampan.runtime.plan import namespaces_of, plan_container, plan_exec, validate_process
+from sampan.runtime.refusals import refuse_unsupported, refuse_unsupported_process
 from sampan.runtime.shim import hook_state, timestamp
 from sampan.runtime.state import START_SOCKET, Record, StateStore, StoredContainer, cgroup_path_of, is_alive
 from sampan.runtime.steps import JoinKeyring
@@ -38,10 +40,24 @@ Trace = Callable[[str], None]
 
 class Manner(msgspec.Struct, frozen=True):
     """How a container is to be made. `console_socket`: where a terminal's master is sent to; None: the caller keeps it;
-    empty: there is nowhere to send it."""
+    empty: there is nowhere to send it. `preserved`: how many of the caller's descriptors from 3 on the program gets.
+    """
 
     console_socket: str | None
     new_keyring: bool = True
+    preserved: int = 0
+    environment: tuple[str, ...] = ()
+
+    def process(self, wanted: Process) -> Process:
+        """`wanted` with what this manner adds to its environment."""
+        return msgspec.structs.replace(wanted, env=wanted.env + self.environment)
+
+
+class ExecPlace(msgspec.Struct, frozen=True):
+    """Who and where a further process is: `user` looked up in the container, `cgroup` below the container's."""
+
+    user: str | None = None
+    cgroup: str = ""
 
 
 def load_bundle(bundle: Path) -> tuple[Spec, bytes]:
@@ -67,6 +83,7 @@ def create(
         raise Invalid("a container needs a process and a root file system")
     if spec.process.terminal and console.console_socket == "":
         raise Invalid("cannot allocate tty if runc will detach without setting console socket")
+    refuse_unsupported(spec)
     directory = store.reserve(container_id)
     try:
         cgroup = detect().group(cgroup_path_of(spec, container_id))
@@ -122,19 +139,42 @@ def _container_setup(
     root = (bundle / spec.root.path).resolve()
     if not root.is_dir():
         raise NotFound(f"invalid rootfs: {root} does not exist")
+    profile, agent = without_listener(linux.seccomp)
+    notify = _connect_agent(agent)
     setup = Setup(
         plan=lambda: steps,
-        process=spec.process,
+        process=manner.process(spec.process),
         root=open_directory_root(str(root)),
         stdio=None if spec.process.terminal else (0, 1, 2),
         listener=listener.detach(),
-        seccomp=FilterCache(store.root / _FILTERS_DIRECTORY).get(linux.seccomp),
+        seccomp=FilterCache(store.root / _FILTERS_DIRECTORY).get(profile),
         start_hooks=hooks.start_container if hooks else (),
-        state=hook_state(spec, container_id, str(bundle)) if hooks else {},
+        state=hook_state(spec, container_id, str(bundle)) if hooks or agent else {},
         early_lookup=True,
         reaping=(spec.annotations or {}).get(INIT_ANNOTATION) == "true",
+        preserved=manner.preserved,
+        notify=notify,
+        listener_metadata=agent.metadata if agent else "",
     )
-    return setup, spawn.Entry(namespaces_of(spec), linux.uid_mappings, linux.gid_mappings)
+    if agent is not None and setup.reaping:
+        raise Invalid(f"a seccomp listenerPath and the annotation {INIT_ANNOTATION} exclude each other")
+    namespaces = namespaces_of(spec)
+    return setup, spawn.Entry(
+        namespaces, linux.uid_mappings, linux.gid_mappings, time_offsets=linux.time_offsets
+    )
+
+
+def _connect_agent(agent: Listener | None) -> int:
+    """A socket connected to the agent of a seccomp filter, or -1. Raises `Unavailable`."""
+    if agent is None:
+        return -1
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(agent.path)
+    except OSError as error:
+        sock.close()
+        raise Unavailable(f"seccomp agent {agent.path}: {describe(error)}") from error
+    return sock.detach()
 
 
 def _spawn(
@@ -142,15 +182,25 @@ def _spawn(
 ) -> spawn.Spawned:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
+    hooks_began = False
+
     def maker_hooks(pid: int) -> None:
+        nonlocal hooks_began
+        hooks_began = True
         if spec.hooks is not None:
             run_hooks(
                 (*spec.hooks.prestart, *spec.hooks.create_runtime), {**setup.state, "pid": pid}, "creating"
             )
 
     with ours:
-        spawned = spawn.spawn(entry, setup, ours, theirs, group, maker_hooks)
-    for descriptor in (setup.listener, setup.root):
+        try:
+            spawned = spawn.spawn(entry, setup, ours, theirs, group, maker_hooks)
+        except BaseException:
+            # runtime.md, "Lifecycle": after a failing hook all is undone, and the poststop hooks are told.
+            if hooks_began and spec.hooks is not None:
+                run_hooks_leniently(spec.hooks.poststop, {**setup.state, "pid": 0}, "stopped")
+            raise
+    for descriptor in (setup.listener, setup.root, setup.notify):
         if descriptor >= 0:
             os.close(descriptor)
     if spawned.console >= 0 and console.console_socket:
@@ -172,8 +222,11 @@ def _send_console(path: str, master: int) -> None:
         socket.send_fds(sock, [b"/dev/ptmx"], [master])
 
 
-def start(container: StoredContainer) -> None:
-    """Raises `Conflict` when it is not waiting, `ExecFailed` and others when the program could not be executed."""
+def start(container: StoredContainer, trace: Trace) -> None:
+    """Raises `Conflict` when it is not waiting, `ExecFailed` and others when the program could not be executed.
+
+    `trace` gets the warnings of poststart hooks.
+    """
     if container.status != "created":
         raise Conflict(f"cannot start a container that has {_past(container.status)}")
     directory = os.open(container.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -192,19 +245,16 @@ def start(container: StoredContainer) -> None:
     (container.directory / START_SOCKET).unlink(missing_ok=True)
     if failure is not None:
         raise failure.error()
-    _run_hooks(container, "poststart", "running")
+    spec = container.spec()
+    if spec.hooks is not None and spec.hooks.poststart:
+        state = hook_state(spec, container.record.id, container.record.bundle)
+        hooked = run_hooks_leniently(spec.hooks.poststart, {**state, "pid": container.record.pid}, "running")
+        for warning in hooked:
+            trace(warning)
 
 
 def _past(status: str) -> str:
     return {"running": "already started", "paused": "already started"}.get(status, status)
-
-
-def _run_hooks(container: StoredContainer, kind: str, status: str) -> None:
-    spec = container.spec()
-    hooks = getattr(spec.hooks, kind) if spec.hooks is not None else ()
-    if hooks:
-        state = hook_state(spec, container.record.id, container.record.bundle)
-        run_hooks(hooks, {**state, "pid": 0 if status == "stopped" else container.record.pid}, status)
 
 
 def kill(container: StoredContainer, number: int, *, everything: bool = False) -> None:
@@ -225,8 +275,8 @@ def kill(container: StoredContainer, number: int, *, everything: bool = False) -
         raise Conflict("container not running") from error
 
 
-def delete(store: StateStore, container: StoredContainer, *, force: bool) -> None:
-    """Raises `Conflict` for one that runs, unless `force`."""
+def delete(store: StateStore, container: StoredContainer, trace: Trace, *, force: bool) -> None:
+    """Raises `Conflict` for one that runs, unless `force`. `trace` gets the warnings of poststop hooks."""
     status = container.status
     if status in ("running", "paused") and not force:
         raise Conflict(f"cannot delete container {container.record.id} that is not stopped: {status}")
@@ -240,9 +290,9 @@ def delete(store: StateStore, container: StoredContainer, *, force: bool) -> Non
     spec = container.spec()
     store.remove(container.directory)
     if spec.hooks is not None and spec.hooks.poststop:
-        run_hooks(
-            spec.hooks.poststop, hook_state(spec, container.record.id, container.record.bundle), "stopped"
-        )
+        state = hook_state(spec, container.record.id, container.record.bundle)
+        for warning in run_hooks_leniently(spec.hooks.poststop, state, "stopped"):
+            trace(warning)
 
 
 def _end(container: StoredContainer) -> None:
@@ -265,24 +315,35 @@ def _end(container: StoredContainer) -> None:
 
 
 def execute(
-    store: StateStore, container: StoredContainer, request: Process, console: Manner, user: str | None = None
+    store: StateStore,
+    container: StoredContainer,
+    request: Process,
+    console: Manner,
+    place: ExecPlace,
 ) -> spawn.Spawned:
     """A further process, started. Raises `Conflict` when the container does not run, `ExecFailed`."""
     validate_process(request)
-    if container.status != "running":
-        raise Conflict(f"cannot exec in a {container.status} container")
+    refuse_unsupported_process(request)
+    status = container.status
+    if status != "running":
+        raise Conflict(f"cannot exec in a {status} container")
     if request.terminal and console.console_socket == "":
         raise Invalid("cannot allocate tty if runc will detach without setting console socket")
     spec = container.spec()
     target, flags = spawn.open_target(container.record.pid, container.record.start_time)
+    profile, agent = without_listener(spec.linux.seccomp if spec.linux else None)
     setup = Setup(
         plan=partial(plan_exec, request, container.record.id),
-        process=request,
-        user=user,
+        process=console.process(request),
+        user=place.user,
         stdio=None if request.terminal else (0, 1, 2),
-        seccomp=FilterCache(store.root / _FILTERS_DIRECTORY).get(spec.linux.seccomp if spec.linux else None),
+        seccomp=FilterCache(store.root / _FILTERS_DIRECTORY).get(profile),
+        state=hook_state(spec, container.record.id, container.record.bundle) if agent else {},
+        preserved=console.preserved,
+        notify=_connect_agent(agent),
+        listener_metadata=agent.metadata if agent else "",
     )
-    group = spawn.Group(container.record.cgroup, None) if container.record.cgroup else None
+    group = _exec_group(container.record.cgroup, place.cgroup)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         linux = spec.linux or Linux()
@@ -304,6 +365,18 @@ def execute(
         os.close(spawned.console)
         return spawn.Spawned(spawned.pid, -1)
     return spawned
+
+
+def _exec_group(of_container: str | None, below: str) -> spawn.Group | None:
+    """The container's group, or the existing one `below` it. Raises `Invalid`, `NotFound`."""
+    if of_container is None:
+        return None
+    if not below:
+        return spawn.Group(of_container, None)
+    path = check_path(f"{of_container}/{below.strip('/')}")
+    if not detect().group(path).exists():
+        raise NotFound(f"the container has no control group {below!r}")
+    return spawn.Group(path, None)
 
 
 def pause(container: StoredContainer, frozen: bool) -> None:

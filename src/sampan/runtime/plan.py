@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from sampan.errors import Invalid
 from sampan.linux import mount as m
 from sampan.linux import namespaces as ns
-from sampan.oci.spec import Linux, Mount, Process, Spec
+from sampan.oci.spec import IoPriority, Linux, Mount, Personality, Process, Spec
 from sampan.runtime import steps as s
 from sampan.runtime.options import (
     WITHIN_OPTION,
@@ -54,6 +54,9 @@ _DEFAULT_LINKS = (
     ("/dev/ptmx", "pts/ptmx"),
 )
 _DEVICE_KINDS = {"c": "c", "u": "c", "b": "b", "p": "p"}
+
+_IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+_PERSONALITIES = {"LINUX": 0, "LINUX32": 8}  # PER_LINUX and PER_LINUX32 of linux/personality.h
 
 _IPC_SYSCTLS = frozenset(
     {
@@ -106,6 +109,8 @@ def plan_container(spec: Spec, container_id: str, *, network_given: bool = False
         s.Pivot(),
         *_inside_steps(spec, linux, namespaces),
         *process_steps(process, container_id),
+        # Last: what the machine is called changes with it, and with that the numbers of system calls looked up.
+        *((_personality(linux.personality),) if linux.personality is not None else ()),
     )
 
 
@@ -133,6 +138,8 @@ def process_steps(process: Process, container_id: str) -> tuple[s.Step, ...]:
     if process.oom_score_adj is not None:
         result.append(s.SetOomScoreAdjustment(process.oom_score_adj))
     result += [s.SetRlimit(limit.type, _limit(limit.soft), _limit(limit.hard)) for limit in process.rlimits]
+    if process.io_priority is not None:
+        result.append(_io_priority(process.io_priority))
     if process.apparmor_profile:
         result.append(s.SetApparmorProfile(process.apparmor_profile))
     if process.selinux_label:
@@ -153,6 +160,8 @@ def validate(spec: Spec) -> None:
         raise Invalid("unable to set hostname without a private UTS namespace")
     if spec.domainname and ns.NEWUTS not in namespaces:
         raise Invalid("unable to set domainname without a private UTS namespace")
+    if linux.time_offsets and ns.NEWTIME not in namespaces:
+        raise Invalid("time namespace offsets specified, but time namespace isn't enabled in the config")
     if (linux.uid_mappings or linux.gid_mappings) and ns.NEWUSER not in namespaces:
         raise Invalid("user namespace mappings specified, but user namespace isn't enabled in the config")
     for path in (*linux.masked_paths, *linux.readonly_paths):
@@ -340,6 +349,24 @@ def _inside_steps(spec: Spec, linux: Linux, namespaces: Namespaces) -> list[s.St
     if spec.root is not None and spec.root.readonly:
         result.append(s.ReadonlyRoot())
     return result
+
+
+def _io_priority(wanted: IoPriority) -> s.SetIoPriority:
+    kind = _IO_CLASSES.get(wanted.kind)
+    if kind is None:
+        raise Invalid(f"unknown ioPriority class {wanted.kind!r}")
+    if not 0 <= wanted.priority <= 7:
+        raise Invalid(f"invalid ioPriority.Priority: {wanted.priority}, it is between 0 and 7")
+    return s.SetIoPriority(kind, wanted.priority)
+
+
+def _personality(wanted: Personality) -> s.SetPersonality:
+    if wanted.flags:
+        raise Invalid("personality flags are not supported: the runtime-spec names none")
+    persona = _PERSONALITIES.get(wanted.domain)
+    if persona is None:
+        raise Invalid(f"invalid personality domain {wanted.domain!r}")
+    return s.SetPersonality(persona)
 
 
 def _check_sysctl(name: str, namespaces: Namespaces) -> None:

@@ -16,7 +16,7 @@ from sampan.errors import Conflict, Internal, Invalid, SampanError, Unsupported
 from sampan.linux import namespaces as ns
 from sampan.linux import process
 from sampan.linux.cgroups import Cgroup, CgroupHost, CgroupLimits, detect
-from sampan.oci.spec import IdMapping
+from sampan.oci.spec import IdMapping, TimeOffset
 from sampan.runtime import init, wire
 from sampan.runtime.failure import Failure, describe, failure_of
 from sampan.runtime.messages import (
@@ -49,6 +49,7 @@ class Entry(msgspec.Struct, frozen=True):
     target_flags: int = 0
     user_namespace: int = -1
     idmapped: bool = False
+    time_offsets: dict[str, TimeOffset] | None = None
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -87,7 +88,7 @@ def open_target(pid: int, start_time: int) -> tuple[int, int]:
         # The pidfd is held: from here on the number can't be given away unnoticed.
         if start_time and process.start_time(pid) != start_time:
             raise Conflict("the container is not running")
-        flags = ns.different(pid, sum(ns.FILES) & ~ns.NEWTIME)
+        flags = ns.different(pid, sum(ns.FILES))
         if process.state(pid) in "ZX":
             raise Conflict("the container is not running")
     except (OSError, Conflict) as error:
@@ -154,16 +155,19 @@ def _fork(
     entry: Entry, setup: init.Setup, channel: socket.socket, theirs: socket.socket, group: Group | None
 ) -> int:
     """A child in the right pid namespace; the caller's own children are born where they were before."""
-    if ns.NEWTIME in entry.namespaces:
-        raise Unsupported("time namespaces are not supported")
     staged = _is_staged(entry)
     if staged:
         process.set_subreaper()
     changes_pid = not staged and ns.NEWPID in entry.namespaces
+    changes_time = not staged and ns.NEWTIME in entry.namespaces
     own = ns.open_namespace("/proc/self/ns/pid") if changes_pid else -1
-    if changes_pid:
-        _enter_pid_namespace(entry)
+    own_time = ns.open_namespace("/proc/self/ns/time") if changes_time and ns.has_time() else -1
     try:
+        # Within the "try": a failure in the middle must not leave the maker half elsewhere.
+        if changes_pid:
+            _enter_pid_namespace(entry)
+        if changes_time:
+            _enter_time_namespace(entry)
         pid = os.fork()
         if pid == 0:
             channel.close()
@@ -173,6 +177,9 @@ def _fork(
         if changes_pid:
             ns.join(own, ns.NEWPID, "the runtime's own pid namespace")
             os.close(own)
+        if own_time >= 0:
+            ns.join(own_time, ns.NEWTIME, "the runtime's own time namespace")
+            os.close(own_time)
 
 
 def _is_staged(entry: Entry) -> bool:
@@ -196,6 +203,30 @@ def _enter_pid_namespace(entry: Entry) -> None:
         os.close(descriptor)
     except OSError as error:
         raise Invalid(f"pid namespace path {path} can't be joined: {describe(error)}") from error
+
+
+def _enter_time_namespace(entry: Entry) -> None:
+    """For the caller's next child: time_namespaces(7). The offsets are written before it has one."""
+    if not ns.has_time():
+        raise Unsupported("time namespaces are not supported by this kernel")
+    path = entry.namespaces[ns.NEWTIME]
+    if path is not None:
+        try:
+            descriptor = ns.open_namespace(path)
+            ns.join(descriptor, ns.NEWTIME, path)
+            os.close(descriptor)
+        except OSError as error:
+            raise Invalid(f"time namespace path {path} can't be joined: {describe(error)}") from error
+        return
+    ns.unshare(ns.NEWTIME)
+    for clock, offset in (entry.time_offsets or {}).items():
+        if clock not in ("monotonic", "boottime"):
+            raise Invalid(f"unknown clock {clock!r} in timeOffsets")
+        try:
+            with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:
+                file.write(f"{clock} {offset.secs} {offset.nanosecs}\n")
+        except OSError as error:
+            raise Invalid(f"time offset of {clock} is refused: {describe(error)}") from error
 
 
 def _child(entry: Entry, setup: init.Setup, channel: socket.socket, group: Group | None) -> NoReturn:
@@ -260,7 +291,9 @@ def _needed(entry: Entry, setup: init.Setup, channel: socket.socket) -> set[int]
         entry.target,
         channel.fileno(),
         *setup.trees,
+        setup.notify,
         *(setup.stdio or ()),
+        *range(3, 3 + setup.preserved),
     )
     return {number for number in numbers if number > 2}
 
@@ -274,6 +307,8 @@ def _enter_user_namespace(entry: Entry, setup: init.Setup, channel: socket.socke
     _become_root()
     if ns.NEWPID in entry.namespaces:
         _enter_pid_namespace(entry)
+    if ns.NEWTIME in entry.namespaces:
+        _enter_time_namespace(entry)
     _fork_again(channel)
 
 

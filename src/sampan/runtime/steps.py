@@ -233,5 +233,18 @@ class SetSelinuxLabel(Step, frozen=True):
     label: str
 
 
+class SetIoPriority(Step, frozen=True):
+    """`kind` and `priority` as of ioprio_set(2)."""
+
+    kind: int
+    priority: int
+
+
+class SetPersonality(Step, frozen=True):
+    """`persona`: as of personality(2)."""
+
+    persona: int
+
+
 class JoinKeyring(Step, frozen=True):
     name: str

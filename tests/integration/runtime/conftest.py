@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,7 +27,7 @@ from sampan.runtime.shim_client import ShimClient
 
 APPLETS = (
     "sh ls cat true false echo id mount umount sleep ps hostname env stat head touch kill readlink mkdir dd stty "
-    "wc grep test sed pwd printf"
+    "uname ionice wc grep test sed pwd printf"
 )
 DOCKER_CAPABILITIES = tuple(
     f"CAP_{name}"
@@ -262,3 +265,106 @@ def group_path() -> Iterator[str]:
         group = detect().group(path)
         group.kill_all()
         group.remove()
+
+
+class Runtime:
+    """One implementation of the OCI command line with a root of its own."""
+
+    def __init__(self, name: str, root: Path, rootfs: Path) -> None:
+        program = Path(sys.executable).with_name("sampan-runtime") if name == "sampan" else shutil.which(name)
+        if program is None or not Path(program).exists():
+            pytest.skip(f"{name} is not installed")
+        self.name = name
+        self._command = [str(program), "--root", str(root / "state")]
+        self._root = root
+        self._rootfs = rootfs
+        self._ids: list[str] = []
+
+    def bundle(self, spec: oci.Spec) -> Path:
+        path = self._root / f"bundle{time.monotonic_ns()}"
+        path.mkdir(parents=True)
+        shutil.copytree(self._rootfs, path / "rootfs", symlinks=True)
+        self.configure(path, spec)
+        return path
+
+    @staticmethod
+    def configure(bundle: Path, spec: oci.Spec) -> None:
+        (bundle / "config.json").write_bytes(oci.encode_spec(spec))
+
+    def new_id(self) -> str:
+        self._ids.append(f"rt-{self.name}-{os.getpid()}-{time.monotonic_ns()}")
+        return self._ids[-1]
+
+    def command(self, *args: str, options: tuple[str, ...] = ()) -> list[str]:
+        return [*self._command, *options, *args]
+
+    def call(
+        self, *args: str, options: tuple[str, ...] = (), **more: Any
+    ) -> subprocess.CompletedProcess[str]:
+        return self.raw(*self.command(*args, options=options), **more)
+
+    def raw(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        # Output goes to a file: a pipe would be kept open by the container.
+        output = self._root / "output"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("w+") as file:
+            done = subprocess.run(
+                words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, timeout=60, **more
+            )
+            file.seek(0)
+            return subprocess.CompletedProcess(done.args, done.returncode, file.read(), "")
+
+    def run(self, spec: oci.Spec, *options: str) -> subprocess.CompletedProcess[str]:
+        return self.call("run", "--bundle", str(self.bundle(spec)), *options, self.new_id())
+
+    def create(self, spec: oci.Spec, *options: str) -> str:
+        name = self.new_id()
+        done = self.call("create", "--bundle", str(self.bundle(spec)), *options, name)
+        assert done.returncode == 0, done.stdout
+        return name
+
+    def state(self, name: str) -> dict[str, Any]:
+        done = self.call("state", name)
+        assert done.returncode == 0, done.stdout
+        result: dict[str, Any] = json.loads(done.stdout)
+        return result
+
+    def wait_for(self, name: str, status: str) -> None:
+        deadline = time.monotonic() + 10
+        while self.state(name)["status"] != status:
+            assert time.monotonic() < deadline, self.state(name)
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        for name in self._ids:
+            self.call("delete", "--force", name)
+
+
+@pytest.fixture(scope="module")
+def rootfs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    harbour = request.getfixturevalue("harbour")
+    return Path(harbour.layer)
+
+
+@pytest.fixture(params=["runc", "sampan"])
+def runtime(request: pytest.FixtureRequest, tmp_path: Path, rootfs: Path) -> Iterator[Runtime]:
+    made = Runtime(request.param, tmp_path, rootfs)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def ours(tmp_path: Path, rootfs: Path) -> Iterator[Runtime]:
+    """`sampan-runtime` alone, for what runc does not have."""
+    made = Runtime("sampan", tmp_path, rootfs)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def make_runtime() -> type[Runtime]:
+    return Runtime

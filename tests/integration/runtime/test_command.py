@@ -6,13 +6,8 @@ import array
 import json
 import os
 import re
-import shutil
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,98 +21,12 @@ pytestmark = pytest.mark.root
 REFERENCE = Path(__file__).parents[4] / "shared/reference/oci-runtime"
 
 
-class Runtime:
-    """One implementation with a root of its own."""
-
-    def __init__(self, name: str, root: Path, rootfs: Path) -> None:
-        program = Path(sys.executable).with_name("sampan-runtime") if name == "sampan" else shutil.which(name)
-        if program is None or not Path(program).exists():
-            pytest.skip(f"{name} is not installed")
-        self.name = name
-        self._command = [str(program), "--root", str(root / "state")]
-        self._root = root
-        self._rootfs = rootfs
-        self._ids: list[str] = []
-
-    def bundle(self, spec: oci.Spec) -> Path:
-        path = self._root / f"bundle{time.monotonic_ns()}"
-        path.mkdir(parents=True)
-        shutil.copytree(self._rootfs, path / "rootfs", symlinks=True)
-        self.configure(path, spec)
-        return path
-
-    @staticmethod
-    def configure(bundle: Path, spec: oci.Spec) -> None:
-        (bundle / "config.json").write_bytes(oci.encode_spec(spec))
-
-    def new_id(self) -> str:
-        self._ids.append(f"rt-{self.name}-{os.getpid()}-{time.monotonic_ns()}")
-        return self._ids[-1]
-
-    def call(
-        self, *args: str, options: tuple[str, ...] = (), **more: Any
-    ) -> subprocess.CompletedProcess[str]:
-        # Output goes to a file: a pipe would be kept open by the container.
-        output = self._root / "output"
-        with output.open("w+") as file:
-            done = subprocess.run(
-                [*self._command, *options, *args],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                timeout=60,
-                **more,
-            )
-            file.seek(0)
-            return subprocess.CompletedProcess(done.args, done.returncode, file.read(), "")
-
-    def run(self, spec: oci.Spec, *options: str) -> subprocess.CompletedProcess[str]:
-        return self.call("run", "--bundle", str(self.bundle(spec)), *options, self.new_id())
-
-    def create(self, spec: oci.Spec, *options: str) -> str:
-        name = self.new_id()
-        done = self.call("create", "--bundle", str(self.bundle(spec)), *options, name)
-        assert done.returncode == 0, done.stdout
-        return name
-
-    def state(self, name: str) -> dict[str, Any]:
-        done = self.call("state", name)
-        assert done.returncode == 0, done.stdout
-        result: dict[str, Any] = json.loads(done.stdout)
-        return result
-
-    def wait_for(self, name: str, status: str) -> None:
-        deadline = time.monotonic() + 10
-        while self.state(name)["status"] != status:
-            assert time.monotonic() < deadline, self.state(name)
-            time.sleep(0.01)
-
-    def close(self) -> None:
-        for name in self._ids:
-            self.call("delete", "--force", name)
-
-
-@pytest.fixture(scope="module")
-def rootfs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    harbour = request.getfixturevalue("harbour")
-    return Path(harbour.layer)
-
-
-@pytest.fixture(params=["runc", "sampan"])
-def runtime(request: pytest.FixtureRequest, tmp_path: Path, rootfs: Path) -> Iterator[Runtime]:
-    made = Runtime(request.param, tmp_path, rootfs)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-def test_run_has_the_programs_exit_code_and_output(runtime: Runtime, harbour: Any) -> None:
+def test_run_has_the_programs_exit_code_and_output(runtime: Any, harbour: Any) -> None:
     done = runtime.run(harbour.spec("sh", "-c", "echo hello; exit 17"))
     assert (done.returncode, done.stdout) == (17, "hello\n")
 
 
-def test_the_life_of_a_container(runtime: Runtime, harbour: Any, tmp_path: Path) -> None:
+def test_the_life_of_a_container(runtime: Any, harbour: Any, tmp_path: Path) -> None:
     name = runtime.create(
         harbour.spec("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done"),
         "--pid-file",
@@ -141,7 +50,7 @@ def test_the_life_of_a_container(runtime: Runtime, harbour: Any, tmp_path: Path)
     assert "does not exist" in gone.stdout
 
 
-def test_the_state_follows_the_schema(runtime: Runtime, harbour: Any) -> None:
+def test_the_state_follows_the_schema(runtime: Any, harbour: Any) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     if not REFERENCE.is_dir():
         pytest.skip("the runtime-spec's schemas are not at hand")
@@ -153,14 +62,14 @@ def test_the_state_follows_the_schema(runtime: Runtime, harbour: Any) -> None:
     assert runtime.state(name)["annotations"]["org.example.key"] == "value"
 
 
-def test_an_id_can_be_used_once(runtime: Runtime, harbour: Any) -> None:
+def test_an_id_can_be_used_once(runtime: Any, harbour: Any) -> None:
     name = runtime.create(harbour.spec("true"))
     again = runtime.call("create", "--bundle", str(runtime.bundle(harbour.spec("true"))), name)
     assert again.returncode != 0
     assert "container with given ID already exists" in again.stdout
 
 
-def test_a_missing_program_fails_the_creation(runtime: Runtime, harbour: Any) -> None:
+def test_a_missing_program_fails_the_creation(runtime: Any, harbour: Any) -> None:
     name = runtime.new_id()
     done = runtime.call("create", "--bundle", str(runtime.bundle(harbour.spec("nosuch"))), name)
     assert done.returncode == 1
@@ -168,7 +77,7 @@ def test_a_missing_program_fails_the_creation(runtime: Runtime, harbour: Any) ->
     assert runtime.call("state", name).returncode != 0
 
 
-def test_errors_go_to_the_log_as_json(runtime: Runtime, harbour: Any, tmp_path: Path) -> None:
+def test_errors_go_to_the_log_as_json(runtime: Any, harbour: Any, tmp_path: Path) -> None:
     log = tmp_path / "log"
     runtime.call("state", "nosuch", options=("--log", str(log), "--log-format", "json"))
     entry = json.loads(log.read_text().splitlines()[-1])
@@ -177,7 +86,7 @@ def test_errors_go_to_the_log_as_json(runtime: Runtime, harbour: Any, tmp_path: 
     assert set(entry) == {"level", "msg", "time"}
 
 
-def test_exec_has_its_own_exit_code_user_and_directory(runtime: Runtime, harbour: Any) -> None:
+def test_exec_has_its_own_exit_code_user_and_directory(runtime: Any, harbour: Any) -> None:
     name = runtime.create(harbour.spec("sleep", "100"))
     runtime.call("start", name)
     done = runtime.call(
@@ -199,7 +108,7 @@ def test_exec_has_its_own_exit_code_user_and_directory(runtime: Runtime, harbour
     assert "executable file not found in $PATH" in missing.stdout
 
 
-def test_exec_takes_a_process_file(runtime: Runtime, harbour: Any, tmp_path: Path) -> None:
+def test_exec_takes_a_process_file(runtime: Any, harbour: Any, tmp_path: Path) -> None:
     name = runtime.create(harbour.spec("sleep", "100"))
     runtime.call("start", name)
     process = oci.Process("/tmp", args=("sh", "-c", "pwd; exit 2"), env=("PATH=/bin",))
@@ -208,13 +117,13 @@ def test_exec_takes_a_process_file(runtime: Runtime, harbour: Any, tmp_path: Pat
     assert (done.returncode, done.stdout) == (2, "/tmp\n")
 
 
-def test_ps_lists_the_processes(runtime: Runtime, harbour: Any) -> None:
+def test_ps_lists_the_processes(runtime: Any, harbour: Any) -> None:
     name = runtime.create(harbour.spec("sleep", "100"))
     runtime.call("start", name)
     assert json.loads(runtime.call("ps", "--format", "json", name).stdout) == [runtime.state(name)["pid"]]
 
 
-def test_a_paused_container_is_resumed(runtime: Runtime, harbour: Any) -> None:
+def test_a_paused_container_is_resumed(runtime: Any, harbour: Any) -> None:
     name = runtime.create(harbour.spec("sleep", "100"))
     runtime.call("start", name)
     assert runtime.call("pause", name).returncode == 0
@@ -223,7 +132,7 @@ def test_a_paused_container_is_resumed(runtime: Runtime, harbour: Any) -> None:
     assert runtime.state(name)["status"] == "running"
 
 
-def test_limits_can_be_changed(runtime: Runtime, harbour: Any) -> None:
+def test_limits_can_be_changed(runtime: Any, harbour: Any) -> None:
     name = runtime.create(harbour.spec("sleep", "100"))
     runtime.call("start", name)
     assert runtime.call("update", "--pids-limit", "1", name).returncode == 0
@@ -231,7 +140,7 @@ def test_limits_can_be_changed(runtime: Runtime, harbour: Any) -> None:
     assert done.returncode != 0
 
 
-def test_hooks_run_at_their_places(runtime: Runtime, harbour: Any, tmp_path: Path) -> None:
+def test_hooks_run_at_their_places(runtime: Any, harbour: Any, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     trace.touch()
 
@@ -261,7 +170,7 @@ def test_hooks_run_at_their_places(runtime: Runtime, harbour: Any, tmp_path: Pat
     ]
 
 
-def test_a_failing_hook_fails_the_creation(runtime: Runtime, harbour: Any) -> None:
+def test_a_failing_hook_fails_the_creation(runtime: Any, harbour: Any) -> None:
     hooks = oci.Hooks(create_runtime=(oci.Hook("/bin/false"),))
     done = runtime.call(
         "create", "--bundle", str(runtime.bundle(harbour.spec("true", hooks=hooks))), runtime.new_id()
@@ -270,7 +179,7 @@ def test_a_failing_hook_fails_the_creation(runtime: Runtime, harbour: Any) -> No
     assert "error running" in done.stdout
 
 
-def test_the_console_socket_gets_the_terminal(runtime: Runtime, harbour: Any, tmp_path: Path) -> None:
+def test_the_console_socket_gets_the_terminal(runtime: Any, harbour: Any, tmp_path: Path) -> None:
     path = tmp_path / "console"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -288,14 +197,14 @@ def test_the_console_socket_gets_the_terminal(runtime: Runtime, harbour: Any, tm
         os.close(master)
 
 
-def test_a_container_that_waits_can_be_killed_and_deleted(runtime: Runtime, harbour: Any) -> None:
+def test_a_container_that_waits_can_be_killed_and_deleted(runtime: Any, harbour: Any) -> None:
     name = runtime.create(harbour.spec("true"))
     assert runtime.call("kill", name, str(int(signal.SIGKILL))).returncode == 0
     runtime.wait_for(name, "stopped")
     assert runtime.call("delete", name).returncode == 0
 
 
-def test_the_written_specification_is_valid_and_not_overwritten(runtime: Runtime, tmp_path: Path) -> None:
+def test_the_written_specification_is_valid_and_not_overwritten(runtime: Any, tmp_path: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     if not REFERENCE.is_dir():
         pytest.skip("the runtime-spec's schemas are not at hand")
@@ -321,7 +230,7 @@ cat /proc/self/oom_score_adj
 """
 
 
-def test_inside_all_is_as_under_runc(tmp_path: Path, rootfs: Path, harbour: Any) -> None:
+def test_inside_all_is_as_under_runc(tmp_path: Path, rootfs: Path, harbour: Any, make_runtime: Any) -> None:
     """The same bundle under both: credentials, limits, devices, mounts with their options, masks, exit code."""
     data = tmp_path / "data"
     data.mkdir()
@@ -340,7 +249,7 @@ def test_inside_all_is_as_under_runc(tmp_path: Path, rootfs: Path, harbour: Any)
     linux = {"seccomp": profile, "devices": (oci.Device("/dev/fuse", "c", 10, 229, file_mode=0o660, gid=10),)}
     results = {}
     for name in ("runc", "sampan"):
-        runtime = Runtime(name, tmp_path / name, rootfs)
+        runtime = make_runtime(name, tmp_path / name, rootfs)
         try:
             script = f"{PROBE}\necho MOUNTS; cat /proc/self/mountinfo; exit 5"
             made = harbour.spec("sh", "-c", script, process=process, mounts=mounts, linux=linux)
