@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from sampan.errors import Internal, Invalid, NotFound
+from sampan.errors import Internal, Invalid, NotFound, Unsupported
 from sampan.linux import namespaces as ns
 from sampan.linux import process
 from sampan.oci.spec import IdMapping
 from sampan.runtime.failure import describe
+
+_FAILED = b"!"
+"""Before the number of an error, where otherwise the process's number stands."""
 
 
 def make_user_namespace(
@@ -20,7 +24,7 @@ def make_user_namespace(
     """Descriptors of a new user namespace and, if `network`, of a network namespace that belongs to it (else -1).
 
     A namespace needs a process to be made; it is forked here and has ended when this returns. Raises `Invalid` for
-    mappings that the kernel refuses, `NotFound` without user namespaces.
+    mappings that the kernel refuses, `Unsupported` when there can't be one more.
     """
     with _forked(ns.NEWUSER | (ns.NEWNET if network else 0)) as pid:
         write_maps(pid, uid_mappings, gid_mappings)
@@ -48,10 +52,14 @@ def _forked(flags: int, within: int = -1) -> Iterator[int]:
     os.close(made)
     os.close(end)
     try:
-        number = os.read(ready, 32)
-        if not number:
-            raise NotFound("user namespaces are not available")
-        yield int(number)
+        answer = os.read(ready, 32)
+        if not answer or answer.startswith(_FAILED):
+            words = os.strerror(int(answer[1:])).lower() if answer else "the process that makes one has died"
+            raise Unsupported(
+                f"a new user namespace can't be made: {words}",
+                hint="are user.max_user_namespaces and user.max_net_namespaces (sysctl) large enough?",
+            )
+        yield int(answer)
     finally:
         os.close(ready)
         os.close(let_go)
@@ -72,6 +80,8 @@ def _stay(flags: int, within: int, made: int, end: int, let_go: int) -> NoReturn
         os.write(made, os.readlink("/proc/self").encode())
         os.read(end, 1)
         code = 0
+    except OSError as error:
+        os.write(made, _FAILED + str(error.errno or errno.EPERM).encode())
     finally:
         os._exit(code)
 
