@@ -14,11 +14,11 @@ import msgspec
 
 from sampan.errors import NotFound
 from sampan.linux import inotify
+from sampan.logs.log_files import LogFile, close_all, open_all, tail_starts
 
-_BLOCK = 64 * 1024
+_NO_END = 1 << 62
 _MAX_LINE = 1 << 20
 """A longer line was not written by us: its beginning is dropped."""
-_MOST_FILES = 10_000
 _LINES_IN_TURN = 256
 """Lines that a follower reads before the event loop's other work gets its turn."""
 _STREAMS = {"stdout": 1, "stderr": 2}
@@ -97,12 +97,12 @@ def read(
     the times are looked at, as in Docker. No file at all is an empty log.
     """
     window = _Range(since_ns, until_ns)
-    descriptors = _open_all(str(path))
+    files = open_all(str(path))
     try:
-        sizes = [os.fstat(descriptor).st_size for descriptor in descriptors]
-        starts = [0] * len(descriptors) if tail is None else _tail_starts(descriptors, sizes, tail)
-        for descriptor, start, size in zip(descriptors, starts, sizes, strict=True):
-            for raw in _lines(descriptor, start, size):
+        sizes = [file.size for file in files]
+        starts = [0] * len(files) if tail is None else tail_starts(files, tail)
+        for file, start, size in zip(files, starts, sizes, strict=True):
+            for raw in _lines(file, start, size):
                 record = parse_record(raw)
                 if record is None:
                     continue
@@ -111,85 +111,18 @@ def read(
                 if window.wants(record):
                     yield record
     finally:
-        _close_all(descriptors)
+        close_all(files)
 
 
-def _open_all(path: str) -> list[int]:
-    """Descriptors of the rotated files and the current one, oldest first, consistent even if it rotates meanwhile."""
-    while True:
-        opened: list[int] = []
-        try:
-            for name in _names(path):
-                try:
-                    opened.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
-                except FileNotFoundError:
-                    if name == path:
-                        continue  # between the two steps of a rotation
-                    break
-            consistent = len({os.fstat(descriptor).st_ino for descriptor in opened}) == len(opened)
-        except BaseException:
-            _close_all(opened)
-            raise
-        if consistent:
-            return opened[::-1]
-        _close_all(opened)  # the same file under its old and its new name
-
-
-def _close_all(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
-def _names(path: str) -> Iterator[str]:
-    yield path
-    for number in range(1, _MOST_FILES):
-        yield f"{path}.{number}"
-
-
-def _lines(descriptor: int, start: int, end: int) -> Iterator[bytes]:
+def _lines(file: LogFile, start: int, end: int) -> Iterator[bytes]:
     """Lines between the offsets; a last one without a newline is included."""
     rest = b""
-    at = start
-    while at < end:
-        block = os.pread(descriptor, min(_BLOCK, end - at), at)
-        if not block:
-            break
-        at += len(block)
+    for block in file.blocks(start, end):
         lines = (rest + block).split(b"\n")
         rest = lines.pop()[-_MAX_LINE:]
         yield from lines
     if rest:
         yield rest
-
-
-def _tail_starts(descriptors: list[int], sizes: list[int], tail: int) -> list[int]:
-    """The offset in each file (oldest first) where the last `tail` lines of all together begin."""
-    starts = list(sizes)
-    missing = tail
-    for index in range(len(descriptors) - 1, -1, -1):
-        if missing <= 0:
-            break
-        starts[index], found = _start_of_last(descriptors[index], sizes[index], missing)
-        missing -= found
-    return starts
-
-
-def _start_of_last(descriptor: int, size: int, count: int) -> tuple[int, int]:
-    """Where the last `count` lines begin, and how many there are; read from the end in blocks."""
-    found = 0
-    at = end = size
-    while at > 0:
-        at = max(0, at - _BLOCK)
-        block = os.pread(descriptor, end - at, at)
-        where = len(block)
-        while (where := block.rfind(b"\n", 0, where)) >= 0:
-            # The newline that ends the file begins no line.
-            if at + where + 1 < size:
-                found += 1
-                if found == count:
-                    return at + where + 1, found
-        end = at
-    return 0, found + (1 if size else 0)
 
 
 async def follow(
@@ -270,21 +203,20 @@ class _Follower:
                 raise NotFound(f"no such log: {path}") from error
             raise
         try:
-            self._files = _open_all(path)
+            self._files = open_all(path)
         except BaseException:
             self._watch.close()
             raise
         self._offsets = [0] * len(self._files)
         if tail is not None:
-            sizes = [os.fstat(descriptor).st_size for descriptor in self._files]
-            self._offsets = _tail_starts(self._files, sizes, tail)
+            self._offsets = tail_starts(self._files, tail)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._watch.fileno(), self._on_events)
 
     def close(self) -> None:
         self._loop.remove_reader(self._watch.fileno())
         self._watch.close()
-        _close_all(self._files)
+        close_all(self._files)
         self._files.clear()
 
     def _on_events(self) -> None:
@@ -300,17 +232,17 @@ class _Follower:
                 yield from self._drain()
                 if len(self._files) == 1:
                     break
-                os.close(self._files.pop(0))
+                self._files.pop(0).close()
                 self._offsets.pop(0)
                 self._rest = b""  # torn for ever: lines do not go on in the next file
             if not self._open_newer():
                 return
 
     def _drain(self) -> Iterator[bytes]:
-        descriptor = self._files[0]
-        if os.fstat(descriptor).st_size < self._offsets[0]:
+        file = self._files[0]
+        if file.size < self._offsets[0]:
             self._offsets[0], self._rest = 0, b""  # a single log file that is full begins anew
-        while block := os.pread(descriptor, _BLOCK, self._offsets[0]):
+        for block in file.blocks(self._offsets[0], _NO_END):
             self._offsets[0] += len(block)
             lines = (self._rest + block).split(b"\n")
             self._rest = lines.pop()[-_MAX_LINE:]
@@ -318,17 +250,28 @@ class _Follower:
 
     def _open_newer(self) -> bool:
         """Put the files that are newer than the one being read behind it; False when there is none."""
-        current = os.fstat(self._files[0]).st_ino if self._files else None
+        current = self._files[0].inode if self._files else None
         try:
             if os.stat(self._path).st_ino == current:
                 return False
         except FileNotFoundError:
             return False  # between the two steps of a rotation, or not begun: an event follows
-        newest = _open_all(self._path)
-        inodes = [os.fstat(descriptor).st_ino for descriptor in newest]
-        # When ours was rotated out of existence, all that is left is newer.
-        keep = inodes.index(current) + 1 if current in inodes else 0
-        _close_all(newest[:keep])
+        newest = open_all(self._path)
+        keep = self._place_in(newest) + 1
+        close_all(newest[:keep])
         self._files += newest[keep:]
         self._offsets += [0] * (len(newest) - keep)
         return len(newest) > keep
+
+    def _place_in(self, files: list[LogFile]) -> int:
+        """Which of them is the one being read; -1 when it was rotated out of existence, and all of them are newer."""
+        if not self._files:
+            return -1
+        ours = self._files[0]
+        inodes = [file.inode for file in files]
+        if ours.inode in inodes:
+            return inodes.index(ours.inode)
+        # It may have been compressed meanwhile, which makes it another file with the same content.
+        packed = [number for number, file in enumerate(files) if file.compressed]
+        record = ours.first_record() if packed else b""
+        return next((number for number in packed if files[number].first_record() == record), -1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sampan.errors import NotFound
-from sampan.logs import reader
+from sampan.logs import log_files
 from sampan.logs.json_file import JsonFileSink
 from sampan.logs.reader import LogRecord, follow, parse_record, parse_time, read
 
@@ -100,7 +100,7 @@ def test_a_tail_across_block_borders_counts_every_line_once(
 ) -> None:
     fill(tmp_path / "log", 30).close()
     for block in (1, 2, 61, 62, 63, 64, 1000):
-        monkeypatch.setattr(reader, "_BLOCK", block)
+        monkeypatch.setattr(log_files, "BLOCK", block)
         for tail in (1, 2, 29, 30, 31):
             assert numbers(list(read(tmp_path / "log", tail=tail))) == list(range(30))[-tail:]
 
