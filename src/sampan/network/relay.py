@@ -45,6 +45,14 @@ def retire_address(instance: str) -> str:
     return f"\0sampan-relay/{instance}"
 
 
+def same_mounts(process: int) -> bool:
+    """Whether a process has our mount namespace: no container has."""
+    try:
+        return os.path.samefile(f"/proc/{process}/ns/mnt", "/proc/self/ns/mnt")
+    except OSError:
+        return False  # it has ended
+
+
 class Loop:
     """epoll with one handler for each descriptor, and connections that have more to do."""
 
@@ -444,7 +452,8 @@ class Relay:
         self._ports[key] = (TcpPort if protocol == "tcp" else UdpPort)(self._loop, bound, target)
 
     def _on_door(self, _events: int) -> None:
-        """Only the same user may say it: abstract sockets have no permissions."""
+        """Only the same user outside of containers may say it: abstract sockets have no permissions, and a container
+        with the host's network finds them too."""
         try:
             caller, _ = self._door.accept()
         except OSError:
@@ -452,8 +461,8 @@ class Relay:
         with caller:
             caller.settimeout(1)
             credentials = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            _, user, _ = struct.unpack("=iII", credentials)
-            if user != os.geteuid():
+            process, user, _ = struct.unpack("=iII", credentials)
+            if user != os.geteuid() or not same_mounts(process):
                 return
             try:
                 if caller.recv(64) != b"retire":

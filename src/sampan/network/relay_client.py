@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 
 from sampan.errors import Unavailable
-from sampan.network.relay import retire_address
+from sampan.network.relay import retire_address, same_mounts
 
 _log = logging.getLogger(__name__)
 _ANSWER = 5.0  # seconds; the relay is a single thread that never blocks
@@ -86,9 +86,13 @@ class RelayClient:
             try:
                 caller.connect(retire_address(self._instance))
                 credentials = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-                _, user, _ = struct.unpack("=iII", credentials)
-                if user != os.geteuid():
-                    _log.warning("user %d has taken the name of the port relay's socket", user)
+                process, user, _ = struct.unpack("=iII", credentials)
+                # The process is the daemon that is gone. Where there is one, it may be root in a container.
+                foreign = os.path.exists(f"/proc/{process}") and not same_mounts(process)
+                if user != os.geteuid() or foreign:
+                    _log.warning(
+                        "process %d of user %d has taken the name of the relay's socket", process, user
+                    )
                     return False
                 caller.send(b"retire")
                 return caller.recv(64) == b"retired"
@@ -158,10 +162,9 @@ class RelayClient:
             except OSError as exc:
                 if exc.errno != errno.EADDRINUSE:
                     raise
-                if self.retire_orphan():
-                    door.bind(retire_address(self._instance))
-                else:
-                    self._bind_elsewhere(door)
+                self.retire_orphan()
+                # What answered may be a container's root with the host's network, which says anything.
+                self._bind_elsewhere(door)
             door.listen(4)
         except BaseException:
             door.close()

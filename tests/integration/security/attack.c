@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <stddef.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -20,6 +22,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -354,6 +357,63 @@ static int descriptors(const char *canary)
 	return 0;
 }
 
+static int abstract_socket(const char *name, struct sockaddr_un *address)
+{
+	memset(address, 0, sizeof(*address));
+	address->sun_family = AF_UNIX;
+	strncpy(address->sun_path + 1, name, sizeof(address->sun_path) - 2);
+	return offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name);
+}
+
+/* Say "retire" to whoever listens at the abstract socket NAME. */
+static int retire(const char *name)
+{
+	struct sockaddr_un address;
+	char answer[64] = { 0 };
+	int size = abstract_socket(name, &address), sock = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+
+	say("connect", connect(sock, (struct sockaddr *)&address, size));
+	(void)!send(sock, "retire", 6, MSG_NOSIGNAL);
+	(void)!recv(sock, answer, sizeof(answer) - 1, 0);
+	printf("answer %s.\n", answer);
+	return 0;
+}
+
+/* Take the abstract name NAME, and answer "retired" to whoever comes. */
+static int squat(const char *name)
+{
+	struct sockaddr_un address;
+	char text[64];
+	int size = abstract_socket(name, &address), sock = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+
+	say("bind", bind(sock, (struct sockaddr *)&address, size));
+	say("listen", listen(sock, 4));
+	for (;;) {
+		int caller = accept(sock, NULL, NULL);
+		(void)!recv(caller, text, sizeof(text), 0);
+		(void)!send(caller, "retired", 7, MSG_NOSIGNAL);
+		close(caller);
+	}
+}
+
+/* Count how often somebody opens FILE; it is not opened by a look at it alone (O_PATH). */
+static int opened(const char *file, const char *stop)
+{
+	char events[4096];
+	long times = 0;
+	int watch = inotify_init1(IN_NONBLOCK);
+
+	say("watch", inotify_add_watch(watch, file, IN_OPEN));
+	while (goes_on(stop)) {
+		long size = read(watch, events, sizeof(events));
+		if (size > 0)
+			times += size / (long)sizeof(struct inotify_event);
+		usleep(1000);
+	}
+	printf("opened %ld\n", times);
+	return 0;
+}
+
 int main(int count, char **a)
 {
 	const char *what = count > 1 ? a[1] : "";
@@ -378,6 +438,12 @@ int main(int count, char **a)
 		return cmdline();
 	if (!strcmp(what, "descriptors") && count == 3)
 		return descriptors(a[2]);
+	if (!strcmp(what, "retire") && count == 3)
+		return retire(a[2]);
+	if (!strcmp(what, "squat") && count == 3)
+		return squat(a[2]);
+	if (!strcmp(what, "opened") && count == 4)
+		return opened(a[2], a[3]);
 	fprintf(stderr, "attack: unknown command\n");
 	return 2;
 }
