@@ -113,7 +113,11 @@ class Attack:
 
     def swapping(self, volume: str, one: str, other: str) -> Swapping:
         """A container that exchanges two names in the volume (mounted at /v) until `stop`."""
-        return Swapping(self, volume, one, other)
+        return Swapping(self, volume, "swap", f"/v/{one}", f"/v/{other}")
+
+    def relinking(self, volume: str, name: str, target: str) -> Swapping:
+        """A container that replaces whatever appears in the volume under this name with a link to `target`."""
+        return Swapping(self, volume, "relink", f"/v/{name}", target)
 
     def assert_host_untouched(self) -> None:
         status = self.canary.stat()
@@ -127,9 +131,11 @@ class Attack:
 
 
 class Swapping:
-    def __init__(self, attack: Attack, volume: str, one: str, other: str) -> None:
+    """What a container does in a volume in a loop, `stop` included."""
+
+    def __init__(self, attack: Attack, volume: str, *trick: str) -> None:
         self._attack = attack
-        command = ("/attack", "swap", f"/v/{one}", f"/v/{other}", "/v/.stop", "/v/.swaps")
+        command = ("/attack", *trick, "/v/.stop", "/v/.swaps")
         self.id = attack.background("-v", f"{volume}:/v", attack.image, *command)
         inspected = attack.sampan.api.api.inspect_volume(volume)
         self.path = Path(inspected["Mountpoint"])
@@ -139,14 +145,14 @@ class Swapping:
             time.sleep(0.01)
 
     def count(self) -> int:
-        """How often the two have been exchanged up to now."""
+        """How often it was done up to now."""
         try:
             return int((self.path / ".swaps").read_text() or "0")
         except FileNotFoundError:
             return 0
 
     def stop(self) -> int:
-        """The whole number of exchanges."""
+        """The whole number of times."""
         (self.path / ".stop").touch()
         self._attack.sampan.ok("wait", self.id)
         return self.count()

@@ -101,7 +101,7 @@ class Files:
         record = self._parts.store.find(reference).record
 
         def work(write: Callable[[bytes], object]) -> None:
-            with self._root(record, path) as (root, place, ids):
+            with _told(reference, path), self._root(record, path) as (root, place, ids):
                 owners = None if ids is None else ids.inside
                 if place.follow:
                     inside = _open(root, place.inner, os.O_RDONLY | os.O_DIRECTORY, reference, path)
@@ -130,7 +130,7 @@ class Files:
         check_writable(record, path)
 
         def work() -> None:
-            with self._root(record, path) as (root, place, ids):
+            with _told(reference, path), self._root(record, path) as (root, place, ids):
                 target = _open(root, place.inner, os.O_PATH, reference, path)
                 try:
                     if not stat.S_ISDIR(os.fstat(target).st_mode):
@@ -299,8 +299,17 @@ def go_mode(mode: int) -> int:
 
 
 def _open(root: int, inner: str, flags: int, reference: str, path: str) -> int:
-    try:
+    with _told(reference, path):
         return open_in_root(root, inner, flags)
+
+
+@contextmanager
+def _told(reference: str, path: str) -> Iterator[None]:
+    """What a path in a container leads to: also when it has changed since it was looked at, as containers go on."""
+    try:
+        yield
+    except ConnectionError:
+        raise  # the client has left
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             raise NotFound(f"Could not find the file {path} in container {reference}") from error
