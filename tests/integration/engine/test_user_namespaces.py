@@ -233,6 +233,17 @@ def test_a_range_that_is_missing_stops_the_daemon_with_its_reason(tmp_path: Path
             engine.start()
 
 
+def test_a_root_on_a_file_system_without_mapped_ids_stops_the_daemon_with_its_reason(tmp_path: Path) -> None:
+    for name in ("lower", "upper", "work", "engine/root"):
+        (tmp_path / name).mkdir(parents=True)
+    layers = ",".join(f"{name}dir={tmp_path}/{name}" for name in ("lower", "upper", "work"))
+    mount = f"mount -t overlay overlay -o {layers} {tmp_path}/engine/root"
+    prefix = [*remapping_prefix(tmp_path), "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    engine = EngineProcess(tmp_path / "engine", options=("--userns-remap", "nobody:nogroup"), prefix=prefix)
+    with pytest.raises(RuntimeError, match=r"--userns-remap: .* can't be shown with mapped ids"):
+        engine.start()
+
+
 def test_containers_survive_the_daemon_and_can_be_entered_when_it_remaps_no_more(remapped: Any) -> None:
     name = remapped.ok("run", "-d", "--network", "none", "busybox", "sleep", "600")
     engine = remapped.engine
