@@ -42,7 +42,7 @@ from sampan.engine.volumes import Volumes
 from sampan.errors import SampanError
 from sampan.linux import cgroups
 from sampan.linux.cgroups.features import available_cpuset, detect_features
-from sampan.linux.filesystems import is_offered
+from sampan.linux.filesystems import mounts_erofs_images
 from sampan.network import resolvconf
 from sampan.network.dns import NameServer
 from sampan.network.host import NetworkHost
@@ -215,7 +215,7 @@ def _connect_images(stores: Stores, images: Images, containers: Containers, laun
 
 def layer_kind() -> Literal["erofs", "dir"]:
     """EROFS images where this kernel mounts them, else directories."""
-    return "erofs" if is_offered("erofs") else "dir"
+    return "erofs" if mounts_erofs_images() else "dir"
 
 
 def _builds(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
+from sampan.errors import Unsupported
 from sampan.linux import libc
+from sampan.linux.mount import open_loop_control
 
 _FSOPEN_CLOEXEC = 1
 
@@ -14,5 +16,23 @@ def is_offered(name: str) -> bool:
     try:
         os.close(libc.checked("fsopen", name, libc.FSOPEN, name.encode(), _FSOPEN_CLOEXEC))
     except OSError:
+        return False
+    return True
+
+
+def kernel_version() -> tuple[int, int]:
+    major, minor = os.uname().release.split("-", 1)[0].split(".")[:2]
+    return int(major), int(minor)
+
+
+def mounts_erofs_images() -> bool:
+    """Directly from a file (Linux 6.12), or over a loop device."""
+    if not is_offered("erofs"):
+        return False
+    if kernel_version() >= (6, 12):
+        return True
+    try:
+        os.close(open_loop_control())
+    except Unsupported:
         return False
     return True

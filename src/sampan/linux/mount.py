@@ -10,9 +10,11 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Sequence
 
+from sampan.errors import Unsupported
 from sampan.linux import libc
 from sampan.linux.libc import SystemCallError
 
@@ -177,6 +179,7 @@ def set_root_propagation(propagation: int) -> None:
 _LOOP_CTL_GET_FREE = 0x4C82
 _LOOP_CONFIGURE = 0x4C0A
 _LOOP_FLAGS = 1 | 4  # read-only, autoclear
+_LOOP_CONTROL = "/dev/loop-control"
 _LOOP_CONFIG_SIZE = 304
 _LOOP_FLAGS_OFFSET = 8 + 52
 _LOOP_ATTEMPTS = 32
@@ -214,9 +217,27 @@ def mount_erofs(image: str, target: str) -> None:
         os.close(mounted)
 
 
+def open_loop_control() -> int:
+    """Opening it loads the kernel's loop module (loop(4)). Raises `Unsupported` where there is none.
+
+    The node exists from the boot on where systemd-tmpfiles made it; elsewhere only once the module is loaded.
+    """
+    try:
+        try:
+            return os.open(_LOOP_CONTROL, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            os.mknod(_LOOP_CONTROL, stat.S_IFCHR | 0o660, os.makedev(10, 237))
+            return os.open(_LOOP_CONTROL, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise Unsupported(
+            f"this kernel mounts EROFS images over loop devices only, and has none: {error.strerror}",
+            hint="load the kernel's module: modprobe loop",
+        ) from error
+
+
 def _loop_device(backing: int) -> tuple[int, str]:
     """A read-only loop device (loop(4)) on `backing`, freed by the kernel with its last user; descriptor and path."""
-    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    control = open_loop_control()
     try:
         for _ in range(_LOOP_ATTEMPTS):
             name = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"

@@ -14,13 +14,15 @@ import msgspec
 
 from sampan.errors import Internal, Invalid, NotFound
 from sampan.linux import libc, mount
-from sampan.linux.libc import SystemCallError
+from sampan.linux.filesystems import kernel_version
 from sampan.oci.rootfs import LayerMount, RootAssembly
 
 MAX_LAYERS = 500
 """The kernel's own bound (OVL_MAX_STACK)."""
 
 _OPTIONS = (("redirect_dir", "off"), ("metacopy", "off"), ("index", "off"), ("xino", "off"))
+_OPTION_PER_LAYER = (6, 5)
+"""From this kernel on `lowerdir+` is an option; an older one says so only when the mount is made."""
 _MAX_MOUNT_DATA = 4095
 _EMPTY, _SCRATCH = "empty", "scratch"
 _SPECIAL = frozenset(",:\\")
@@ -123,16 +125,13 @@ class Overlay(msgspec.Struct, frozen=True):
                 os.close(descriptor)
 
     def _mount(self, lower: list[str], held: list[int]) -> int:
+        if kernel_version() < _OPTION_PER_LAYER:
+            return self._mount_old(lower)
         attributes = mount.ATTR_RDONLY if self.upper is None else 0
         with mount.Filesystem("overlay") as context:
             context.set("source", "overlay")
-            try:
-                for path in lower:
-                    context.set("lowerdir+", _option_path(path, held))
-            except SystemCallError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-                return self._mount_old(lower)  # before Linux 6.5
+            for path in lower:
+                context.set("lowerdir+", _option_path(path, held))
             if self.upper is not None and self.work is not None:
                 context.set("upperdir", _option_path(self.upper, held))
                 context.set("workdir", _option_path(self.work, held))
