@@ -61,6 +61,8 @@ def alive(sampan: Any) -> None:
         b'{"Image": "busybox", "HostConfig": {"PortBindings": {"99999/tcp": [{"HostPort": "x"}]}}}',
         b'{"Image": "busybox", "HostConfig": {"Binds": ["::::"]}}',
         b'{"Image": "busybox", "Env": [null]}',
+        b'{"Image": "busybox", "Cmd": ["true", "a\\u0000b"]}',
+        b'{"Image": "busybox", "User": "a\\u0000b"}',
         b'{"Image": "../../etc"}',
         b"[" * 100_000,
         b'{"Image": "' + b"x" * 3_000_000 + b'"}',

@@ -19,6 +19,7 @@ import pytest
 from sampan.engine.config import CreateBody, HostConfig, RestartPolicy
 from sampan.engine.containers import lifecycle, recovery
 from sampan.errors import Unavailable
+from sampan.oci.image import Healthcheck
 from sampan.runtime.messages import EXIT_FILE
 
 pytestmark = pytest.mark.root
@@ -276,6 +277,36 @@ def test_a_container_whose_shim_does_not_answer_can_be_killed_all_the_same(
         assert await engine.containers.start("stopped")
 
     place.run(test)
+
+
+def test_health_goes_on_where_it_was_and_what_became_unhealthy_meanwhile_is_restarted(place: Any) -> None:
+    async def test(engine: Any) -> None:
+        body = CreateBody(
+            image="box:1",
+            cmd=("sh", "-c", "touch /tmp/well; exec sleep 1000"),
+            healthcheck=Healthcheck(("CMD-SHELL", "test -e /tmp/well"), interval=100_000_000, retries=2),
+            stop_timeout=0,
+            host_config=HostConfig(restart_policy=RestartPolicy("always"), restart_unhealthy=True),
+        )
+        await engine.containers.create("checked", body)
+        await engine.containers.start("checked")
+        await until(lambda: status_of(engine, "checked") == "healthy")
+        first = engine.containers.record("checked").state
+        await engine.close()
+        Path(f"/proc/{first.pid}/root/tmp/well").unlink()
+        again = await place.engine()
+        found = again.containers.record("checked").state
+        assert found.pid == first.pid and found.health is not None and found.health.log
+        await until(lambda: again.containers.record("checked").restart_count == 1)
+        await until(lambda: status_of(again, "checked") == "healthy")
+        assert again.containers.record("checked").state.pid != first.pid
+
+    place.run(test)
+
+
+def status_of(engine: Any, name: str) -> str:
+    health = engine.containers.record(name).state.health
+    return health.status if health is not None else ""
 
 
 def parent_of(pid: int) -> int:

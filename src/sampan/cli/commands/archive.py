@@ -35,9 +35,11 @@ def _write_out(response: Response, path: str) -> None:
             write_all(1, data)
         return
     directory = os.path.dirname(path) or "."
-    temporary = os.path.join(directory, f".{os.path.basename(path)}.{os.getpid()}")
+    # Readable by its owner alone, as Docker's, and never through a link that others have put there.
+    temporary = os.path.join(directory, f".{os.path.basename(path)}.{os.urandom(8).hex()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with open(temporary, "wb", buffering=0) as file:
+        with open(descriptor, "wb", buffering=0) as file:
             for data in response.chunks():
                 write_all(file.fileno(), data)
         os.replace(temporary, path)
@@ -61,6 +63,12 @@ def _check_output(path: str, command: str) -> None:
         )
     if os.path.isdir(path):
         raise Failure(f'failed to {command}: invalid output path: "{path}" must be a regular file')
+    if os.path.exists(path) and not os.path.isfile(path):
+        what = "image" if command == "save" else "container"
+        raise Failure(
+            f'failed to {command} {what}: invalid output path: "{path}" must be a directory or a regular file: '
+            "got a device"
+        )
 
 
 def _save(invocation: Invocation) -> int:
