@@ -34,9 +34,9 @@ guide: setup ## the deployment guide's Dockerfiles, built and run (minutes, down
 	tools/system-packages demo
 	$(BIN)/python -m pytest tests/guide
 
-differential: setup ## the command line's output and requests compared with Debian's docker, command by command
-	tools/system-packages test
-	SAMPAN_DIFFERENTIAL=1 $(BIN)/python -m pytest tests/integration/cli
+differential: setup ## the same command lines on Debian's docker and on sampan (AGAINST=docker: the suite itself, docker twice)
+	tools/system-packages differential
+	SAMPAN_DIFFERENTIAL_AGAINST=$(AGAINST) $(BIN)/python -m pytest tests/differential
 
 load: setup ## hundreds of containers at once, a gigabyte of logs (minutes)
 	tools/system-packages test

@@ -102,7 +102,7 @@ def config_json(image: Image) -> Json:
         "Tty": False,
         "OpenStdin": False,
         "StdinOnce": False,
-        "Env": list(defaults.env) if defaults.env else [],
+        "Env": list(defaults.env) if defaults.env else None,
         "Cmd": list(defaults.cmd) if defaults.cmd else None,
         "Image": "",
         "Volumes": defaults.volumes,

@@ -238,7 +238,8 @@ def _builds(
 
     cache = build_cache_keeper(stores.cache, stores.images)
     keep_layers = stores.images.no_collection
-    return Builds(settings.root / "builds", settings.run / "builds", make_builder, cache, keep_layers)
+    builds, small = settings.root / "builds", settings.run / "builds"
+    return Builds(builds, small, make_builder, cache, keep_layers, images.announce_tags)
 
 
 def host_resolvers(

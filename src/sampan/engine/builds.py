@@ -9,13 +9,14 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from sampan.build.builder import Builder
 from sampan.build.model import BuildEvent, BuildRequest
 from sampan.engine.threads import Report, ReportedWork, blocking_chunks
+from sampan.oci.reference import Reference
 from sampan.registry.config import Credentials
 from sampan.storage.extract import ExtractOptions, extract_tar
 
@@ -42,18 +43,21 @@ class Builds:
         make_builder: MakeBuilder,
         cache: BuildCacheKeeper,
         keep_layers: Callable[[], AbstractContextManager[None]] = nullcontext,
+        tagged: Callable[[Sequence[Reference]], None] = lambda _names: None,
     ) -> None:
         """`root` and `small` are directories for contexts under way; what an earlier engine left there is removed.
 
         Contexts of up to `SMALL_CONTEXT` bytes go to `small`, which mostly is in memory: making and removing
         hundreds of little files is what takes longest in a build from the cache. `keep_layers`: while a build is under
         way no layer is collected; one that it stands on may belong to an image that is removed meanwhile.
+        `tagged` is told in the event loop of the names that a build has given.
         """
         self._root = root
         self._small = small
         self._make_builder = make_builder
         self._cache = cache
         self._keep_layers = keep_layers
+        self._tagged = tagged
         for directory in (root, small):
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True, mode=0o700)
@@ -85,6 +89,7 @@ class Builds:
                         extract_tar(itertools.chain((start,), archive), context_fd, _CONTEXT)
                     with self._keep_layers():
                         self._make_builder(credentials, host_ca).build(request, context_fd, report, cancelled)
+                    loop.call_soon_threadsafe(self._tagged, request.tags)
                 finally:
                     os.close(context_fd)
             finally:

@@ -349,6 +349,7 @@ def config_json(config: ContainerConfig) -> dict[str, Any]:
             del plain[name]
     if plain["Labels"] is None:
         plain["Labels"] = {}
+    plain["Env"] = plain["Env"] or None
     for name in ("Cmd", "Entrypoint"):
         if isinstance(plain[name], str):
             plain[name] = [plain[name]]

@@ -31,7 +31,8 @@ class Event:
         body: dict[str, object] = {}
         if self.type in ("container", "image"):
             body["status"] = self.action
-            body["id"] = self.actor_id
+            if self.actor_id:
+                body["id"] = self.actor_id
             if "image" in self.attributes:
                 body["from"] = self.attributes["image"]
         body.update(
@@ -47,8 +48,14 @@ class Event:
         return body
 
 
+_OBJECTS = ("container", "volume", "network", "daemon", "plugin", "node", "service", "secret", "config")
+
+
 def matches(event: Event, filters: Mapping[str, list[str]]) -> bool:
-    """Docker's rule: the values of one filter are alternatives, different filters all must hold."""
+    """Docker's rule: the values of one filter are alternatives, different filters all must hold.
+
+    A filter that is not known holds for every event, as in Docker.
+    """
     return all(_matches_one(event, name, values) for name, values in filters.items() if values)
 
 
@@ -61,19 +68,18 @@ def _matches_one(event: Event, name: str, values: list[str]) -> bool:
     if name == "label":
         return all(_has_label(attributes, value) for value in values)
     if name == "image":
+        names = (event.actor_id, attributes.get("name" if event.type == "image" else "image", ""))
+        return any(value in (each, _without_tag(each)) for each in names for value in values)
+    if name in _OBJECTS:
+        # Docker asks for the beginning of the actor's id or name, of whatever type the event is.
         own = (event.actor_id, attributes.get("name", ""))
-        names = own if event.type == "image" else (attributes.get("image", ""),)
-        return any(value in (each, each.partition(":")[0]) for each in names for value in values)
-    if name in ("container", "volume", "network", "daemon"):
-        return any(_concerns(event, name, value) for value in values)
-    return name == "scope" and "local" in values
+        return any(each.startswith(value) for each in own for value in values)
+    return name != "scope" or "local" in values
 
 
-def _concerns(event: Event, type_: str, value: str) -> bool:
-    """Whether the event is about the `type_` called `value` (id, prefix of an id, or name)."""
-    if event.type == type_:
-        return value == event.attributes.get("name") or (value != "" and event.actor_id.startswith(value))
-    return value == event.attributes.get(type_)
+def _without_tag(image: str) -> str:
+    repository, colon, tag = image.rpartition(":")
+    return repository if colon and "/" not in tag else image
 
 
 def _has_label(attributes: Mapping[str, str], wanted: str) -> bool:

@@ -276,7 +276,7 @@ class Execs:
             spec,
             str(run_dir),
             stdin=body.attach_stdin,
-            user=body.user or record.config.user or None,
+            user=body.user or record.config.user,
             groups=record.host.group_add or (),
             init_start_time=record.state.start_time,
         )

@@ -29,6 +29,8 @@ def render(
     lines = [_HEAD, entries(extra, gateway)]
     lines += [f"{address}\t{names}\n" for address, names in links]
     own = f"{hostname}.{domainname} {hostname}" if domainname else hostname
+    if not domainname and "." in hostname:
+        own = f"{hostname} {hostname.partition('.')[0]}"
     lines += [f"{address}\t{own}\n" for address in addresses]
     return "".join(lines)
 

@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -100,6 +100,13 @@ class Images:
         image = await asyncio.to_thread(self.store.get, name)
         await asyncio.to_thread(self.store.tag, image.id, reference)
         self._announce("tag", image.id, reference.familiar)
+
+    def announce_tags(self, names: Iterable[Reference]) -> None:
+        """Events for names that somebody else, a build, has given."""
+        for name in names:
+            image = self.store.find(str(name.with_default_tag()))
+            if image is not None:
+                self._announce("tag", image.id, name.with_default_tag().familiar)
 
     async def remove(self, name: str, *, force: bool) -> Removal:
         removal = await asyncio.to_thread(self.store.remove, name, force=force, uses=self.uses)
@@ -256,6 +263,8 @@ class Images:
         def work(write: Callable[[bytes], object]) -> None:
             save_archive(self.store, chosen, _Writer(write))
 
+        for image_id in dict.fromkeys(image.id for image, _ in chosen):
+            self._announce("save", image_id, str(image_id))
         return streamed(work)
 
     def _saved(self, name: str) -> builtins.list[tuple[Image, Reference | None]]:
@@ -324,7 +333,9 @@ class Images:
             return image.id
 
         image_id = await asyncio.to_thread(work)
-        self._announce("import", image_id, name.familiar if name is not None else str(image_id))
+        if name is not None:
+            self._announce("tag", image_id, name.familiar)
+        self._announce("import", image_id, str(image_id))
         return image_id
 
     # Events
@@ -336,8 +347,8 @@ class Images:
         self._events.publish("image", action, image_id, {**labels, "name": name})
 
     def _announce_removal(self, removal: Removal) -> None:
-        for name in removal.untagged:
-            self._events.publish("image", "untag", name, {"name": name})
+        for image_id in removal.owners:
+            self._events.publish("image", "untag", image_id, {"name": str(image_id)})
         for image_id in removal.deleted:
             self._events.publish("image", "delete", image_id, {"name": str(image_id)})
 

@@ -312,7 +312,7 @@ def parse_volumes_from(spec: str) -> tuple[str, bool]:
 def inherit(points: Iterable[MountPoint], *, read_only: bool) -> tuple[MountPoint, ...]:
     """Another container's mounts as --volumes-from takes them over (never to be filled again)."""
     return tuple(
-        replace(point, rw=point.rw and not read_only, copy=False, anonymous=False)
+        replace(point, mode="", rw=point.rw and not read_only, copy=False, anonymous=False)
         for point in points
         if point.type in ("bind", "volume")
     )

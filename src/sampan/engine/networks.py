@@ -258,7 +258,8 @@ class Networks:
         except BaseException:
             self._subnets.release(subnet)
             raise
-        shown = replace(asked, subnet=str(subnet), gateway=str(gateway))
+        # As Docker: a gateway that was chosen for a given subnet is not shown.
+        shown = replace(asked, subnet=str(subnet), gateway=asked.gateway if asked.subnet else str(gateway))
         return NetworkRecord(
             network_id,
             body.name,
@@ -326,6 +327,7 @@ class Networks:
                 continue
             await self.remove(record.id)
             removed.append(record.name)
+        self._events.publish("network", "prune", "", {"reclaimed": "0"})
         return {"NetworksDeleted": removed}
 
     def list(self, filters: Mapping[str, Sequence[str]]) -> builtins.list[Json]:

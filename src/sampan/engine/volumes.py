@@ -95,7 +95,7 @@ class Volumes:
             name or new_id(),
             now(),
             labels=None if labels is None else dict(labels),
-            options=dict(options) if options else None,
+            options=None if options is None else dict(options),
             anonymous=anonymous or not name,
         )
         async with self._changing(record.name):

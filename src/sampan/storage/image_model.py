@@ -79,7 +79,7 @@ class Removal:
 
     `untagged`: names in their familiar form; `deleted`: ids of images; `chains`: the chain ids (image-spec
     config.md) that no image has any more, which is what Docker reports of layers; `layers`: diff-ids of layers whose
-    data is gone; `freed`: bytes.
+    data is gone; `freed`: bytes; `owners`: the id of the image that each of `untagged` was a name of.
     """
 
     untagged: tuple[str, ...] = ()
@@ -87,6 +87,7 @@ class Removal:
     chains: tuple[Digest, ...] = ()
     layers: tuple[Digest, ...] = ()
     freed: int = 0
+    owners: tuple[Digest, ...] = ()
 
     def records(self) -> list[dict[str, str]]:
         """Docker's answer to DELETE /images/{name}."""
@@ -102,6 +103,7 @@ class Removal:
             self.chains + other.chains,
             self.layers + other.layers,
             self.freed + other.freed,
+            self.owners + other.owners,
         )
 
 

@@ -353,10 +353,11 @@ class ImageStore:
             self._commit(changes)
             untagged = tuple(name.familiar for name in plan.untag)
             if not plan.delete:
-                return Removal(untagged)
+                return Removal(untagged, owners=(image_id,) * len(untagged))
             chains = self._dead_chains(doomed)
             freed, layers = self.collect({diff_id for one in doomed for diff_id in one})
-        return Removal(untagged, tuple(plan.delete), chains, layers, freed)
+        owners = (image_id,) * len(untagged)
+        return Removal(untagged, tuple(plan.delete), chains, layers, freed, owners)
 
     def _dead_chains(self, doomed: Sequence[Sequence[Digest]]) -> tuple[Digest, ...]:
         live = {chain for _, config in self._records.values() for chain in chain_ids(config.rootfs.diff_ids)}

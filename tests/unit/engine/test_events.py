@@ -22,6 +22,11 @@ DIED = Event("container", "die", "abc123", {"name": "web", "image": "nginx:1", "
         {"label": ["team"]},
         {"label": ["team=x"], "event": ["die"]},
         {},
+        # Docker looks at the actor's id and name, whatever the event's type, and passes over what it doesn't know.
+        {"volume": ["we"]},
+        {"nosuch": ["x"]},
+        {"image": ["nginx"]},
+        {"scope": ["local"]},
     ],
 )
 def test_an_event_that_fits_every_filter_matches(filters: dict[str, list[str]]) -> None:
@@ -37,7 +42,10 @@ def test_an_event_that_fits_every_filter_matches(filters: dict[str, list[str]]) 
         {"image": ["nginx:2"]},
         {"label": ["team=y"]},
         {"label": ["team=x"], "event": ["start"]},
-        {"volume": ["web"]},
+        {"volume": ["data"]},
+        {"network": ["bridge"]},
+        {"daemon": ["host"]},
+        {"scope": ["swarm"]},
     ],
 )
 def test_an_event_that_misses_one_filter_does_not_match(filters: dict[str, list[str]]) -> None:

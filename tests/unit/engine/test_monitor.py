@@ -108,6 +108,7 @@ class Scene:
         parts: Any = SimpleNamespace(
             store=store,
             announce=lambda *_: None,
+            announce_volumes=lambda *_: None,
             cgroup=lambda _record: Group(group_error),
             networks=SimpleNamespace(get=lambda _id: None),
             cgroups=SimpleNamespace(layout="v1", hierarchies={}),  # a host that can't tell of OOM kills

@@ -48,7 +48,7 @@ def _events(invocation: Invocation) -> int:
     for event in client.messages(client.request("GET", "/events", query)):
         if template is not None:
             try:
-                print(template.render(_with_go_names(event)), flush=True)
+                print(template.render(_Message(event)), flush=True)
             except TemplateError as error:
                 raise Failure(str(error)) from None
         else:
@@ -56,9 +56,28 @@ def _events(invocation: Invocation) -> int:
     return 0
 
 
-def _with_go_names(event: dict[str, Any]) -> dict[str, Any]:
-    """Templates know an event's time by the names of Docker's type."""
-    return {**event, "Time": event.get("time", 0), "TimeNano": event.get("timeNano", 0)}
+class _Message(dict[str, "Any"]):
+    """An event as templates see it: its time also by the names of Docker's type, absent texts empty.
+
+    As JSON it stays what the engine sent.
+    """
+
+    def __init__(self, event: dict[str, Any]) -> None:
+        super().__init__(event)
+        self._known = {
+            "Status": event.get("status", ""),
+            "ID": event.get("id", ""),
+            "From": event.get("from", ""),
+            "Scope": event.get("scope", ""),
+            "Time": event.get("time", 0),
+            "TimeNano": event.get("timeNano", 0),
+        }
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self._known
+
+    def __missing__(self, name: str) -> Any:
+        return self._known[name]
 
 
 EVENTS = Command(

@@ -199,8 +199,8 @@ def _connect(invocation: Invocation) -> int:
     endpoint: dict[str, Any] = {
         "IPAMConfig": {key: value for key, value in address.items() if value},
         "Links": flags["link"] or None,
-        "Aliases": flags["alias"] or None,
-        "DriverOpts": texts.to_map(flags["driver-opt"]) or None,
+        "Aliases": flags["alias"],
+        "DriverOpts": texts.to_map(flags["driver-opt"]),
     }
     if flags["gw-priority"]:
         endpoint["GwPriority"] = flags["gw-priority"]

@@ -26,7 +26,7 @@ def build_body(flags: Values, image: str, command: list[str]) -> dict[str, Any]:
     body["ExposedPorts"] = {port: {} for port in exposed}
     body["Volumes"] = volumes
     host = _host_config(flags)
-    host["Binds"] = binds
+    host["Binds"] = binds or None
     host["PortBindings"] = bindings
     if host["AutoRemove"] and host["RestartPolicy"]["Name"] not in ("no", ""):
         raise ValueError("conflicting options: cannot specify both --restart and --rm")
@@ -134,7 +134,7 @@ def _host_config(flags: Values) -> dict[str, Any]:
         "Privileged": flags["privileged"],
         "PublishAllPorts": flags["publish-all"],
         "ReadonlyRootfs": flags["read-only"],
-        "SecurityOpt": security or None,
+        "SecurityOpt": security if flags["security-opt"] else None,
         "UTSMode": _mode(flags, "uts", ("", "host"), "--uts: invalid UTS mode"),
         "UsernsMode": _mode(flags, "userns", ("", "host"), "--userns: invalid USER mode"),
         "ShmSize": flags["shm-size"],

@@ -113,6 +113,20 @@ class Parts:
         attributes = {**record.labels, "image": record.image, "name": record.name, **(extra or {})}
         self.events.publish("container", action, record.id, attributes)
 
+    def announce_volumes(self, record: ContainerRecord, action: str) -> None:
+        """Publish `mount` or `unmount` of every volume of the container, with Docker's attributes."""
+        for point in record.mounts:
+            if point.type != "volume":
+                continue
+            attributes = {"driver": "local", "container": record.id}
+            if action == "mount":
+                attributes |= {
+                    "destination": point.destination,
+                    "read/write": "true" if point.rw else "false",
+                    "propagation": point.propagation,
+                }
+            self.events.publish("volume", action, point.name, attributes)
+
 
 def log_driver(record: ContainerRecord, settings: Settings) -> tuple[str, dict[str, str]]:
     """(driver, options) of a container's log."""

@@ -55,7 +55,11 @@ class Committing:
             finally:
                 if freeze:
                     await asyncio.to_thread(group.thaw)
-        self._parts.announce(record, "commit", {"comment": request.comment, "imageID": image_id})
+        attributes = {"comment": request.comment, "imageID": str(image_id)}
+        if name is not None:
+            self._parts.events.publish("image", "tag", image_id, {"name": name.familiar})
+            attributes["imageRef"] = name.familiar
+        self._parts.announce(record, "commit", attributes)
         return image_id
 
     def _commit(self, record: ContainerRecord, request: CommitRequest, name: Reference | None) -> Digest:

@@ -103,7 +103,11 @@ class Creator:
     def _config(self, body: CreateBody, image: ImageView, container_id: str) -> ContainerConfig:
         config = merge.merge(body.config(), image.config.defaults)
         validate.check_config(config)
-        if not config.hostname and body.host_config.uts_mode != "host":
+        joined = container_of(body.host_config.network_mode)
+        if joined and not config.hostname:
+            other = self._other(joined).config
+            config = replace(config, hostname=other.hostname, domainname=other.domainname)
+        if not config.hostname:
             # With the host's network a container has its name too.
             own = os.uname().nodename if body.host_config.network_mode == "host" else container_id[:12]
             config = replace(config, hostname=own)
@@ -119,6 +123,9 @@ class Creator:
                 raise Invalid(f"Invalid {kind} mode: invalid container format container:<name|id>")
             if other is not None:
                 changes[field] = f"container:{self._other(other).id}"
+        if host.security_opt is None and (host.privileged or "host" in (host.ipc_mode, host.pid_mode)):
+            # Docker's way of leaving these containers without an SELinux label; shown on every host.
+            changes["security_opt"] = ("label=disable",)
         return replace(host, **changes)
 
     def _check_links(self, host: HostConfig) -> None:

@@ -113,6 +113,7 @@ class Files:
                     os.close(_open(root, place.inner, os.O_PATH | os.O_NOFOLLOW, reference, path))
                     write_tree(root, _Output(write), path=place.inner, prefix=place.name, owners=owners)
 
+        self._parts.announce(record, "archive-path")
         return streamed(work)
 
     async def put(
@@ -141,7 +142,7 @@ class Files:
                     extract_tar(upload_file(upload, loop), root, mapped, directory=place.inner)
 
         await asyncio.to_thread(work)
-        self._parts.announce(record, "extract-to-dir", {"path": path})
+        self._parts.announce(record, "extract-to-dir")
 
     @contextmanager
     def _root(self, record: ContainerRecord, path: str) -> Iterator[tuple[int, Place, IdMaps | None]]:
@@ -221,6 +222,7 @@ class Files:
             finally:
                 os.close(root)
 
+        self._parts.announce(record, "export")
         return streamed(work)
 
 

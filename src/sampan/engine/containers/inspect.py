@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from typing import Any
 
@@ -12,6 +13,7 @@ from sampan.engine.containers.wiring import dns_names, publishing_address
 from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, State, epoch_ns
 from sampan.engine.ports import ports_json, summary_json
 from sampan.engine.security import apparmor_option
+from sampan.errors import SampanError
 from sampan.logs.status import read_status
 
 Json = dict[str, Any]
@@ -27,6 +29,10 @@ def inspect_json(record: ContainerRecord, parts: Parts, exec_ids: list[str]) -> 
         # What it has by default is said, so that one sees what another engine would have to do.
         host["MaskedPaths"] = _paths(record.host.masked_paths, default_spec.MASKED_PATHS)
         host["ReadonlyPaths"] = _paths(record.host.readonly_paths, default_spec.READONLY_PATHS)
+    host["Links"] = _links(record, parts)
+    config = config_json(record.config)
+    # A health check needs it; Docker does not take it over from the image.
+    config.pop("Shell", None)
     started = record.state.started_at != "0001-01-01T00:00:00Z"
 
     def place(name: str) -> str:
@@ -59,13 +65,38 @@ def inspect_json(record: ContainerRecord, parts: Parts, exec_ids: list[str]) -> 
         "HostConfig": host,
         "GraphDriver": {"Data": _graph(record, parts), "Name": "overlay2"},
         "Mounts": [mount_json(point) for point in record.mounts],
-        "Config": config_json(record.config),
-        "NetworkSettings": network_json(record),
+        "Config": config,
+        "NetworkSettings": _with_gateways(network_json(record), record, parts),
     }
 
 
 def _paths(own: tuple[str, ...] | None, default: tuple[str, ...]) -> list[str]:
     return list(default if own is None else own)
+def _with_gateways(settings: Json, record: ContainerRecord, parts: Parts) -> Json:
+    """Docker names the gateway of every network, also of those that the default route does not go through."""
+    for name, endpoint in record.endpoints.items():
+        network = parts.networks.get(endpoint.network_id)
+        if endpoint.spec is None or network is None or network.spec is None or network.spec.internal:
+            continue
+        settings["Networks"][name]["Gateway"] = network.spec.gateway
+        if name == "bridge":
+            settings["Gateway"] = network.spec.gateway
+    return settings
+
+
+def _links(record: ContainerRecord, parts: Parts) -> list[str] | None:
+    """`/other:/this/alias`, as Docker shows links of the default bridge; others as they were asked for."""
+    if record.host.links is None or record.host.network_mode not in ("default", "bridge"):
+        return list(record.host.links) if record.host.links is not None else None
+    shown = []
+    for link in record.host.links:
+        name, _, alias = link.partition(":")
+        try:
+            name = parts.store.find(name).record.name
+        except SampanError:
+            pass  # It has been removed: what was asked for is all there is.
+        shown.append(f"/{name}:/{record.name}/{alias or name}")
+    return shown
 
 
 def _log_status_json(record: ContainerRecord, parts: Parts) -> Json:
@@ -154,13 +185,26 @@ def endpoint_json(record: ContainerRecord, endpoint: Endpoint, *, user_defined: 
 
 
 _PREDEFINED = ("bridge", "host", "none")
+_NEVER = "0001-01-01T00:00:00Z"
 
 
 def networks_json(record: ContainerRecord) -> Json:
-    return {
+    shown = {
         name: endpoint_json(record, endpoint, user_defined=name not in _PREDEFINED)
         for name, endpoint in record.endpoints.items()
     }
+    for name, body in shown.items():
+        if record.state.started_at == _NEVER:
+            # Docker resolves the name of a network at the first start.
+            body["NetworkID"] = ""
+        elif record.running and not body["EndpointID"]:
+            body["EndpointID"] = _made_up(record, "endpoint", name)
+    return shown
+
+
+def _made_up(record: ContainerRecord, *what: str) -> str:
+    """An id for what Docker gives one and we need none for: the same while the container runs."""
+    return hashlib.sha256(" ".join((record.id, record.state.started_at, *what)).encode()).hexdigest()
 
 
 def network_json(record: ContainerRecord) -> Json:
@@ -169,6 +213,8 @@ def network_json(record: ContainerRecord) -> Json:
     flat = endpoint_json(record, shown)
     main = publishing_address(record.endpoints)
     sandbox = main.id if main is not None else ""
+    if not sandbox and record.endpoints and record.state.started_at != _NEVER:
+        sandbox = _made_up(record, "sandbox")
     return {
         "Bridge": "",
         "SandboxID": sandbox,

@@ -217,6 +217,7 @@ class Monitor:
                 "type": network.driver if network is not None else "bridge",
             }
             parts.events.publish("network", "disconnect", endpoint.network_id, attributes)
+        parts.announce_volumes(record, "unmount")
 
     # Restarting
 

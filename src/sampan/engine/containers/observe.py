@@ -29,7 +29,9 @@ class Observer:
         if record.state.status == "restarting":
             raise Conflict(f"Container {record.id} is restarting, wait until the container is running")
         state.check_running(record)
-        return await asyncio.to_thread(self._top, record, ps_args or "-ef")
+        table = await asyncio.to_thread(self._top, record, ps_args or "-ef")
+        self._parts.announce(record, "top")
+        return table
 
     def _top(self, record: ContainerRecord, ps_args: str) -> Json:
         pids = set(self._parts.cgroup(record).pids())

@@ -174,6 +174,7 @@ class Runner:
         self._wiring.arrived(running.id)
         self._wiring.refresh_names([one.network_id for one in running.endpoints.values()])
         self._network_events(running, "connect")
+        parts.announce_volumes(running, "mount")
         parts.announce(running, "start")
         self._monitor.watch(slot, shim)
 

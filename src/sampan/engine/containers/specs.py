@@ -87,7 +87,8 @@ class SpecMaker:
             target,
             stdin=record.config.open_stdin,
             stdin_once=record.config.stdin_once,
-            user=record.config.user or None,
+            # Also root is looked up: the image may have put it in further groups.
+            user=record.config.user,
             groups=record.host.group_add or (),
             idmapped=ids is not None,
         )

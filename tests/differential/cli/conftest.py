@@ -1,14 +1,9 @@
-"""The oracle of the differential tests: Debian's docker client and engine.
-
-They run only when SAMPAN_DIFFERENTIAL=1 asks for them, and then fail, never skip, when something is missing.
-"""
+"""Both command lines on one engine, the oracle's or one that only records what it is asked."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -21,20 +16,9 @@ from typing import Any
 
 import pytest
 
-DOCKER = "/usr/bin/docker"
-DOCKERD = "/usr/sbin/dockerd"
+from sampan.testing.docker_engine import DOCKER, DockerProcess
+
 API_VERSION = "1.41"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("SAMPAN_DIFFERENTIAL") == "1":
-        return
-    here = Path(__file__).parent
-    for item in items:
-        if here in Path(str(item.path)).parents and item.get_closest_marker("differential") is None:
-            item.add_marker(
-                pytest.mark.skip(reason="compares with Debian's docker: set SAMPAN_DIFFERENTIAL=1")
-            )
 
 
 @dataclass
@@ -179,83 +163,9 @@ def recording(tmp_path: Path) -> Iterator[Recording]:
         thread.join()
 
 
-@pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A dockerd of our own with a busybox image; yields its address."""
-    root = tmp_path_factory.mktemp("dockerd")
-    path = root / "d.sock"
-    log = (root / "log").open("wb")
-    process = subprocess.Popen(
-        [
-            DOCKERD,
-            f"--data-root={root}/data",
-            f"--exec-root={root}/exec",
-            f"--host=unix://{path}",
-            f"--pidfile={root}/pid",
-            "--bridge=none",
-            "--iptables=false",
-        ],
-        stdout=log,
-        stderr=log,
-    )
-    try:
-        _await_listening(path, process, root / "log")
-        _import_busybox(f"unix://{path}", root)
-        yield f"unix://{path}"
-    finally:
-        process.terminate()
-        process.wait(30)
-        log.close()
-        _unmount_below(root)
-        shutil.rmtree(root, ignore_errors=True)
-
-
-def _await_listening(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:
-    """The kernel offers no event for a socket that begins to listen: poll, with a deadline."""
-    import time
-
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(path))
-            except OSError:
-                time.sleep(0.05)
-                continue
-            return
-    pytest.fail(f"dockerd did not start:\n{log.read_text()[-3000:]}")
-
-
-def _import_busybox(host: str, root: Path) -> None:
-    tree = root / "busybox"
-    for name in ("bin", "etc", "tmp", "root"):
-        (tree / name).mkdir(parents=True)
-    busybox = shutil.which("busybox")
-    assert busybox is not None
-    shutil.copy(busybox, tree / "bin/busybox")
-    for applet in subprocess.run(
-        [busybox, "--list"], capture_output=True, text=True, check=True
-    ).stdout.split():
-        if applet != "busybox":
-            (tree / "bin" / applet).symlink_to("busybox")
-    (tree / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
-    with subprocess.Popen(["tar", "-C", tree, "-c", "."], stdout=subprocess.PIPE) as tar:
-        command = [DOCKER, "--host", host, "import", "-c", 'CMD ["sh"]', "-", "busybox:latest"]
-        subprocess.run(command, stdin=tar.stdout, check=True, capture_output=True)
-
-
-def _unmount_below(root: Path) -> None:
-    mounts = Path("/proc/self/mounts").read_text().splitlines()
-    for place in sorted((line.split()[1] for line in mounts), reverse=True):
-        if place.startswith(str(root)):
-            subprocess.run(["umount", "-l", place])
-
-
 @pytest.fixture
-def pair(engine: str, tmp_path: Path) -> Iterator[Pair]:
-    made = make_pair(engine, tmp_path)
+def pair(oracle: DockerProcess, tmp_path: Path) -> Iterator[Pair]:
+    made = make_pair(oracle.host, tmp_path)
     yield made
     leftovers = made.docker.run("ps", "-aq").out.split()
     if leftovers:
