@@ -72,6 +72,8 @@ def inspect_json(record: ContainerRecord, parts: Parts, exec_ids: list[str]) -> 
 
 def _paths(own: tuple[str, ...] | None, default: tuple[str, ...]) -> list[str]:
     return list(default if own is None else own)
+
+
 def _with_gateways(settings: Json, record: ContainerRecord, parts: Parts) -> Json:
     """Docker names the gateway of every network, also of those that the default route does not go through."""
     for name, endpoint in record.endpoints.items():
