@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from sampan.engine import apparmor
+
 pytestmark = pytest.mark.root
 
 DEFAULT_CAPABILITIES = "00000000a80425fb"
@@ -146,6 +148,49 @@ def test_a_control_group_namespace_hides_where_the_container_is(sampan: Any) -> 
     assert set(own.split()) == {"/"}
     shared = inside(sampan, ["--cgroupns", "host"], "cut -d: -f3 /proc/self/cgroup")
     assert any(path.startswith("/sampan-test") for path in shared.split())
+
+
+confining = pytest.mark.skipif(
+    not apparmor.is_enabled() or apparmor.find_parser() is None,
+    reason="this host does not confine by AppArmor",
+)
+
+
+@confining
+def test_apparmor_confines_containers_by_the_default_profile_and_what_is_asked_for(sampan: Any) -> None:
+    script = "cat /proc/self/attr/current"
+    assert inside(sampan, [], script) == "docker-default (enforce)"
+    assert inside(sampan, ["--security-opt", "apparmor=unconfined"], script) == "unconfined"
+    assert inside(sampan, ["--privileged"], script) == "unconfined"
+    # Every capability and no filter, and mounting and the host's switches stay out of reach all the same.
+    bare = [
+        "--cap-add",
+        "ALL",
+        "--security-opt",
+        "seccomp=unconfined",
+        "--security-opt",
+        "systempaths=unconfined",
+    ]
+    script = "mkdir /m; mount -t tmpfs x /m || echo kept; (echo 1 > /proc/sys/kernel/sysrq) || echo kept; kill -0 1"
+    assert inside(sampan, bare, script).split() == ["kept", "kept"]
+    done = sampan.run("run", "--rm", "--security-opt", "apparmor=no-such-profile", "busybox", "true")
+    assert done.returncode != 0
+    assert "no-such-profile" in done.stderr
+    name = sampan.ok("run", "-d", "--network", "none", "busybox", "sleep", "600")
+    try:
+        assert sampan.ok("inspect", "-f", "{{.AppArmorProfile}}", name) == "docker-default"
+        assert sampan.ok("exec", name, "cat", "/proc/self/attr/current") == "docker-default (enforce)"
+        assert sampan.ok("exec", "--privileged", name, "cat", "/proc/self/attr/current") == "unconfined"
+    finally:
+        sampan.run("rm", "-f", name)
+    assert "name=apparmor" in sampan.ok("info", "-f", "{{json .SecurityOptions}}")
+
+
+@pytest.mark.skipif(apparmor.is_enabled(), reason="this host has AppArmor")
+def test_without_apparmor_and_selinux_their_options_have_no_effect(sampan: Any) -> None:
+    options = ["--security-opt", "apparmor=no-such-profile", "--security-opt", "label=type:no_such_t"]
+    assert inside(sampan, options, "echo ran") == "ran"
+    assert "apparmor" not in sampan.ok("info", "-f", "{{json .SecurityOptions}}")
 
 
 def test_inspect_tells_the_switches_as_docker_does(sampan: Any) -> None:
