@@ -501,6 +501,9 @@ class Shim:
                 os.close(descriptor)
             os.rename(temporary, EXIT_FILE, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         finally:
+            # Before anybody hears of it: who starts the container again then has a new shim listen under this name.
+            self._loop.forget(self._listener.fileno())
+            self._unlisten()
             for subscriber in self._subscribers:
                 try:
                     wire.send(subscriber, record)
@@ -508,8 +511,6 @@ class Shim:
                     continue  # that engine is gone; the next one reads the file
                 finally:
                     subscriber.close()
-            self._loop.forget(self._listener.fileno())
-            self._unlisten()
 
     def _run_poststop(self) -> None:
         hooks = self._job.hooks

@@ -213,3 +213,12 @@ def test_a_start_on_a_warm_launcher_is_quick(harbour: Any) -> None:
         box.shim.wait()
         times.append(time.perf_counter() - before)
     assert min(times) < 0.05
+
+
+def test_who_hears_of_the_end_finds_the_sockets_name_free_for_the_next_shim(harbour: Any) -> None:
+    """The ending shim once removed the name after it had told, and with it the socket of a shim started since."""
+    for _ in range(20):
+        box = harbour.create(harbour.spec("true"))
+        box.shim.start()
+        box.shim.wait()
+        assert not (box.run_dir / "shim.sock").exists()

@@ -11,7 +11,7 @@ _PATTERNS = (
     (r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", "<time>"),
     (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? [+-]\d{4} [A-Z]+", "<time>"),
     (r"\b[0-9a-f]{64}\b", "<id>"),
-    (r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{12}\b", "<short id>"),
+    (r"\b[0-9a-f]{12}\b", "<short id>"),
     (r"<net>\.(?!1\b)\d+", "<address>"),
     (r"\b[0-9a-f]{2}(:[0-9a-f]{2}){5}\b", "<mac>"),
     (r"\b(Up|Exited \(\d+\)|Restarting \(\d+\)) (Less than a second|\d+ seconds?)", r"\1 <short time>"),
