@@ -302,7 +302,8 @@ class Lifecycle:
             except Conflict as error:
                 raise _not_updated(record, error) from error
             if wanted.restart_unhealthy is not None or wanted.restart_policy.name:
-                restart_rules.check_unhealthy(host.restart_policy, host.restart_unhealthy, record.labels)
+                # A label, perhaps the image's, lapses with the policy; the flag contradicts it.
+                restart_rules.check_unhealthy(host.restart_policy, host.restart_unhealthy, {})
             undo = await self._limit(record, host)
             self._parts.store.replace(slot, replace(record, host=host))
             try:
