@@ -70,6 +70,7 @@ def check_volume_name(name: str) -> None:
 
 def parse_bind(spec: str, *, volume_driver: str = "") -> MountPoint:
     """`source:destination[:options]` or `destination` alone (an anonymous volume), as `-v` has it."""
+    _refuse_nul(spec)
     parts = spec.split(":")
     if len(parts) > 3 or not all(parts):
         raise Invalid(f"invalid volume specification: '{spec}'")
@@ -136,13 +137,20 @@ def _destination(path: str, spec: str, kind: str = "volume") -> str:
 
 
 def _clean(path: str) -> str:
-    """Normalised; POSIX lets a path begin with two slashes, here it has one."""
+    """Normalised; POSIX lets a path begin with two slashes, here it has one. Raises `Invalid` for one with a NUL."""
+    _refuse_nul(path)
     return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def _refuse_nul(path: str) -> None:
+    if "\0" in path:
+        raise Invalid(f"invalid mount path: it contains a zero byte: {path!r}")
 
 
 def parse_mount(request: MountRequest) -> MountPoint:
     """An entry of HostConfig.Mounts. Raises `Invalid` in Docker's words."""
     kind = request.type
+    _refuse_nul(request.source)
     if kind not in ("bind", "volume", "tmpfs"):
         raise _bad_mount(kind, "mount type unknown")
     if not request.target:

@@ -18,6 +18,7 @@ RESOLVE_IN_ROOT = 0x10
 
 _OPEN_HOW = struct.Struct("=QQQ")
 _MAX_LINKS = 40
+_PATH_MAX = 4096
 _RETRIES = 64
 
 
@@ -127,6 +128,8 @@ def mkdirs_in_root(root_fd: int, path: str, mode: int = 0o755, uid: int = 0, gid
 
     A symbolic link on the way is followed inside the root; a dangling one's target is made. Raises OSError.
     """
+    if len(os.fsencode(path)) >= _PATH_MAX:  # no program could get there
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
     parts = [part for part in path.split("/") if part not in ("", ".")]
     current = "/"
     descriptor = os.dup(root_fd)
@@ -143,6 +146,11 @@ def mkdirs_in_root(root_fd: int, path: str, mode: int = 0o755, uid: int = 0, gid
 
 
 def _directory(root_fd: int, parent: int, path: str, name: str, owner: tuple[int, int, int]) -> int:
+    mode, uid, gid = owner
+    found = _own_directory(parent, name)
+    if found >= 0:
+        return found
+    # A link, or "..": from the root then.
     flags = os.O_PATH | os.O_DIRECTORY
     try:
         return open_in_root(root_fd, path, flags)
@@ -150,16 +158,28 @@ def _directory(root_fd: int, parent: int, path: str, name: str, owner: tuple[int
         pass
     target = _link_target(root_fd, path)
     if target is not None:
-        mode, uid, gid = owner
         return mkdirs_in_root(root_fd, os.path.join(os.path.dirname(path), target), mode, uid, gid)
-    mode, uid, gid = owner
     try:
         os.mkdir(name, mode, dir_fd=parent)
         if uid or gid:
             os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
     except FileExistsError:
         pass
-    return open_in_root(root_fd, path, flags)
+    found = _own_directory(parent, name)
+    return found if found >= 0 else open_in_root(root_fd, path, flags)
+
+
+def _own_directory(parent: int, name: str) -> int:
+    """The directory of this name itself, -1 when it is something else: a path of thousands of parts takes that many
+    look-ups then, and not their square."""
+    if name == "..":
+        return -1
+    try:
+        return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        return -1
 
 
 def _link_target(root_fd: int, path: str) -> str | None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import docker.errors
 import pytest
 
 from sampan.testing.images import busybox_tar
@@ -72,7 +73,7 @@ class Attack:
         self.sampan = sampan
         self.base = base
         self.canary = canary
-        self._times = canary.stat()
+        self._before = self._state()
 
     def make_image(self, name: str, entries: dict[str, Entry], *changes: str) -> str:
         """The attacker's image with some entries of its own; `changes` are Dockerfile instructions."""
@@ -80,10 +81,11 @@ class Attack:
         self.sampan.ok("import", *flags, "-", name, stdin=layer(entries, base=self.base))
         return name
 
-    def load_image(
-        self, name: str, config: dict[str, Any], *layers: bytes
-    ) -> subprocess.CompletedProcess[str]:
-        """`sampan load` of an archive that no tool would write: any configuration, more layers on the image's own."""
+    def load_image(self, name: str, config: dict[str, Any], *layers: bytes) -> str:
+        """Load an archive that no tool would write: any configuration, more layers on the image's own.
+
+        What the engine says is wrong with it, or "".
+        """
         tars = (self.base, *layers)
         document = {
             "architecture": "amd64",
@@ -101,7 +103,26 @@ class Attack:
             **{path: Entry(tar, 0o644) for path, tar in zip(names, tars, strict=True)},
             "manifest.json": Entry(json.dumps(manifest).encode(), 0o644),
         }
-        return self.sampan.run("load", stdin=layer(members))  # type: ignore[no-any-return]
+        try:
+            for said in self.sampan.api.api.load_image(layer(members)):
+                if "error" in said:
+                    return str(said["error"])
+        except docker.errors.APIError as error:
+            return str(error)
+        return ""
+
+    def run_as_it_is(self, image: str) -> tuple[int | None, str]:
+        """Run what the image says: exit code and output, or None and what the engine refused it with."""
+        api = self.sampan.api.api
+        try:
+            made = api.create_container(image)
+            try:
+                api.start(made)
+                return api.wait(made)["StatusCode"], api.logs(made).decode("utf-8", "replace")
+            finally:
+                api.remove_container(made, force=True, v=True)
+        except docker.errors.APIError as error:
+            return None, str(error)
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """`sampan run --rm ARGUMENTS`, whatever its exit code."""
@@ -119,15 +140,17 @@ class Attack:
         """A container that replaces whatever appears in the volume under this name with a link to `target`."""
         return Swapping(self, volume, "relink", f"/v/{name}", target)
 
+    def _state(self) -> list[tuple[int, ...]]:
+        """Of the canary and its directory all but the times of access."""
+        return [
+            (one.st_mode, one.st_uid, one.st_gid, one.st_nlink, one.st_mtime_ns, one.st_ctime_ns)
+            for one in (self.canary.stat(), self.canary.parent.stat())
+        ]
+
     def assert_host_untouched(self) -> None:
-        status = self.canary.stat()
         assert self.canary.read_text() == "the host's"
-        assert (status.st_mode, status.st_uid, status.st_mtime_ns) == (
-            self._times.st_mode,
-            self._times.st_uid,
-            self._times.st_mtime_ns,
-        )
         assert os.listdir(self.canary.parent) == [self.canary.name]
+        assert self._state() == self._before
 
 
 class Swapping:

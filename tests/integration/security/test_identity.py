@@ -40,7 +40,7 @@ def test_a_number_that_would_wrap_around_to_root_is_no_user(attack: Any) -> None
     done = attack.run("--group-add", "4294967296", attack.image, *show)
     assert done.returncode != 0 and not SHOWN.search(done.stdout)
     for user in ("4294967296", "0:4294967296", "4294967295"):
-        assert attack.load_image("attack:user", {"User": user}).returncode == 0
+        assert attack.load_image("attack:user", {"User": user}) == ""
         done = attack.run("attack:user", *show)
         assert done.returncode != 0 and not SHOWN.search(done.stdout), (user, done.stdout)
     passwd = b"root:x:0:0::/:/bin/sh\nevil:x:4294967296:4294967296::/:/bin/sh\nnobody:x:18446744073709551616:0::/:\n"
@@ -84,6 +84,15 @@ def test_an_account_file_of_a_gigabyte_costs_neither_memory_nor_time(
         attack.sampan.ok("inspect", "-f", "{{.State.OOMKilled}} {{.State.Running}}", container)
         == "false true"
     )
+
+
+def test_an_image_with_an_oversized_group_file_is_refused_at_its_start(attack: Any) -> None:
+    group = attack.Entry(b"wheel:x:10:daemon\n" * 300_000, 0o644)
+    image = attack.make_image("attack:group", {"etc/group": group})
+    began = time.monotonic()
+    done = attack.run("-m", "64m", "-u", "daemon", image, "id")
+    assert done.returncode == 125 and "/etc/group in the container is larger than" in done.stderr
+    assert time.monotonic() - began < 5
 
 
 def test_an_account_file_that_is_a_fifo_a_device_or_endless_holds_nobody_up(attack: Any) -> None:
