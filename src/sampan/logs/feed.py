@@ -29,8 +29,11 @@ from sampan.runtime.loop import READ, WRITE, Loop
 OPEN_SECONDS = 40.0
 """How long a writer may take for its server before the container's start fails."""
 
-END_SECONDS = 30.0
-"""After the container's end, until a writer that has not ended by itself is killed."""
+GRACE = 10.0
+"""Seconds after the container's end for the delivery of what waits; the rest is lost, and counted."""
+
+CLOSE_SECONDS = 15.0
+"""Then, for what the driver itself still holds back."""
 
 _MOST_DEATHS = 5
 """Writers that may die in a row over the same output before it is dropped."""
@@ -99,13 +102,18 @@ class Feed(LogSink):
             self._cache.write(stream, data, time_ns)
 
     def close(self) -> None:
+        """Raises OSError when output was lost until now."""
         now = time.time_ns()
         for stream, rest in self._lines.flush():
             self._offer(stream, rest, now, partial=False)
-        self._deadline = time.monotonic() + END_SECONDS
+        self._deadline = time.monotonic() + GRACE + (0.0 if self._queue else CLOSE_SECONDS)
         self._pump()
         if self._cache is not None:
             self._cache.close()
+        status = self._file.status
+        if status.lost_lines:
+            reason = f": {status.error}" if status.error else ""
+            raise OSError(f"output lost: {status.lost_lines} lines, {status.lost_bytes} bytes{reason}")
 
     def give_up(self) -> None:
         """What waits is lost, and counted."""
@@ -145,6 +153,8 @@ class Feed(LogSink):
         for _ in range(count):
             self._bytes -= len(self._queue.popleft()) - HEADER.size
         self._sent = max(0, self._sent - count)
+        if self._deadline is not None and not self._queue:
+            self._deadline = time.monotonic() + CLOSE_SECONDS
         if congested and not self.congested:
             self._changed()
 

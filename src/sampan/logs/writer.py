@@ -1,7 +1,7 @@
 """The log writer: a process between a shim and a log server (or a slow disk), for one container.
 
 It takes packets of output, delivers them, however long that takes and however often it has to be tried, and says what
-is delivered. When the shim's side ends it has `GRACE` seconds for the rest.
+is delivered. When the shim's side ends, the rest has the seconds of `sampan.logs.feed`, also when the shim is dead.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sampan.errors import Internal, Invalid, SampanError
 from sampan.linux import process
 from sampan.logs.destination import Destination, open_destination
 from sampan.logs.entry import LogEntry, LogSource
+from sampan.logs.feed import CLOSE_SECONDS, GRACE
 from sampan.logs.file_sink import file_sink
 from sampan.logs.options import FILE_DRIVERS, delivery_options, file_options, own_options
 from sampan.logs.packets import MAX_PACKET, Delivered, Opened, Trouble, count_lines, entries, unpack
@@ -29,12 +30,6 @@ from sampan.runtime import wire
 from sampan.runtime.failure import Failure, describe, failure_of
 from sampan.runtime.logsink import LogSink
 from sampan.runtime.messages import LogTarget
-
-GRACE = 10.0
-"""Seconds for the delivery of what is left when the container has ended."""
-
-CLOSE_SECONDS = 15.0
-"""Then, for what the driver itself still holds back."""
 
 _BATCH_BYTES = 1 << 20
 _FIRST_WAIT = 0.1

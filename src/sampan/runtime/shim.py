@@ -341,7 +341,9 @@ class Shim:
             run_hooks((*hooks.prestart, *hooks.create_runtime), state, "creating")
 
     def _log_failed(self, error: OSError) -> None:
-        self._log_error = f"the log can't be written: {describe(error)}"
+        # Without a number it is not the system's, and says all of it.
+        text = describe(error)
+        self._log_error = f"the log can't be written: {text}" if error.errno else text
 
     # Calls of the engine.
 
