@@ -14,6 +14,7 @@ from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sampan.daemon.runtimes import check_default, parse_runtimes
 from sampan.engine.seccomp_profile import load_profile
 from sampan.engine.security import BUILTIN, UNCONFINED
 from sampan.engine.settings import Settings
@@ -66,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--log-driver", help=f"default log driver of containers (none, {', '.join(DRIVERS)})")
     add("--log-opt", action="append", help="default log options, KEY=VALUE")
     add("--metrics-addr", help="serve Prometheus metrics at HOST:PORT/metrics (default: nowhere)")
+    add("--add-runtime", action="append", help="a further OCI runtime that containers may choose, NAME=PATH")
+    add("--default-runtime", help="runtime of containers that choose none (default sampan)")
     add("--label", action="append", help="label of the engine, KEY=VALUE")
     add("--init", action=argparse.BooleanOptionalAction, default=None, help="run an init in every container")
     add(
@@ -95,7 +98,7 @@ _LISTS = {
 }
 """Flags that may be repeated -> the key of the file that holds their list."""
 
-_RENAMED = {"root": "data-root", "run": "exec-root", "log_opt": "log-opts"}
+_RENAMED = {"root": "data-root", "run": "exec-root", "log_opt": "log-opts", "add_runtime": "runtimes"}
 
 
 def parse_options(argv: Sequence[str]) -> DaemonOptions:
@@ -131,6 +134,7 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
     default = Settings()
     root = Path(values["root"] or default.root).absolute()
     run = Path(values["run"] or default.run).absolute()
+    runtimes = parse_runtimes(values["add_runtime"])
     settings = Settings(
         root=root,
         run=run,
@@ -161,6 +165,8 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         default_cgroupns_mode=_chosen(
             values, "default_cgroupns_mode", "cgroup namespace", ("private", "host")
         ),
+        runtimes=runtimes,
+        default_runtime=check_default(values["default_runtime"] or default.default_runtime, runtimes),
         selinux_enabled=bool(values["selinux_enabled"]),
         userns_remap=values["userns_remap"] or "",
         labels=_strings(values, "label"),

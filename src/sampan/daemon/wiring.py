@@ -273,6 +273,8 @@ def _host_facts(control_groups: cgroups.CgroupHost, settings: Settings) -> HostF
         ipc_mode=settings.default_ipc_mode,
         selinux=selinux.find_contexts(settings.selinux_enabled),
         apparmor=apparmor.prepare(),
+        runtimes=frozenset({"sampan", *settings.runtimes}),
+        default_runtime=settings.default_runtime,
         remapped=settings.id_maps is not None,
     )
 

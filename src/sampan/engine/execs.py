@@ -279,6 +279,7 @@ class Execs:
             user=body.user or record.config.user,
             groups=record.host.group_add or (),
             init_start_time=record.state.start_time,
+            runtime=self._specs.runtime(record.host.runtime),
         )
 
     def _readable(self, found: Exec, shim: ShimClient) -> None:

@@ -26,5 +26,8 @@ class HostFacts:
     """Labels of the host's policy, where containers are confined by SELinux."""
     apparmor: bool = False
     """Whether containers are confined by AppArmor."""
+    runtimes: frozenset[str] = frozenset({"sampan"})
+    """Names of OCI runtimes that a container may choose."""
+    default_runtime: str = "sampan"
     remapped: bool = False
     """Whether containers get a user namespace of their own by default (userns-remap)."""

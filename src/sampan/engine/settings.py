@@ -44,6 +44,9 @@ class Settings:
     default_ipc_mode: str = "private"
     default_cgroupns_mode: str = ""
     """private or host; "" is Docker's choice: private with control groups of version 2."""
+    runtimes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """OCI runtimes besides the engine's own: name -> command."""
+    default_runtime: str = "sampan"
     selinux_enabled: bool = False
     userns_remap: str = ""
     """Whose subordinate ids containers get: "" nobody's, `default`, or USER[:GROUP]; `id_maps` is what came of it."""

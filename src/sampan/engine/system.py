@@ -111,8 +111,8 @@ class System:
             "Labels": list(self._settings.labels),
             "ExperimentalBuild": False,
             "ServerVersion": __version__,
-            "Runtimes": {"sampan": {"path": "sampan-runtime"}},
-            "DefaultRuntime": "sampan",
+            "Runtimes": {"sampan": {"path": "sampan-runtime"}, **_runtimes(self._settings.runtimes)},
+            "DefaultRuntime": self._settings.default_runtime,
             "Swarm": {"NodeID": "", "LocalNodeState": "inactive", "ControlAvailable": False},
             "LiveRestoreEnabled": True,
             "InitBinary": "sampan",
@@ -129,6 +129,13 @@ class System:
         for host in hosts:
             configs[host] = {"Name": host, "Mirrors": [], "Secure": False, "Official": False}
         return {"InsecureRegistryCIDRs": networks, "IndexConfigs": configs, "Mirrors": own["Mirrors"]}
+
+
+def _runtimes(commands: Mapping[str, tuple[str, ...]]) -> Json:
+    return {
+        name: {"path": path, **({"runtimeArgs": arguments} if arguments else {})}
+        for name, (path, *arguments) in commands.items()
+    }
 
 
 def architecture() -> str:

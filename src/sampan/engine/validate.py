@@ -67,8 +67,10 @@ def check_host(host: HostConfig, facts: HostFacts) -> tuple[HostConfig, list[str
     if host.auto_remove and host.restart_policy.name not in ("", "no"):
         raise Invalid("can't create 'AutoRemove' container with restart policy")
     check_log(host.log_config.type, host.log_config.config)
-    if host.runtime not in ("", "sampan", "runc", "io.containerd.runc.v2"):
-        raise Invalid(f"unknown or invalid runtime name: {host.runtime}")
+    runtime = facts.default_runtime if host.runtime in ("", "io.containerd.runc.v2") else host.runtime
+    if runtime not in facts.runtimes:
+        names = ", ".join(sorted(facts.runtimes))
+        raise Invalid(f"unknown or invalid runtime name: {runtime}", hint=f"runtimes here: {names}")
     _check_modes(host)
     if facts.remapped and host.userns_mode != "host":
         _check_remapped(host)
@@ -97,7 +99,7 @@ def check_host(host: HostConfig, facts: HostFacts) -> tuple[HostConfig, list[str
         cgroupns_mode=host.cgroupns_mode or ("private" if facts.cgroup_namespace else "host"),
         ipc_mode=host.ipc_mode or facts.ipc_mode,
         network_mode=host.network_mode or "default",
-        runtime="sampan",
+        runtime=runtime,
         # "Not limited" has one spelling in a record.
         pids_limit=host.pids_limit if host.pids_limit and host.pids_limit > 0 else None,
         memory_swappiness=None if host.memory_swappiness == -1 else host.memory_swappiness,

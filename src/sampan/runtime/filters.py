@@ -28,6 +28,11 @@ def encode(profile: oci.Seccomp | None) -> bytes:
     return b"" if profile is None else msgspec.msgpack.encode(profile)
 
 
+def decode(encoded: bytes) -> oci.Seccomp | None:
+    """The reverse of `encode`."""
+    return _decoder.decode(encoded) if encoded else None
+
+
 def detached(spec: oci.Spec) -> tuple[oci.Spec, bytes]:
     """The specification without its profile, and that encoded."""
     if spec.linux is None or spec.linux.seccomp is None:

@@ -24,7 +24,7 @@ from sampan.linux.cgroups import CgroupHost, detect
 from sampan.runtime import wire
 from sampan.runtime.execute import forget_inherited_signals
 from sampan.runtime.failure import failure_of
-from sampan.runtime.filters import FilterCache
+from sampan.runtime.filters import FilterCache, decode
 from sampan.runtime.logsink import LogFactory
 from sampan.runtime.messages import (
     CreateCall,
@@ -40,7 +40,7 @@ from sampan.runtime.outside import probe_idmapped_root
 from sampan.runtime.overlay import LayerMounts, open_directory_root
 from sampan.runtime.rehearsal import rehearse
 from sampan.runtime.sealing import ensure_sealed
-from sampan.runtime.shim import Given, Job, container_job, exec_job, run_shim
+from sampan.runtime.shim import Given, Job, Shim, container_job, exec_job, run_shim
 from sampan.runtime.usernamespace import host_id, make_network_namespace, make_user_namespace
 
 _CALLS: Final[wire.Codec[CreateCall | ExecCall | OpenRootCall | ReleaseLayersCall | UserNamespaceCall]] = (
@@ -141,7 +141,7 @@ class Launcher:
         request = call.request
         if request.spec.hooks is not None:
             importlib.import_module("sampan.runtime.hooks")  # in a container's root it could not be found
-        filter_program = self._filters.get_encoded(call.seccomp)
+        filter_program = None if request.runtime else self._filters.get_encoded(call.seccomp)
         # The overlay is mounted by the container's first process: what that leaves in memory is gone with its execve.
         label = (request.spec.linux.mount_label if request.spec.linux else None) or ""
         overlay = self._layers.prepare(request.root, label) if request.root is not None else None
@@ -152,7 +152,13 @@ class Launcher:
             given = Given(
                 root, overlay, self._host_mounts, stdio, network, filter_program, self._cgroup_host, user
             )
-            self._fork(container_job(request, given), answer, [*descriptors, root, self._host_mounts])
+            job, make = container_job(request, given), Shim
+            if request.runtime:
+                from sampan.runtime import foreign  # for whoever uses another runtime only
+
+                job = foreign.foreign_job(job, request, decode(call.seccomp))
+                make = foreign.ForeignShim
+            self._fork(job, answer, [*descriptors, root, self._host_mounts], make)
         finally:
             if root >= 0:
                 os.close(root)
@@ -161,18 +167,23 @@ class Launcher:
         stdio, rest = _stdio(descriptors, call.stdio)
         if call.control and not rest:
             raise Internal("the control connection's descriptor is missing")
-        filter_program = self._filters.get_encoded(call.seccomp)
+        filter_program = None if call.request.runtime else self._filters.get_encoded(call.seccomp)
         control = rest[0] if call.control else -1
         job = exec_job(call.request, filter_program, stdio, self._cgroup_host, control)
+        make = Shim
         try:
-            self._fork(job, answer, [*descriptors, job.entry.target])
+            if call.request.runtime:
+                from sampan.runtime import foreign
+
+                job, make = foreign.foreign_exec_job(job, call.request), foreign.DrivenExecShim
+            self._fork(job, answer, [*descriptors, job.entry.target], make)
         finally:
             os.close(job.entry.target)
 
-    def _fork(self, job: Job, answer: socket.socket, keep: list[int]) -> None:
+    def _fork(self, job: Job, answer: socket.socket, keep: list[int], make: type[Shim] = Shim) -> None:
         # Children are not waited for: SIGCHLD is ignored here, and the kernel reaps them.
         if os.fork() == 0:
-            run_shim(job, answer, self._log_factory, [number for number in keep if number >= 0])
+            run_shim(job, answer, self._log_factory, [number for number in keep if number >= 0], make)
 
 
 def _directory_root(request: CreateRequest) -> int:

@@ -54,6 +54,8 @@ class CreateRequest(msgspec.Struct, frozen=True):
     groups: tuple[str, ...] = ()
     idmapped: bool = False
     """The layers of `root` hold ids as the container sees them: they are shown through its user namespace."""
+    runtime: tuple[str, ...] = ()
+    """The command of another OCI runtime that is to make it; (): the launcher makes it itself."""
 
 
 class ExecRequest(msgspec.Struct, frozen=True):
@@ -74,6 +76,8 @@ class ExecRequest(msgspec.Struct, frozen=True):
     user: str | None = None
     groups: tuple[str, ...] = ()
     init_start_time: int = 0
+    runtime: tuple[str, ...] = ()
+    """The command of the OCI runtime that has made the container; (): we have."""
 
 
 class Created(msgspec.Struct, frozen=True, tag=True):

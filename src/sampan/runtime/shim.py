@@ -80,6 +80,8 @@ class Job(msgspec.Struct, frozen=True):
     hooks: Hooks | None
     state: dict[str, Any]
     control: int = -1
+    foreign: Any = None
+    """What another runtime is to make (`foreign_driver.Foreign`)."""
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -304,7 +306,7 @@ class Shim:
             theirs = self._make_pipes()
             setup = msgspec.structs.replace(setup, stdio=theirs)
         self._channel, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        spawned = spawn.spawn(job.entry, setup, self._channel, channel, job.group, self._maker_hooks)
+        spawned = self._make(setup, channel)
         self._pid = spawned.pid
         wire.close_all(sorted(set(theirs or job.setup.stdio or ())))
         for descriptor in (
@@ -319,6 +321,11 @@ class Shim:
         if spawned.console >= 0:
             self._streams.set_terminal(spawned.console, job.stdin)
         self._pidfd = os.pidfd_open(self._pid)
+
+    def _make(self, setup: Setup, channel: socket.socket) -> spawn.Spawned:
+        """The process, waiting. `channel` is its end of ours, and closed here."""
+        job = self._job
+        return spawn.spawn(job.entry, setup, self._channel, channel, job.group, self._maker_hooks)
 
     def _make_pipes(self) -> tuple[int, int, int]:
         output, output_theirs = os.pipe2(os.O_CLOEXEC)
@@ -531,13 +538,19 @@ def timestamp(nanoseconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}Z"
 
 
-def run_shim(job: Job, answer: socket.socket, log_factory: LogFactory, keep: Sequence[int]) -> NoReturn:
+def run_shim(
+    job: Job,
+    answer: socket.socket,
+    log_factory: LogFactory,
+    keep: Sequence[int],
+    make: Callable[[Job, LogFactory], Shim] = Shim,
+) -> NoReturn:
     """The forked process: make the container, answer, serve, end. `keep`: descriptors that the job names."""
     code = 1
     try:
         detach_process()
         process.close_except({answer.fileno(), *keep})
-        shim = Shim(job, log_factory)
+        shim = make(job, log_factory)
         created = shim.create()
         try:
             wire.send(answer, created)

@@ -91,7 +91,17 @@ class SpecMaker:
             user=record.config.user,
             groups=record.host.group_add or (),
             idmapped=ids is not None,
+            runtime=self.runtime(record.host.runtime),
         )
+
+    def runtime(self, name: str) -> tuple[str, ...]:
+        """The command of another runtime, () for ours. Raises `NotFound` when the engine does not know it any more."""
+        if name in ("", "sampan"):
+            return ()
+        command = self._parts.settings.runtimes.get(name)
+        if command is None:
+            raise NotFound(f"unknown or invalid runtime name: {name}")
+        return command
 
     def spec_of(self, record: ContainerRecord) -> Spec:
         """The configuration of a running container again, for a further process in it: that enters what is there,
