@@ -17,7 +17,7 @@ from sampan.runtime.failure import Failure
 HEADER: Final = struct.Struct("<BBQ")
 """Stream, 1 when more of the line follows, Unix time in nanoseconds."""
 
-MAX_DATA: Final = 64 * 1024
+MAX_DATA: Final = 32 * 1024
 """Bytes of output in a packet."""
 
 MAX_PACKET: Final = HEADER.size + MAX_DATA

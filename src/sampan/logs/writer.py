@@ -31,7 +31,9 @@ from sampan.runtime.failure import Failure, describe, failure_of
 from sampan.runtime.logsink import LogSink
 from sampan.runtime.messages import LogTarget
 
-_BATCH_BYTES = 1 << 20
+_BATCH_BYTES = 256 * 1024
+_BATCH_LINES = 4096
+"""A batch that has as much is complete; each line is an object of its own."""
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 5.0
 _WAIT_AT_THE_END = 0.5
@@ -190,8 +192,8 @@ class Writer:
     def _receive(self) -> list[bytes]:
         """The packets that are there, at least one; none at the end."""
         found: list[bytes] = []
-        size = 0
-        while size < _BATCH_BYTES:
+        size = lines = 0
+        while size < _BATCH_BYTES and lines < _BATCH_LINES:
             try:
                 packet = self._sock.recv(MAX_PACKET, socket.MSG_DONTWAIT if found else 0)
             except BlockingIOError:
@@ -202,6 +204,7 @@ class Writer:
                 break
             found.append(packet)
             size += len(packet)
+            lines += packet.count(b"\n")
         return found
 
     def _deliver(self, output: Output, packets: list[bytes]) -> None:
