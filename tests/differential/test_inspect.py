@@ -113,7 +113,7 @@ CREATED = [
     ),
     created("ports", "-p 80", "-p 127.0.0.1:18081:81/udp --expose 90-91", "-P --expose 80"),
     created(
-        "volumes",
+        "volumes, tmpfs and mounts",
         "-v {c}n:/n",
         "-v {c}r:/r:ro",
         "--mount type=volume,src={c}m,dst=/m,volume-nocopy,readonly",
@@ -240,6 +240,7 @@ STATES = [
         setup: until [ $({cli} inspect -f '{{.State.Health.Status}}' {c}) = healthy ]; do :; done
         json: {cli} inspect -f '{{json (index .State.Health.Log 0)}}' {c}
         json: {cli} inspect -f '{{json .State.Health.FailingStreak}}' {c}
+        setup: {cli} rm -f {c}
         """,
     ),
 ]
@@ -277,7 +278,7 @@ OTHERS = [
         """,
     ),
     Case(
-        "volumes",
+        "volumes themselves",
         """
         setup: {cli} volume create {c}a
         json: {cli} volume inspect {c}a

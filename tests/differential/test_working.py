@@ -201,7 +201,6 @@ LOGS = [
         setup: {cli} create --name {c}e busybox true
         all: {cli} logs {c}e
         """,
-        pending="log options labels, env, tag, mode and compress of json-file",
     ),
     Case(
         "the file of the json-file driver",
@@ -209,7 +208,6 @@ LOGS = [
         setup: {cli} run --name {c} -e A=1 --log-opt env=A busybox sh -c 'echo one; printf "\\001<tab>\\t\\"quote\\""; echo two >&2'
         json: cat $({cli} inspect -f '{{.LogPath}}' {c}) | sort
         """,
-        pending="log options labels, env, tag, mode and compress of json-file",
     ),
     Case(
         "log options that are refused",
@@ -222,7 +220,6 @@ LOGS = [
         code: {cli} run --rm --log-opt mode=x busybox true
         code: {cli} run --rm --log-opt max-size=1m --log-opt compress=x busybox true
         """,
-        pending="log options labels, env, tag, mode and compress of json-file",
     ),
 ]
 

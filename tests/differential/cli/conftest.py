@@ -35,7 +35,9 @@ class Side:
     command: list[str]
     environment: dict[str, str]
 
-    def run(self, *arguments: str, input: bytes | None = None, cwd: Path | None = None) -> Outcome:
+    def run(
+        self, *arguments: str, input: bytes | None = None, cwd: Path | None = None, timeout: float = 60
+    ) -> Outcome:
         done = subprocess.run(
             [*self.command, *arguments],
             input=input,
@@ -43,7 +45,7 @@ class Side:
             capture_output=True,
             env=self.environment,
             cwd=cwd,
-            timeout=60,
+            timeout=timeout,
         )
         return Outcome(
             done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")

@@ -19,8 +19,9 @@ grep -h '^deb ' /etc/apt/sources.list | sort
 """
 
 
+@pytest.mark.timeout(700)  # it downloads packages
 def test_a_slim_debian_has_nothing_of_this_host(pair: Any) -> None:
-    made = pair.sampan.run("image", "bootstrap", "--quiet", "debian:bookworm-slim")
+    made = pair.sampan.run("image", "bootstrap", "--quiet", "debian:bookworm-slim", timeout=600)
     assert made.status == 0, made.err
     assert made.out.startswith("sha256:")
     # The engine mounts its own resolv.conf, hosts and hostname at the first start: look at the image itself.

@@ -183,10 +183,8 @@ def ulimit(text: str) -> dict[str, Any]:
         bad = next(part for part in parts if not part.lstrip("-").isdigit())
         raise ValueError(f"strconv.ParseInt: parsing {go_quote(bad)}: invalid syntax") from None
     if hard != -1 and (soft == -1 or soft > hard):
-        shown = "-1 (unlimited)" if soft == -1 else str(soft)
-        raise ValueError(
-            f"ulimit soft limit must be less than or equal to hard limit: soft: {shown}, hard: {hard}"
-        )
+        shown = f"soft: -1 (unlimited), hard: {hard}" if soft == -1 else f"{soft} > {hard}"
+        raise ValueError(f"ulimit soft limit must be less than or equal to hard limit: {shown}")
     return {"Name": name, "Hard": hard, "Soft": soft}
 
 
