@@ -40,7 +40,7 @@ LISTINGS = [
         shape: {cli} ps -a --no-trunc --filter label=case={c}
         out: {cli} ps -aq --filter label=case={c}
         out: {cli} ps --filter label=case={c} --format '{{.ID}} {{.Image}} {{.Command}} {{.Names}} {{.State}} {{.Ports}} {{.LocalVolumes}} {{.Networks}}'
-        out: {cli} ps -a --filter label=case={c} --format '{{.Names}} {{.Label "x"}}' 
+        out: {cli} ps -a --filter label=case={c} --format '{{.Names}} {{.Label "x"}}'
         out: {cli} ps -a --filter label=case={c} --format 'table {{.Names}}\\t{{.Status}}'
         json: {cli} ps -a --filter name={c}d --format '{{json .}}'
         shape: {cli} ps -as --filter name={c}d --format '{{.Size}}'
@@ -243,7 +243,7 @@ EVENT_CASES = [
     ),
     events(
         "events of networks",
-        "--filter type=network",
+        "--filter type=network --filter network={c}",
         "{cli} network create --subnet {net}.5.0/24 {c}",
         "{cli} run -d --name {c} --network {c} busybox sleep 1000",
         "{cli} network connect bridge {c}",

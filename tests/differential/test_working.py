@@ -48,7 +48,7 @@ EXEC = [
     Case(
         "exec without new privileges and with limits",
         """
-        setup: {cli} run -d --name {c} --security-opt no-new-privileges --ulimit nofile=50:60 --oom-score-adj 50 --read-only busybox sleep 1000
+        setup: {cli} run -d --name {c} --security-opt no-new-privileges --ulimit nofile=60:60 --oom-score-adj 50 --read-only busybox sleep 1000
         out: {cli} exec {c} sh -c 'grep NoNew /proc/self/status; ulimit -n; cat /proc/self/oom_score_adj; touch /x; true'
         out: {cli} exec {c} grep -v ^0: /proc/self/cgroup | cut -d: -f2,3
         """,
