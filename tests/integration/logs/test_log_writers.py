@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from sampan.testing.cloudwatch import CloudWatchLogs
+
 pytestmark = pytest.mark.root
 
 LINES = 200_000
@@ -154,6 +156,34 @@ def test_output_reaches_rsyslogd_and_is_read_back_from_the_local_copy(sampan: An
     sampan.ok("start", "-a", "web")
     assert rsyslog.next().split("|")[3] == "web-busybox"
     assert sorted(sampan.ok("logs", "web").split()) == ["end", "endout", "out"]
+
+
+def test_output_reaches_fluentd_and_gelf_servers_and_can_be_followed(sampan: Any, node_server: Any) -> None:
+    fluentd, gelf = node_server("fluent_server.js", "0"), node_server("gelf_server.js", "0")
+    script = "echo one; read line; echo got $line"
+    servers = {
+        "fluentd": (fluentd, f"fluentd-address=127.0.0.1:{fluentd.port}", "log"),
+        "gelf": (gelf, f"gelf-address=udp://127.0.0.1:{gelf.port}", "short_message"),
+    }
+    for driver, (server, address, member) in servers.items():
+        flags = [
+            "--network=none",
+            f"--log-driver={driver}",
+            f"--log-opt={address}",
+            "--log-opt=tag={{.Name}}",
+        ]
+        sampan.ok("run", "-di", f"--name={driver}", *flags, "busybox", "sh", "-c", script)
+        with sampan.start("logs", "-f", driver) as follower:
+            assert follower.stdout.readline() == b"one\n"
+            with sampan.start("attach", "--sig-proxy=false", driver) as attached:
+                attached.communicate(b"it\n", timeout=30)
+            assert follower.stdout.readline() == b"got it\n"
+            follower.communicate(timeout=30)
+        said = [server.next() for _ in range(2)]
+        said = [each.get("record", each) for each in said]
+        assert [each[member] for each in said] == ["one", "got it"]
+        assert driver != "fluentd" or said[0]["container_name"] == "/fluentd"
+        assert driver != "gelf" or said[0]["_tag"] == "gelf"
 
 
 def test_without_the_local_copy_and_with_none_there_is_nothing_to_read(sampan: Any, slow: SlowServer) -> None:
@@ -300,13 +330,14 @@ def test_json_file_may_not_wait_either(sampan: Any) -> None:
 
 
 def test_the_daemons_configuration_chooses_the_driver_of_containers_that_choose_none(
-    make_sampan: Any, slow: SlowServer, tmp_path: Path
+    make_sampan: Any, slow: SlowServer, cloud: CloudWatchLogs, tmp_path: Path
 ) -> None:
     slow.read_all()
     config = {"log-driver": "syslog", "log-opts": {"syslog-address": slow.address, "tag": "all"}}
     sampan = make_sampan(tmp_path / "engine", config=config)
     try:
         check_default_driver(sampan, slow)
+        check_awslogs(sampan, cloud)
     finally:
         sampan.close()
         sampan.engine.stop()
@@ -341,3 +372,36 @@ def check_default_driver(sampan: Any, slow: SlowServer) -> None:
     await_that(lambda: b"c" in slow.lines())
     sampan.engine.start()
     assert sampan.ok("logs", "c1") == "c"
+
+
+def check_awslogs(sampan: Any, cloud: CloudWatchLogs) -> None:
+    """Credentials are the daemon's."""
+    options = {
+        "group": "g",
+        "region": "eu-west-1",
+        "endpoint": cloud.url,
+        "create-group": "true",
+        "stream": "s",
+    }
+    flags = [f"--log-opt=awslogs-{name}={value}" for name, value in options.items()]
+    script = "echo to the cloud; read line </dev/zero"
+    run = [
+        "run",
+        "-d",
+        "--name=aws",
+        "--network=none",
+        "--log-driver=awslogs",
+        *flags,
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ]
+    sampan.ok(*run)
+    shim = shim_of(sampan, "aws")
+    writer = await_that(lambda: writer_of(shim))
+    sampan.ok("kill", "aws")
+    # What the driver collects is sent at the end.
+    await_that(lambda: is_gone(writer))
+    assert cloud.messages("g", "s") == ["to the cloud"]
+    assert sampan.ok("logs", "aws") == "to the cloud"
