@@ -41,12 +41,14 @@ def open_listener(host: str) -> socket.socket:
 
 def open_metrics_listener(address: str) -> socket.socket:
     """Bind `tcp://HOST:PORT`, which gives numbers to whoever asks, but no power. Raises as `open_listener` does."""
-    parts = urlsplit(address)
     try:
+        parts = urlsplit(address)
         family = socket.AF_INET6 if ":" in (parts.hostname or "") else socket.AF_INET
         return socket.create_server((parts.hostname or "", parts.port or 0), family=family)
     except OSError as error:
         raise Unavailable(f"cannot serve metrics at {address}: {error.strerror}") from error
+    except ValueError as error:
+        raise Invalid(f"cannot serve metrics at {address}: {error}") from error
 
 
 def _listen_unix(path: Path) -> socket.socket:

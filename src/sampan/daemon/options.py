@@ -193,7 +193,9 @@ def _metrics_address(text: object) -> str | None:
     if text is None:
         return None
     host, colon, port = str(text).rpartition(":")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    number = int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else 0
+    bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if not colon or not host or bare_ipv6 or not 0 < number < 65536:
         raise Invalid(f"invalid metrics-addr {text!r}: expected HOST:PORT, for example 127.0.0.1:9323")
     return f"tcp://{text}"
 
@@ -294,9 +296,14 @@ def _positive(values: Mapping[str, Any], name: str, default: int) -> int:
 
 def _pairs(value: object, name: str) -> dict[str, str]:
     if isinstance(value, dict):
-        return {str(key): str(item) for key, item in value.items()}
+        for key, item in value.items():
+            if not isinstance(item, str):
+                raise Invalid(f"{name}: {key}: expected a string, not {json.dumps(item)}")
+        return dict(value)
+    if value is not None and not isinstance(value, list):
+        raise Invalid(f"{name}: expected an object of strings, not {json.dumps(value)}")
     pairs: dict[str, str] = {}
-    for item in value if isinstance(value, list) else ():
+    for item in value or ():
         key, equals, text = str(item).partition("=")
         if not equals:
             raise Invalid(f"invalid {name} {item!r}: expected KEY=VALUE")

@@ -250,7 +250,8 @@ def _fill_memory(table: _Table, usage: Usage, owner: tuple[str, ...]) -> None:
         max(0, memory.usage - idle),
     )
     table.gauge("container_spec_memory_limit_bytes", "Memory limit, 0 for none", owner, memory.limit or 0)
-    table.counter("container_memory_failcnt", "Times the memory limit was met", owner, memory.failures)
+    # A counter's name would get an ending here that cAdvisor's has not.
+    table.gauge("container_memory_failcnt", "Times the memory limit was met", owner, memory.failures)
     table.counter("container_oom_events_total", "Processes killed for want of memory", owner, usage.oom_kills)
 
 

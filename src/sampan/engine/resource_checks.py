@@ -13,6 +13,8 @@ from sampan.linux.cgroups.features import CgroupFeatures
 
 MINIMUM_MEMORY = 6 * 1024 * 1024
 _GREATEST_CPU = 8192
+_MOST_DIGITS = 18
+"""Of a processor's number: far beyond the greatest, and what Python still takes for a number."""
 _NOT_MOUNTED = "or the cgroup is not mounted."
 
 
@@ -150,16 +152,16 @@ def parse_cpuset(text: str, kind: str = "cpus") -> frozenset[int]:
     found: set[int] = set()
     for part in text.split(",") if text else ():
         first, dash, last = part.partition("-")
-        wrong = not (first.isascii() and first.isdecimal()) or (
-            dash and not (last.isascii() and last.isdecimal())
-        )
-        if wrong or (dash and int(last) < int(first)):
+        numbers = (first, last) if dash else (first,)
+        if not all(
+            word.isascii() and word.isdecimal() and len(word) <= _MOST_DIGITS for word in numbers
+        ) or int(numbers[-1]) < int(first):
             raise Invalid(f"Invalid value {text} for cpuset {kind}: invalid format: {text}")
-        if int(last or first) > _GREATEST_CPU:
+        if int(numbers[-1]) > _GREATEST_CPU:
             raise Invalid(
                 f"Invalid value {text} for cpuset {kind}: value of out range, maximum is {_GREATEST_CPU}"
             )
-        found.update(range(int(first), int(last or first) + 1))
+        found.update(range(int(first), int(numbers[-1]) + 1))
     return frozenset(found)
 
 

@@ -6,7 +6,7 @@ Raises `Invalid` in Docker's words. What Docker notices only at the start of a c
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -124,13 +124,15 @@ def cache_options(options: Mapping[str, str]) -> FileOptions | None:
         raise Invalid(f"error parsing the options of the log cache: {error.message}") from error
 
 
-def _file(default: FileOptions, given: Mapping[str, str], size: object, before_size: str) -> FileOptions:
-    assert callable(size)
+def _file(
+    default: FileOptions, given: Mapping[str, str], size: Callable[[str], int], before_size: str
+) -> FileOptions:
+    """`size` reads `max-size`; `before_size`, with the value, begins the message when it can't."""
     chosen = default
     if "max-size" in given:
         text = given["max-size"]
         try:
-            limit = None if text.strip() == "-1" else int(size(text))
+            limit = None if text.strip() == "-1" else size(text)
         except Invalid as error:
             raise Invalid(
                 before_size.format(text) + error.message, hint="for example 10m, or -1 for no limit"

@@ -84,6 +84,7 @@ def test_engine_and_containers_are_measured(watched: tuple[Any, str], wait_until
     owner = {"id": state["Id"], "name": "busy", "image": "busybox"}
     assert page("container_spec_memory_limit_bytes", **owner) == 64 << 20
     assert page("container_memory_usage_bytes", **owner) > 0
+    assert page("container_memory_failcnt", **owner) >= 0
     assert 0 < page("container_memory_working_set_bytes", **owner) < 64 << 20
     first = page("container_cpu_usage_seconds_total", **owner)
     wait_until(lambda: read()("container_cpu_usage_seconds_total", **owner) > first, "processor time")

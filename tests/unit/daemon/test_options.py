@@ -66,6 +66,12 @@ def test_engines_with_different_roots_get_different_bridges(tmp_path: Path) -> N
         ["--default-address-pool", "base=10.0.0.0/24,size=16"],
         ["--registry-mirror", "ftp://x"],
         ["--log-opt", "max-size"],
+        ["--metrics-addr", "9323"],
+        ["--metrics-addr", "localhost:0"],
+        ["--metrics-addr", "localhost:65536"],
+        ["--metrics-addr", "localhost:²"],
+        ["--metrics-addr", "localhost:" + "9" * 5000],
+        ["--metrics-addr", "::1:9323"],
     ],
 )
 def test_values_that_cannot_work_are_refused(tmp_path: Path, flags: list[str]) -> None:
@@ -73,7 +79,19 @@ def test_values_that_cannot_work_are_refused(tmp_path: Path, flags: list[str]) -
         parse_options(with_file(tmp_path, {}, *flags))
 
 
-@pytest.mark.parametrize("content", [{"unknown": 1}, [], {"hosts": "unix:///x"}, {"mtu": -1}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"unknown": 1},
+        [],
+        {"hosts": "unix:///x"},
+        {"mtu": -1},
+        {"log-opts": "max-size=1m"},
+        {"log-opts": {"max-file": 3}},
+        {"log-driver": 3},
+        {"metrics-addr": 9323},
+    ],
+)
 def test_a_file_that_says_nonsense_is_refused(tmp_path: Path, content: object) -> None:
     with pytest.raises(Invalid):
         parse_options(with_file(tmp_path, content))

@@ -15,6 +15,8 @@ from sampan.errors import Conflict, Invalid, SampanError
 from sampan.linux.cgroups import CgroupLimits
 from sampan.linux.cgroups.features import CgroupFeatures
 
+HUGE = "9" * 5000
+"""More digits than Python reads as a number."""
 FACTS = HostFacts(cpus=2, cpuset="0-1", memory_nodes="0")
 NOTHING = HostFacts(
     cpus=2,
@@ -61,6 +63,8 @@ MIB = 1 << 20
             {"cpuset_cpus": "99999"},
             "Invalid value 99999 for cpuset cpus: value of out range, maximum is 8192",
         ),
+        ({"cpuset_cpus": HUGE}, f"Invalid value {HUGE} for cpuset cpus: invalid format: {HUGE}"),
+        ({"cpuset_mems": f"0-{HUGE}"}, f"Invalid value 0-{HUGE} for cpuset mems: invalid format: 0-{HUGE}"),
         ({"cpuset_mems": "7"}, "Requested memory nodes are not available - requested 7, available: 0"),
         ({"cpuset_mems": "a"}, "Invalid value a for cpuset mems: invalid format: a"),
         ({"blkio_weight": 5}, "Range of blkio weight is from 10 to 1000"),

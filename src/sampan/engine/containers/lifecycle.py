@@ -305,7 +305,8 @@ class Lifecycle:
                 # A label, perhaps the image's, lapses with the policy; the flag contradicts it.
                 restart_rules.check_unhealthy(host.restart_policy, host.restart_unhealthy, {})
             undo = await self._limit(record, host)
-            self._parts.store.replace(slot, replace(record, host=host))
+            # Not `record`: an OOM kill, which lower limits may bring, or a health check was written down meanwhile.
+            self._parts.store.replace(slot, replace(slot.record, host=host))
             try:
                 await self._parts.store.save(slot, durable=True)
             except SampanError:
