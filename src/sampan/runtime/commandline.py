@@ -6,7 +6,6 @@ import argparse
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,17 +17,11 @@ import msgspec
 from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unsupported
 from sampan.linux.cgroups import CgroupLimits
 from sampan.oci.spec import Capabilities, Process, Resources, encode_spec
-from sampan.runtime import foreground, operations
+from sampan.runtime import operations
 from sampan.runtime.arguments import parser
-from sampan.runtime.defaultspec import default_spec
-from sampan.runtime.execute import forget_inherited_signals
+from sampan.runtime.documents import timestamp
 from sampan.runtime.failure import describe
-from sampan.runtime.features import features
-from sampan.runtime.limits import limits_of
-from sampan.runtime.operations import ExecPlace, Manner
-from sampan.runtime.shim import timestamp
 from sampan.runtime.state import StateStore
-from sampan.runtime.statistics import stats_event
 
 _EXEC_FAILED = 255
 
@@ -84,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"sampan-runtime: {error}\n")
         return 1
     if arguments.command in ("create", "run", "exec"):
+        from sampan.runtime.execute import forget_inherited_signals
+
         forget_inherited_signals()
     context = Context(arguments)
     try:
@@ -96,12 +91,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _create(context: Context) -> int:
+    from sampan.runtime import creation
+
     a = context.arguments
-    container, _ = operations.create(
+    container, _ = creation.create(
         context.store,
         a.id,
         Path(a.bundle),
-        Manner(a.console_socket or "", not a.no_new_keyring, *preserved_descriptors(a.preserve_fds)),
+        creation.Manner(a.console_socket or "", not a.no_new_keyring, *preserved_descriptors(a.preserve_fds)),
         now_ns=time.time_ns(),
         trace=context.log.debug,
     )
@@ -110,10 +107,14 @@ def _create(context: Context) -> int:
 
 
 def _run(context: Context) -> int:
+    from sampan.runtime import creation, foreground
+
     a = context.arguments
     preserved = preserved_descriptors(a.preserve_fds)
-    console = Manner(a.console_socket or ("" if a.detach else None), not a.no_new_keyring, *preserved)
-    container, master = operations.create(
+    console = creation.Manner(
+        a.console_socket or ("" if a.detach else None), not a.no_new_keyring, *preserved
+    )
+    container, master = creation.create(
         context.store, a.id, Path(a.bundle), console, now_ns=time.time_ns(), trace=context.log.debug
     )
     try:
@@ -159,13 +160,15 @@ def _delete(context: Context) -> int:
 
 
 def _exec(context: Context) -> int:
+    from sampan.runtime import creation, foreground
+
     a = context.arguments
     container = context.store.load(a.id)
     process = _exec_process(a, container.spec().process or Process("/"))
     preserved = preserved_descriptors(a.preserve_fds)
-    console = Manner(a.console_socket or ("" if a.detach else None), True, *preserved)
-    place = ExecPlace(a.user, a.cgroup)
-    spawned = operations.execute(context.store, container, process, console, place)
+    console = creation.Manner(a.console_socket or ("" if a.detach else None), True, *preserved)
+    place = creation.ExecPlace(a.user, a.cgroup)
+    spawned = creation.execute(context.store, container, process, console, place)
     _write_pid_file(a.pid_file, spawned.pid)
     return 0 if a.detach else foreground.wait(spawned.pid, spawned.console)
 
@@ -211,6 +214,8 @@ def _ps(context: Context) -> int:
     if a.format == "json":
         _print_json(pids)
         return 0
+    import subprocess
+
     listing = subprocess.run(
         ["ps", *(a.ps_options or ("-ef",))], stdout=subprocess.PIPE, text=True, check=False
     ).stdout.splitlines()
@@ -242,6 +247,8 @@ def _list(context: Context) -> int:
 
 
 def _spec(context: Context) -> int:
+    from sampan.runtime.defaultspec import default_spec
+
     path = Path(context.arguments.bundle) / "config.json"
     content = msgspec.json.format(encode_spec(default_spec()), indent=4)
     try:
@@ -253,6 +260,8 @@ def _spec(context: Context) -> int:
 
 
 def _features(context: Context) -> int:
+    from sampan.runtime.features import features
+
     _print_json(features())
     return 0
 
@@ -270,6 +279,8 @@ def _resume(context: Context) -> int:
 def _update(context: Context) -> int:
     a = context.arguments
     if a.resources:
+        from sampan.runtime.limits import limits_of
+
         raw = sys.stdin.buffer.read() if a.resources == "-" else Path(a.resources).read_bytes()
         try:
             limits = limits_of(msgspec.json.decode(raw, type=Resources))
@@ -298,6 +309,8 @@ def _update(context: Context) -> int:
 
 def _events(context: Context) -> int:
     """Until the container ends; its end is an event of the kernel's (a pidfd)."""
+    from sampan.runtime.statistics import stats_event
+
     a = context.arguments
     container = context.store.load(a.id)
     group = container.cgroup()

@@ -21,8 +21,9 @@ from sampan.errors import Conflict, Internal, Invalid, SampanError
 from sampan.linux import namespaces as ns
 from sampan.linux import process
 from sampan.linux.cgroups import CgroupHost, CgroupLimits
-from sampan.oci.spec import Hooks, Linux, Spec
+from sampan.oci.spec import Hooks, Linux
 from sampan.runtime import spawn, wire
+from sampan.runtime.documents import hook_state, timestamp
 from sampan.runtime.execute import SeccompProgram
 from sampan.runtime.failure import ExecFailed, Failure, describe, failure_of
 from sampan.runtime.init import Setup
@@ -191,20 +192,6 @@ def _group(
 ) -> spawn.Group | None:
     path = group_path(linux.cgroups_path)
     return None if path is None else spawn.Group(path, limits, host)
-
-
-def hook_state(spec: Spec, container_id: str, bundle: str) -> dict[str, Any]:
-    """The state of runtime.md, section "State", that hooks read."""
-    state: dict[str, Any] = {
-        "ociVersion": spec.oci_version,
-        "id": container_id,
-        "status": "creating",
-        "pid": 0,
-    }
-    state["bundle"] = bundle
-    if spec.annotations:
-        state["annotations"] = spec.annotations
-    return state
 
 
 def detach_process() -> None:
@@ -530,12 +517,6 @@ class Shim:
                 run_hooks(hooks.poststop, {**self._job.state, "pid": 0}, "stopped")
             except SampanError:
                 return  # runtime.md: to be logged as a warning; the record is out already
-
-
-def timestamp(nanoseconds: int) -> str:
-    """RFC 3339 with nanoseconds, UTC, of a Unix time in nanoseconds."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}Z"
 
 
 def run_shim(

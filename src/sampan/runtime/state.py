@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,7 +120,10 @@ class StateStore:
                 yield self.load(name)
 
     def remove(self, directory: Path) -> None:
-        shutil.rmtree(directory, ignore_errors=False)
+        """What `save` and the listening socket left: plain files."""
+        for name in os.listdir(directory):
+            os.unlink(directory / name)
+        os.rmdir(directory)
 
 
 def cgroup_path_of(spec: Spec, container_id: str) -> str:
