@@ -78,6 +78,12 @@ class MountPoint(msgspec.Struct, frozen=True):
     from_mounts: bool = False
     internal: bool = False
 
+    @property
+    def within(self) -> str:
+        """The volume's directory when a path in it is the source: any container that has the volume can put a link
+        there at any time, and none below this directory is to be followed. Else ""."""
+        return self.source.removesuffix(f"/{self.subpath.strip('/')}") if self.subpath else ""
+
 
 class Endpoint(msgspec.Struct, frozen=True):
     """A container in a network. `asked` is what a person asked for; `spec` what it has while it runs."""

@@ -237,9 +237,7 @@ def point_mount(point: MountPoint, idmap: tuple[str, ...] = ()) -> Mount:
             source="tmpfs",
             options=(*defaults, *kept, *read_only),
         )
-    # Containers that share the volume can put a link there at any time: checking before would not be enough.
-    top = point.source.removesuffix(f"/{point.subpath.strip('/')}") if point.subpath else ""
-    within = (f"{WITHIN_OPTION}={top}",) if top else ()
+    within = (f"{WITHIN_OPTION}={point.within}",) if point.within else ()
     return Mount(
         destination=point.destination,
         type="bind",

@@ -206,3 +206,24 @@ def test_nothing_of_the_containers_libraries_is_loaded_for_a_copy(attack: Any, t
     assert not (trap.parent / "caught").exists()
     maps = Path(f"/proc/{attack.sampan.engine.pid}/maps").read_text()
     assert container not in maps and "/root/snapshots" not in maps
+
+
+def test_a_stopped_containers_sub_path_of_a_volume_does_not_lead_to_the_host(
+    attack: Any, place: Place
+) -> None:
+    """Another container puts a link where the stopped one had a directory."""
+    (place.path / "sub").mkdir()
+    mount = f"type=volume,source={place.name},target=/sub,volume-subpath=sub"
+    stopped = attack.sampan.ok("create", "--mount", mount, attack.image, "true")
+    place.api.put_archive(stopped, "/sub", archive_of("file", b"mine"))
+    assert place.got(stopped, "/sub/file") == {"file": b"mine"}
+    script = f"rm -r /v/sub && ln -s {attack.canary.parent} /v/sub"
+    assert attack.run("-v", f"{place.name}:/v", attack.image, "sh", "-c", script).returncode == 0
+    for work in (
+        lambda: place.got(stopped, "/sub/canary"),
+        lambda: place.api.put_archive(stopped, "/sub", archive_of("canary", b"evil")),
+    ):
+        with pytest.raises(docker.errors.APIError):
+            work()
+    assert attack.sampan.run("start", stopped).returncode != 0
+    attack.assert_host_untouched()

@@ -22,7 +22,7 @@ from sampan.engine.threads import streamed, upload_file
 from sampan.engine.userns import IdMaps
 from sampan.errors import Denied, Internal, Invalid, NotFound
 from sampan.linux.capabilities import FilesystemIds
-from sampan.linux.paths import open_in_root
+from sampan.linux.paths import RESOLVE_NO_SYMLINKS, open_in_root
 from sampan.linux.process import start_time
 from sampan.oci.rootfs import RootAssembly
 from sampan.storage.extract import ExtractOptions, extract_tar
@@ -78,7 +78,7 @@ class Files:
         return await asyncio.to_thread(self._stat, record, reference, path)
 
     def _stat(self, record: ContainerRecord, reference: str, path: str) -> Json:
-        with self._root(record, path) as (root, place, _):
+        with _told(reference, path), self._root(record, path) as (root, place, _):
             flags = os.O_PATH if place.follow else os.O_PATH | os.O_NOFOLLOW
             found = _open(root, place.inner, flags, reference, path)
             try:
@@ -163,7 +163,7 @@ class Files:
                 one for one in record.mounts if one.type != "tmpfs" and inside(clean, one.destination)
             )
             if point is not None and os.path.isdir(point.source):
-                root = os.open(point.source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                root = _open_source(point)
                 inner = "/" + clean[len(point.destination) :].lstrip("/")
             else:
                 root = self._parts.launcher.open_root(
@@ -298,6 +298,17 @@ def go_mode(mode: int) -> int:
         if mode & unix:
             found |= bit
     return found
+
+
+def _open_source(point: MountPoint) -> int:
+    if not point.within:
+        return os.open(point.source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    top = os.open(point.within, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        inner = posixpath.relpath(point.source, point.within)
+        return open_in_root(top, inner, os.O_RDONLY | os.O_DIRECTORY, resolve=RESOLVE_NO_SYMLINKS)
+    finally:
+        os.close(top)
 
 
 def _open(root: int, inner: str, flags: int, reference: str, path: str) -> int:
