@@ -35,6 +35,11 @@ GRACE = 10.0
 CLOSE_SECONDS = 15.0
 """Then, for what the driver itself still holds back."""
 
+_LEAST_PACKETS = 1024
+_BYTES_A_PACKET = 16
+"""The buffer is full too when it has a packet for every so many of its bytes: a container that writes lines of one
+byte would make the shim keep fifty times as much, as each packet is an object."""
+
 _MOST_DEATHS = 5
 """Writers that may die in a row over the same output before it is dropped."""
 
@@ -53,6 +58,7 @@ class Feed(LogSink):
         """Raises `Internal` when the writer can't begin, `Invalid` for options that it refuses."""
         self._start_writer = start_writer
         self._delivery = delivery
+        self._most_packets = max(_LEAST_PACKETS, delivery.buffer // _BYTES_A_PACKET)
         self._file = status
         self._cache = cache
         self._lines = Lines()
@@ -86,7 +92,11 @@ class Feed(LogSink):
 
     @property
     def congested(self) -> bool:
-        return not self._delivery.drops and self._bytes >= self._delivery.buffer
+        return not self._delivery.drops and self._full
+
+    @property
+    def _full(self) -> bool:
+        return self._bytes >= self._delivery.buffer or len(self._queue) >= self._most_packets
 
     @property
     def patience(self) -> float | None:
@@ -123,7 +133,7 @@ class Feed(LogSink):
     # The queue.
 
     def _offer(self, stream: int, piece: bytes, time_ns: int, *, partial: bool) -> None:
-        room = self._delivery.buffer - self._bytes
+        room = 0 if self._full else self._delivery.buffer - self._bytes
         if self._delivery.drops and len(piece) > room:
             fit = piece.rfind(b"\n", 0, max(room, 0)) + 1
             if not fit and not self._queue:
@@ -160,6 +170,8 @@ class Feed(LogSink):
 
     def _pump(self) -> None:
         """Send what has not been sent; and when all is and no more comes, say so."""
+        if self._socket is None and self._loop is not None and self._queue and self._deadline is None:
+            self._restart()
         if self._loop is None or self._socket is None:
             return
         blocked = False
@@ -260,8 +272,17 @@ class Feed(LogSink):
         if self._deaths >= _MOST_DEATHS and self._queue:
             self._lose(self._queue[0][HEADER.size :])
             self._drop_head(1)
-        self._start()
+        self._restart()
         self._pump()
+
+    def _restart(self) -> None:
+        """Without a process to be had what waits is lost, so that the container goes on; later output tries again."""
+        try:
+            self._start()
+        except OSError as error:
+            self._trouble(f"the log writer can't be started: {error.strerror}")
+            self._lose_all()
+            self._changed()
 
     def _end_writer(self) -> int:
         """Its wait status."""

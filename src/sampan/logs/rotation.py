@@ -6,6 +6,7 @@ or both of them (then the plain one counts), or beside it a beginning named `pat
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -126,7 +127,9 @@ def _remove(name: str) -> None:
 class Compressor:
     """Compresses old files, one after the other, each in a child process; finished ones get their name here.
 
-    A file that is rotated away before its turn came stays as it is, or goes.
+    A file that is rotated away before its turn came stays as it is, or goes. So does one that can't be compressed (a
+    full disk, no process to be had): it is read as well as it is. The next rotation tries again, nothing before it.
+    No method but the constructor raises OSError: neither lines nor the container are lost over it.
     """
 
     def __init__(self, path: str, max_file: int) -> None:
@@ -150,49 +153,48 @@ class Compressor:
         for number in range(1, self._max_file):
             plain, compressed = slot(self._path, number)
             if os.path.lexists(plain):
-                _remove(compressed)  # the same, from before a kill
-                self._start(plain, number)
+                self._start(plain, compressed, number)
                 return
 
     def moved(self) -> None:
         """All files have got the next older name."""
         self._number += 1
 
-    def poll(self) -> None:
-        """Give a file that is finished its name, without waiting."""
-        if self._pid:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
-            if pid:
-                self._ended(status)
+    def poll(self) -> bool:
+        """Give a file that is finished its name, without waiting; whether there was one."""
+        if not self._pid:
+            return False
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        return bool(pid) and self._ended(status)
 
     def stop(self) -> None:
         self.poll()
         if self._pid:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
-            self._forget()
-            _remove(self._temporary)
+            self._kill()
 
-    def _start(self, plain: str, number: int) -> None:
+    def _start(self, plain: str, compressed: str, number: int) -> None:
+        source = target = -1
         try:
+            _remove(compressed)  # the same, from before a kill
             source = os.open(plain, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
-        try:
             _remove(self._temporary)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             target = os.open(self._temporary, flags, 0o640)
+            pid = os.fork()
+            if pid == 0:
+                _compress(source, target)
+            self._pid, self._number = pid, number
+            self._pidfd = os.pidfd_open(pid)
+            self._watch()
         except OSError:
-            os.close(source)
-            return  # no room even for a name: it stays plain
-        pid = os.fork()
-        if pid == 0:
-            _compress(source, target)
-        os.close(source)
-        os.close(target)
-        self._pid, self._number = pid, number
-        self._pidfd = os.pidfd_open(pid)
-        self._watch()
+            if self._pid:
+                self._kill()
+            else:
+                self._discard()
+        finally:
+            for descriptor in (source, target):
+                if descriptor >= 0:
+                    os.close(descriptor)
 
     def _watch(self) -> None:
         if self._loop is not None and self._pid:
@@ -201,23 +203,40 @@ class Compressor:
             self._loop.watch(self._pidfd, READ, lambda _events: self._finished())
 
     def _finished(self) -> None:
-        self.poll()
-        self.begin()
+        if self.poll():
+            self.begin()
 
-    def _ended(self, status: int) -> None:
+    def _ended(self, status: int) -> bool:
         number = self._number
         self._forget()
-        if status or number >= self._max_file:
+        if status == 0 and number < self._max_file:
+            plain, compressed = slot(self._path, number)
+            try:
+                os.rename(self._temporary, compressed)
+                _remove(plain)
+            except OSError:
+                self._discard()
+                return False
+            return True
+        self._discard()
+        return status == 0
+
+    def _kill(self) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        self._forget()
+        self._discard()
+
+    def _discard(self) -> None:
+        """What was compressed up to now; what can't be removed goes with the next try."""
+        with contextlib.suppress(OSError):
             _remove(self._temporary)
-            return
-        plain, compressed = slot(self._path, number)
-        os.rename(self._temporary, compressed)
-        _remove(plain)
 
     def _forget(self) -> None:
-        if self._loop is not None:
-            self._loop.forget(self._pidfd)
-        os.close(self._pidfd)
+        if self._pidfd >= 0:
+            if self._loop is not None:
+                self._loop.forget(self._pidfd)
+            os.close(self._pidfd)
         self._pid, self._pidfd = 0, -1
 
 

@@ -5,6 +5,7 @@ The file has always the same size and is overwritten in place: a count costs one
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -41,7 +42,9 @@ class StatusFile:
             status.error = status.error.encode("ascii", "replace").decode()[: _LONGEST_ERROR // 2]
             text = msgspec.json.encode(status)
         if self._descriptor >= 0:
-            os.pwrite(self._descriptor, text.ljust(_SIZE)[:_SIZE], 0)
+            # A full disk must not end the shim; what could not be written down is in the next save too.
+            with contextlib.suppress(OSError):
+                os.pwrite(self._descriptor, text.ljust(_SIZE)[:_SIZE], 0)
 
 
 def read_status(path: Path) -> LogStatus | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import os
 import select
@@ -124,6 +125,65 @@ def test_closing_does_not_wait_for_a_compression(tmp_path: Path, monkeypatch: py
     sink.close()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["log", "log.1", "log.2"]
     assert numbers(list(read(path))) == list(range(15, 27))
+
+
+def test_what_can_not_be_compressed_is_tried_again_with_the_next_rotation_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = tmp_path / "tries"
+
+    def fail(source: int, target: int) -> None:
+        with open(tries, "a") as file:
+            file.write("x")
+        os._exit(1)
+
+    monkeypatch.setattr(rotation, "_compress", fail)
+    path = tmp_path / "log"
+    loop = Loop()
+    sink = JsonFileSink(str(path), 5 * RECORD, 4, compress=True)
+    sink.join(loop, lambda: None)
+    for rotations, lines in enumerate((range(10, 17), range(17, 22), range(22, 27)), 1):
+        put(sink, *lines)
+        assert loop.run_once(30)
+        assert not loop.run_once(0)  # nothing is under way
+        assert tries.read_text() == "x" * rotations
+    sink.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["log", "log.1", "log.2", "log.3", "tries"]
+    assert numbers(list(read(path))) == list(range(10, 27))
+
+
+def test_neither_lines_nor_the_shim_are_lost_when_a_compressed_file_can_not_get_its_name(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "log"
+    loop = Loop()
+    sink = JsonFileSink(str(path), 5 * RECORD, 3, compress=True)
+    sink.join(loop, lambda: None)
+    put(sink, *range(10, 16))
+    (tmp_path / "log.1.gz").mkdir()  # as little to be renamed to as a file system that has become read-only
+    assert loop.run_once(30)
+    put(sink, 16)
+    sink.close()
+    (tmp_path / "log.1.gz").rmdir()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["log", "log.1"]
+    assert numbers(list(read(path))) == list(range(10, 17))
+
+
+def test_a_host_without_processes_to_spare_keeps_old_files_plain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    path = tmp_path / "log"
+    sink = JsonFileSink(str(path), 5 * RECORD, 3, compress=True)
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "fork", fork)
+    put(sink, *range(10, 17))
+    assert len(os.listdir("/proc/self/fd")) == before
+    sink.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["log", "log.1"]
+    assert numbers(list(read(path))) == list(range(10, 17))
 
 
 def test_a_follower_sees_each_line_once_when_the_file_it_reads_is_compressed(tmp_path: Path) -> None:

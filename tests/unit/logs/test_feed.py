@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -217,6 +218,42 @@ def test_output_over_which_every_writer_dies_is_given_up(shim: Callable[..., Shi
     assert one.status.lost_bytes == len(b"poison\n")
 
 
+def test_a_host_without_processes_to_spare_costs_output_until_it_has_some(
+    shim: Callable[..., Shim], writers: Writers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = shim(buffer=4)
+    one.feed.write(1, b"1\n2\n", 0)
+    assert one.feed.congested
+
+    def refuse(deaths: int, theirs: socket.socket) -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.feed, "_start_writer", refuse)
+        writers.die()
+        one.turn()
+        assert (one.feed.congested, one.changes) == (False, 1)
+        one.feed.write(1, b"3\n", 0)
+    assert (one.status.lost_lines, one.status.error) == (
+        3,
+        "the log writer can't be started: Resource temporarily unavailable",
+    )
+    one.feed.write(1, b"4\n", 0)
+    assert writers.take() == [(1, b"4\n", False)]
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_short_lines_fill_the_buffer_by_their_number(
+    shim: Callable[..., Shim], writers: Writers, drops: bool
+) -> None:
+    one = shim(buffer=1 << 20, drops=drops)
+    for _ in range(65536):
+        one.feed.write(1, b"\n", 0)
+    assert one.feed.congested != drops
+    one.feed.write(1, b"\n", 0)
+    assert one.status.lost_lines == (1 if drops else 0)
+
+
 def test_losses_of_the_driver_itself_are_added(shim: Callable[..., Shim], writers: Writers) -> None:
     one = shim(buffer=1 << 20)
     one.feed.write(1, b"too large for a datagram\n", 0)
@@ -290,3 +327,9 @@ def test_a_status_that_is_longer_than_its_file_is_cut(tmp_path: Any) -> None:
     assert found is not None
     assert 50 <= len(found.error) <= 200
     assert os.stat(tmp_path / "status").st_size == 512
+
+
+def test_a_full_disk_under_the_status_is_no_error() -> None:
+    file = StatusFile("/dev/full")
+    file.status.lost_lines = 1
+    file.save()
