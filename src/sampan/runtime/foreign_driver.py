@@ -173,6 +173,9 @@ def _create(foreign: Foreign, setup: Setup, channel: socket.socket) -> None:
     if root < 0:
         raise Invalid("a container needs a root file system")
     os.makedirs(f"{program.bundle}/rootfs", mode=0o711, exist_ok=True)
+    if os.path.isdir(program.state):
+        # Its shim was killed, and nobody has told the runtime that this container is gone.
+        call(program.words("delete", "--force"), own_mounts=False)
     if os.path.exists(program.log):
         os.unlink(program.log)  # of an earlier start: what it says is not about this one
     place = os.open(f"{program.bundle}/rootfs", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

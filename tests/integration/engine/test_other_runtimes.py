@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -111,6 +113,20 @@ def test_the_life_of_a_container_outlives_the_daemon(engine: EngineProcess, runt
         engine.cli("rm", "-f", name)
     assert not list(Path("/sys/fs/cgroup").glob(f"*{engine.cgroup_parent}/{name}"))
     assert not (engine.run_dir / "containers" / name).exists()
+
+
+def test_a_container_whose_shim_was_killed_starts_again(engine: EngineProcess) -> None:
+    if shutil.which("runc") is None:
+        pytest.skip("runc is not installed")
+    name = engine.cli("run", "-d", "--runtime", "runc", "busybox", "sleep", "100").stdout.strip()
+    pid = int(engine.cli("inspect", name, "--format", "{{.State.Pid}}").stdout)
+    shim = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    assert Path(f"/proc/{shim}/comm").read_text() == "sampan-shim\n"
+    os.kill(shim, signal.SIGKILL)
+    assert engine.cli("wait", name).stdout.strip() == "137"
+    engine.cli("start", name)
+    assert engine.cli("exec", name, "echo", "again").stdout == "again\n"
+    engine.cli("rm", "-f", name)
 
 
 def test_the_engine_says_which_runtimes_there_are(engine: EngineProcess) -> None:
