@@ -53,6 +53,35 @@ static long cloned(unsigned long flags)
 	return pid;
 }
 
+#ifdef __x86_64__
+/* unshare(CLONE_NEWUSER) as programs of the other two architectures call it. */
+static void other_architectures(void)
+{
+	for (int x32 = 0; x32 < 2; x32++) {
+		pid_t child = fork();
+		if (child == 0) {
+			long result;
+			if (x32)
+				result = syscall(0x40000000 | SYS_unshare, CLONE_NEWUSER) < 0 ? -errno : 0;
+			else
+				__asm__ volatile("int $0x80" : "=a"(result) : "a"(310), "b"(CLONE_NEWUSER) : "memory");
+			_exit((int)-result);
+		}
+		int status = 0;
+		waitpid(child, &status, 0);
+		errno = WIFEXITED(status) ? WEXITSTATUS(status) : EFAULT;
+		say(x32 ? "unshare-x32" : "unshare-i386", errno ? -1 : 0);
+	}
+}
+#else
+static void other_architectures(void)
+{
+	errno = EPERM;
+	say("unshare-x32", -1);
+	say("unshare-i386", -1);
+}
+#endif
+
 static int calls(void)
 {
 	struct { uint64_t flags, rest[10]; } how = { CLONE_NEWUSER, { 0, 0, 0, SIGCHLD } };
@@ -60,6 +89,7 @@ static int calls(void)
 	char buffer[4096] = { 0 };
 	int own = open("/proc/self/ns/uts", O_RDONLY);
 
+	other_architectures();
 	say("unshare-user", syscall(SYS_unshare, CLONE_NEWUSER));
 	say("unshare-mount", syscall(SYS_unshare, CLONE_NEWNS));
 	say("setns", syscall(SYS_setns, own, 0));
