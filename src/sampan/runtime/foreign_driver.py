@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 import msgspec
 
 from sampan.errors import Internal, Invalid, SampanError, Unsupported
-from sampan.linux import libc, mount
+from sampan.linux import capabilities, libc, mount
 from sampan.linux import namespaces as ns
 from sampan.oci import spec as oci
 from sampan.runtime import wire
@@ -242,7 +242,22 @@ def process_of(spec: oci.Spec, setup: Setup, root: int) -> oci.Process:
     ids = msgspec.structs.replace(
         spec.process.user, uid=user.uid, gid=user.gid, additional_gids=user.additional_gids
     )
-    return msgspec.structs.replace(spec.process, user=ids, env=environment)
+    return msgspec.structs.replace(
+        spec.process, user=ids, env=environment, capabilities=attainable(spec.process.capabilities)
+    )
+
+
+def attainable(wanted: oci.Capabilities | None) -> oci.Capabilities | None:
+    """What of the wanted capabilities this host has to give; to ask runc for others is an error."""
+    if wanted is None:
+        return None
+    _, available, _ = capabilities.current()
+    known = {name for number, name in enumerate(capabilities.NAMES) if available >> number & 1}
+    sets = {
+        field: tuple(name for name in getattr(wanted, field) if name in known)
+        for field in oci.Capabilities.__struct_fields__
+    }
+    return oci.Capabilities(**sets)
 
 
 def configuration(spec: oci.Spec, setup: Setup, root: int, pid: int) -> oci.Spec:

@@ -92,6 +92,11 @@ def test_the_life_of_a_container_outlives_the_daemon(engine: EngineProcess, runt
             "exec", "-e", "A=b", "-w", "/tmp", name, "sh", "-c", "echo $A; pwd; exit 5", check=False
         )
         assert (done.returncode, done.stdout.split()) == (5, ["b", "/tmp"])
+        privileged = ["exec", "--privileged", name, "grep", "CapEff", "/proc/self/status"]
+        given = next(
+            line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapBnd")
+        )
+        assert engine.cli(*privileged).stdout.split()[1] == given.split()[1]
         assert engine.cli("exec", "-t", name, "tty").stdout.startswith("/dev/pts/")
         assert engine.cli("exec", name, "nosuch", check=False).returncode == 127
         assert "trap" in engine.cli("top", name).stdout
