@@ -79,6 +79,10 @@ def noisy(sampan: Any, session_registry: Any, tmp_path: Path) -> str:
     return name
 
 
+def error_of(sampan: Any, name: str) -> str:
+    return str(sampan.api.api.inspect_container(name)["State"]["Error"])
+
+
 def test_a_pull_a_build_and_a_container_on_a_full_disk(
     small: tuple[Any, SmallDisk], noisy: str, tmp_path: Path, find_problems: Any
 ) -> None:
@@ -108,6 +112,15 @@ def test_a_pull_a_build_and_a_container_on_a_full_disk(
     disk.fill(left=256 << 10)
     sampan.ok("run", "-d", "--name", "logs", "busybox", "sh", "-c", "seq 1 100000; echo end; exit 4")
     assert sampan.ok("wait", "logs", timeout=30) == "4"
+    assert f"the log can't be written: {disk.target}" in error_of(sampan, "logs")
+    assert error_of(sampan, "logs").endswith(FULL)
+    # What there was room for can be read, torn lines or not.
+    assert set(sampan.ok("logs", "logs").split()) <= {*map(str, range(1, 100_001)), "end"}
+    free = ["--name", "free", "--log-opt", "mode=non-blocking", "--log-driver", "local"]
+    sampan.ok("run", "-d", *free, "busybox", "sh", "-c", "seq 1 100000; exit 5")
+    assert sampan.ok("wait", "free", timeout=30) == "5"
+    assert sampan.api.api.inspect_container("free")["LogStatus"]["LostLines"] > 1000
+    sampan.ok("rm", "free")
     written = sampan.run("run", "--rm", "busybox", "sh", "-c", f"head -c {NOISE} /dev/zero > /x && echo done")
     assert written.returncode != 0 and "done" not in written.stdout
     disk.free()

@@ -80,6 +80,46 @@ def test_values_that_cannot_work_are_refused(tmp_path: Path, flags: list[str]) -
 
 
 @pytest.mark.parametrize(
+    ("content", "flags", "message"),
+    [
+        # The first is what dockerd 20.10 says.
+        (
+            {},
+            ["--log-opt", "foo=bar"],
+            "failed to set log opts: unknown log opt 'foo' for json-file log driver",
+        ),
+        (
+            {"log-opts": {"mode": "x"}},
+            [],
+            "failed to set log opts: logger: logging mode not supported: x",
+        ),
+        (
+            {"log-driver": "nope"},
+            [],
+            "failed to set log opts: logger: no log driver named 'nope' is registered",
+        ),
+        (
+            {"log-driver": "syslog"},
+            ["--log-opt", "syslog-facility=x"],
+            "failed to set log opts: invalid syslog facility",
+        ),
+    ],
+)
+def test_default_log_options_are_checked_at_the_start(
+    tmp_path: Path, content: object, flags: list[str], message: str
+) -> None:
+    with pytest.raises(Invalid) as caught:
+        parse_options(with_file(tmp_path, content, *flags))
+    assert caught.value.message == message
+
+
+def test_log_options_of_the_file_are_those_of_the_driver_that_a_flag_chose(tmp_path: Path) -> None:
+    content = {"log-driver": "json-file", "log-opts": {"max-size": "1m", "tag": "{{.Name}}"}}
+    settings = parse_options(with_file(tmp_path, content, "--log-driver", "local")).settings
+    assert (settings.log_driver, settings.log_options) == ("local", {"max-size": "1m", "tag": "{{.Name}}"})
+
+
+@pytest.mark.parametrize(
     "content",
     [
         {"unknown": 1},
