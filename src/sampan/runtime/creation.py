@@ -269,7 +269,7 @@ def execute(
         )
         spawned = spawn.spawn(entry, setup, ours, theirs, group, lambda pid: None)
         os.close(target)
-        wire.send(ours, Start())
+        wire.send(ours, Start(spawned.pid))
         failure, _ = _FAILURES.receive(ours)
     if failure is not None:
         os.waitpid(spawned.pid, 0)

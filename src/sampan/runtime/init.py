@@ -200,7 +200,10 @@ def _fail(scene: Scene, failure: Failure) -> NoReturn:
 
 def _wait_for_start(scene: Scene) -> None:
     if scene.setup.listener < 0:
-        scene.receive()
+        told = scene.receive()
+        if isinstance(told, Start) and told.pid and scene.setup.notify >= 0:
+            # A further process has entered the container's procfs already.
+            scene.setup.state["pid"] = told.pid
         return
     # The maker is gone by then: whoever starts the container connects, and gets the failure, if there is one.
     scene.channel.close()

@@ -182,7 +182,9 @@ class Subscribe(msgspec.Struct, frozen=True, tag=True):
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    pass
+    """`pid`: the process's number as its maker knows it, for one that can't know it itself; else 0."""
+
+    pid: int = 0
 
 
 class Attach(msgspec.Struct, frozen=True, tag=True):

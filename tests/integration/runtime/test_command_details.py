@@ -255,6 +255,28 @@ def test_a_seccomp_agent_answers_for_the_kernel(runtime: Any, harbour: Any, tmp_
     assert len(agent.calls) == 1
 
 
+def test_a_seccomp_agent_hears_of_further_processes_too(runtime: Any, harbour: Any, tmp_path: Path) -> None:
+    profile = oci.Seccomp(
+        "SCMP_ACT_ALLOW",
+        listener_path=str(tmp_path / "agent"),
+        syscalls=(oci.SeccompRule(("mkdir", "mkdirat"), "SCMP_ACT_NOTIFY"),),
+    )
+    first = Agent(tmp_path / "agent", 22)
+    first.start()
+    name = runtime.create(harbour.spec("sh", "-c", "mkdir /x; exec sleep 100", linux={"seccomp": profile}))
+    runtime.call("start", name)
+    first.join(20)
+    (tmp_path / "agent").unlink()
+    second = Agent(tmp_path / "agent", 17)
+    second.start()
+    done = runtime.call("exec", name, "sh", "-c", "mkdir /y; readlink /proc/self")
+    second.join(20)
+    assert "File exists" in done.stdout
+    assert second.told["state"]["id"] == name
+    # The host's number, not that in the container.
+    assert second.told["pid"] not in (first.told["pid"], int(done.stdout.split()[-1]))
+
+
 @pytest.mark.parametrize("call", ["sendmsg", "default"])
 def test_an_agent_cannot_have_what_the_runtime_needs_itself(ours: Any, harbour: Any, call: str) -> None:
     default = "SCMP_ACT_NOTIFY" if call == "default" else "SCMP_ACT_ALLOW"

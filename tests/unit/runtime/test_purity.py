@@ -9,7 +9,9 @@ import pytest
 _IMPURE = {"os", "socket", "subprocess", "ctypes", "signal", "time", "select", "fcntl", "pathlib"}
 
 
-@pytest.mark.parametrize("name", ["plan", "steps", "options", "limits", "defaultspec", "messages"])
+@pytest.mark.parametrize(
+    "name", ["plan", "steps", "options", "limits", "defaultspec", "messages", "refusals", "statistics"]
+)
 def test_what_decides_does_not_act(name: str) -> None:
     found = find_spec(f"sampan.runtime.{name}")
     assert found is not None
