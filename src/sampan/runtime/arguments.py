@@ -34,10 +34,20 @@ def size(text: str) -> int:
     return int(found[1]) * power
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Made for every argument that is added: it must not look for a terminal each time."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=100)
+
+
 def parser() -> argparse.ArgumentParser:
     """Every command sets `command`."""
     parser = argparse.ArgumentParser(
-        prog="sampan-runtime", description="Runs containers of the OCI runtime-spec.", allow_abbrev=False
+        prog="sampan-runtime",
+        description="Runs containers of the OCI runtime-spec.",
+        allow_abbrev=False,
+        formatter_class=_Formatter,
     )
     parser.add_argument("--root", default=DEFAULT_ROOT, help="directory of the containers' state")
     parser.add_argument("--log", default="", help="file for errors (and more with --debug)")
@@ -51,7 +61,9 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, *, container: bool = True) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command = commands.add_parser(
+            name, help=text, description=text, allow_abbrev=False, formatter_class=_Formatter
+        )
         if container:
             command.add_argument("id", metavar="CONTAINER")
         return command
