@@ -19,8 +19,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from sampan.engine.engine import Engine
+from sampan.engine.settings import Settings
 from sampan.engine.system import memory_total
 from sampan.engine.usage import Usage
+from sampan.logs.status import read_status
 
 _T = TypeVar("_T")
 
@@ -161,6 +163,7 @@ class _Snapshot(Collector):
         table = _Table()
         for usage in self.usages:
             _fill(table, usage)
+            _fill_log(table, usage, self._engine.settings)
         yield from table.families()
 
 
@@ -217,6 +220,17 @@ def _fill(table: _Table, usage: Usage) -> None:
     _fill_cpu(table, usage, owner)
     _fill_memory(table, usage, owner)
     _fill_input_output(table, usage, owner)
+
+
+def _fill_log(table: _Table, usage: Usage, settings: Settings) -> None:
+    """Only of containers whose log has to be delivered, and met trouble."""
+    record = usage.record
+    owner = (record.id, record.name, record.image)
+    status = read_status(settings.log_status_path(record.id))
+    if status is not None:
+        lines, size = status.lost_lines, status.lost_bytes
+        table.counter("sampan_container_log_lost_lines_total", "Lines that no log server got", owner, lines)
+        table.counter("sampan_container_log_lost_bytes_total", "Bytes of those lines", owner, size)
 
 
 def _fill_cpu(table: _Table, usage: Usage, owner: tuple[str, ...]) -> None:

@@ -63,6 +63,10 @@ class Settings:
     def containers_run_dir(self) -> Path:
         return self.run / "containers"
 
+    def log_status_path(self, container_id: str) -> Path:
+        """What of a container's output could not be delivered (`sampan.logs.status`)."""
+        return self.containers_run_dir / container_id / "log-status.json"
+
     @property
     def socket(self) -> Path:
         return self.run / "sampan.sock"

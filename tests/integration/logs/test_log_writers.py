@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -334,10 +335,13 @@ def test_the_daemons_configuration_chooses_the_driver_of_containers_that_choose_
 ) -> None:
     slow.read_all()
     config = {"log-driver": "syslog", "log-opts": {"syslog-address": slow.address, "tag": "all"}}
-    sampan = make_sampan(tmp_path / "engine", config=config)
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        metrics = f"127.0.0.1:{unused.getsockname()[1]}"
+    sampan = make_sampan(tmp_path / "engine", config={**config, "metrics-addr": metrics})
     try:
         check_default_driver(sampan, slow)
         check_awslogs(sampan, cloud)
+        check_metrics(sampan, metrics)
     finally:
         sampan.close()
         sampan.engine.stop()
@@ -405,3 +409,24 @@ def check_awslogs(sampan: Any, cloud: CloudWatchLogs) -> None:
     await_that(lambda: is_gone(writer))
     assert cloud.messages("g", "s") == ["to the cloud"]
     assert sampan.ok("logs", "aws") == "to the cloud"
+
+
+def check_metrics(sampan: Any, address: str) -> None:
+    """Lines that do not fit in the buffer, as the server is not there."""
+    server = "--log-opt=syslog-address=tcp://127.0.0.1:1"
+    flags = ["--network=none", server, "--log-opt=mode=non-blocking", "--log-opt=max-buffer-size=0"]
+    sampan.ok(
+        "run", "-d", "--name=lossy", *flags, "busybox", "sh", "-c", "seq 1 100; echo >/ready; sleep 1000"
+    )
+    await_that(lambda: sampan.run("exec", "lossy", "test", "-e", "/ready").returncode == 0)
+    await_that(lambda: inspect(sampan, "lossy").get("LogStatus", {}).get("LostLines") == 99)
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as page:
+        lines = [line for line in page.read().decode().splitlines() if 'name="lossy"' in line]
+    assert any(
+        line.startswith("sampan_container_log_lost_lines_total") and line.endswith(" 99.0") for line in lines
+    )
+    # 100 numbers with their newlines are 292 bytes, of which the first line waits to be delivered.
+    assert any(
+        line.startswith("sampan_container_log_lost_bytes_total") and line.endswith(" 290.0") for line in lines
+    )
+    sampan.ok("rm", "-f", "lossy")

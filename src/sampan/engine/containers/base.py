@@ -80,10 +80,6 @@ class Parts:
         name = f"{container_id}-json.log" if driver in FILE_DRIVERS else "container-cached.log"
         return self.directory(container_id) / name
 
-    def log_status_path(self, container_id: str) -> Path:
-        """What of its output could not be delivered (`sampan.logs.status`)."""
-        return self.run_directory(container_id) / "log-status.json"
-
     def labels(self, host: HostConfig) -> tuple[str, str]:
         """The SELinux labels of a new container's processes and files; empty where the host has no SELinux."""
         contexts = self.facts.selinux

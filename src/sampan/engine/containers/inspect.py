@@ -103,7 +103,7 @@ def _links(record: ContainerRecord, parts: Parts) -> list[str] | None:
 
 def _log_status_json(record: ContainerRecord, parts: Parts) -> Json:
     """Beyond Docker's: what of the output could not be delivered; only where something went wrong."""
-    status = read_status(parts.log_status_path(record.id))
+    status = read_status(parts.settings.log_status_path(record.id))
     if status is None:
         return {}
     return {

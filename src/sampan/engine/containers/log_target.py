@@ -42,7 +42,7 @@ def log_target(record: ContainerRecord, parts: Parts) -> LogTarget | None:
         str(parts.log_path(record.id, driver)),
         options,
         msgspec.msgpack.encode(source) if needed else b"",
-        str(parts.log_status_path(record.id)),
+        str(parts.settings.log_status_path(record.id)),
     )
 
 

@@ -76,7 +76,7 @@ class SpecMaker:
         run_dir = parts.run_directory(record.id)
         run_dir.mkdir(mode=0o710, parents=True, exist_ok=True)
         (run_dir / "exit.json").unlink(missing_ok=True)
-        parts.log_status_path(record.id).unlink(missing_ok=True)
+        parts.settings.log_status_path(record.id).unlink(missing_ok=True)
         target = log_target(record, parts) if log else None
         directory.mkdir(mode=0o710, parents=True, exist_ok=True)
         return CreateRequest(
