@@ -10,6 +10,9 @@ from sampan.logs.options import FILE_DRIVERS, cache_options, delivery_options, f
 from sampan.runtime.logsink import LogSink
 from sampan.runtime.messages import LogTarget
 
+_SETTLE_SECONDS = 3.0
+"""For a disk to take what waits, before a container's end is told; `logs` should have all of it then."""
+
 
 class NullSink(LogSink):
     """Of the driver `none`."""
@@ -43,4 +46,6 @@ def _feed(target: LogTarget, cache: JsonFileSink | None) -> LogSink:
     from sampan.logs.writer import start_writer
 
     delivery = delivery_options(target.options)
-    return Feed(partial(start_writer, target), delivery, StatusFile(target.status), cache)
+    settle = _SETTLE_SECONDS if target.driver in FILE_DRIVERS else 0.0
+    status = StatusFile(target.status)
+    return Feed(partial(start_writer, target), delivery, status, cache, settle_seconds=settle)

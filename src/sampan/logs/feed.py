@@ -8,6 +8,7 @@ counted, whole lines at a time (mode non-blocking), as Docker's ring buffer does
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import time
@@ -50,10 +51,19 @@ StartWriter = Callable[[int, socket.socket], int]
 
 
 class Feed(LogSink):
-    """`cache`: a sink on disk that records everything too, whatever becomes of the rest."""
+    """`cache`: a sink on disk that records everything too, whatever becomes of the rest.
+
+    `settle_seconds`: so long `close` itself waits for the writer, when who hears of the end will read what it wrote.
+    """
 
     def __init__(
-        self, start_writer: StartWriter, delivery: Delivery, status: StatusFile, cache: LogSink | None = None
+        self,
+        start_writer: StartWriter,
+        delivery: Delivery,
+        status: StatusFile,
+        cache: LogSink | None = None,
+        *,
+        settle_seconds: float = 0.0,
     ) -> None:
         """Raises `Internal` when the writer can't begin, `Invalid` for options that it refuses."""
         self._start_writer = start_writer
@@ -61,6 +71,7 @@ class Feed(LogSink):
         self._most_packets = max(_LEAST_PACKETS, delivery.buffer // _BYTES_A_PACKET)
         self._file = status
         self._cache = cache
+        self._settle_seconds = settle_seconds
         self._lines = Lines()
         self._queue: deque[bytes] = deque()
         self._bytes = 0
@@ -120,10 +131,21 @@ class Feed(LogSink):
         self._pump()
         if self._cache is not None:
             self._cache.close()
+        if self._settle_seconds:
+            self._settle(time.monotonic() + self._settle_seconds)
         status = self._file.status
         if status.lost_lines:
             reason = f": {status.error}" if status.error else ""
             raise OSError(f"output lost: {status.lost_lines} lines, {status.lost_bytes} bytes{reason}")
+
+    def _settle(self, deadline: float) -> None:
+        while self._socket is not None and (left := deadline - time.monotonic()) > 0:
+            unsent = [self._socket] if self._sent < len(self._queue) else []
+            readable, writable, _ = select.select([self._socket], unsent, [], left)
+            if writable:
+                self._pump()
+            if readable:
+                self._receive()
 
     def give_up(self) -> None:
         """What waits is lost, and counted."""
@@ -244,6 +266,9 @@ class Feed(LogSink):
             self._deaths = 0
             self._delivered = report.packets
             self._drop_head(count)
+            if self._file.status.error and not self._file.status.lost_lines:
+                self._file.status.error = ""  # it has been overcome
+                self._file.save()
         losses = (report.lost_lines, report.lost_bytes)
         if losses != self._losses:
             status = self._file.status

@@ -294,6 +294,17 @@ def test_the_end_of_a_writer_that_has_delivered_everything_is_the_end(
     assert (len(writers.pids), one.status) == (1, LogStatus())
 
 
+def test_trouble_that_was_overcome_is_forgotten(shim: Callable[..., Shim], writers: Writers) -> None:
+    one = shim(buffer=1 << 20)
+    one.feed.write(1, b"1\n", 0)
+    writers.say(Trouble("connection refused"))
+    one.turn()
+    assert one.status.error == "connection refused"
+    writers.deliver(1)
+    one.turn()
+    assert one.status == LogStatus()
+
+
 def test_losses_until_the_end_are_told_to_the_shim(shim: Callable[..., Shim], writers: Writers) -> None:
     one = shim(drops=True, buffer=2)
     one.feed.write(1, b"1\n2\n3\n", 0)

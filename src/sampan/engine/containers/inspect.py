@@ -14,7 +14,7 @@ from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, State, ep
 from sampan.engine.ports import ports_json, summary_json
 from sampan.engine.security import apparmor_option
 from sampan.errors import SampanError
-from sampan.logs.status import read_status
+from sampan.logs.status import LogStatus, read_status
 
 Json = dict[str, Any]
 
@@ -104,7 +104,7 @@ def _links(record: ContainerRecord, parts: Parts) -> list[str] | None:
 def _log_status_json(record: ContainerRecord, parts: Parts) -> Json:
     """Beyond Docker's: what of the output could not be delivered; only where something went wrong."""
     status = read_status(parts.settings.log_status_path(record.id))
-    if status is None:
+    if status is None or status == LogStatus():
         return {}
     return {
         "LogStatus": {
