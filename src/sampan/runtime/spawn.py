@@ -130,17 +130,25 @@ def spawn(
                 case Forked():
                     # It comes from the first process, and may come after the second one's first words.
                     pid, forks = report.pid, False
-                    os.waitpid(first, 0)
                 case Failure():
                     raise report.error()
                 case _:
                     raise Internal("the container's init ended while it was being set up")
     except BaseException:
+        _reap_first(first, pid)
         _end(pid)
         if console >= 0:
             os.close(console)
         raise
+    # Only now: its end takes a moment, in which the second one has gone on.
+    _reap_first(first, pid)
     return Spawned(pid, console)
+
+
+def _reap_first(first: int, pid: int) -> None:
+    """The process that forked `pid`, if there was one, has ended; from then on `pid` is our child."""
+    if pid != first:
+        os.waitpid(first, 0)
 
 
 def _end(pid: int) -> None:
