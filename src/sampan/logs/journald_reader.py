@@ -6,7 +6,7 @@ Its export format is binary-safe: https://systemd.io/JOURNAL_EXPORT_FORMATS.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import IO
@@ -103,10 +103,12 @@ def read(
     tail: int | None = None,
     follow: bool = False,
     directory: str | None = None,
+    started: Callable[[subprocess.Popen[bytes]], None] | None = None,
 ) -> Iterator[LogRecord]:
     """A container's records, oldest first; with `follow` those that come, until the iterator is closed.
 
-    Blocks. Times are Unix time in nanoseconds. Raises `Unavailable` when the host has no journalctl.
+    Blocks. Times are Unix time in nanoseconds. `started` gets the process that is read from: when it ends, so does
+    this. Raises `Unavailable` when the host has no journalctl.
     """
     words = command(
         container_id,
@@ -122,6 +124,8 @@ def read(
         raise Unavailable("journalctl is not on this host, so its journal can't be read") from error
     assert child.stdout is not None
     try:
+        if started is not None:
+            started(child)
         for fields in entries(child.stdout):
             found = record(fields)
             if found is not None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_plus
 
 from sampan.engine.containers.base import Parts
-from sampan.engine.containers.log_target import readable_log
+from sampan.engine.containers.log_target import readable_log, reads_journal
 from sampan.engine.containers.monitor import Monitor
 from sampan.engine.containers.runner import PendingClient, Runner
 from sampan.engine.containers.store import Slot
 from sampan.errors import Conflict, Invalid, Unsupported
-from sampan.logs import reader
+from sampan.logs import journald_follow, journald_reader, reader
 from sampan.logs.reader import LogRecord
 from sampan.runtime.messages import AttachOptions
 
@@ -135,11 +135,11 @@ class Streams:
         if not (options.stdout or options.stderr):
             raise Invalid("Bad parameters: you must choose at least one stream")
         path = readable_log(slot.record, self._parts)
-        if path is None:
+        if path is None and not reads_journal(slot.record, self._parts):
             raise Unsupported("configured logging driver does not support reading")
         return self._log_chunks(slot, path, options)
 
-    async def _log_chunks(self, slot: Slot, path: Path, options: LogOptions) -> AsyncIterator[bytes]:
+    async def _log_chunks(self, slot: Slot, path: Path | None, options: LogOptions) -> AsyncIterator[bytes]:
         wanted = {stream for stream, chosen in ((1, options.stdout), (2, options.stderr)) if chosen}
         raw = slot.record.config.tty
         async for batch in self._batches(slot, path, options):
@@ -156,13 +156,14 @@ class Streams:
             if parts:
                 yield b"".join(parts)
 
-    async def _batches(self, slot: Slot, path: Path, options: LogOptions) -> AsyncIterator[list[LogRecord]]:
+    async def _batches(
+        self, slot: Slot, path: Path | None, options: LogOptions
+    ) -> AsyncIterator[list[LogRecord]]:
+        """From the file `path`, or without one from the host's journal."""
         if options.tail == 0 and not options.follow:
             return
         if not options.follow or not slot.record.running:
-            records = reader.read(
-                path, since_ns=options.since_ns, until_ns=options.until_ns, tail=options.tail
-            )
+            records = _stored(slot.record.id, path, options)
             while batch := await asyncio.to_thread(_take, records):
                 yield batch
             return
@@ -170,16 +171,26 @@ class Streams:
         waiting = self._monitor.wait(slot, "next-exit")
         waiting.add_done_callback(lambda _future: ended.set())
         try:
-            async for record in reader.follow(
-                path,
-                since_ns=options.since_ns,
-                until_ns=options.until_ns,
-                tail=options.tail,
-                ended=ended,
-            ):
+            async for record in _coming(slot.record.id, path, options, ended):
                 yield [record]
         finally:
             waiting.cancel()
+
+
+def _stored(container_id: str, path: Path | None, options: LogOptions) -> Iterator[LogRecord]:
+    since, until, tail = options.since_ns, options.until_ns, options.tail
+    if path is None:
+        return journald_reader.read(container_id, since_ns=since, until_ns=until, tail=tail)
+    return reader.read(path, since_ns=since, until_ns=until, tail=tail)
+
+
+def _coming(
+    container_id: str, path: Path | None, options: LogOptions, ended: asyncio.Event
+) -> AsyncIterator[LogRecord]:
+    since, until, tail = options.since_ns, options.until_ns, options.tail
+    if path is None:
+        return journald_follow.follow(container_id, since_ns=since, until_ns=until, tail=tail, ended=ended)
+    return reader.follow(path, since_ns=since, until_ns=until, tail=tail, ended=ended)
 
 
 def _take(records: object, size: int = 256) -> list[LogRecord]:

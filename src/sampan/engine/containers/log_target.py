@@ -46,6 +46,12 @@ def log_target(record: ContainerRecord, parts: Parts) -> LogTarget | None:
     )
 
 
+def reads_journal(record: ContainerRecord, parts: Parts) -> bool:
+    """Whether its output is to be read from the host's journal: it is there, and nowhere else."""
+    driver, options = log_driver(record, parts.settings)
+    return driver == "journald" and cache_options(options) is None
+
+
 def readable_log(record: ContainerRecord, parts: Parts) -> Path | None:
     """The file that its output can be read from: its log, or the local copy of what was sent elsewhere."""
     driver, options = log_driver(record, parts.settings)
