@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from sampan.engine import restart
@@ -94,7 +94,9 @@ def changed_limits(before: HostConfig, after: HostConfig) -> CgroupLimits | None
     """What to write into the group of a running container; None when nothing of it changes."""
     old, new = live_limits(before), live_limits(after)
     changed = {
-        field.name for field in fields(CgroupLimits) if getattr(old, field.name) != getattr(new, field.name)
+        field.name
+        for field in msgspec.structs.fields(CgroupLimits)
+        if getattr(old, field.name) != getattr(new, field.name)
     }
     for names in _TOGETHER:
         if changed & set(names):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from sampan.errors import Invalid
 from sampan.linux.cgroups.model import DeviceRule
@@ -14,8 +15,7 @@ _MAX_NUMBER = (1 << 32) - 1
 _Key = tuple[str, int | None, int | None]
 
 
-@dataclass(frozen=True, slots=True)
-class DevicePolicy:
+class DevicePolicy(msgspec.Struct, frozen=True):
     """Access is `default` but for the `exceptions`, which all have `allow == not default`."""
 
     default: bool

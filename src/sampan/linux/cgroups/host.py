@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from sampan.errors import Unsupported
 from sampan.linux.cgroups.device_filter import attach_device_program
@@ -36,8 +37,7 @@ _NAMED = "systemd"
 _V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "pids")
 
 
-@dataclass(frozen=True)
-class CgroupHost:
+class CgroupHost(msgspec.Struct, frozen=True):
     """What control groups this host has.
 
     `layout`: "v1", "hybrid" (version 1's controllers, beside a version 2 hierarchy without them) or "v2".
@@ -46,8 +46,8 @@ class CgroupHost:
     layout: str
     root: str
     controllers: frozenset[str]
-    hierarchies: Mapping[str, str] = field(default_factory=dict)
-    directories: Directories = field(default_factory=KernelDirectories)
+    hierarchies: Mapping[str, str] = msgspec.field(default_factory=dict)
+    directories: Directories = msgspec.field(default_factory=KernelDirectories)
     attach_devices: AttachDevices = attach_device_program
 
     def group(self, path: str) -> Cgroup:

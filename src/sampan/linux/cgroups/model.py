@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from sampan.errors import Invalid
 
@@ -12,8 +13,7 @@ UNLIMITED = -1
 MIN_SHARES, MAX_SHARES = 2, 262144
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceRule:
+class DeviceRule(msgspec.Struct, frozen=True):
     """One entry of a device policy. `type`: "c", "b" or "a" (both); `major`, `minor`: None is any;
     `access`: letters of "rwm"."""
 
@@ -24,8 +24,7 @@ class DeviceRule:
     access: str = "rwm"
 
 
-@dataclass(frozen=True, slots=True)
-class Throttle:
+class Throttle(msgspec.Struct, frozen=True):
     """`rate` in bytes or operations per second for the block device `major`:`minor`."""
 
     major: int
@@ -33,8 +32,7 @@ class Throttle:
     rate: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceWeight:
+class DeviceWeight(msgspec.Struct, frozen=True):
     """`weight` is 10 to 1000."""
 
     major: int
@@ -42,8 +40,7 @@ class DeviceWeight:
     weight: int
 
 
-@dataclass(frozen=True, slots=True)
-class CgroupLimits:
+class CgroupLimits(msgspec.Struct, frozen=True):
     """Limits in the terms of the OCI runtime-spec (config-linux.md, "Control groups"), whatever the version.
 
     None means "leave as it is", and so does 0 where a limit of nothing makes no sense (memory, CPU, pids, weights),
@@ -76,11 +73,10 @@ class CgroupLimits:
     read_iops: tuple[Throttle, ...] = ()
     write_iops: tuple[Throttle, ...] = ()
     devices: tuple[DeviceRule, ...] = ()
-    unified: Mapping[str, str] = field(default_factory=dict)
+    unified: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class CpuStats:
+class CpuStats(msgspec.Struct, frozen=True):
     """Nanoseconds. `per_cpu` is empty where the kernel does not count it (version 2)."""
 
     total: int = 0
@@ -92,8 +88,7 @@ class CpuStats:
     throttled: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryStats:
+class MemoryStats(msgspec.Struct, frozen=True):
     """Bytes. `limit` None is unlimited; `max_usage` None where the kernel does not record it.
 
     `stat` holds memory.stat as the kernel gives it; the keys differ between the versions, as in Docker's API.
@@ -103,19 +98,17 @@ class MemoryStats:
     max_usage: int | None = None
     limit: int | None = None
     failures: int = 0
-    stat: Mapping[str, int] = field(default_factory=dict)
+    stat: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class PidsStats:
+class PidsStats(msgspec.Struct, frozen=True):
     """`limit` None is unlimited."""
 
     current: int = 0
     limit: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BlockIoEntry:
+class BlockIoEntry(msgspec.Struct, frozen=True):
     """`operation`: "Read", "Write", "Sync", "Async", "Discard", "Total"; version 2 has "read", "write" only."""
 
     major: int
@@ -124,8 +117,7 @@ class BlockIoEntry:
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class CgroupStats:
+class CgroupStats(msgspec.Struct, frozen=True):
     cpu: CpuStats = CpuStats()
     memory: MemoryStats = MemoryStats()
     pids: PidsStats = PidsStats()
