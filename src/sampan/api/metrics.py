@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Awaitable, Callable
 
 from sampan.api.http import HttpServer
@@ -30,7 +31,12 @@ class MetricsServer:
 
     def timed_dispatch(self, dispatch: Dispatch) -> Dispatch:
         async def timed(request: Request) -> AnyResponse:
-            return await self._metrics.timed(request.method, request.path, lambda: dispatch(request))
+            begin = time.perf_counter()
+            answer = await dispatch(request)
+            # 304: what was asked for was so already.
+            if not isinstance(answer, Response) or answer.status < 300:
+                self._metrics.done(request.method, request.path, time.perf_counter() - begin)
+            return answer
 
         return timed
 

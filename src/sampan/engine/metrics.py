@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
-from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -23,8 +21,6 @@ from sampan.engine.settings import Settings
 from sampan.engine.system import memory_total
 from sampan.engine.usage import Usage
 from sampan.logs.status import read_status
-
-_T = TypeVar("_T")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -65,15 +61,12 @@ class Metrics:
             self._snapshot.usages = await self._engine.containers.usages()
             return generate_latest(self._registry)
 
-    async def timed(self, method: str, path: str, work: Callable[[], Awaitable[_T]]) -> _T:
-        """Do `work`, an API request of `method` and `path`, and count it when it succeeds."""
-        begin = time.perf_counter()
-        result = await work()
+    def done(self, method: str, path: str, seconds: float) -> None:
+        """Count an API request of `method` and `path` that took `seconds` and changed something."""
         noun, action = action_of(method, path)
         if noun:
             histogram = self._container_actions if noun == "container" else self._network_actions
-            histogram.labels(action).observe(time.perf_counter() - begin)
-        return result
+            histogram.labels(action).observe(seconds)
 
 
 def action_of(method: str, path: str) -> tuple[str, str]:

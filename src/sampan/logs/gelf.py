@@ -19,7 +19,7 @@ from sampan.logs.datagrams import Datagrams
 from sampan.logs.entry import LogEntry, LogSource
 from sampan.logs.option_values import host_and_port, refuse_unknown, split_address
 from sampan.logs.stream_connection import StreamConnection
-from sampan.logs.undelivered import Losses, Undelivered
+from sampan.logs.undelivered import Losses, Undelivered, deliver_lines
 
 _OPTIONS = (
     "gelf-address",
@@ -180,18 +180,13 @@ class GelfDestination:
 
     def send(self, entries: Sequence[LogEntry]) -> None:
         """Raises `Undelivered`; over TCP after the reconnections that the options allow."""
-        places = [place for place, entry in enumerate(entries) if entry.line]
-        if not places:
-            return
-        try:
-            if self._stream is not None:
-                self._send_stream(self._stream, [entries[place] for place in places])
-            else:
-                self._send_datagrams([entries[place] for place in places])
-        except Undelivered as error:
-            done = error.delivered
-            error.delivered = places[done] if done < len(places) else len(entries)
-            raise
+        deliver_lines(entries, self._deliver)
+
+    def _deliver(self, entries: Sequence[LogEntry]) -> None:
+        if self._stream is not None:
+            self._send_stream(self._stream, entries)
+        else:
+            self._send_datagrams(entries)
 
     def close(self) -> None:
         """What a slow server has half of is finished, or counted as a loss."""

@@ -20,7 +20,7 @@ from sampan.logs.datagrams import Datagrams
 from sampan.logs.entry import LogEntry, LogSource
 from sampan.logs.option_values import host_and_port, parse_bool, refuse_unknown, split_address
 from sampan.logs.stream_connection import StreamConnection
-from sampan.logs.undelivered import Losses, Undelivered
+from sampan.logs.undelivered import Losses, Undelivered, deliver_lines
 
 if TYPE_CHECKING:
     import ssl
@@ -198,19 +198,14 @@ class SyslogDestination:
 
     def send(self, entries: Sequence[LogEntry]) -> None:
         """Raises `Undelivered`."""
-        places = [place for place, entry in enumerate(entries) if entry.line]
-        if not places:
-            return
-        messages = [self._formatter.message(entries[place]) for place in places]
-        try:
-            if self._stream is not None:
-                self._stream.write(messages)
-            else:
-                self._send_datagrams([entries[place] for place in places], messages)
-        except Undelivered as error:
-            done = error.delivered
-            error.delivered = places[done] if done < len(places) else len(entries)
-            raise
+        deliver_lines(entries, self._deliver)
+
+    def _deliver(self, entries: Sequence[LogEntry]) -> None:
+        messages = [self._formatter.message(entry) for entry in entries]
+        if self._stream is not None:
+            self._stream.write(messages)
+        else:
+            self._send_datagrams(entries, messages)
 
     def _send_datagrams(self, entries: Sequence[LogEntry], messages: Sequence[bytes]) -> None:
         assert self._datagrams is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from sampan.logs.entry import LogEntry
 
@@ -16,6 +16,22 @@ class Undelivered(OSError):
     def __init__(self, message: str, *, delivered: int = 0) -> None:
         super().__init__(message)
         self.delivered = delivered
+
+
+def deliver_lines(entries: Sequence[LogEntry], deliver: Callable[[Sequence[LogEntry]], None]) -> None:
+    """Call `deliver` with the entries that say something: an empty line is no message, as with Docker.
+
+    An `Undelivered` of its comes out counted in `entries`.
+    """
+    places = [place for place, entry in enumerate(entries) if entry.line]
+    if not places:
+        return
+    try:
+        deliver([entries[place] for place in places])
+    except Undelivered as error:
+        done = error.delivered
+        error.delivered = places[done] if done < len(places) else len(entries)
+        raise
 
 
 class Losses:

@@ -17,7 +17,7 @@ from sampan.engine.containers import statistics
 from sampan.engine.containers.statistics import Statistics
 from sampan.engine.containers.store import ContainerStore
 from sampan.engine.model import ContainerRecord, State
-from sampan.errors import Invalid
+from sampan.errors import Internal, Invalid
 from sampan.linux.cgroups import BlockIoEntry, CgroupStats, CpuStats, MemoryStats, PidsStats
 
 NOW = "2026-01-02T03:04:05Z"
@@ -182,5 +182,29 @@ def test_files_of_a_few_containers_only_are_kept_open(
             for stream in streams:
                 async for _ in stream:  # it ends
                     pass
+
+    asyncio.run(main())
+
+
+def test_a_container_that_can_not_be_measured_does_not_keep_the_others_from_being_shown() -> None:
+    class Broken(Group):
+        def stats(self, read: object = None) -> CgroupStats:
+            raise Internal("cgroup: reading memory.stat: Too many open files")
+
+    class Whole(Group):
+        def stats(self, read: object = None) -> CgroupStats:
+            return super().stats(read)
+
+        def oom_kills(self) -> int:
+            return 2
+
+    async def main() -> None:
+        scene = Scene()
+        record = scene.slot.record
+        other = scene.store.add(replace(record, id="b" * 64, name="d")).record
+        groups = {record.id: Broken(), other.id: Whole()}
+        parts: Any = SimpleNamespace(store=scene.store, cgroup=lambda record: groups[record.id])
+        found = await Statistics(parts).usages()
+        assert [(usage.record.name, usage.oom_kills) for usage in found] == [("d", 2)]
 
     asyncio.run(main())

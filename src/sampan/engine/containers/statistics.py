@@ -196,7 +196,7 @@ class Statistics:
         return Sample(now(), stats, system), _interfaces(record)
 
     async def usages(self) -> list[Usage]:
-        """Of every running container, as of now."""
+        """Of every running container, as of now; without those that can't be measured."""
         running = [record for record in self._parts.store if record.running]
         return await asyncio.to_thread(self._usages, running)
 
@@ -205,10 +205,11 @@ class Statistics:
         for record in records:
             cgroup = self._parts.cgroup(record)
             try:
-                stats = cgroup.stats()
+                found.append(Usage(record, cgroup.stats(), _interfaces(record), cgroup.oom_kills()))
             except NotFound:
                 continue  # it ended in this moment
-            found.append(Usage(record, stats, _interfaces(record), cgroup.oom_kills()))
+            except SampanError as error:
+                log.warning("container %s could not be measured: %s", record.id, error)
         return found
 
 
