@@ -6,7 +6,7 @@ It lives in every shim, so it imports next to nothing. A chunk as it came from t
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from sampan.logs.lines import PARTIAL_SIZE, Lines
 from sampan.logs.rotation import RotatingFile
@@ -23,6 +23,11 @@ _NANOSECONDS = 1_000_000_000
 _FEW = 8
 """So many different characters to be escaped are replaced one after the other."""
 _BEGIN = b'{"log":"'
+_AT_ONCE = 512 * 1024
+"""Bytes of JSON of more than one record that are made and written at once: a shim's memory does not shrink again."""
+_AROUND = 80
+"""Bytes of JSON around a line."""
+_PORTION = 8 * 1024
 
 
 def _escapes() -> dict[int, str]:
@@ -68,6 +73,18 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
+def _portions(piece: bytes) -> Iterator[bytes]:
+    """Runs of whole lines; more than one when the lines are so short that their JSON is many times as long."""
+    if len(piece) + piece.count(b"\n") * _AROUND <= _AT_ONCE:
+        yield piece
+        return
+    at = 0
+    while at < len(piece):
+        end = piece.find(b"\n", at + _PORTION) + 1 or len(piece)
+        yield piece[at:end]
+        at = end
+
+
 def encode_attributes(attributes: Mapping[str, str]) -> bytes:
     """The member `attrs` with the comma before it, names in order; empty without any."""
     if not attributes:
@@ -111,9 +128,18 @@ class JsonFileSink(LogSink):
 
         Raises `OSError` when the file can't be written (a full disk): this chunk is lost, the next can be tried.
         """
-        pieces = self._lines.feed(stream, data)
-        if pieces:
-            self._file.append(b"".join([self._records(piece, stream, time_ns) for piece in pieces]))
+        records: list[bytes] = []
+        size = 0
+        for piece in self._lines.feed(stream, data):
+            for part in _portions(piece):
+                record = self._records(part, stream, time_ns)
+                if records and size + len(record) > _AT_ONCE:
+                    self._file.append(b"".join(records))
+                    records, size = [], 0
+                records.append(record)
+                size += len(record)
+        if records:
+            self._file.append(b"".join(records))
 
     def close(self) -> None:
         """Record unfinished lines, without a newline, and close the file."""

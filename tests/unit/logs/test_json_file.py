@@ -274,3 +274,14 @@ def test_attributes_are_recorded_between_stream_and_time_names_in_order(tmp_path
 def test_what_is_recorded_is_json_that_says_the_line(tmp_path: Path, raw: bytes) -> None:
     written(tmp_path / "log", raw + b"\n", raw + b"\n")
     assert texts(tmp_path / "log") == [raw.decode() + "\n"] * 2
+
+
+def test_short_lines_make_a_file_exceed_its_size_by_little(tmp_path: Path) -> None:
+    sink = JsonFileSink(str(tmp_path / "log"), 1_000_000, 9)
+    sink.write(1, b"".join(b"%d\n" % (number % 10) for number in range(32_768)), MOMENT)
+    sink.close()
+    sizes = [file.stat().st_size for file in tmp_path.iterdir()]
+    assert len(sizes) == 2
+    assert max(sizes) < 1_600_000
+    found = [json.loads(line)["log"] for name in ("log.1", "log") for line in (tmp_path / name).open()]
+    assert found == [f"{number % 10}\n" for number in range(32_768)]
