@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
+import threading
+import time
 from collections.abc import AsyncIterator
 
 from sampan.logs import journald_reader
@@ -25,38 +26,48 @@ async def follow(
 ) -> AsyncIterator[LogRecord]:
     """As `sampan.logs.reader.follow`. Raises `Unavailable` when the host has no journalctl."""
     loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[LogRecord] = asyncio.Queue(_WAITING)
-    children: list[subprocess.Popen[bytes]] = []
+    queue: asyncio.Queue[LogRecord | None] = asyncio.Queue(_WAITING)
+    # Here and not in the thread: so there is no moment in which it could not be ended.
+    child = journald_reader.start(
+        journald_reader.command(container_id, since_ns=since_ns, until_ns=until_ns, tail=tail, follow=True)
+    )
+
+    def put(item: LogRecord | None) -> None:
+        asyncio.run_coroutine_threadsafe(queue.put(item), loop).result()
 
     def work() -> None:
-        records = journald_reader.read(
-            container_id,
-            since_ns=since_ns,
-            until_ns=until_ns,
-            tail=tail,
-            follow=True,
-            started=children.append,
-        )
-        for record in records:
-            asyncio.run_coroutine_threadsafe(queue.put(record), loop).result()
+        try:
+            for record in journald_reader.records(child):
+                put(record)
+        finally:
+            put(None)
 
-    working = asyncio.create_task(asyncio.to_thread(work))
+    # A thread of its own: those that are shared are for work that comes to an end.
+    threading.Thread(target=work, name="journal", daemon=True).start()
+    ending = asyncio.ensure_future(ended.wait())
+    getting = asyncio.ensure_future(queue.get())
+    over = False
     try:
-        while True:
-            last = ended.is_set()
-            try:
-                yield await asyncio.wait_for(queue.get(), _QUIET)
-            except TimeoutError:
-                if working.done():
-                    await working  # why it could not be read
-                    return
-                if last:
-                    return
+        while not over:
+            left = None if until_ns is None else max(0.0, (until_ns - time.time_ns()) / 1e9)
+            last = ended.is_set() or left == 0
+            await asyncio.wait(
+                (getting,) if last else (getting, ending),
+                timeout=_QUIET if last else left,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if getting.done():
+                record = getting.result()
+                getting = asyncio.ensure_future(queue.get())
+                over = record is None
+                if record is not None:
+                    yield record
+            elif last:
+                return
     finally:
-        for child in children:
-            child.terminate()
-        while not working.done():
-            # A thread that waits to put an entry goes on, and finds the end.
-            if not queue.empty():
-                queue.get_nowait()
-            await asyncio.sleep(0.01)
+        ending.cancel()
+        child.kill()
+        while not over:  # a thread that waits to put an entry goes on, and finds the end
+            over = await getting is None
+            getting = asyncio.ensure_future(queue.get())
+        getting.cancel()

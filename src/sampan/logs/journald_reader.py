@@ -6,8 +6,7 @@ Its export format is binary-safe: https://systemd.io/JOURNAL_EXPORT_FORMATS.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import IO
 
@@ -18,7 +17,6 @@ from sampan.logs.reader import LogRecord
 _MOST_BYTES = 64 * 1024 * 1024
 """Of one field: what the journal itself accepts at most is less."""
 _STDERR_PRIORITY = b"3"
-_END_SECONDS = 5
 
 
 def command(
@@ -95,43 +93,30 @@ def _time(fields: dict[str, bytes]) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{microseconds % 10**6:06}000Z"
 
 
-def read(
-    container_id: str,
-    *,
-    since_ns: int | None = None,
-    until_ns: int | None = None,
-    tail: int | None = None,
-    follow: bool = False,
-    directory: str | None = None,
-    started: Callable[[subprocess.Popen[bytes]], None] | None = None,
-) -> Iterator[LogRecord]:
-    """A container's records, oldest first; with `follow` those that come, until the iterator is closed.
-
-    Blocks. Times are Unix time in nanoseconds. `started` gets the process that is read from: when it ends, so does
-    this. Raises `Unavailable` when the host has no journalctl.
-    """
-    words = command(
-        container_id,
-        since_ns=since_ns,
-        until_ns=until_ns,
-        tail=tail,
-        follow=follow,
-        directory=directory,
-    )
+def start(words: list[str]) -> subprocess.Popen[bytes]:
+    """Run `command`. Raises `Unavailable` when the host has no journalctl."""
     try:
-        child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except FileNotFoundError as error:
         raise Unavailable("journalctl is not on this host, so its journal can't be read") from error
+
+
+def records(child: subprocess.Popen[bytes]) -> Iterator[LogRecord]:
+    """What a started `command` prints, until it ends. Blocks; ends it when the iterator is closed."""
     assert child.stdout is not None
     try:
-        if started is not None:
-            started(child)
         for fields in entries(child.stdout):
             found = record(fields)
             if found is not None:
                 yield found
     finally:
-        child.terminate()
+        child.kill()
         child.stdout.close()
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(_END_SECONDS)
+        child.wait()
+
+
+def read(
+    container_id: str, *, since_ns: int | None = None, until_ns: int | None = None, tail: int | None = None
+) -> Iterator[LogRecord]:
+    """A container's records, oldest first. Blocks. Times are Unix time in nanoseconds. Raises `Unavailable`."""
+    yield from records(start(command(container_id, since_ns=since_ns, until_ns=until_ns, tail=tail)))

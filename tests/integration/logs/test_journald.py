@@ -11,6 +11,7 @@ import pytest
 
 from sampan.logs import journald_reader
 from sampan.logs.journald import JournaldDestination
+from sampan.logs.reader import LogRecord
 from sampan.testing.log_drivers import ID, MOMENT, entry, source
 
 pytestmark = pytest.mark.root
@@ -82,7 +83,12 @@ def test_a_containers_lines_are_read_back_from_the_journal(journald: Any) -> Non
     other.close()
     destination = JournaldDestination(source(attributes={"team": "a"}), journald.socket)
     destination.send(written)
-    follower = journald_reader.read(ID, follow=True, directory=directory)
+
+    def read(**chosen: Any) -> Iterator[LogRecord]:
+        child = journald_reader.start(journald_reader.command(ID, directory=directory, **chosen))
+        return journald_reader.records(child)
+
+    follower = read(follow=True)
     got = list(islice(follower, 4))
     assert [each.line for each in got] == [b"one\n", b"\0two\nlines\xff\n", b"pie", b"ces\n"]
     assert [each.stream for each in got] == [1, 2, 1, 1]
@@ -92,7 +98,7 @@ def test_a_containers_lines_are_read_back_from_the_journal(journald: Any) -> Non
     destination.close()
     assert next(follower).line == b"later\n"
     follower.close()  # type: ignore[attr-defined]
-    last = journald_reader.read(ID, tail=2, directory=directory)
+    last = read(tail=2)
     assert [each.line for each in last] == [b"ces\n", b"later\n"]
-    future = journald_reader.read(ID, since_ns=time.time_ns() + 60 * 10**9, directory=directory)
+    future = read(since_ns=time.time_ns() + 60 * 10**9)
     assert list(future) == []
