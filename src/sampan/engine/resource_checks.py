@@ -12,6 +12,7 @@ from sampan.errors import Invalid
 from sampan.linux.cgroups.features import CgroupFeatures
 
 MINIMUM_MEMORY = 6 * 1024 * 1024
+_GREATEST_MEMORY = (1 << 63) - 1
 _GREATEST_CPU = 8192
 _MOST_DIGITS = 18
 """Of a processor's number: far beyond the greatest, and what Python still takes for a number."""
@@ -58,7 +59,8 @@ def _check_memory(
     elif memory and 0 < swap < memory:
         raise Invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
     elif memory and swap == 0 and not update:
-        host = replace(host, memory_swap=memory * 2)
+        # Not beyond what a record can hold: one that could not be read again would keep the engine from starting.
+        host = replace(host, memory_swap=min(memory * 2, _GREATEST_MEMORY))
     if memory == 0 and swap > 0 and not update:
         raise Invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
     reservation = host.memory_reservation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from sampan.engine.config import HostConfig, RestartPolicy, ThrottleDevice, WeightDevice
@@ -235,3 +236,10 @@ def test_info_warns_of_limits_that_the_host_does_not_have() -> None:
         "WARNING: No io.max (riops) support",
         "WARNING: No io.max (wiops) support",
     ]
+
+
+@pytest.mark.parametrize("memory", [(1 << 62) - 1, 1 << 62, (1 << 63) - 1])
+def test_the_greatest_memory_limits_give_a_record_that_can_be_read_again(memory: int) -> None:
+    host = check_resources(HostConfig(memory=memory), FACTS, [])
+    assert host.memory <= host.memory_swap
+    assert msgspec.json.decode(msgspec.json.encode(host), type=HostConfig) == host
