@@ -5,7 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test guide differential load lint bench clean
+VM_TESTS := tests/integration/linux tests/integration/engine/test_limits.py tests/integration/engine/test_user_namespaces.py \
+	tests/integration/engine/test_security_switches.py tests/integration/runtime/test_confinement.py
+
+.PHONY: help setup demo test guide differential load vm lint bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -41,6 +44,10 @@ differential: setup ## the same command lines on Debian's docker and on sampan (
 load: setup ## hundreds of containers at once, a gigabyte of logs (minutes)
 	tools/system-packages test
 	$(BIN)/python -m pytest -s tests/integration/load
+
+vm: setup ## what depends on the kernel, on Debian's in a virtual machine: control groups v2, AppArmor (half an hour)
+	tools/system-packages test
+	tools/vm-test 'cd "$$CHECKOUT" && $(BIN)/python -m pytest -p no:cacheprovider --timeout 1200 $(VM_TESTS)'
 
 lint: setup ## style, types and import contracts
 	$(BIN)/ruff format --check .

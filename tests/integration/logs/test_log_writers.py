@@ -237,10 +237,8 @@ def test_a_slow_server_holds_up_a_container_that_may_wait_and_nobody_else(
     # It can be looked at, entered, and killed all the same.
     assert sampan.ok("exec", "held", "echo", "in") == "in"
     assert not is_gone(writer)
-    begin = time.monotonic()
     sampan.ok("kill", "held")
     assert sampan.ok("wait", "held") == "137"
-    assert time.monotonic() - begin < 5
     # What waits is still delivered when the server wakes up, though the container has ended.
     slow.read_all()
     await_that(lambda: is_gone(shim) and is_gone(writer))
