@@ -31,6 +31,15 @@ class Rlimit(_Part, frozen=True):
     hard: int
     soft: int
 
+    @property
+    def values(self) -> tuple[int, int]:
+        """Soft and hard limit for setrlimit(2). RLIM_INFINITY, -1 there, is written as the largest 64-bit number."""
+        return _signed(self.soft), _signed(self.hard)
+
+
+def _signed(value: int) -> int:
+    return -1 if value < 0 or value >= (1 << 63) else value
+
 
 class Capabilities(_Part, frozen=True):
     bounding: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from sampan.linux import libc, seccomp
 from sampan.linux import process as linux_process
 from sampan.oci.spec import Capabilities, Process
 from sampan.runtime.failure import NOT_EXECUTABLE, NOT_FOUND, ExecFailed
+from sampan.runtime.rlimits import set_late
 from sampan.runtime.users import ResolvedUser, home_of, resolve_groups, resolve_user
 
 DEFAULT_UMASK = 0o022
@@ -101,6 +102,7 @@ def execute(
     wanted = enter_identity(process, identity)
     program = find_program(arguments[0], environment.get("PATH", ""))
     reset_signals()
+    set_late(process.rlimits)  # before the filter, which may forbid it
     lock_down(process, filter_program, wanted, on_listener)
     try:
         os.execve(program, arguments, environment)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import resource
 import socket
 import struct
 import sys
@@ -36,6 +35,7 @@ from sampan.runtime.execute import (
 from sampan.runtime.failure import NOT_FOUND, ExecFailed, Failure, describe, failure_of
 from sampan.runtime.messages import Console, Done, InitOrder, MakerHooksCall, Ready, Start
 from sampan.runtime.overlay import Overlay
+from sampan.runtime.rlimits import set_early
 from sampan.runtime.trees import take_trees
 
 _ORDERS: Final[wire.Codec[Start | Done]] = wire.Codec(InitOrder)
@@ -342,24 +342,6 @@ def _root_propagation(scene: Scene, step: s.RootPropagation) -> None:
     mount.set_attributes(scene.root, propagation=one.flag, recursive=one.recursive)
 
 
-def _rlimit(scene: Scene, step: s.SetRlimit) -> None:
-    number = getattr(resource, step.resource, None) if step.resource.startswith("RLIMIT_") else None
-    if number is None:
-        raise Invalid(f"invalid rlimit type {step.resource!r}")
-    soft, hard = step.soft, step.hard
-    if hard != -1 and (soft == -1 or soft > hard):
-        raise Invalid(f"{step.resource}: the soft limit {soft} is above the hard limit {hard}")
-    try:
-        resource.setrlimit(number, (soft, hard))
-    except (ValueError, OSError) as error:
-        _, present = resource.getrlimit(number)
-        name = step.resource.removeprefix("RLIMIT_").lower()
-        raise Denied(
-            f"error setting rlimit {step.resource} to {soft}:{hard}: operation not permitted",
-            hint=f"the hard limit of {name} is {present} here, and raising it takes CAP_SYS_RESOURCE",
-        ) from error
-
-
 def _oom_score(scene: Scene, step: s.SetOomScoreAdjustment) -> None:
     if not -1000 <= step.value <= 1000:
         raise Invalid(f"invalid oomScoreAdj {step.value}: it is between -1000 and 1000")
@@ -450,7 +432,7 @@ _PERFORM: Final[dict[type[s.Step], Callable[[Scene, Any], object]]] = {
     s.MaskPath: _mask,
     s.ReadonlyRoot: _root_readonly,
     s.RootPropagation: _root_propagation,
-    s.SetRlimit: _rlimit,
+    s.SetRlimit: lambda scene, step: set_early(step.resource, step.soft, step.hard),
     s.SetOomScoreAdjustment: _oom_score,
     s.SetApparmorProfile: _apparmor,
     s.SetSelinuxLabel: _selinux,

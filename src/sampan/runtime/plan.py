@@ -137,7 +137,7 @@ def process_steps(process: Process, container_id: str) -> tuple[s.Step, ...]:
     result: list[s.Step] = []
     if process.oom_score_adj is not None:
         result.append(s.SetOomScoreAdjustment(process.oom_score_adj))
-    result += [s.SetRlimit(limit.type, _limit(limit.soft), _limit(limit.hard)) for limit in process.rlimits]
+    result += [s.SetRlimit(limit.type, *limit.values) for limit in process.rlimits]
     if process.io_priority is not None:
         result.append(_io_priority(process.io_priority))
     if process.apparmor_profile:
@@ -388,8 +388,3 @@ def _check_sysctl(name: str, namespaces: Namespaces) -> None:
 
 def _absolute(path: str) -> str:
     return posixpath.normpath("/" + path.lstrip("/"))
-
-
-def _limit(value: int) -> int:
-    """RLIM_INFINITY is written as the largest 64-bit number."""
-    return -1 if value < 0 or value >= (1 << 63) else value

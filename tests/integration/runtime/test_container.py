@@ -252,6 +252,17 @@ def test_limits_of_resources_are_set(harbour: Any) -> None:
     assert output.split() == ["256", "512", "0"]
 
 
+def test_limits_too_small_for_the_runtime_hold_for_the_program_alone(harbour: Any) -> None:
+    limits = (oci.Rlimit("RLIMIT_STACK", 40000, 32768), oci.Rlimit("RLIMIT_NOFILE", 4, 4))
+    for reaping in (False, True):
+        marks = {INIT_ANNOTATION: "true"} if reaping else {}
+        spec = harbour.spec("cat", "/proc/self/limits", process={"rlimits": limits}, annotations=marks)
+        lines = harbour.run(spec).output.splitlines()
+        found = {line[:26].strip(): line[26:].split()[:2] for line in lines}
+        assert found["Max stack size"] == ["32768", "40000"]
+        assert found["Max open files"] == ["4", "4"]
+
+
 def test_a_limit_that_can_not_be_had_is_a_clear_error(harbour: Any) -> None:
     process = {"rlimits": (oci.Rlimit("RLIMIT_NOFILE", 1 << 30, 1 << 30),)}
     with pytest.raises(
