@@ -304,6 +304,29 @@ def test_health_goes_on_where_it_was_and_what_became_unhealthy_meanwhile_is_rest
     place.run(test)
 
 
+def test_an_end_for_bad_health_that_no_engine_saw_is_a_failure_to_the_policy(place: Any) -> None:
+    async def test(engine: Any) -> None:
+        body = CreateBody(
+            image="box:1",
+            cmd=("sh", "-c", "trap 'test -e /tmp/end && exit 0' TERM; while :; do sleep 0.05; done"),
+            healthcheck=Healthcheck(("CMD", "false"), interval=50_000_000, retries=1),
+            stop_timeout=-1,
+            host_config=HostConfig(restart_policy=RestartPolicy("on-failure"), restart_unhealthy=True),
+        )
+        await engine.containers.create("checked", body)
+        await engine.containers.start("checked")
+        await until(lambda: status_of(engine, "checked") == "unhealthy")
+        first = engine.containers.record("checked").state
+        await engine.close()
+        Path(f"/proc/{first.pid}/root/tmp/end").touch()
+        os.kill(first.pid, signal.SIGTERM)
+        await until(lambda: gone(first.pid))
+        again = await place.engine()
+        await until(lambda: again.containers.record("checked").restart_count == 1)
+
+    place.run(test)
+
+
 def status_of(engine: Any, name: str) -> str:
     health = engine.containers.record(name).state.health
     return health.status if health is not None else ""

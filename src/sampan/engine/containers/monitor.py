@@ -203,7 +203,7 @@ class Monitor:
             stopped=record.manually_stopped or (live is not None and live.no_restart),
             ran_for=time.monotonic() - live.since if live is not None else 0.0,
             last_delay=known.delay,
-            unhealthy=live is not None and live.unhealthy,
+            unhealthy=live.unhealthy if live is not None else _ended_for_health(record),
         )
 
     def _announce_end(self, record: ContainerRecord, end: ExitRecord) -> None:
@@ -300,6 +300,16 @@ class Monitor:
             live.shim.close()
         self._oom.close()
         self._live.clear()
+
+
+def _ended_for_health(record: ContainerRecord) -> bool:
+    """Of a container that ended while no engine was there: whether an engine had begun to end it for its health."""
+    health = record.state.health
+    if (
+        health is None or not health.failing_streak
+    ):  # one that was paused counts as unhealthy without any failure
+        return False
+    return record.restarts_unhealthy and health.status == "unhealthy"
 
 
 def _forget(waiters: list[asyncio.Future[Waited]], future: asyncio.Future[Waited]) -> None:

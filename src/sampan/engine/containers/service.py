@@ -217,8 +217,8 @@ class Containers:
             await self._restart_unhealthy(slot)
         except SampanError as error:
             log.warning("unhealthy container %s: %s", slot.record.id, error)
-        if slot.record.state.status == "running" and not self._health.watching(slot.record.id):
-            self._health.started(slot)  # it runs on, or again: so do its checks
+        if slot.record.running and not self._health.watching(slot.record.id):
+            self._health.started(slot)  # it runs on (perhaps paused), or again: so do its checks
 
     def _started(self, slot: Slot) -> None:
         self._health.started(slot)
