@@ -42,8 +42,8 @@ class SlowServer:
         self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self._connections: list[socket.socket] = []
         self._reading = threading.Event()
-        self._changed = threading.Condition()
         self._said: list[bytearray] = []
+        self._readers: list[threading.Thread] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -54,22 +54,24 @@ class SlowServer:
                 return
             self._connections.append(connection)
             self._said.append(bytearray())
-            threading.Thread(target=self._read, args=(connection, self._said[-1]), daemon=True).start()
+            reader = threading.Thread(target=self._read, args=(connection, self._said[-1]), daemon=True)
+            self._readers.append(reader)
+            reader.start()
 
     def _read(self, connection: socket.socket, said: bytearray) -> None:
         self._reading.wait()
         while data := connection.recv(1 << 20):
-            with self._changed:
-                said.extend(data)
-                self._changed.notify_all()
+            said.extend(data)
 
     def read_all(self) -> None:
         self._reading.set()
 
     def lines(self) -> list[bytes]:
-        """Whole lines, without what syslog puts before them."""
-        with self._changed:
-            whole = [bytes(said[: said.rfind(b"\n") + 1]) for said in self._said]
+        """Whole lines, without what syslog puts before them; when the writers have gone."""
+        for reader in self._readers:
+            reader.join(60)
+            assert not reader.is_alive()
+        whole = [bytes(said[: said.rfind(b"\n") + 1]) for said in self._said]
         return [line.partition(b": ")[2] for text in whole for line in text.splitlines()]
 
     def close(self) -> None:
