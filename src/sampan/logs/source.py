@@ -12,6 +12,9 @@ from sampan.logs.entry import LogSource
 from sampan.logs.options import pattern
 
 _SHORT = 12
+_LONGEST_VALUE = 4096
+_MOST_OF_ALL = 16 * 1024
+"""Characters: escaped, and with a piece of a line, still less than what the log's reader takes for a record."""
 
 
 def make_source(
@@ -55,7 +58,9 @@ def make_source(
         "ContainerEnv": list(environment),
     }
     attributes = _chosen(labels, options.get("labels", ""), options.get("labels-regex", ""))
-    attributes |= _chosen(variables, options.get("env", ""), options.get("env-regex", ""))
+    attributes = _bounded(
+        attributes | _chosen(variables, options.get("env", ""), options.get("env-regex", ""))
+    )
     wanted = options.get("tag", "")
     local = driver in ("json-file", "local")
     text = tag.expand(wanted or ("" if local else tag.DEFAULT), fields)
@@ -66,7 +71,7 @@ def make_source(
         name=name,
         image_id=image_id,
         image_name=image_name,
-        command=" ".join(arguments),
+        command=" ".join(arguments)[:_LONGEST_VALUE],
         created=created,
         daemon_name=daemon_name,
         host=host,
@@ -88,3 +93,16 @@ def _chosen(values: Mapping[str, str], names: str, expression: str) -> dict[str,
         for name, value in values.items()
         if name in wanted or (matcher is not None and matcher.search(name))
     }
+
+
+def _bounded(attributes: Mapping[str, str]) -> dict[str, str]:
+    """They are part of every line, and an image may have labels of any length: a log that is full after a few lines, or
+    records that no reader and no server takes, are not for it to bring about."""
+    found: dict[str, str] = {}
+    room = _MOST_OF_ALL
+    for name, value in attributes.items():
+        size = len(name) + min(len(value), _LONGEST_VALUE)
+        if size <= room:
+            found[name] = value[:_LONGEST_VALUE]
+            room -= size
+    return found

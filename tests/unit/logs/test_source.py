@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sampan.errors import Invalid
 from sampan.logs import tag
+from sampan.logs.json_file import PARTIAL_SIZE, JsonFileSink
+from sampan.logs.log_files import close_all, open_all
+from sampan.logs.reader import read
 from sampan.logs.source import make_source
 
 ID = "84a59f90aac3" + "0" * 52
@@ -99,3 +103,23 @@ def test_an_images_labels_are_values_and_never_options() -> None:
     }
     source = make_source("syslog", {"labels": "a"}, **{**FACTS, "labels": labels})
     assert (source.tag, source.attributes) == (ID[:12], {"a": "{{.Name}}"})
+
+
+@pytest.mark.parametrize("driver", ["json-file", "gelf"])
+def test_an_images_label_neither_fills_the_log_nor_makes_it_unreadable(driver: str, tmp_path: Path) -> None:
+    worst = "\x01" * 3_000_000  # six bytes for each character in JSON
+    facts = {**FACTS, "labels": {"team": "a", **{f"l{number}": worst for number in range(100)}}}
+    source = make_source(driver, {"labels-regex": ".*", "env": "X"}, **{**facts, "arguments": ("sh", worst)})
+    assert source.attributes["team"] == "a"
+    assert "l1" in source.attributes and "l99" not in source.attributes
+    assert source.attributes["X"] == "y"  # what is short finds room behind what is long
+    assert len(source.command) <= 4096
+    path = tmp_path / "log"
+    sink = JsonFileSink(str(path), attributes=source.attributes)
+    sink.write(1, b"\x01" * PARTIAL_SIZE + b"and more\n", 1)
+    sink.close()
+    records = list(read(path))
+    assert b"".join(record.line for record in records) == b"\x01" * PARTIAL_SIZE + b"and more\n"
+    files = open_all(str(path))
+    assert b'"time":"1970-01-01' in files[0].first_record()  # which is what tells files apart
+    close_all(files)
