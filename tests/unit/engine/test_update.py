@@ -1,4 +1,4 @@
-"""What `update` makes of a container's record, whatever happens to the container in the same moment."""
+"""What becomes of a container's record when it is changed, whatever happens to the container in the same moment."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from sampan.engine.config import ContainerConfig, HostConfig
@@ -14,6 +15,7 @@ from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.store import ContainerStore
 from sampan.engine.host_facts import HostFacts
 from sampan.engine.model import ContainerRecord, State
+from sampan.errors import Internal
 from sampan.linux.cgroups import CgroupLimits
 
 MIB = 1 << 20
@@ -21,8 +23,11 @@ NOW = "2026-01-02T03:04:05Z"
 
 
 class Disk:
+    def __init__(self) -> None:
+        self.written = 0
+
     def put(self, *_: object, **__: object) -> None:
-        return None
+        self.written += 1
 
     def items(self, *_: object) -> list[tuple[str, bytes]]:
         return []
@@ -63,5 +68,23 @@ def test_an_oom_kill_that_the_update_brings_is_not_forgotten() -> None:
         assert await lifecycle.update(slot.record.id, HostConfig(memory=16 * MIB)) == []
         assert slot.record.host.memory == 16 * MIB
         assert slot.record.state.oom_killed
+
+    asyncio.run(main())
+
+
+def test_a_record_that_no_engine_could_read_again_is_not_written() -> None:
+    async def main() -> None:
+        disk = Disk()
+        store = ContainerStore(disk)  # type: ignore[arg-type]
+        record = ContainerRecord("a" * 64, "c", NOW, "", "", (), ContainerConfig(), HostConfig())
+        broken = replace(record, host=HostConfig(memory_swap=1 << 63))
+        with pytest.raises(Internal, match=r"container a{64} can't be read: .*MemorySwap"):
+            await store.insert(broken, durable=True)
+        assert (disk.written, len(store)) == (0, 0)
+        slot = await store.insert(record, durable=True)
+        store.replace(slot, broken)
+        with pytest.raises(Internal):
+            await store.save(slot)
+        assert disk.written == 1
 
     asyncio.run(main())

@@ -13,7 +13,7 @@ import msgspec
 
 from sampan.engine.model import ContainerRecord
 from sampan.engine.volumes import Store
-from sampan.errors import Conflict, Invalid, NotFound
+from sampan.errors import Conflict, Internal, Invalid, NotFound
 from sampan.storage.metadata import Table
 
 
@@ -31,13 +31,27 @@ class Slot:
         """Derived values of this very record; emptied by every change."""
 
 
+def _encoded(record: ContainerRecord) -> bytes:
+    """Raises `Internal` rather than give the database a record with which no engine could start any more."""
+    body = msgspec.json.encode(record)
+    _decoded(record.id, body)
+    return body
+
+
+def _decoded(container_id: str, body: bytes) -> ContainerRecord:
+    try:
+        return msgspec.json.decode(body, type=ContainerRecord)
+    except msgspec.DecodeError as error:
+        raise Internal(f"the record of container {container_id} can't be read: {error}") from error
+
+
 class ContainerStore:
     def __init__(self, metadata: Store) -> None:
         self._metadata = metadata
         self._slots: dict[str, Slot] = {}
         self._names: dict[str, str] = {}
         for key, body in metadata.items(Table.CONTAINERS):
-            record = msgspec.json.decode(body, type=ContainerRecord)
+            record = _decoded(key, body)
             self._slots[key] = Slot(record)
             self._names[record.name] = key
 
@@ -102,20 +116,20 @@ class ContainerStore:
         slot.cache.clear()
 
     async def save(self, slot: Slot, *, durable: bool = False) -> None:
-        """Write the slot's record as it is now. `durable`: it must outlive a power failure.
+        """Write the slot's record as it is now. `durable`: it must outlive a power failure. Raises `SampanError`.
 
         What describes processes need not: after a power failure there are none.
         """
         async with slot.saving:
             if self._slots.get(slot.record.id) is not slot:
                 return
-            body = msgspec.json.encode(slot.record)
+            body = _encoded(slot.record)
             await asyncio.to_thread(
                 self._metadata.put, Table.CONTAINERS, slot.record.id, body, durable=durable
             )
 
     async def insert(self, record: ContainerRecord, *, durable: bool) -> Slot:
-        body = msgspec.json.encode(record)
+        body = _encoded(record)
         await asyncio.to_thread(self._metadata.put, Table.CONTAINERS, record.id, body, durable=durable)
         return self.add(record)
 
