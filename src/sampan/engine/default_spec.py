@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from sampan.errors import Invalid
 from sampan.linux.capabilities import NAMES
-from sampan.oci.spec import DeviceRule, Linux, Mount, Namespace, Resources, Seccomp
+from sampan.oci.spec import DeviceRule, Mount
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM_SIZE = 64 << 20
@@ -45,14 +45,9 @@ _CAPABILITIES = (
     "CAP_AUDIT_WRITE",
 )
 _ALL = "ALL"
-_NAMESPACES = ("mount", "network", "uts", "pid", "ipc")
 
 # null, zero, full, random, urandom, tty, console, ptmx, and every pseudo-terminal.
 _DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None))
-
-
-def default_capabilities() -> tuple[str, ...]:
-    return _CAPABILITIES
 
 
 def adjust_capabilities(
@@ -89,11 +84,10 @@ def normalise_capabilities(option: str, names: Iterable[str]) -> tuple[str, ...]
     return tuple(sorted(found))
 
 
-def default_mounts(*, shm_size: int | None = DEFAULT_SHM_SIZE, privileged: bool = False) -> tuple[Mount, ...]:
-    """/proc, /dev and so on, in the order of mounting. `shm_size` in bytes; None: no /dev/shm of its own."""
-    read_only = () if privileged else ("ro",)
+def default_mounts() -> tuple[Mount, ...]:
+    """/proc, /dev and so on, in the order of mounting."""
     quiet = ("nosuid", "noexec", "nodev")
-    mounts = [
+    return (
         Mount("/proc", "proc", "proc", quiet),
         Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
         Mount(
@@ -102,22 +96,18 @@ def default_mounts(*, shm_size: int | None = DEFAULT_SHM_SIZE, privileged: bool 
             "devpts",
             ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
         ),
-        Mount("/sys", "sysfs", "sysfs", (*quiet, *read_only)),
-        Mount("/sys/fs/cgroup", "cgroup", "cgroup", (*read_only, *quiet)),
+        Mount("/sys", "sysfs", "sysfs", (*quiet, "ro")),
+        Mount("/sys/fs/cgroup", "cgroup", "cgroup", ("ro", *quiet)),
         Mount("/dev/mqueue", "mqueue", "mqueue", quiet),
-    ]
-    if shm_size is not None:
-        mounts.append(Mount("/dev/shm", "tmpfs", "shm", (*quiet, "mode=1777", f"size={shm_size}")))
-    return tuple(mounts)
+        Mount("/dev/shm", "tmpfs", "shm", (*quiet, "mode=1777", f"size={DEFAULT_SHM_SIZE}")),
+    )
 
 
-def default_device_rules(*, privileged: bool = False) -> tuple[DeviceRule, ...]:
+def default_device_rules() -> tuple[DeviceRule, ...]:
     """The cgroup's device policy: nothing but the harmless character devices; any node may be made, not opened.
 
     Docker leaves a part of these to runc, which adds them to every configuration.
     """
-    if privileged:
-        return (DeviceRule(allow=True, access="rwm"),)
     return (
         DeviceRule(allow=False, access="rwm"),
         DeviceRule(allow=True, type="c", access="m"),
@@ -132,27 +122,3 @@ def default_device_rules(*, privileged: bool = False) -> tuple[DeviceRule, ...]:
 def default_sysctls() -> dict[str, str]:
     """For a network namespace of the container's own: any user may ping and listen on any port there."""
     return {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
-
-
-def default_namespaces(*, cgroup: bool) -> tuple[Namespace, ...]:
-    """`cgroup`: with a namespace of its own for control groups (Docker's default on version 2 only)."""
-    return tuple(Namespace(kind) for kind in (*_NAMESPACES, *(("cgroup",) if cgroup else ())))
-
-
-def default_linux(
-    cgroups_path: str,
-    *,
-    privileged: bool = False,
-    cgroup_namespace: bool = False,
-    seccomp: Seccomp | None = None,
-) -> Linux:
-    """The `linux` section without limits. A privileged container has no seccomp filter and no protected paths."""
-    return Linux(
-        namespaces=default_namespaces(cgroup=cgroup_namespace),
-        cgroups_path=cgroups_path,
-        resources=Resources(devices=default_device_rules(privileged=privileged)),
-        seccomp=None if privileged else seccomp,
-        sysctl=default_sysctls(),
-        masked_paths=() if privileged else MASKED_PATHS,
-        readonly_paths=() if privileged else READONLY_PATHS,
-    )

@@ -8,14 +8,13 @@ from msgspec.structs import replace
 
 from sampan.engine import restart
 from sampan.engine.config import ContainerConfig, HostConfig
+from sampan.engine.default_spec import DEFAULT_SHM_SIZE
 from sampan.engine.host_facts import HostFacts
 from sampan.engine.resource_checks import check_resources
 from sampan.engine.signals import parse_signal
 from sampan.errors import Invalid, Unsupported
 from sampan.logs.options import DRIVERS, check_log_options
 from sampan.oci.image import Healthcheck
-
-DEFAULT_SHM_SIZE = 64 * 1024 * 1024
 
 
 def check_config(config: ContainerConfig) -> None:

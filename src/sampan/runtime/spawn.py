@@ -205,12 +205,7 @@ def _enter_pid_namespace(entry: Entry) -> None:
     if path is None:
         ns.unshare(ns.NEWPID)
         return
-    try:
-        descriptor = ns.open_namespace(path)
-        ns.join(descriptor, ns.NEWPID, path)
-        os.close(descriptor)
-    except OSError as error:
-        raise Invalid(f"pid namespace path {path} can't be joined: {describe(error)}") from error
+    _join_path(ns.NEWPID, path)
 
 
 def _enter_time_namespace(entry: Entry) -> None:
@@ -219,12 +214,7 @@ def _enter_time_namespace(entry: Entry) -> None:
         raise Unsupported("time namespaces are not supported by this kernel")
     path = entry.namespaces[ns.NEWTIME]
     if path is not None:
-        try:
-            descriptor = ns.open_namespace(path)
-            ns.join(descriptor, ns.NEWTIME, path)
-            os.close(descriptor)
-        except OSError as error:
-            raise Invalid(f"time namespace path {path} can't be joined: {describe(error)}") from error
+        _join_path(ns.NEWTIME, path)
         return
     ns.unshare(ns.NEWTIME)
     for clock, offset in (entry.time_offsets or {}).items():
@@ -235,6 +225,17 @@ def _enter_time_namespace(entry: Entry) -> None:
                 file.write(f"{clock} {offset.secs} {offset.nanosecs}\n")
         except OSError as error:
             raise Invalid(f"time offset of {clock} is refused: {describe(error)}") from error
+
+
+def _join_path(flag: int, path: str) -> None:
+    try:
+        descriptor = ns.open_namespace(path)
+        try:
+            ns.join(descriptor, flag, path)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise Invalid(f"{ns.FILES[flag]} namespace path {path} can't be joined: {describe(error)}") from error
 
 
 def _child(entry: Entry, setup: init.Setup, channel: socket.socket, group: Group | None) -> NoReturn:

@@ -23,7 +23,7 @@ DEFAULTS = SpecDefaults(
     sysctls=default_spec.default_sysctls(),
 )
 FACTS = SpecFacts(
-    DEFAULTS, default_spec.default_capabilities(), "/parent", "box", files={"/etc/hosts": "/run/hosts"}
+    DEFAULTS, default_spec.adjust_capabilities((), ()), "/parent", "box", files={"/etc/hosts": "/run/hosts"}
 )
 
 
@@ -122,6 +122,7 @@ def test_a_privileged_container_is_not_protected_from_itself() -> None:
     assert spec.linux.seccomp is None
     assert spec.linux.resources.devices == (DeviceRule(True, "a", access="rwm"),)
     assert "ro" not in mounts_of(spec)["/sys"].options
+    assert "ro" not in mounts_of(spec)["/sys/fs/cgroup"].options
     assert "ro" in mounts_of(build())["/sys"].options
 
 

@@ -398,7 +398,10 @@ def _device_nodes(top: str) -> list[tuple[str, os.stat_result]]:
         subdirectories[:] = [name for name in subdirectories if f"{directory}/{name}" not in _OWN_PLACES]
         for name in files:
             path = f"{directory}/{name}"
-            info = os.lstat(path)
+            try:
+                info = os.lstat(path)
+            except FileNotFoundError:
+                continue  # unplugged meanwhile
             if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
                 found.append((path, info))
     return found
