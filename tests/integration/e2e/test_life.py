@@ -309,3 +309,14 @@ def test_links_are_names_in_hosts_and_can_be_removed_alone(sampan: Any) -> None:
     assert datetime.fromisoformat(
         sampan.ok("inspect", "-f", "{{.State.StartedAt}}", "web").replace("Z", "+00:00")
     )
+
+
+def test_top_shows_processes_of_any_user_whatever_columns_are_asked_for(sampan: Any) -> None:
+    sampan.ok("run", "-d", "--name", "box", "--user", "4321", BUSYBOX, "sleep", "1000")
+    pid = sampan.ok("inspect", "-f", "{{.State.Pid}}", "box").strip()
+    # As docker 20.10: -o alone would select the processes of the caller.
+    assert sampan.ok("top", "box", "-o", "pid,uid").split() == ["PID", "UID", pid, "4321"]
+    # ps refuses to select by more than one means.
+    assert pid in sampan.ok("top", "box", "-p", pid).split()
+    refused = sampan.run("top", "box", "-o", "uid")
+    assert refused.returncode == 1 and "Couldn't find PID field in ps output" in refused.stderr

@@ -7,6 +7,7 @@ import os
 import pwd
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from sampan.engine import state
@@ -36,21 +37,31 @@ class Observer:
     def _top(self, record: ContainerRecord, ps_args: str) -> Json:
         pids = set(self._parts.cgroup(record).pids())
         try:
-            done = subprocess.run(
-                ["ps", *ps_args.split()],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_PS_TIMEOUT,
-                check=False,
-            )
+            # Without them, options such as -o select the processes of our own user alone. Some can't be used with them.
+            chosen = [f"-q{','.join(map(str, sorted(pids)))}"] if pids else []
+            done = _run_ps([*ps_args.split(), *chosen])
+            if done.returncode != 0 and chosen:
+                done = _run_ps(ps_args.split())
         except FileNotFoundError:
             return _proc_table(pids)
-        except subprocess.TimeoutExpired as error:
-            raise Internal("ps did not answer in time") from error
         if done.returncode != 0:
             raise Invalid(f"ps: {done.stderr.strip().partition(chr(10))[0]}")
         return parse_ps(done.stdout, pids)
+
+
+def _run_ps(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Raises `Internal` when it takes too long, and FileNotFoundError when there is none."""
+    try:
+        return subprocess.run(
+            ["ps", *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PS_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Internal("ps did not answer in time") from error
 
 
 def parse_ps(output: str, pids: set[int]) -> Json:
