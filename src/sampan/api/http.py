@@ -37,6 +37,8 @@ CLOSE_SECONDS = 10.0
 HEAD_SECONDS = 60.0
 """How long a client from the network may take for a request's head; one without any is not kept for ever."""
 _BODY_HIGH_WATER = 1024 * 1024
+MAX_METRICS_CLIENTS = 64
+"""Connections to an address that anybody may ask: beyond these the oldest is closed."""
 _PENDING_HIGH_WATER = 256 * 1024
 
 _REASONS = {
@@ -75,15 +77,17 @@ class HttpConnection(asyncio.Protocol):
     def __init__(
         self,
         dispatch: Dispatch,
-        connections: set[HttpConnection],
+        connections: dict[HttpConnection, None],
         tasks: set[asyncio.Task[None]],
         head_seconds: float | None = None,
+        max_connections: int | None = None,
     ) -> None:
         """The connection is among `connections` while it is open, its request's work among `tasks` to its end.
 
         `head_seconds`: for the first head from the connection's beginning, for each later one from its first byte.
         """
         self._head_seconds = head_seconds
+        self._max_connections = max_connections
         self._head_timer: asyncio.TimerHandle | None = None
         self._dispatch = dispatch
         self._connections = connections
@@ -107,11 +111,15 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
-        self._connections.add(self)
+        self._connections[self] = None
+        while self._max_connections is not None and len(self._connections) > self._max_connections:
+            oldest = next(iter(self._connections))
+            del self._connections[oldest]
+            oldest.shut_down()
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.discard(self)
+        self._connections.pop(self, None)
         self._transport = None
         self._head_came()
         if self._hijacked:
@@ -190,6 +198,7 @@ class HttpConnection(asyncio.Protocol):
             self._waiting.append(message)
 
     def on_body(self, body: bytes) -> None:
+        self._head_size = 0
         message = self._incoming
         message.body.append(body)
         message.size += len(body)
@@ -198,6 +207,7 @@ class HttpConnection(asyncio.Protocol):
         message.arrived.set()
 
     def on_message_complete(self) -> None:
+        self._head_size = 0
         if (
             not self._parser.should_upgrade()
         ):  # else the parser means the head alone; the body is still to come
@@ -281,6 +291,8 @@ class HttpConnection(asyncio.Protocol):
             await self._send_stream(request, response)
         else:
             self._send(request, response)
+        # Who does not take the answers to the requests it has sent is not given more of them.
+        await self._writable.wait()
         await self._next_request()
 
     def _send(self, request: Request, response: Response) -> None:
@@ -344,11 +356,12 @@ class HttpConnection(asyncio.Protocol):
             self._feed(data)
 
     def _feed(self, data: bytes) -> None:
-        self._head_size += len(data) if self._current is None else 0
+        # What is neither body nor complete: a head, but also the trailer or the extensions of a chunked body.
+        self._head_size += len(data)
         try:
             self._parser.feed_data(data)
-            if self._head_size > MAX_HEADER_BYTES and self._current is None:
-                raise Invalid(f"request head is larger than {MAX_HEADER_BYTES} bytes")
+            if self._head_size > MAX_HEADER_BYTES:
+                raise Invalid(f"request head or trailer is larger than {MAX_HEADER_BYTES} bytes")
         except httptools.HttpParserUpgrade as upgrade:
             # The parser leaves the body of a request for an upgrade to its caller.
             length = self._incoming.headers.get("content-length", "0")
@@ -415,9 +428,11 @@ def error_response(error: SampanError) -> Response:
 class HttpServer:
     """Listening sockets and the connections accepted on them."""
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatch, max_connections: int | None = None) -> None:
+        """`max_connections`: one more than these takes the place of the oldest."""
         self._dispatch = dispatch
-        self._connections: set[HttpConnection] = set()
+        self._max_connections = max_connections
+        self._connections: dict[HttpConnection, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._servers: list[asyncio.Server] = []
 
@@ -427,7 +442,9 @@ class HttpServer:
         head_seconds = None if local else HEAD_SECONDS
 
         def factory() -> HttpConnection:
-            return HttpConnection(self._dispatch, self._connections, self._tasks, head_seconds)
+            return HttpConnection(
+                self._dispatch, self._connections, self._tasks, head_seconds, self._max_connections
+            )
 
         if local:
             # The socket file is the daemon's (it holds the root's lock); asyncio must not judge it.

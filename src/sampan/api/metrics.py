@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 
-from sampan.api.http import HttpServer
+from sampan.api.http import MAX_METRICS_CLIENTS, HttpServer
 from sampan.api.messages import AnyResponse, Request, Response, Route
 from sampan.api.router import Router
 from sampan.engine.metrics import CONTENT_TYPE, Metrics
@@ -27,7 +27,7 @@ class MetricsServer:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._router = Router(_ROUTES)
-        self._server = HttpServer(self._dispatch)
+        self._server = HttpServer(self._dispatch, MAX_METRICS_CLIENTS)
 
     def timed_dispatch(self, dispatch: Dispatch) -> Dispatch:
         async def timed(request: Request) -> AnyResponse:

@@ -99,7 +99,7 @@ class ContainerRecord(msgspec.Struct, frozen=True):
     `name` has no slash. `endpoints` by network name. `published`: definite bindings, while it runs.
     `manually_stopped`: by a person since it was last started (for unless-stopped).
     `removing`: a removal has begun; the next start of the engine finishes it. The labels
-    are SELinux's.
+    are SELinux's. `restart_label`: the label that asks for restarts of the unhealthy was a person's, and says true.
     """
 
     id: str
@@ -120,6 +120,7 @@ class ContainerRecord(msgspec.Struct, frozen=True):
     platform: str = "linux"
     process_label: str = ""
     mount_label: str = ""
+    restart_label: bool = False
 
     @property
     def running(self) -> bool:
@@ -137,7 +138,9 @@ class ContainerRecord(msgspec.Struct, frozen=True):
 
     @property
     def restarts_unhealthy(self) -> bool:
-        return restart.restarts_unhealthy(self.host.restart_policy, self.host.restart_unhealthy, self.labels)
+        return restart.restarts_unhealthy(
+            self.host.restart_policy, self.host.restart_unhealthy, self.restart_label
+        )
 
 
 class VolumeRecord(msgspec.Struct, frozen=True):

@@ -44,7 +44,7 @@ def check_unhealthy(policy: RestartPolicy, flag: bool | None, labels: Mapping[st
     label = labels.get(UNHEALTHY_LABEL)
     if label is not None and label not in ("true", "false"):
         raise Invalid(f"invalid value '{label}' of label {UNHEALTHY_LABEL}: expected true or false")
-    wanted = flag if flag is not None else label == "true"
+    wanted = flag if flag is not None else asked_by_label(labels)
     if wanted and policy.name in ("", "no"):
         raise Invalid(
             "conflicting options: --restart-unhealthy and restart policy 'no'",
@@ -52,9 +52,14 @@ def check_unhealthy(policy: RestartPolicy, flag: bool | None, labels: Mapping[st
         )
 
 
-def restarts_unhealthy(policy: RestartPolicy, flag: bool | None, labels: Mapping[str, str]) -> bool:
-    """Whether an unhealthy container is to be restarted: the flag decides, then the label, also the image's."""
-    wanted = flag if flag is not None else labels.get(UNHEALTHY_LABEL) == "true"
+def asked_by_label(labels: Mapping[str, str]) -> bool:
+    """Whether a person's own labels ask for it. An image's are not asked: images do not configure the engine."""
+    return labels.get(UNHEALTHY_LABEL) == "true"
+
+
+def restarts_unhealthy(policy: RestartPolicy, flag: bool | None, label: bool) -> bool:
+    """Whether an unhealthy container is to be restarted: the flag decides, then the label (`asked_by_label`)."""
+    wanted = flag if flag is not None else label
     return wanted and policy.name not in ("", "no")
 
 

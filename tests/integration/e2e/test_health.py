@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from sampan.testing.images import busybox_tar
+
 pytestmark = pytest.mark.root
 
 BUSYBOX = "busybox:latest"
@@ -105,6 +107,21 @@ def test_the_label_asks_for_it_too_and_update_takes_it_back(sampan: Any, wait_un
     refused = sampan.run("run", "--restart-unhealthy", BUSYBOX)
     assert refused.returncode == 125
     assert "conflicting options: --restart-unhealthy and restart policy 'no'" in refused.stderr
+
+
+def test_an_images_label_asks_for_nothing(sampan: Any, wait_until: Any) -> None:
+    change = ("-c", "LABEL sampan.restart-unhealthy=true")
+    sampan.ok("import", *change, "-", "labelled:latest", stdin=busybox_tar())
+    sampan.docker("run", "-d", "--name", "web", "--restart", "always", "--stop-timeout", "0", *CHECK,
+                  "labelled:latest", *SERVICE)  # fmt: skip
+    with events_of(sampan, "web") as events:
+        wait_until(lambda: state(sampan, "web")["State"]["Health"]["Status"] == "healthy")
+        sampan.ok("exec", "web", "rm", "/ok")
+        events.until("health_status: unhealthy")
+        events.until("exec_die", 2)
+    found = state(sampan, "web")
+    assert found["Config"]["Labels"] == {"sampan.restart-unhealthy": "true"}
+    assert (found["RestartCount"], found["State"]["Status"]) == (0, "running")
 
 
 def test_the_log_of_checks_is_dockers_and_the_checks_rest_while_it_is_paused(sampan: Any) -> None:

@@ -275,3 +275,75 @@ def test_a_connection_that_is_kept_between_requests_and_long_answers_are_not_cut
 
     answer = exchange(slowly, b"GET /one HTTP/1.1\r\n\r\nGET /two HTTP/1.1\r\nConnection: close\r\n\r\n")
     assert answer.count(b"HTTP/1.1 200 OK") == 2
+
+
+_CHUNKED = b"POST /one HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "endless", [b"0\r\nX-A: ", b"0\r\n" + b"X-A: b\r\n" * 10, b"5;", b"5\r\nhello\r\n5;"]
+)
+def test_a_trailer_or_the_extensions_of_a_chunk_without_end_are_refused(endless: bytes) -> None:
+    more = endless[3:] if endless.endswith(b"\r\n") else b"a" * 70
+    with pytest.raises(ConnectionError):
+        exchange(say_path, _CHUNKED + endless, *[more * 1000] * 200, until=b"never")
+
+
+def test_a_body_in_small_chunks_is_no_head_however_long() -> None:
+    async def count(request: Request) -> AnyResponse:
+        return Response(body=str(len(await request.body(1_000_000))).encode())
+
+    answer = exchange(
+        count,
+        _CHUNKED.replace(b"\r\n", b"\r\nConnection: close\r\n", 1),
+        b"1\r\na\r\n" * 50_000,
+        b"0\r\n\r\n",
+    )
+    assert answer.endswith(b"\r\n\r\n50000")
+
+
+def test_a_client_that_takes_no_answers_is_not_given_more_of_them() -> None:
+    """Requests in a row without reading: their answers must not gather in the server's memory."""
+    answered = 0
+    size = 100_000
+
+    async def large(request: Request) -> AnyResponse:
+        nonlocal answered
+        answered += 1
+        return Response(body=b"a" * size)
+
+    async def main() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = HttpServer(large)
+        await server.listen(listener)
+        with socket.create_connection(listener.getsockname()) as client:
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await loop.sock_sendall(client, b"GET / HTTP/1.1\r\n\r\n" * 1_000_000)
+            assert 0 < answered * size < 20_000_000
+        await server.close()
+
+    asyncio.run(main())
+
+
+def test_one_connection_too_many_takes_the_place_of_the_oldest() -> None:
+    async def main() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = HttpServer(say_path, max_connections=3)
+        await server.listen(listener)
+        async with asyncio.timeout(10):
+            old = [await asyncio.open_connection(*listener.getsockname()) for _ in range(3)]
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(b"GET /new HTTP/1.1\r\n\r\n")
+            assert (await reader.readuntil(b"/new")).startswith(b"HTTP/1.1 200 OK")
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                await old[0][0].readexactly(1)
+            old[1][1].write(b"GET /old HTTP/1.1\r\n\r\n")
+            assert (await old[1][0].readuntil(b"/old")).startswith(b"HTTP/1.1 200 OK")
+        for _, other in (*old, (reader, writer)):
+            other.close()
+        await server.close()
+
+    asyncio.run(main())

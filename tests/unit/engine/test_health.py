@@ -55,7 +55,7 @@ def test_checks_come_more_often_in_the_start_period_until_one_succeeds() -> None
 def test_the_flag_then_the_label_asks_for_a_restart_of_the_unhealthy(
     flag: bool | None, labels: dict[str, str], policy: RestartPolicy, wanted: bool
 ) -> None:
-    assert restart.restarts_unhealthy(policy, flag, labels) is wanted
+    assert restart.restarts_unhealthy(policy, flag, restart.asked_by_label(labels)) is wanted
 
 
 def test_a_wish_that_no_policy_fulfils_is_refused() -> None:

@@ -91,6 +91,7 @@ class Creator:
                 endpoints,
                 process_label=labels[0],
                 mount_label=labels[1],
+                restart_label=restart.asked_by_label(body.labels or {}),
             )
             with parts.images.hold(image.diff_ids):
                 record = await self._make(record)

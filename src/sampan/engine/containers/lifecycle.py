@@ -302,7 +302,7 @@ class Lifecycle:
             except Conflict as error:
                 raise _not_updated(record, error) from error
             if wanted.restart_unhealthy is not None or wanted.restart_policy.name:
-                # A label, perhaps the image's, lapses with the policy; the flag contradicts it.
+                # A label lapses with the policy; the flag contradicts it.
                 restart_rules.check_unhealthy(host.restart_policy, host.restart_unhealthy, {})
             undo = await self._limit(record, host)
             # Not `record`: an OOM kill, which lower limits may bring, or a health check was written down meanwhile.
