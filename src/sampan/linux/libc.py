@@ -40,6 +40,7 @@ CLOSE_RANGE = 436
 OPENAT2 = 437
 MOUNT_SETATTR = 442
 
+_MACHINE = os.uname().machine  # looked at once: a personality changes it
 _KEYCTL = {"x86_64": 250, "i686": 288, "armv7l": 311, "ppc64le": 271, "s390x": 280}
 _KEYCTL_GENERIC = 219  # aarch64, riscv64, loongarch64
 
@@ -159,7 +160,7 @@ def capget(header: ctypes.Structure, data: ctypes.Array[ctypes.c_uint32]) -> Non
 
 def keyctl(operation: int, subject: str, *arguments: int | bytes) -> int:
     """keyctl(2); `subject` is what an error is about."""
-    number = _KEYCTL.get(os.uname().machine, _KEYCTL_GENERIC)
+    number = _KEYCTL.get(_MACHINE, _KEYCTL_GENERIC)
     return checked("keyctl", subject, number, operation, *arguments)
 
 

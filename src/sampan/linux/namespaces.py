@@ -47,18 +47,27 @@ def has_time() -> bool:
     return os.path.exists("/proc/self/ns/time")
 
 
-def different(pid: int, flags: int) -> int:
-    """Those of `flags` in which process `pid` is elsewhere than the caller. Raises OSError when it is gone."""
-    result = 0
+Identity = tuple[int, int]
+"""Device and inode of a namespace: two of them are the same when these are (ioctl_ns(2))."""
+
+
+def own() -> dict[int, Identity]:
+    """The caller's namespaces, of those kinds that this kernel knows."""
+    found = {}
     for flag, name in FILES.items():
-        if flags & flag:
-            try:
-                ours = os.stat(f"/proc/self/ns/{name}")
-                theirs = os.stat(f"/proc/{pid}/ns/{name}")
-            except FileNotFoundError:
-                if not os.path.exists(f"/proc/{pid}/ns"):
-                    raise
-                continue  # a kind that this kernel does not know
-            if (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino):
-                result |= flag
+        try:
+            status = os.stat(f"/proc/self/ns/{name}")
+        except FileNotFoundError:
+            continue
+        found[flag] = status.st_dev, status.st_ino
+    return found
+
+
+def different(pid: int, ours: dict[int, Identity]) -> int:
+    """The flags of those of our namespaces (as of `own`) that `pid` is not in. Raises OSError when it is gone."""
+    result = 0
+    for flag, identity in ours.items():
+        status = os.stat(f"/proc/{pid}/ns/{FILES[flag]}")
+        if (status.st_dev, status.st_ino) != identity:
+            result |= flag
     return result

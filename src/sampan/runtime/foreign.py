@@ -68,6 +68,7 @@ class DrivenShim(Shim):
     _driver = 0
 
     def _make(self, setup: Setup, channel: socket.socket) -> spawn.Spawned:
+        self._listen()
         process.set_subreaper()
         self._driver = os.fork()
         if self._driver == 0:

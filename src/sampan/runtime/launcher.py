@@ -62,6 +62,7 @@ class Launcher:
         libc.mount(None, str(mounts), None, mount.MS_PRIVATE)
         self._layers = LayerMounts(str(mounts))
         self._host_mounts = host_mounts
+        self._namespaces = ns.own()
         self._cgroup_host = _find_cgroups()
         self._filters = FilterCache(run_dir / "seccomp")
 
@@ -169,7 +170,7 @@ class Launcher:
             raise Internal("the control connection's descriptor is missing")
         filter_program = None if call.request.runtime else self._filters.get_encoded(call.seccomp)
         control = rest[0] if call.control else -1
-        job = exec_job(call.request, filter_program, stdio, self._cgroup_host, control)
+        job = exec_job(call.request, filter_program, stdio, self._cgroup_host, control, self._namespaces)
         make = Shim
         try:
             if call.request.runtime:

@@ -16,7 +16,7 @@ import msgspec
 
 from sampan.errors import Internal, Unavailable
 from sampan.oci.rootfs import RootAssembly
-from sampan.oci.spec import IdMapping
+from sampan.oci.spec import IdMapping, Linux, Spec
 from sampan.runtime import filters, wire
 from sampan.runtime.failure import Failure
 from sampan.runtime.messages import (
@@ -110,6 +110,8 @@ class LauncherClient:
         `control`: a connection that the shim serves at once (`ShimClient.begin`). Descriptors stay the caller's.
         """
         spec, profile = filters.detached(request.spec)
+        if not request.runtime:
+            spec = _outline(spec)
         request = msgspec.structs.replace(request, spec=spec)
         call = ExecCall(request, stdio is not None, control is not None, profile)
         return self._created(call, [*(stdio or ()), *(() if control is None else (control,))])
@@ -224,3 +226,14 @@ def _launch(run_dir: Path, command: tuple[str, ...]) -> tuple[socket.socket, sub
             raise ready.error()
         undo.pop_all()
     return ours, process
+
+
+def _outline(spec: Spec) -> Spec:
+    """What of a container's configuration its further processes are made by; the rest is long, and took its effect."""
+    linux = spec.linux or Linux()
+    return Spec(
+        spec.oci_version,
+        linux=Linux(
+            cgroups_path=linux.cgroups_path, uid_mappings=linux.uid_mappings, gid_mappings=linux.gid_mappings
+        ),
+    )

@@ -152,10 +152,11 @@ def exec_job(
     stdio: tuple[int, int, int] | None,
     cgroup_host: CgroupHost | None,
     control: int = -1,
+    ours: dict[int, ns.Identity] | None = None,
 ) -> Job:
-    """Raises `Invalid`, and `Conflict` when the container has ended."""
+    """`ours`: the launcher's namespaces. Raises `Invalid`, and `Conflict` when the container has ended."""
     validate_process(request.process)
-    target, flags = spawn.open_target(request.init_pid, request.init_start_time)
+    target, flags = spawn.open_target(request.init_pid, request.init_start_time, ours)
     linux = request.spec.linux or Linux()
     setup = Setup(
         plan=partial(plan_exec, request.process, request.container_id),
@@ -217,7 +218,7 @@ class Shim:
         self._loop = Loop()
         self._directory = os.open(job.run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._streams: Streams
-        self._listener: socket.socket
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._connections: dict[int, socket.socket] = {}
         self._subscribers: list[socket.socket] = []
         self._starter: socket.socket | None = None
@@ -231,7 +232,6 @@ class Shim:
 
     def create(self) -> Created:
         """Make the process; nothing is left of it when this raises."""
-        self._listen()
         try:
             self._spawn()
         except BaseException:
@@ -245,8 +245,6 @@ class Shim:
         self._loop.watch(self._listener.fileno(), READ, self._accept)
         self._loop.watch(self._channel.fileno(), READ, self._from_init)
         self._loop.watch(self._pidfd, READ, self._process_ended)
-        if self._job.control >= 0:
-            self._add_connection(socket.socket(fileno=self._job.control))
         while self._exit is None:
             self._loop.run_once()
         while self._streams.busy:
@@ -263,7 +261,6 @@ class Shim:
     # Making the process.
 
     def _listen(self) -> None:
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # By descriptor: run directories may be longer than a socket's address.
         path = f"/proc/self/fd/{self._directory}/{SHIM_SOCKET}"
         try:
@@ -273,6 +270,18 @@ class Shim:
         self._listener.bind(path)
         self._listener.listen(64)
         self._listener.setblocking(False)
+
+    def _make_ready(self) -> None:
+        """What does not need the process, while that sets itself up: the socket, and the calls that wait already.
+
+        A start among them waits for the process then.
+        """
+        self._listen()
+        if self._job.control >= 0:
+            self._add_connection(socket.socket(fileno=self._job.control))
+            # A client that is attached has to know whether there is a terminal: with one, when that has come.
+            while not self._job.terminal and not self._started and self._loop.run_once(0):
+                pass
 
     def _unlisten(self) -> None:
         self._listener.close()
@@ -312,7 +321,9 @@ class Shim:
     def _make(self, setup: Setup, channel: socket.socket) -> spawn.Spawned:
         """The process, waiting. `channel` is its end of ours, and closed here."""
         job = self._job
-        return spawn.spawn(job.entry, setup, self._channel, channel, job.group, self._maker_hooks)
+        return spawn.spawn(
+            job.entry, setup, self._channel, channel, job.group, self._maker_hooks, self._make_ready
+        )
 
     def _make_pipes(self) -> tuple[int, int, int]:
         output, output_theirs = os.pipe2(os.O_CLOEXEC)

@@ -75,8 +75,10 @@ class Spawned(msgspec.Struct, frozen=True):
     console: int
 
 
-def open_target(pid: int, start_time: int) -> tuple[int, int]:
+def open_target(pid: int, start_time: int, ours: dict[int, ns.Identity] | None = None) -> tuple[int, int]:
     """A pidfd of a container's init and the CLONE_NEW* flags of those namespaces that are not ours.
+
+    `ours`: as of `namespaces.own`, if known.
 
     Raises `Conflict` when it has ended, also when its number went to another process meanwhile.
     """
@@ -88,7 +90,7 @@ def open_target(pid: int, start_time: int) -> tuple[int, int]:
         # The pidfd is held: from here on the number can't be given away unnoticed.
         if start_time and process.start_time(pid) != start_time:
             raise Conflict("the container is not running")
-        flags = ns.different(pid, sum(ns.FILES))
+        flags = ns.different(pid, ours or ns.own())
         if process.state(pid) in "ZX":
             raise Conflict("the container is not running")
     except (OSError, Conflict) as error:
@@ -106,10 +108,12 @@ def spawn(
     theirs: socket.socket,
     group: Group | None,
     maker_hooks: Callable[[int], None],
+    meanwhile: Callable[[], None] | None = None,
 ) -> Spawned:
     """Fork the init, and serve it until it is ready. It is dead when this raises what it met.
 
-    `channel` and `theirs` are a socket pair; `theirs` is closed here. `maker_hooks` gets the init's pid.
+    `channel` and `theirs` are a socket pair; `theirs` is closed here. `maker_hooks` gets the init's pid. `meanwhile`:
+    what the maker has to do anyway, while the init sets itself up.
     """
     pid = _fork(entry, setup, channel, theirs, group)
     theirs.close()
@@ -117,6 +121,8 @@ def spawn(
     first = pid
     forks, ready = _is_staged(entry), False
     try:
+        if meanwhile is not None:
+            meanwhile()
         while forks or not ready:
             report, descriptors = _REPORTS.receive(channel)
             match report:

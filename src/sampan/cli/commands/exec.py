@@ -72,16 +72,17 @@ def _add_console_size(body: dict[str, Any]) -> None:
 
 
 def _attached(invocation: Invocation, client: Client, identity: str) -> int:
-    from sampan.cli.streams import Attachment, attached_signals, resizer
-    from sampan.cli.terminal import size
-
     flags = invocation.flags
     tty = flags["tty"]
     body: dict[str, Any] = {"Detach": False, "Tty": tty}
     if tty:
         _add_console_size(body)
+    hijacked = client.hijack(f"/exec/{identity}/start", None, body)
+    # Imported while the engine makes the process.
+    from sampan.cli.streams import Attachment, attached_signals, resizer
+    from sampan.cli.terminal import size
+
     with attached_signals(proxy=False, tty=tty) as signals:
-        hijacked = client.hijack(f"/exec/{identity}/start", None, body)
         resize = resizer(client, f"/exec/{identity}")
         if tty:
             resize(*size())
