@@ -12,6 +12,8 @@ _PATTERNS = (
     (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? [+-]\d{4} [A-Z]+", "<time>"),
     (r"\b[0-9a-f]{64}\b", "<id>"),
     (r"\b[0-9a-f]{12}\b", "<short id>"),
+    # Signal 32 is the C library's own: no program gives it back its default, and an engine may inherit it ignored.
+    (r"\b(Sig(?:Ign|Blk|Cgt):\s+[0-9a-f]{8})[0-9a-f]([0-9a-f]{7})\b", r"\1.\2"),
     (r"<net>\.(?!1\b)\d+", "<address>"),
     (r"\b[0-9a-f]{2}(:[0-9a-f]{2}){5}\b", "<mac>"),
     (r"\b(Up|Exited \(\d+\)|Restarting \(\d+\)) (Less than a second|\d+ seconds?)", r"\1 <short time>"),
