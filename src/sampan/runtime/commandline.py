@@ -347,8 +347,11 @@ def _print_json(value: object) -> None:
 
 def _write_pid_file(path: str | None, pid: int) -> None:
     if path:
-        temporary = f"{path}.tmp"
-        with open(temporary, "w", encoding="ascii") as file:
+        directory, name = os.path.split(path)
+        # The directory may be writable for others, who could have put a link at a name they know.
+        temporary = os.path.join(directory, f".{name}.{os.urandom(8).hex()}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(temporary, flags, 0o644), "w", encoding="ascii") as file:
             file.write(str(pid))
         os.replace(temporary, path)
 

@@ -29,7 +29,7 @@ from sampan.runtime.limits import limits_of
 from sampan.runtime.messages import INIT_ANNOTATION, Start
 from sampan.runtime.operations import Trace
 from sampan.runtime.overlay import open_directory_root
-from sampan.runtime.plan import namespaces_of, plan_container, plan_exec, validate_process
+from sampan.runtime.plan import enters_pid_late, namespaces_of, plan_container, plan_exec, validate_process
 from sampan.runtime.refusals import refuse_unsupported, refuse_unsupported_process
 from sampan.runtime.state import START_SOCKET, Record, StateStore, StoredContainer, cgroup_path_of
 from sampan.runtime.steps import JoinKeyring
@@ -162,7 +162,11 @@ def _container_setup(
         raise Invalid(f"a seccomp listenerPath and the annotation {INIT_ANNOTATION} exclude each other")
     namespaces = namespaces_of(spec)
     return setup, spawn.Entry(
-        namespaces, linux.uid_mappings, linux.gid_mappings, time_offsets=linux.time_offsets
+        namespaces,
+        linux.uid_mappings,
+        linux.gid_mappings,
+        late_pid=enters_pid_late(spec),
+        time_offsets=linux.time_offsets,
     )
 
 

@@ -33,7 +33,7 @@ from sampan.runtime.execute import (
     resolve_identity,
 )
 from sampan.runtime.failure import NOT_FOUND, ExecFailed, Failure, describe, failure_of
-from sampan.runtime.messages import Console, Done, InitOrder, MakerHooksCall, Ready, Start
+from sampan.runtime.messages import Console, Done, Forked, InitOrder, MakerHooksCall, Ready, Start
 from sampan.runtime.overlay import Overlay
 from sampan.runtime.rlimits import set_early
 from sampan.runtime.trees import take_trees
@@ -54,6 +54,7 @@ class Setup(msgspec.Struct, frozen=True):
     open) for hooks. `early_lookup`: a missing program is reported before `Ready`. `reaping`: stay PID 1 as a
     reaping init. `user_namespace`: the container's, as long as it is not entered; `trees` were taken before that, and
     `in_user_namespace` says that it is. `preserved`: how many of the maker's descriptors from 3 on the program gets.
+    `pid_namespace`: of another container, entered by the plan's `EnterPidNamespace`.
     `notify`: a socket connected to the agent that gets the filter's listener, with `listener_metadata`.
     """
 
@@ -66,6 +67,7 @@ class Setup(msgspec.Struct, frozen=True):
     network: int = -1
     host_mounts: int = -1
     user_namespace: int = -1
+    pid_namespace: int = -1
     in_user_namespace: bool = False
     trees: tuple[int, ...] = ()
     stdio: tuple[int, int, int] | None = None
@@ -309,6 +311,22 @@ def _pivot(scene: Scene, step: s.Pivot) -> None:
     mounting.pivot(scene.root)
 
 
+def _enter_pid_namespace(scene: Scene, step: s.EnterPidNamespace) -> None:
+    namespaces.join(scene.setup.pid_namespace, namespaces.NEWPID, "the given pid namespace")
+    os.close(scene.setup.pid_namespace)
+    scene.close_proc()
+    fork_again(scene.channel)
+    os.setsid()
+
+
+def fork_again(channel: socket.socket) -> None:
+    """Returns in the child, which is in the pid namespace that was entered; the maker is told of it."""
+    pid = os.fork()
+    if pid:
+        wire.send(channel, Forked(pid))
+        os._exit(0)
+
+
 def _sysctl(scene: Scene, step: s.WriteSysctl) -> None:
     # A name with a slash before its first dot is written with slashes as separators (sysctl.d(5)).
     head = step.name.split(".", 1)[0]
@@ -425,6 +443,7 @@ _PERFORM: Final[dict[type[s.Step], Callable[[Scene, Any], object]]] = {
     s.ContainerHooks: _container_hooks,
     s.MakeWorkingDirectory: _make_working_directory,
     s.Pivot: _pivot,
+    s.EnterPidNamespace: _enter_pid_namespace,
     s.SetHostname: lambda scene, step: socket.sethostname(step.name),
     s.SetDomainname: lambda scene, step: libc.setdomainname(step.name),
     s.WriteSysctl: _sysctl,

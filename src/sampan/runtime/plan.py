@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from sampan.errors import Invalid
 from sampan.linux import mount as m
 from sampan.linux import namespaces as ns
-from sampan.oci.spec import IoPriority, Linux, Mount, Personality, Process, Spec
+from sampan.oci.spec import Hooks, IoPriority, Linux, Mount, Personality, Process, Spec
 from sampan.runtime import steps as s
 from sampan.runtime.options import (
     WITHIN_OPTION,
@@ -88,6 +88,20 @@ def namespaces_of(spec: Spec) -> Namespaces:
     return result
 
 
+def enters_pid_late(spec: Spec) -> bool:
+    """Whether an existing pid namespace is entered only when the host's files are out of sight.
+
+    Its processes could get to them through /proc/<pid>/root if they have CAP_SYS_PTRACE. (In a user namespace of its
+    own the process is out of their reach.) Whom hooks or an agent are told of by its number must be the final process.
+    """
+    namespaces = namespaces_of(spec)
+    hooks, linux = spec.hooks or Hooks(), spec.linux or Linux()
+    told = hooks.prestart or hooks.create_runtime or hooks.create_container or hooks.start_container
+    if told or (linux.seccomp is not None and linux.seccomp.listener_path):
+        return False
+    return bool(namespaces.get(ns.NEWPID)) and ns.NEWUSER not in namespaces
+
+
 def plan_container(spec: Spec, container_id: str, *, network_given: bool = False) -> tuple[s.Step, ...]:
     """The steps that the container's init performs, in order.
 
@@ -95,18 +109,22 @@ def plan_container(spec: Spec, container_id: str, *, network_given: bool = False
     """
     validate(spec)
     process, linux, namespaces = spec.process or Process("/"), spec.linux or Linux(), namespaces_of(spec)
-    mounts, trees = _mount_steps(spec, namespaces)
+    late = enters_pid_late(spec)
+    mounts, trees = _mount_steps(spec, namespaces, of_procfs=_procfs_targets(spec) if late else ())
+    after = tuple(step for step in mounts if late and _is_below(_target(step), _procfs_targets(spec)))
     return (
         *((s.TakeTrees(trees),) if trees else ()),
         *_namespace_steps(namespaces, network_given),
         s.SetMountPropagation(_outer_propagation(linux)),
         s.AttachRoot(),
-        *mounts,
+        *(step for step in mounts if step not in after),
         *_device_steps(spec, linux),
         *_console_steps(process),
         *((s.MakeWorkingDirectory(process.cwd),) if process.cwd != "/" else ()),
         *_hook_steps(spec),
         s.Pivot(),
+        # A procfs shows the pid namespace of who mounts it.
+        *((s.EnterPidNamespace(), *after) if late else ()),
         *_inside_steps(spec, linux, namespaces),
         *process_steps(process, container_id),
         # Last: what the machine is called changes with it, and with that the numbers of system calls looked up.
@@ -201,15 +219,30 @@ def _outer_propagation(linux: Linux) -> int:
     return m.MS_PRIVATE if name in ("private", "rprivate") else m.MS_SLAVE
 
 
-def _mount_steps(spec: Spec, namespaces: Namespaces) -> tuple[tuple[s.Step, ...], tuple[s.Tree, ...]]:
-    """The mounts, and the trees that are taken for them beforehand."""
+def _procfs_targets(spec: Spec) -> tuple[str, ...]:
+    return tuple(_absolute(mount.destination) for mount in spec.mounts if mount.type == "proc")
+
+
+def _is_below(path: str, places: tuple[str, ...]) -> bool:
+    return any(path == place or path.startswith(f"{place.rstrip('/')}/") for place in places)
+
+
+def _target(step: s.Step) -> str:
+    return str(getattr(step, "target", ""))
+
+
+def _mount_steps(
+    spec: Spec, namespaces: Namespaces, of_procfs: tuple[str, ...]
+) -> tuple[tuple[s.Step, ...], tuple[s.Tree, ...]]:
+    """The mounts, and the trees that are taken for them beforehand: also those at and below `of_procfs`."""
     result: list[s.Step] = []
     trees: list[s.Tree] = []
     for mount in spec.mounts:
         step = _mount_step(mount, namespaces)
         if isinstance(step, s.MountFilesystem) and spec.linux is not None and spec.linux.mount_label:
             step = _labelled(step, spec.linux.mount_label)
-        tree = _tree(mount, step, namespaces) if isinstance(step, s.BindMount) else None
+        late = _is_below(_target(step), of_procfs)
+        tree = _tree(mount, step, namespaces, late) if isinstance(step, s.BindMount) else None
         if tree is None and (mount.uid_mappings or mount.gid_mappings):
             raise Invalid(f"only bind mounts can be idmapped: {mount.destination}")
         if tree is not None and isinstance(step, s.BindMount):
@@ -232,11 +265,11 @@ _WITHOUT_LABELS = frozenset(("proc", "sysfs", "cgroup", "cgroup2"))
 _OF_PROCESS = re.compile(r"/proc/([1-9][0-9]*)/root(/.*)?")
 
 
-def _tree(mount: Mount, step: s.BindMount, namespaces: Namespaces) -> s.Tree | None:
+def _tree(mount: Mount, step: s.BindMount, namespaces: Namespaces, late: bool) -> s.Tree | None:
     """How the source is taken beforehand; None when that is not needed.
 
-    Needed: for mount events, from another mount namespace, with mapped ids, and when the container's root is nobody on
-    the host and could not reach the source.
+    Needed: when it is `late`, for mount events, from another mount namespace, with mapped ids, and when the container's
+    root is nobody on the host and could not reach the source.
     """
     shared = any(one.flag == m.MS_SHARED for one in step.propagation)
     process = _OF_PROCESS.fullmatch(step.source)
@@ -246,7 +279,7 @@ def _tree(mount: Mount, step: s.BindMount, namespaces: Namespaces) -> s.Tree | N
     idmap = parse_options(mount.options).idmap or ("mount" if mapped else "")
     if idmap and not mapped and ns.NEWUSER not in namespaces:
         raise Invalid(f"without mappings only a container with a user namespace has any: {mount.destination}")
-    if not (shared or process or idmap or ns.NEWUSER in namespaces):
+    if not (late or shared or process or idmap or ns.NEWUSER in namespaces):
         return None
     source, number = (process[2] or "/", int(process[1])) if process else (step.source, 0)
     return s.Tree(

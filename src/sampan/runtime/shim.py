@@ -48,7 +48,13 @@ from sampan.runtime.messages import (
     Subscribe,
 )
 from sampan.runtime.overlay import Overlay
-from sampan.runtime.plan import namespaces_of, plan_container, plan_exec, validate_process
+from sampan.runtime.plan import (
+    enters_pid_late,
+    namespaces_of,
+    plan_container,
+    plan_exec,
+    validate_process,
+)
 from sampan.runtime.reaper import exit_code_of
 from sampan.runtime.streams import Streams
 
@@ -132,6 +138,7 @@ def container_job(request: CreateRequest, given: Given) -> Job:
             linux.gid_mappings,
             user_namespace=given.user_namespace,
             idmapped=request.idmapped,
+            late_pid=enters_pid_late(spec),
         ),
         setup=setup,
         terminal=spec.process.terminal,

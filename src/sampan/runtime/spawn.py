@@ -39,7 +39,8 @@ class Entry(msgspec.Struct, frozen=True):
 
     `namespaces`: those of the specification (pid and user are handled here). `target`: a pidfd of a running
     container's init whose namespaces `target_flags` are entered instead. The mappings are those of the user
-    namespace, which `user_namespace` is when it was made before; `idmapped`: the root's layers are shown through it.
+    namespace, which `user_namespace` is when it was made before; `idmapped`: the root's layers are shown through
+    it. `late_pid`: the pid namespace is entered by the plan.
     """
 
     namespaces: Namespaces = {}
@@ -49,6 +50,7 @@ class Entry(msgspec.Struct, frozen=True):
     target_flags: int = 0
     user_namespace: int = -1
     idmapped: bool = False
+    late_pid: bool = False
     time_offsets: dict[str, TimeOffset] | None = None
 
 
@@ -199,10 +201,10 @@ def _fork(
 def _is_staged(entry: Entry) -> bool:
     """A second child is forked, when the first one has entered the other namespaces.
 
-    Of a running container's pid namespace too: from the fork on its processes see ours, and one with CAP_SYS_PTRACE
+    Of another container's pid namespace too: from the fork on its processes see ours, and one with CAP_SYS_PTRACE
     could get through /proc/<pid>/root to wherever we still are.
     """
-    return ns.NEWUSER in entry.namespaces or bool(entry.target_flags & ns.NEWPID)
+    return ns.NEWUSER in entry.namespaces or entry.late_pid or bool(entry.target_flags & ns.NEWPID)
 
 
 def _enter_pid_namespace(entry: Entry) -> None:
@@ -234,14 +236,25 @@ def _enter_time_namespace(entry: Entry) -> None:
 
 
 def _join_path(flag: int, path: str) -> None:
+    descriptor = _open_path(flag, path)
     try:
-        descriptor = ns.open_namespace(path)
-        try:
-            ns.join(descriptor, flag, path)
-        finally:
-            os.close(descriptor)
+        ns.join(descriptor, flag, path)
     except OSError as error:
-        raise Invalid(f"{ns.FILES[flag]} namespace path {path} can't be joined: {describe(error)}") from error
+        raise _not_joined(flag, path, error) from error
+    finally:
+        os.close(descriptor)
+
+
+def _open_path(flag: int, path: str) -> int:
+    """Raises `Invalid`."""
+    try:
+        return ns.open_namespace(path)
+    except OSError as error:
+        raise _not_joined(flag, path, error) from error
+
+
+def _not_joined(flag: int, path: str, error: OSError) -> Invalid:
+    return Invalid(f"{ns.FILES[flag]} namespace path {path} can't be joined: {describe(error)}")
 
 
 def _child(entry: Entry, setup: init.Setup, channel: socket.socket, group: Group | None) -> NoReturn:
@@ -258,6 +271,12 @@ def _child(entry: Entry, setup: init.Setup, channel: socket.socket, group: Group
             setup = _prepare_outside(entry, setup, channel)
         elif setup.overlay is not None:
             setup = msgspec.structs.replace(setup, root=setup.overlay.open())
+        if entry.late_pid:
+            setup = msgspec.structs.replace(
+                setup, pid_namespace=_open_path(ns.NEWPID, entry.namespaces[ns.NEWPID] or "")
+            )
+            if ns.NEWTIME in entry.namespaces:
+                _enter_time_namespace(entry)
         process.close_except(_needed(entry, setup, channel))
         if staged:
             _enter_user_namespace(entry, setup, channel)
@@ -267,7 +286,7 @@ def _child(entry: Entry, setup: init.Setup, channel: socket.socket, group: Group
             if entry.target_flags & ns.NEWUSER:
                 _become_root()
             if entry.target_flags & ns.NEWPID:
-                _fork_again(channel)
+                init.fork_again(channel)
     except BaseException as error:  # noqa: BLE001 - the border of the process: the maker reports it
         _report_failure(channel, error)
     init.run(setup, channel)
@@ -303,6 +322,7 @@ def _needed(entry: Entry, setup: init.Setup, channel: socket.socket) -> set[int]
         setup.host_mounts,
         setup.listener,
         setup.user_namespace,
+        setup.pid_namespace,
         entry.target,
         channel.fileno(),
         *setup.trees,
@@ -324,15 +344,7 @@ def _enter_user_namespace(entry: Entry, setup: init.Setup, channel: socket.socke
         _enter_pid_namespace(entry)
     if ns.NEWTIME in entry.namespaces:
         _enter_time_namespace(entry)
-    _fork_again(channel)
-
-
-def _fork_again(channel: socket.socket) -> None:
-    """Returns in the child, which is in the pid namespace that was entered."""
-    pid = os.fork()
-    if pid:
-        wire.send(channel, Forked(pid))
-        os._exit(0)
+    init.fork_again(channel)
 
 
 def _become_root() -> None:

@@ -74,6 +74,10 @@ class StoredContainer(msgspec.Struct, frozen=True):
         return result
 
 
+def _is_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None and text not in (".", "..")
+
+
 class StateStore:
     """Names are reserved by making the directory; the state file appears when the container is there."""
 
@@ -82,7 +86,7 @@ class StateStore:
 
     def reserve(self, container_id: str) -> Path:
         """Raises `Invalid` for a bad id, `Conflict` when it is taken."""
-        if not _ID.fullmatch(container_id) or container_id in (".", ".."):
+        if not _is_id(container_id):
             raise Invalid(f"invalid container ID format: {container_id}")
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory = self.root / container_id
@@ -101,7 +105,7 @@ class StateStore:
     def load(self, container_id: str) -> StoredContainer:
         """Raises `NotFound`, `Internal` when the file is malformed."""
         directory = self.root / container_id
-        if not _ID.fullmatch(container_id):
+        if not _is_id(container_id):
             raise NotFound(f"container {container_id!r} does not exist")
         try:
             raw = (directory / _STATE_FILE).read_bytes()

@@ -182,6 +182,10 @@ class Pivot(Step, frozen=True):
     pass
 
 
+class EnterPidNamespace(Step, frozen=True):
+    """Of another container, whose processes see ours from then on: nothing of the host is left to be got through it."""
+
+
 class SetHostname(Step, frozen=True):
     name: str
 

@@ -50,6 +50,28 @@ def test_the_life_of_a_container(runtime: Any, harbour: Any, tmp_path: Path) -> 
     assert "does not exist" in gone.stdout
 
 
+def test_a_pid_file_is_not_written_through_a_link_and_a_state_not_read_beside_the_root(
+    ours: Any, harbour: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "pids").mkdir()
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    for name in ("pid", "pid.tmp", ".pid"):
+        (tmp_path / "pids" / name).symlink_to(victim)
+    name = ours.create(harbour.spec("true"), "--pid-file", str(tmp_path / "pids/pid"))
+    assert victim.read_text() == "untouched"
+    assert int((tmp_path / "pids/pid").read_text()) == ours.state(name)["pid"]
+    # A root inside another one's directory, say of a container that an attacker has named.
+    inside = Path(ours.command()[2]) / name / "inner"
+    inside.mkdir()
+    inner = ("--root", str(inside))
+    for bad in ("..", ".", "../x", "x/../..", "/etc", ""):
+        done = ours.call("delete", "--force", bad, options=inner)
+        assert "does not exist" in done.stdout or done.stdout == "", (bad, done.stdout)
+        assert ours.state(name)["status"] == "created"
+    inside.rmdir()
+
+
 def test_the_state_follows_the_schema(runtime: Any, harbour: Any) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     if not REFERENCE.is_dir():

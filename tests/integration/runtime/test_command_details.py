@@ -202,6 +202,12 @@ def test_clocks_are_shifted_in_a_time_namespace(ours: Any, harbour: Any) -> None
     namespaces = (*(oci.Namespace(kind) for kind in kinds[:-1]), oci.Namespace("time", path))
     joined = ours.run(harbour.spec("cat", "/proc/uptime", linux={"namespaces": namespaces}))
     assert float(joined.stdout.split()[0]) > 1_000_000
+    # With its processes too, which are entered at another moment.
+    beside = oci.Namespace("pid", path.replace("time", "pid"))
+    namespaces = (*(one for one in namespaces if one.type != "pid"), beside)
+    joined = ours.run(harbour.spec("cat", "/proc/uptime", "/proc/1/comm", linux={"namespaces": namespaces}))
+    assert float(joined.stdout.split()[0]) > 1_000_000
+    assert joined.stdout.split()[2] == "sleep"
 
 
 class Agent(threading.Thread):

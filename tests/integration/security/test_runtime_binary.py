@@ -85,6 +85,26 @@ def test_entering_processes_do_not_lead_to_the_hosts_files(attack: Any) -> None:
     attack.assert_host_untouched()
 
 
+def test_containers_that_join_its_processes_do_not_lead_to_the_hosts_files(attack: Any) -> None:
+    """As before, by starts with --pid container: of the attacker; with a mount on their procfs, as lxcfs has it."""
+    script = f"sleep 1000 & exec /attack roots /stop {attack.canary}"
+    capability = ("--cap-add", "SYS_PTRACE")
+    container = attack.sampan.api.containers.get(
+        attack.background(*capability, attack.image, "sh", "-c", script)
+    )
+    joining = ("--pid", f"container:{container.id}", "-v", f"{attack.canary}:/proc/uptime:ro")
+    show = "cat /proc/uptime; echo; cat /proc/1/comm; cat /proc/$$/comm; mount | grep -c ' /proc '"
+    for _ in range(EXECS):
+        done = attack.run(*joining, attack.image, "sh", "-c", show)
+        assert done.stdout.split() == ["the", "host's", "attack", "sh", "1"], done.stderr
+    container.exec_run(["touch", "/stop"])
+    container.wait()
+    found = counts(container.logs().decode())
+    assert found["entered"] > 0, "the attacker saw no root at all"
+    assert (found["found"], found["mapped"]) == (0, 0)
+    attack.assert_host_untouched()
+
+
 def test_an_init_of_ours_that_stays_is_out_of_reach(attack: Any) -> None:
     """--init leaves the interpreter running as the container's process 1."""
     script = (

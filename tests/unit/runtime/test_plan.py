@@ -84,6 +84,24 @@ def test_namespaces_with_a_path_are_joined_and_those_left_out_are_the_hosts() ->
     assert of_kind(plan, s.LoopbackUp) == []
 
 
+def test_an_existing_pid_namespace_is_entered_after_the_pivot_and_procfs_mounted_then() -> None:
+    kinds = (oci.Namespace("mount"), oci.Namespace("pid", "/proc/7/ns/pid"))
+    below = oci.Mount("/proc/uptime", "bind", "/file", ("bind",))
+    spec = make(namespaces=kinds, masked_paths=("/proc/kcore",))
+    spec = msgspec.structs.replace(spec, mounts=(*default_spec().mounts, below))
+    plan = plan_container(spec, "x")
+    order = [type(step).__name__ for step in plan]
+    targets = [getattr(step, "target", "") for step in plan]
+    entered = order.index("EnterPidNamespace")
+    assert order.index("Pivot") < entered < targets.index("/proc") < targets.index("/proc/uptime")
+    assert targets.index("/dev") < entered < order.index("MaskPath")
+    (taken,) = of_kind(plan, s.TakeTrees)
+    assert [tree.source for tree in taken.trees] == ["/file"]
+    # Hooks are told a number, which has to be the final process's.
+    hooked = msgspec.structs.replace(spec, hooks=oci.Hooks(prestart=(oci.Hook("/bin/true"),)))
+    assert not of_kind(plan_container(hooked, "x"), s.EnterPidNamespace)
+
+
 def test_a_given_network_replaces_the_specifications() -> None:
     plan = plan_container(make(), "x", network_given=True)
     assert not of_kind(plan, s.NewNamespaces)[0].flags & ns.NEWNET
