@@ -300,6 +300,8 @@ class FluentdDestination:
             answer += self._stream.receive(_ACK_LIMIT, max(deadline - time.monotonic(), 0.001))
             try:
                 said = msgspec.msgpack.decode(answer, type=_Acknowledgement).ack
+            except (UnicodeDecodeError, RecursionError):
+                break  # nothing that comes will make an answer of it
             except msgspec.DecodeError:
                 continue  # not all of it has come, or never will
             if said != id:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -37,6 +38,8 @@ _BATCH_LINES = 4096
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 5.0
 _WAIT_AT_THE_END = 0.5
+MOST_MEMORY = 768 << 20
+"""Bytes of a writer's own: what it holds back for a server is bounded far below that."""
 _RESTART_WAIT = 0.25
 
 
@@ -111,6 +114,10 @@ def _run(target: LogTarget, deaths: int, theirs: socket.socket) -> NoReturn:
     try:
         process.close_except({theirs.fileno()})
         process.set_name("sampan-log")
+        # A server's endless answer ends the writer, not the host's memory.
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = MOST_MEMORY if hard == resource.RLIM_INFINITY else min(MOST_MEMORY, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         gc.enable()
         time.sleep(min(deaths * _RESTART_WAIT, _LONGEST_WAIT))

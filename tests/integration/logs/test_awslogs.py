@@ -4,14 +4,20 @@ it to AWS's documented limits and checks its signatures."""
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from sampan.errors import Invalid
 from sampan.logs import awslogs
+from sampan.logs.awslogs.client import LogStreamClient
+from sampan.logs.awslogs.events import Event
+from sampan.logs.awslogs.outcome import Outcome
+from sampan.logs.awslogs.settings import parse
 from sampan.testing.cloudwatch import CloudWatchLogs, Refused
 from sampan.testing.log_drivers import ID, entry, source
 
@@ -145,3 +151,49 @@ def test_metrics_are_marked_and_credentials_come_from_the_endpoint_that_was_name
     with pytest.raises(OSError, match=r"UnrecognizedClientException.*Credential=other"):
         awslogs.open(options(cloud.url, credentials_endpoint="/v2/credentials/x"), source())
     assert asked == ["http://169.254.170.2/v2/credentials/x"]
+
+
+GARBAGE = (
+    b'{"rejectedLogEventsInfo": {"tooOldLogEventEndIndex": "x"}}',
+    b'{"rejectedLogEventsInfo": {"tooOldLogEventEndIndex": 1.5, "tooNewLogEventStartIndex": [1]}}',
+    b'{"rejectedLogEventsInfo": {"tooOldLogEventEndIndex": -7, "tooNewLogEventStartIndex": 1e400}}',
+    b'{"rejectedLogEventsInfo": [1]}',
+    b'{"rejectedLogEventsInfo": "x"}',
+    b'{"nextSequenceToken": {"a": 1}}',
+    b'{"__type": {"a": 1}, "message": [1]}',
+    *(b"[1]", b'"x"', b"null", b"not json", b"\xff\xfe", b"[" * 100_000),
+)
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_answers_that_are_garbage_are_an_outcome_and_not_the_writers_end(
+    aws_environment: None, status: int
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        answer = b""
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(self.answer)))
+            self.end_headers()
+            self.wfile.write(self.answer)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing is said."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            endpoint = f"http://127.0.0.1:{server.server_port}"
+            client = LogStreamClient(parse({**options(endpoint), "awslogs-create-stream": "false"}), "s")
+            for Handler.answer in GARBAGE:
+                for _ in range(2):  # what the first answer left counts in the second request
+                    outcome, refused, _ = client.put([Event(1, "a", 1)])
+                    assert outcome in Outcome
+                    assert len(refused) <= 1
+            client.close()
+        finally:
+            server.shutdown()
+            thread.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -277,6 +278,8 @@ def test_a_writer_that_was_killed_is_replaced_and_nothing_is_lost(sampan: Any, s
     sampan.ok("run", "-d", "--name=again", *flags, "busybox", "sh", "-c", FLOOD)
     shim = shim_of(sampan, "again")
     first = await_that(lambda: writer_of(shim))
+    limits = Path(f"/proc/{first}/limits").read_text()
+    assert re.search(r"^Max data size +805306368 +805306368 ", limits, re.MULTILINE), limits
     os.kill(first, signal.SIGKILL)
     second = await_that(lambda: (now := writer_of(shim)) != first and now)
     slow.read_all()

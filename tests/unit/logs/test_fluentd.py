@@ -193,7 +193,8 @@ def test_an_acknowledged_chunk_is_delivered_and_another_answer_is_not_one() -> N
     server.close()
     assert [event[1]["log"] for event in server.seen[0][1]] == ["one", "two"]
 
-    for answer in (msgspec.msgpack.encode({"ack": "other"}), b"\xc1" * 5000):
+    no_text, nested = b"\x81\xa3ack\xa2\xff\xfe", b"\x81\xa1x" + b"\x91" * 4000
+    for answer in (msgspec.msgpack.encode({"ack": "other"}), b"\xc1" * 5000, no_text, nested):
         server = Acknowledging(lambda id, answer=answer: answer)
         destination = FluentdDestination(Settings(port=server.port, acknowledged=True), source())
         with pytest.raises(Undelivered, match="did not acknowledge") as caught:

@@ -18,6 +18,8 @@ _CONNECT_TIMEOUT = 5
 _READ_TIMEOUT = 15
 _ATTEMPTS = 3
 _NEVER = frozenset(("InvalidParameterException", "SerializationException", "ValidationException"))
+_GARBAGE = (TypeError, ValueError, AttributeError, LookupError, RecursionError)
+"""What botocore trips with over an answer that is not one of the service's."""
 
 
 class LogStreamClient:
@@ -50,7 +52,7 @@ class LogStreamClient:
                     raise
                 self._create_group()
                 self._create_stream()
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, *_GARBAGE) as error:
             raise OSError(f"failed to create Cloudwatch log stream: {error}") from error
         self._exists = True
 
@@ -62,14 +64,17 @@ class LogStreamClient:
         try:
             self.create()
             answer = self._put(ordered)
+            refused = _refused(ordered, answer.get("rejectedLogEventsInfo") or {})
         except ClientError as error:
             return self._failure(error, _code(error))
         except ParamValidationError as error:
             return Outcome.NEVER, [], str(error)
         except (BotoCoreError, OSError) as error:
             return Outcome.LATER, [], str(error)
-        self._token = answer.get("nextSequenceToken")
-        return Outcome.TAKEN, _refused(ordered, answer.get("rejectedLogEventsInfo") or {}), ""
+        except _GARBAGE as error:
+            return Outcome.LATER, [], f"the answer can't be read: {error}"
+        self._token = _token(answer.get("nextSequenceToken"))
+        return Outcome.TAKEN, refused, ""
 
     def close(self) -> None:
         self._client.close()
@@ -87,7 +92,7 @@ class LogStreamClient:
     def _failure(self, error: Any, code: str) -> tuple[Outcome, list[Event], str]:
         """Sequence tokens are of the past, but services that imitate this one may still want them."""
         if code in ("DataAlreadyAcceptedException", "InvalidSequenceTokenException"):
-            self._token = error.response.get("expectedSequenceToken")
+            self._token = _token(error.response.get("expectedSequenceToken"))
         if code == "DataAlreadyAcceptedException":
             return Outcome.TAKEN, [], ""
         if code == "ResourceNotFoundException":
@@ -113,6 +118,10 @@ class LogStreamClient:
         except ClientError as error:
             if _code(error) != "ResourceAlreadyExistsException":
                 raise
+
+
+def _token(said: object) -> str | None:
+    return said if isinstance(said, str) else None
 
 
 def _code(error: Any) -> str:
