@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from sampan.cli.failure import Failure
-from sampan.cli.table import align
+from sampan.cli.table import align, harmless
 from sampan.cli.template_functions import Record
 
 TYPE_CHECKING = False
@@ -38,7 +38,7 @@ def print_listing(
 def _plain_table(rows: Iterable[Record], columns: Sequence[str], headers: Mapping[str, str]) -> str:
     lines = ["\t".join(header_of(name, headers) for name in columns)]
     lines += ["\t".join(str(row.get(name)) for name in columns) for row in rows]
-    return align("\n".join(lines) + "\n")
+    return align(harmless("\n".join(lines)) + "\n")
 
 
 def header_of(name: str, headers: Mapping[str, str]) -> str:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+_CONTROLS = {number: "?" for number in (*range(32), *range(127, 160)) if chr(number) not in "\t\n"}
+
+
+def harmless(text: str) -> str:
+    """Without what a terminal takes for an order: images and their labels are strangers' words."""
+    return text.translate(_CONTROLS)
+
 
 def align(text: str, minimum: int = 10, padding: int = 3) -> str:
     """`text` with its tab-separated cells aligned; the last cell of a line is not padded.

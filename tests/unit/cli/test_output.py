@@ -120,3 +120,14 @@ def test_an_error_in_the_stream_ends_it_with_its_code() -> None:
     with pytest.raises(Failure) as caught:
         show_all([{"errorDetail": {"code": 3, "message": "it failed"}, "error": "it failed"}], io.StringIO())
     assert (caught.value.message, caught.value.status) == ("it failed", 3)
+
+
+def test_an_images_words_give_a_terminal_no_orders() -> None:
+    evil = "\x1b]0;title\x07\x1b[2J\r\x9b1A\x7f é"
+    printed: list[str] = []
+    row = Record("historyContext", {"CreatedBy": lambda: evil})
+    print_listing([row], "", ("CreatedBy",), {}, write=printed.append)
+    assert printed == ["CREATEDBY\n?]0;title??[2J??1A? é\n"]
+    printed.clear()
+    print_listing([row], "{{.CreatedBy}}", ("CreatedBy",), {}, write=printed.append)
+    assert printed == [f"{evil}\n"]

@@ -7,6 +7,7 @@ from sampan.cli.commands.logs import time_option
 from sampan.cli.failure import Failure
 from sampan.cli.flags import Command, Flag, Invocation, collect_filters
 from sampan.cli.listing import TEMPLATE_HELP, unescape
+from sampan.cli.table import harmless
 from sampan.client.api import filters_query
 
 TYPE_CHECKING = False
@@ -52,7 +53,9 @@ def _events(invocation: Invocation) -> int:
             except TemplateError as error:
                 raise Failure(str(error)) from None
         else:
-            print(dumps(event) if text == "json" else event_line(event), flush=True)
+            print(
+                dumps(event) if text == "json" else harmless(event_line(event)).replace("\n", "?"), flush=True
+            )
     return 0
 
 
