@@ -308,7 +308,11 @@ def test_an_end_for_bad_health_that_no_engine_saw_is_a_failure_to_the_policy(pla
     async def test(engine: Any) -> None:
         body = CreateBody(
             image="box:1",
-            cmd=("sh", "-c", "trap 'test -e /tmp/end && exit 0' TERM; while :; do sleep 0.05; done"),
+            cmd=(
+                "sh",
+                "-c",
+                "trap ': >/tmp/asked; test -e /tmp/end && exit 0' TERM; while :; do sleep 0.05; done",
+            ),
             healthcheck=Healthcheck(("CMD", "false"), interval=50_000_000, retries=1),
             stop_timeout=-1,
             host_config=HostConfig(restart_policy=RestartPolicy("on-failure"), restart_unhealthy=True),
@@ -317,6 +321,8 @@ def test_an_end_for_bad_health_that_no_engine_saw_is_a_failure_to_the_policy(pla
         await engine.containers.start("checked")
         await until(lambda: status_of(engine, "checked") == "unhealthy")
         first = engine.containers.record("checked").state
+        # It is asked to end when its bad health is on disk.
+        await until(lambda: Path(f"/proc/{first.pid}/root/tmp/asked").exists())
         await engine.close()
         Path(f"/proc/{first.pid}/root/tmp/end").touch()
         os.kill(first.pid, signal.SIGTERM)
