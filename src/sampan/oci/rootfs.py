@@ -24,3 +24,10 @@ class RootAssembly(msgspec.Struct, frozen=True):
     layers: tuple[LayerMount, ...]
     upper: str | None = None
     work: str | None = None
+
+    def readable(self) -> RootAssembly:
+        """The same files to be read only. A second mount with the same `work` breaks the first one: copying up fails
+        in a container that runs in it (overlayfs.rst, "Sharing and copying layers")."""
+        if self.upper is None:
+            return self
+        return RootAssembly((*self.layers, LayerMount("dir", self.upper)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,45 @@ def test_an_export_is_a_file_of_its_own_for_its_owner_alone(sampan: Any, tmp_pat
         in refused.stderr
     )
     assert sorted(os.listdir(tmp_path)) == ["null", "out.tar"]
+
+
+def test_reading_a_containers_files_disturbs_no_container(sampan: Any, tmp_path: Path) -> None:
+    """A second overlay with the same work directory breaks the first: nothing could be copied up any more."""
+    sampan.ok("run", "-d", "--name", "read", BUSYBOX, "sleep", "1000")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(sampan.api.api.export("read")))) as archive:
+        assert "bin/busybox" in archive.getnames()
+    sampan.ok("exec", "read", "sh", "-c", "echo one >> /etc/passwd && mv /bin/zcat /bin/zdog && rm /bin/vi")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(sampan.api.api.export("read")))) as archive:
+        names = archive.getnames()
+        passwd = archive.extractfile("etc/passwd")
+        assert passwd is not None
+        assert passwd.read().endswith(b"one\n")
+    assert "bin/zdog" in names
+    assert not {"bin/zcat", "bin/vi"} & set(names)
+    sampan.ok("stop", "-t", "0", "read")
+    # A copy out of the stopped container is still under way when it starts and writes.
+    stream, _ = sampan.api.api.get_archive("read", "/bin", chunk_size=1)
+    next(stream)
+    sampan.ok("start", "read")
+    sampan.ok("exec", "read", "sh", "-c", "rm /bin/tac && echo two >> /etc/group")
+    stream.close()
+
+
+def test_copies_into_a_container_and_its_starts_go_on_at_once(sampan: Any) -> None:
+    sampan.ok("create", "--name", "both", BUSYBOX, "true")
+    api, failed = sampan.api.api, []
+
+    def put() -> None:
+        for number in range(20):
+            if not api.put_archive("both", "/etc", tar_of(**{f"n{number}": b"x"})):
+                failed.append(number)
+
+    thread = threading.Thread(target=put)
+    thread.start()
+    while thread.is_alive():
+        sampan.api.api.start("both")
+        assert sampan.api.api.wait("both")["StatusCode"] == 0
+    assert not failed
+    found, _ = api.get_archive("both", "/etc")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(found))) as archive:
+        assert {f"etc/n{number}" for number in range(20)} <= set(archive.getnames())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from sampan.engine.config import ContainerConfig, words
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.files import engine_places
 from sampan.engine.model import ContainerRecord, now
-from sampan.errors import Invalid
+from sampan.errors import Invalid, NotFound
 from sampan.oci.digest import Digest
 from sampan.oci.image import ContainerDefaults, History, ImageConfig
 from sampan.oci.reference import Reference, parse_reference
@@ -45,16 +46,22 @@ class Committing:
         if name is not None and name.digest is not None:
             raise Invalid("refusing to create a tag with a digest reference")
         async with slot.lock:
+            if self._parts.store.get(slot.record.id) is not slot:
+                raise NotFound(f"No such container: {reference}")
             record = slot.record
             group = self._parts.cgroup(record)
             freeze = request.pause and record.state.status == "running"
             if freeze:
-                await asyncio.to_thread(group.freeze)
+                try:
+                    await asyncio.to_thread(group.freeze)
+                except NotFound:
+                    freeze = False  # it has just ended, nothing writes any more
             try:
                 image_id = await asyncio.to_thread(self._commit, record, request, name)
             finally:
                 if freeze:
-                    await asyncio.to_thread(group.thaw)
+                    with contextlib.suppress(NotFound):  # killed meanwhile
+                        await asyncio.to_thread(group.thaw)
         attributes = {"comment": request.comment, "imageID": str(image_id)}
         if name is not None:
             self._parts.events.publish("image", "tag", image_id, {"name": name.familiar})

@@ -20,7 +20,7 @@ from sampan.engine.model import ContainerRecord, MountPoint, rfc3339
 from sampan.engine.mounts import tmpfs_points
 from sampan.engine.threads import streamed, upload_file
 from sampan.engine.userns import IdMaps
-from sampan.errors import Denied, Internal, Invalid, NotFound
+from sampan.errors import Denied, Internal, Invalid, NotFound, SampanError
 from sampan.linux.capabilities import FilesystemIds
 from sampan.linux.paths import RESOLVE_NO_SYMLINKS, open_in_root
 from sampan.linux.process import start_time
@@ -64,6 +64,10 @@ class _Output:
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self.write = write
+
+
+class _Ended(Exception):
+    """A container was to be written to while it runs, and has ended."""
 
 
 class Files:
@@ -125,13 +129,13 @@ class Files:
         no_overwrite_dir_non_dir: bool = False,
     ) -> None:
         """Unpack a tar in the directory at `path`. Raises `NotFound`, `Invalid`, `Denied` (read-only)."""
-        record = self._parts.store.find(reference).record
+        slot = self._parts.store.find(reference)
         loop = asyncio.get_running_loop()
         options = ExtractOptions(no_overwrite_dir_non_dir=no_overwrite_dir_non_dir)
-        check_writable(record, path)
+        check_writable(slot.record, path)
 
-        def work() -> None:
-            with _told(reference, path), self._root(record, path) as (root, place, ids):
+        def work(record: ContainerRecord, held: bool) -> None:
+            with _told(reference, path), self._root(record, path, held=held) as (root, place, ids):
                 target = _open(root, place.inner, os.O_PATH, reference, path)
                 try:
                     if not stat.S_ISDIR(os.fstat(target).st_mode):
@@ -141,23 +145,35 @@ class Files:
                 with _acting_inside(options, ids) as mapped:
                     extract_tar(upload_file(upload, loop), root, mapped, directory=place.inner)
 
-        await asyncio.to_thread(work)
-        self._parts.announce(record, "extract-to-dir")
+        try:
+            await asyncio.to_thread(work, slot.record, False)
+        except _Ended:
+            # Its writable layer is mounted for this; nobody may start or remove it meanwhile.
+            async with slot.lock:
+                if self._parts.store.get(slot.record.id) is not slot:
+                    raise NotFound(f"No such container: {reference}") from None
+                await asyncio.to_thread(work, slot.record, True)
+        self._parts.announce(slot.record, "extract-to-dir")
 
     @contextmanager
-    def _root(self, record: ContainerRecord, path: str) -> Iterator[tuple[int, Place, IdMaps | None]]:
+    def _root(
+        self, record: ContainerRecord, path: str, *, held: bool | None = None
+    ) -> Iterator[tuple[int, Place, IdMaps | None]]:
         """Blocking: a descriptor of the root that `path` is to be resolved in, the path there, and the ids that are
         mapped in it.
 
         A running container's own view (volumes and tmpfs among it); of a stopped one the assembled layers, or
-        the volume or host directory that `path` would lead into.
+        the volume or host directory that `path` would lead into. `held`: to write, and whether the caller holds
+        the slot's lock; without it raises `_Ended` for a container that does not run. None: to read.
         """
         clean = absolute(path)
+        live = self._live_root(record) if record.running else None
         ids: IdMaps | None = None
-        if record.running:
-            root = self._live_root(record)
-            ids = id_maps_of(record.state.pid)
+        if live is not None:
+            root, ids = live
             inner = clean
+        elif held is False:
+            raise _Ended
         else:
             point = _mount_of(
                 one for one in record.mounts if one.type != "tmpfs" and inside(clean, one.destination)
@@ -166,30 +182,45 @@ class Files:
                 root = _open_source(point)
                 inner = "/" + clean[len(point.destination) :].lstrip("/")
             else:
-                root = self._parts.launcher.open_root(
-                    self._parts.snapshots.assembly(record.id, record.layers)
-                )
+                root = self._assembled(record, writable=held is not None)
                 inner = clean
         try:
             yield root, Place(path, inner), ids
         finally:
             os.close(root)
 
-    @staticmethod
-    def _live_root(record: ContainerRecord) -> int:
+    def _assembled(self, record: ContainerRecord, *, writable: bool = False) -> int:
+        """A descriptor of the layers, put together. Raises `NotFound`, also when it is removed meanwhile."""
         try:
-            root = os.open(f"/proc/{record.state.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            assembly = self._parts.snapshots.assembly(record.id, record.layers)
+            return self._parts.launcher.open_root(assembly if writable else assembly.readable())
+        except SampanError as error:
+            if self._parts.store.get(record.id) is None:
+                raise NotFound(f"No such container: {record.id}") from error
+            raise
+
+    @staticmethod
+    def _live_root(record: ContainerRecord) -> tuple[int, IdMaps | None] | None:
+        """The root of a container that runs, and its id maps; None when it has ended, be it in this moment."""
+        pid = record.state.pid
+        try:
+            root = os.open(f"/proc/{pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError):
+            return None
         except OSError as error:
             raise Internal(f"root of container {record.id}: {error.strerror}") from error
-        # The number may have been given to another process before the directory was opened.
         try:
-            same = start_time(record.state.pid) == record.state.start_time
-        except OSError:
-            same = False
-        if not same:
+            ids = id_maps_of(pid)
+            # The number may have been given to another process before all that was read.
+            if start_time(pid) == record.state.start_time:
+                return root, ids
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # gone: as if it were another
+        except BaseException:
             os.close(root)
-            raise NotFound(f"Container {record.id} is not running")
-        return root
+            raise
+        os.close(root)
+        return None
 
     # diff, export
 
@@ -216,7 +247,7 @@ class Files:
         record = self._parts.store.find(reference).record
 
         def work(write: Callable[[bytes], object]) -> None:
-            root = self._parts.launcher.open_root(self._parts.snapshots.assembly(record.id, record.layers))
+            root = self._assembled(record)
             try:
                 write_tree(root, _Output(write))
             finally:

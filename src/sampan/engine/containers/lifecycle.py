@@ -237,7 +237,10 @@ class Lifecycle:
         async with slot.lock:
             self._check_present(slot)
             state.check_pause(slot.record)
-            await asyncio.to_thread(self._parts.cgroup(slot.record).freeze)
+            try:
+                await asyncio.to_thread(self._parts.cgroup(slot.record).freeze)
+            except NotFound as error:  # its group has just gone
+                raise Conflict(f"Container {slot.record.id} is not running") from error
             self._parts.set_state(slot, state.paused(slot.record.state))
             await self._parts.store.save(slot)
             self._parts.announce(slot.record, "pause")
@@ -250,7 +253,10 @@ class Lifecycle:
             await self._thaw(slot)
 
     async def _thaw(self, slot: Slot) -> None:
-        await asyncio.to_thread(self._parts.cgroup(slot.record).thaw)
+        try:
+            await asyncio.to_thread(self._parts.cgroup(slot.record).thaw)
+        except NotFound:
+            return  # it has ended, killed from outside
         if slot.record.state.status == "paused":
             self._parts.set_state(slot, state.unpaused(slot.record.state))
             await self._parts.store.save(slot)
@@ -260,6 +266,12 @@ class Lifecycle:
         if not name:
             raise Invalid("Neither old nor new names may be empty")
         slot = self._parts.store.find(reference)
+        # Not the slot's own lock: a container can be renamed while it is being stopped.
+        async with slot.naming:
+            self._check_present(slot)
+            await self._rename(slot, name)
+
+    async def _rename(self, slot: Slot, name: str) -> None:
         record = slot.record
         if name.removeprefix("/") == record.name:
             raise Invalid("Renaming a container with the same name as its current name")

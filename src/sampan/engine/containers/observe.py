@@ -29,6 +29,8 @@ class Observer:
         record = self._parts.store.find(reference).record
         if record.state.status == "restarting":
             raise Conflict(f"Container {record.id} is restarting, wait until the container is running")
+        if "\0" in ps_args:
+            raise Invalid(f"ps: an argument contains a zero byte: {ps_args!r}")
         state.check_running(record)
         table = await asyncio.to_thread(self._top, record, ps_args or "-ef")
         self._parts.announce(record, "top")

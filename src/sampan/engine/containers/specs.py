@@ -344,6 +344,8 @@ def _stat_device(path: str) -> os.stat_result:
 
 
 def _stat(path: str, doing: str) -> os.stat_result:
+    if "\0" in path:
+        raise Invalid(f"{doing}: it contains a zero byte: {path!r}")
     try:
         return os.stat(path)
     except OSError as error:
@@ -366,6 +368,8 @@ def _mapped(mapping: DeviceMapping) -> list[Device]:
     """The device of a mapping, or all devices below a directory of them (--device /dev/snd)."""
     source = mapping.path_on_host
     place = mapping.path_in_container or source
+    if "\0" in place:
+        raise Invalid(f"invalid device path in the container: it contains a zero byte: {place!r}")
     info = _stat_device(source)
     if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
         return [_device(source, place, info)]

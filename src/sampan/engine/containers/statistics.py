@@ -79,13 +79,12 @@ class Statistics:
 
     async def _once(self, container_id: str, one_shot: bool) -> AsyncIterator[Json]:
         before = None
+        name = self._parts.store.find(container_id).record.name
         for last in (True,) if one_shot else (False, True):
             slot = self._parts.store.get(container_id)
-            if slot is None:
-                return
-            record = slot.record
-            if not record.running:
+            if slot is None or not slot.record.running:
                 break
+            record = slot.record
             try:
                 sample, interfaces = await asyncio.to_thread(self._measure, record, files.read, _system_cpu())
             except NotFound:
@@ -95,7 +94,7 @@ class Statistics:
                 return
             before = sample
             await asyncio.sleep(_INTERVAL)
-        yield empty_json(container_id, record.name)
+        yield empty_json(container_id, name)
 
     async def _stream(self, container_id: str) -> AsyncIterator[Json]:
         """Until the container is removed. Who is slower than the measurements misses some."""

@@ -20,12 +20,14 @@ from sampan.storage.metadata import Table
 class Slot:
     """What belongs to one container while the engine runs."""
 
-    __slots__ = ("cache", "lock", "record", "saving")
+    __slots__ = ("cache", "lock", "naming", "record", "saving")
 
     def __init__(self, record: ContainerRecord) -> None:
         self.record = record
         self.lock = asyncio.Lock()
         """Held by whoever changes the container's state (start, stop, remove, ...)."""
+        self.naming = asyncio.Lock()
+        """Held by whoever changes its name, or takes it away with the container; after `lock`, before `saving`."""
         self.saving = asyncio.Lock()
         self.cache: dict[str, object] = {}
         """Derived values of this very record; emptied by every change."""
@@ -139,9 +141,9 @@ class ContainerStore:
         Flushed, or a power failure could bring back a record whose files are gone; a container that removes itself
         has had no flushed record.
         """
-        record = slot.record
-        durable = not record.host.auto_remove
-        async with slot.saving:
+        durable = not slot.record.host.auto_remove
+        async with slot.naming, slot.saving:
+            record = slot.record
             await asyncio.to_thread(self._metadata.delete, Table.CONTAINERS, record.id, durable=durable)
             self._slots.pop(record.id, None)
             self.release_name(record.name, record.id)
