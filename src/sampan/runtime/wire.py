@@ -86,7 +86,12 @@ def send(sock: socket.socket, message: msgspec.Struct, descriptors: Sequence[int
 def _receive_packet(sock: socket.socket) -> tuple[bytes, list[int], int]:
     """`socket.recv_fds` does not pass its flags on (Python 3.11): close-on-exec would not be set."""
     room = socket.CMSG_SPACE(MAX_DESCRIPTORS * _NUMBER_SIZE)
-    data, control, flags, _ = sock.recvmsg(MAX_INLINE + 1, room, socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, control, flags, _ = sock.recvmsg(MAX_INLINE + 1, room, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        # Told once, and before what the other end had sent, when that has closed without reading all of ours: an
+        # init that failed with its start order unread. Its last words are still there.
+        data, control, flags, _ = sock.recvmsg(MAX_INLINE + 1, room, socket.MSG_CMSG_CLOEXEC)
     descriptors = array.array("i")
     for level, kind, content in control:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -75,6 +75,19 @@ def test_the_end_of_the_other_side_is_none_to_read_and_unavailable_to_write(
     assert CALLS.receive(pair[0]) == (None, [])
 
 
+def test_the_last_words_of_one_that_left_without_reading_everything_arrive(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    wire.send(pair[0], Done())
+    wire.send(pair[1], failure_of(Conflict("why it ended")))
+    pair[1].close()
+    failures: wire.Codec[Failure] = wire.Codec(Failure)
+    failure, _ = failures.receive(pair[0])
+    assert failure is not None
+    assert failure.message == "why it ended"
+    assert failures.receive(pair[0]) == (None, [])
+
+
 def test_an_error_keeps_its_kind_hint_and_exit_code_over_the_border() -> None:
     error = failure_of(ExecFailed("no program", hint="look", exit_code=127)).error()
     assert isinstance(error, ExecFailed)
