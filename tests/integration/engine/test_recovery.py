@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from sampan.engine.config import CreateBody, HostConfig, RestartPolicy
-from sampan.engine.containers import lifecycle, recovery
-from sampan.errors import Unavailable
+from sampan.engine.containers import lifecycle, recovery, runner
+from sampan.errors import NotFound, Unavailable
+from sampan.linux.cgroups import detect
 from sampan.oci.image import Healthcheck
-from sampan.runtime.messages import EXIT_FILE
+from sampan.runtime.messages import EXIT_FILE, SHIM_SOCKET
 
 pytestmark = pytest.mark.root
 
@@ -211,6 +212,29 @@ def test_the_death_of_a_shim_ends_its_container(place: Any) -> None:
         await until(lambda: engine.containers.record("orphan").state.status == "exited")
         assert engine.containers.record("orphan").state.exit_code == 137
         await until(lambda: not Path(f"/proc/{state.pid}").exists())
+
+    place.run(test)
+
+
+def test_nothing_is_left_of_a_start_whose_shim_can_not_be_found(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(run_dir: Path, **_: object) -> None:
+        (run_dir / SHIM_SOCKET).unlink(missing_ok=True)
+        raise NotFound(f"no shim listens in {run_dir}")
+
+    async def test(engine: Any) -> None:
+        await engine.containers.create("lost", CreateBody(image="box:1", cmd=("sleep", "1000")))
+        identity = engine.containers.record("lost").id
+        with monkeypatch.context() as patched:
+            patched.setattr(runner.ShimClient, "connect", lost)
+            with pytest.raises(NotFound, match="no shim listens"):
+                await engine.containers.start("lost")
+        group = detect().group(f"{engine.settings.cgroup_parent}/{identity}")
+        assert not group.exists()
+        assert engine.containers.record("lost").state.status == "created"
+        await engine.containers.start("lost")
+        assert engine.containers.record("lost").state.status == "running"
 
     place.run(test)
 

@@ -57,16 +57,28 @@ def group(host: CgroupHost) -> Iterator[Cgroup]:
         parent.remove()
 
 
-def sleeper(*, forks: int = 0) -> subprocess.Popen[bytes]:
-    """A process that says when it is ready and then waits, with `forks` children that do so too."""
-    program = (
-        f"import os, signal\nfor _ in range({forks}):\n    if os.fork() == 0: signal.pause()\n"
-        "os.write(1, b'x')\nsignal.pause()"
-    )
+def sleeper() -> subprocess.Popen[bytes]:
+    """A process that says when it is ready and then waits."""
+    program = "import os, signal\nos.write(1, b'x')\nsignal.pause()"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.read(1) == b"x"
     return process
+
+
+def sleepers(group: Cgroup, count: int) -> int:
+    """As many processes in the group, all of which wait, children of one whose id this is."""
+    program = f"import os, signal\nfor _ in range({count - 1}):\n    if os.fork() == 0: break\nsignal.pause()"
+    pid = os.fork()
+    if pid == 0:
+        try:
+            group.enter()  # before it forks: only the process itself is moved
+            os.execv(sys.executable, [sys.executable, "-c", program])
+        finally:
+            os._exit(1)
+    while len(group.pids()) < count:  # the forks take a moment, and nothing tells of them
+        os.sched_yield()
+    return pid
 
 
 def ended(process: subprocess.Popen[bytes]) -> int:
@@ -181,13 +193,12 @@ class TestBothVersions:
 
     def test_removal_waits_for_processes_that_are_dying(self, group: Cgroup) -> None:
         group.create(CgroupLimits())
-        process = sleeper(forks=20)
-        group.add(process.pid)
-        # Nobody has reaped it yet, and the kernel is still taking it apart.
+        first = sleepers(group, 21)
+        # Nobody has reaped the first yet, and the kernel is still taking them apart.
         group.kill_all()
         group.remove()
         assert not group.exists()
-        ended(process)
+        assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == -signal.SIGKILL
 
     def test_a_group_with_a_living_process_is_not_removed(
         self, group: Cgroup, monkeypatch: pytest.MonkeyPatch

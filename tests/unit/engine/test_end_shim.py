@@ -22,11 +22,12 @@ _STOPPED = (
 class Group:
     """A control group that notes what is done to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, there: bool = True) -> None:
         self.done: list[str] = []
+        self._there = there
 
     def exists(self) -> bool:
-        return True
+        return self._there
 
     def kill_all(self) -> None:
         self.done.append("killed")
@@ -46,7 +47,10 @@ def test_a_shim_that_is_stopped_is_killed_with_its_control_group(tmp_path: Path)
     assert group.done == ["killed", "removed"]
 
 
-def test_where_no_shim_listens_nothing_is_killed(tmp_path: Path) -> None:
-    group: Any = Group()
-    end_shim(tmp_path, group, timeout=0.05)
-    assert group.done == []
+def test_where_no_shim_listens_what_is_left_in_the_control_group_is_ended(tmp_path: Path) -> None:
+    left: Any = Group()
+    end_shim(tmp_path, left, timeout=0.05)
+    assert left.done == ["killed", "removed"]
+    gone: Any = Group(there=False)
+    end_shim(tmp_path, gone, timeout=0.05)
+    assert gone.done == []

@@ -246,12 +246,14 @@ async def both(
 def end_shim(run_dir: Path, group: Cgroup, *, timeout: float = CALL_SECONDS) -> None:
     """Blocking: kill a container by its shim and wait until it is gone. Idempotent.
 
-    A shim that does not answer within `timeout` seconds is killed itself, and with it the control group. Raises
-    `SampanError` when that does not help either.
+    A shim that does not answer within `timeout` seconds is killed itself, and with it the control group. One that can't
+    be found ends with what it looks after, which its control group knows. Raises `SampanError` when that does not
+    help either.
     """
     try:
         shim = ShimClient.connect(run_dir, timeout=timeout)
     except NotFound:
+        end_group(group)
         return
     except ShimSilent:
         end_silent(run_dir, group)
@@ -274,6 +276,11 @@ def end_silent(run_dir: Path, group: Cgroup) -> None:
     """Blocking: kill a shim that does not answer, then what it looked after."""
     log.warning("the shim in %s does not answer and is killed, with its container", run_dir)
     kill_shim(run_dir)
+    end_group(group)
+
+
+def end_group(group: Cgroup) -> None:
+    """Blocking: kill every process of a control group and take the group away. Idempotent."""
     if group.exists():
         group.kill_all()
         group.remove()
