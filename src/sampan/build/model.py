@@ -10,6 +10,9 @@ import msgspec
 from sampan.oci.digest import Digest
 from sampan.oci.reference import Reference
 
+MAX_DOCKERFILE = 4 << 20
+"""Bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:

@@ -21,8 +21,8 @@ from sampan.api import system as system_api
 from sampan.api import volumes as volumes_api
 from sampan.api.messages import AnyResponse, Request
 from sampan.api.router import Router
-from sampan.build.builder import Builder
-from sampan.build.cache import BuildCache, MetadataTable
+from sampan.build.solver.builder import Builder
+from sampan.build.solver.cache import BuildCache, MetadataTable
 from sampan.daemon.remap import check_kernel, with_id_maps
 from sampan.engine import apparmor, selinux
 from sampan.engine.build_cache import build_cache_keeper

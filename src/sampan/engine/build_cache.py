@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.build.cache import BuildCache
+from sampan.build.solver.cache import BuildCache
 from sampan.engine.builds import BuildCacheKeeper, Json
 from sampan.engine.model import rfc3339
 from sampan.oci.digest import Digest

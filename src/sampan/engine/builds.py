@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from sampan.build.builder import Builder
 from sampan.build.model import BuildEvent, BuildRequest
+from sampan.build.solver.builder import Builder
 from sampan.engine.threads import Report, ReportedWork, blocking_chunks
 from sampan.oci.reference import Reference
 from sampan.registry.config import Credentials

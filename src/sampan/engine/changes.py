@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sampan.build.instructions import apply
-from sampan.build.parse import parse_trigger
-from sampan.build.state import ArgScope, initial_state
+from sampan.build.dockerfile.instructions import apply
+from sampan.build.dockerfile.parse import parse_trigger
+from sampan.build.dockerfile.state import ArgScope, initial_state
 from sampan.errors import Invalid
 from sampan.oci.image import ContainerDefaults
 

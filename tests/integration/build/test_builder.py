@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sampan.build.builder import Builder
 from sampan.build.errors import BuildCancelled, DockerfileError, RunFailed
 from sampan.build.model import BuildEvent, BuildRequest
+from sampan.build.solver.builder import Builder
 from sampan.build.worker import RunRequest
 from sampan.errors import Invalid, NotFound, Unavailable
 from sampan.oci.digest import Digest

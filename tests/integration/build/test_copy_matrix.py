@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sampan.build.builder import Builder
 from sampan.build.model import BuildRequest
+from sampan.build.solver.builder import Builder
 from sampan.errors import SampanError
 from sampan.testing.fake_worker import FakeTable, FakeWorker
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from sampan.build.builder import Builder
 from sampan.build.errors import BuildCancelled, RunFailed
 from sampan.build.model import BuildEvent, BuildRequest
+from sampan.build.solver.builder import Builder
 from sampan.build.worker import EMPTY_LAYER, BaseImage, Report, RunRequest
 from sampan.oci.digest import Digest, digest_of
 from sampan.oci.image import ContainerDefaults, ImageConfig, RootFS, encode_image_config

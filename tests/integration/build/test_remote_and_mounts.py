@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sampan.build.builder import Builder
 from sampan.build.model import BuildRequest
+from sampan.build.solver.builder import Builder
 from sampan.errors import Invalid, NotFound, SampanError, Unavailable
 from sampan.oci.digest import Digest
 from sampan.testing.fake_worker import FakeTable, FakeWorker

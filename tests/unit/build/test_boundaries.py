@@ -11,19 +11,13 @@ import sampan.build
 
 _FOLDER = Path(sampan.build.__file__).parent
 _PURE = [
-    *(
-        "check",
-        "errors",
-        "expand",
-        "instructions",
-        "lines",
-        "model",
-        "mounts",
-        "owners",
-        "parse",
-        "placement",
-    ),
-    *("plan", "ports", "progress", "state", "timespan"),
+    "errors",
+    "events",
+    "model",
+    *(f"dockerfile/{path.stem}" for path in sorted((_FOLDER / "dockerfile").glob("*.py"))),
+    "files/owners",
+    "files/placement",
+    "solver/progress",
 ]
 _IMPURE_IMPORTS = {"os", "socket", "subprocess", "ctypes", "threading", "tempfile", "shutil", "fcntl"}
 
@@ -43,8 +37,8 @@ def _reached(module: str) -> set[str]:
     pending, found = [module], set()
     while pending:
         for name in _imports(pending.pop()):
-            short = name.removeprefix("sampan.build.")
-            if short != name and short not in found:
+            short = name.removeprefix("sampan.build.").replace(".", "/")
+            if name.startswith("sampan.build.") and short not in found:
                 found.add(short)
                 pending.append(short)
     return found
@@ -53,14 +47,25 @@ def _reached(module: str) -> set[str]:
 @pytest.mark.parametrize(
     ("module", "strangers"),
     [
-        ("parse", {"plan", "instructions", "execute", "builder", "worker"}),
-        ("plan", {"parse", "execute", "builder", "worker"}),
-        ("instructions", {"parse", "plan", "execute", "builder", "worker"}),
-        ("execute", {"parse", "plan", "instructions", "builder", "check"}),
+        ("dockerfile/parse", {"dockerfile/plan", "dockerfile/instructions", "worker"}),
+        ("dockerfile/plan", {"dockerfile/parse", "worker"}),
+        ("dockerfile/instructions", {"dockerfile/parse", "dockerfile/plan", "worker"}),
+        (
+            "solver/execute",
+            {"dockerfile/parse", "dockerfile/plan", "dockerfile/instructions", "solver/builder"},
+        ),
     ],
 )
 def test_parsing_planning_and_executing_do_not_know_each_other(module: str, strangers: set[str]) -> None:
     assert _reached(module) & strangers == set()
+
+
+@pytest.mark.parametrize("package", ["dockerfile", "files", "fetch"])
+def test_only_the_solver_knows_the_other_parts(package: str) -> None:
+    others = {"dockerfile", "files", "fetch", "solver"} - {package}
+    for path in (_FOLDER / package).glob("*.py"):
+        reached = {name.partition("/")[0] for name in _reached(f"{package}/{path.stem}")}
+        assert reached & others == set(), path.name
 
 
 @pytest.mark.parametrize("module", _PURE)

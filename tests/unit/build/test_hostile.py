@@ -8,14 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sampan.build.archive import is_tar
-from sampan.build.builder import host_platform
-from sampan.build.expand import expand
-from sampan.build.instructions import apply
-from sampan.build.owners import resolve_owner
-from sampan.build.parse import parse
-from sampan.build.plan import plan
-from sampan.build.state import ArgScope, initial_state
+from sampan.build.dockerfile.expand import expand
+from sampan.build.dockerfile.instructions import apply
+from sampan.build.dockerfile.parse import parse
+from sampan.build.dockerfile.plan import plan
+from sampan.build.dockerfile.state import ArgScope, initial_state
+from sampan.build.files.archive import is_tar
+from sampan.build.files.owners import resolve_owner
+from sampan.build.solver.builder import host_platform
 from sampan.errors import Invalid, SampanError
 from sampan.oci.ignore import IgnoreRules
 from sampan.oci.image import ContainerDefaults

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from sampan.build.dockerfile.instructions import apply
+from sampan.build.dockerfile.parse import parse
+from sampan.build.dockerfile.state import Applied, ArgScope, StageState, initial_state
 from sampan.build.errors import DockerfileError
-from sampan.build.instructions import apply
 from sampan.build.model import CopyOperation, RunOperation
-from sampan.build.parse import parse
-from sampan.build.state import Applied, ArgScope, StageState, initial_state
 from sampan.errors import SampanError
 from sampan.oci.image import ContainerDefaults
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sampan.build.check import check
+from sampan.build.dockerfile.check import check
+from sampan.build.dockerfile.parse import parse
 from sampan.build.errors import DockerfileError
-from sampan.build.parse import parse
 
 
 def test_instructions_are_found_whatever_their_case() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from sampan.build.dockerfile.parse import parse
+from sampan.build.dockerfile.plan import plan
 from sampan.build.errors import DockerfileError
 from sampan.build.model import Plan
-from sampan.build.parse import parse
-from sampan.build.plan import plan
 from sampan.errors import NotFound
 
 

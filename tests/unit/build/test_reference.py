@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sampan.build.dockerfile.expand import expand, expand_words
+from sampan.build.dockerfile.parse import parse
 from sampan.build.errors import DockerfileError
-from sampan.build.expand import expand, expand_words
 from sampan.build.model import Instruction
-from sampan.build.parse import parse
 from sampan.errors import Invalid
 
 REFERENCE = Path(__file__).parents[3].parent / "shared" / "reference" / "dockerfile"

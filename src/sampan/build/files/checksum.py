@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from sampan.build.errors import BuildCancelled
-from sampan.build.tree import Entry, Selection, Tree
+from sampan.build.files.tree import Entry, Selection, Tree
 
 _CHUNK = 1 << 20
 _THREADED = 1 << 20

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import BinaryIO
 
-from sampan.build.archive import is_tar
-from sampan.build.copy import Ownership, RootWriter
+from sampan.build.files.archive import is_tar
+from sampan.build.files.copy import Ownership, RootWriter
+from sampan.build.files.owners import resolve_owner
+from sampan.build.files.placement import Source, place
+from sampan.build.files.tree import Selection
 from sampan.build.model import CopyOperation
-from sampan.build.owners import resolve_owner
-from sampan.build.placement import Source, place
-from sampan.build.sources import CopySources
-from sampan.build.tree import Selection
+from sampan.build.solver.sources import CopySources
 from sampan.errors import Invalid
 from sampan.linux.paths import open_in_root
 from sampan.storage.extract import ExtractOptions, extract_tar

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import posixpath
 
-from sampan.build.lines import MAX_SIZE
-from sampan.build.model import BuildRequest
-from sampan.build.tree import Tree
+from sampan.build.files.tree import Tree
+from sampan.build.model import MAX_DOCKERFILE, BuildRequest
 from sampan.errors import Invalid, NotFound
 from sampan.linux.paths import open_in_root
 from sampan.oci.ignore import IgnoreRules
@@ -23,9 +22,9 @@ def read_dockerfile(fd: int, request: BuildRequest) -> bytes:
         name = posixpath.normpath(request.dockerfile or "Dockerfile").lstrip("/")
         if name == ".." or name.startswith("../"):
             raise Invalid(f"forbidden path outside the build context: {request.dockerfile} ()")
-        found = _read(fd, name, MAX_SIZE)
+        found = _read(fd, name, MAX_DOCKERFILE)
         if found is None and name == "Dockerfile":
-            found = _read(fd, "dockerfile", MAX_SIZE)
+            found = _read(fd, "dockerfile", MAX_DOCKERFILE)
         if found is None:
             raise NotFound(
                 f"Cannot locate specified Dockerfile: {request.dockerfile}",

@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from sampan.build.cache import BuildCache, CacheTable, MetadataTable, key_of
-from sampan.build.check import check
-from sampan.build.context import context_tree, read_dockerfile
+from sampan.build.dockerfile.check import check
+from sampan.build.dockerfile.instructions import apply
+from sampan.build.dockerfile.parse import parse, parse_trigger
+from sampan.build.dockerfile.plan import SCRATCH, plan, stage_of
+from sampan.build.dockerfile.state import PREDEFINED_ARGS, Applied, ArgScope, initial_state
 from sampan.build.errors import BuildCancelled, DockerfileError
-from sampan.build.execute import Executor
-from sampan.build.instructions import apply
+from sampan.build.files.context import context_tree, read_dockerfile
 from sampan.build.model import BuildEvent, BuildRequest, Instruction, Plan, Stage
-from sampan.build.parse import parse, parse_trigger
-from sampan.build.plan import SCRATCH, plan, stage_of
-from sampan.build.progress import Progress
-from sampan.build.sources import Surroundings
-from sampan.build.state import PREDEFINED_ARGS, Applied, ArgScope, initial_state
+from sampan.build.solver.cache import BuildCache, CacheTable, MetadataTable, key_of
+from sampan.build.solver.execute import Executor
+from sampan.build.solver.progress import Progress
+from sampan.build.solver.sources import Surroundings
 from sampan.build.worker import BaseImage, Report, Worker
 from sampan.errors import Internal, Invalid, SampanError, Unavailable
 from sampan.oci.digest import Digest, hex_of

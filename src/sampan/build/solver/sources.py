@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import BinaryIO
 
-from sampan.build.cache import BuildCache, CacheEntry, key_of
-from sampan.build.checksum import checksum
+from sampan.build.fetch.http import Download, download, is_remote, name_of, parse_checksum, refuse_git
+from sampan.build.files.checksum import checksum
+from sampan.build.files.tree import Selection, Tree
 from sampan.build.model import CopyOperation
-from sampan.build.remote import Download, download, is_remote, name_of, parse_checksum, refuse_git
-from sampan.build.tree import Selection, Tree
+from sampan.build.solver.cache import BuildCache, CacheEntry, key_of
 from sampan.build.worker import Report, Worker
 from sampan.errors import Invalid, NotFound
 from sampan.oci.digest import Digest

@@ -16,10 +16,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sampan.build.cache import CacheEntry, key_of
-from sampan.build.checksum import checksum
-from sampan.build.copy import RootWriter
+from sampan.build.dockerfile.state import Applied
 from sampan.build.errors import BuildCancelled, RunFailed
+from sampan.build.files.checksum import checksum
+from sampan.build.files.copy import RootWriter
 from sampan.build.model import (
     BuildEvent,
     BuildRequest,
@@ -30,10 +30,10 @@ from sampan.build.model import (
     RunOperation,
     WorkdirOperation,
 )
-from sampan.build.placing import Placing, ownership_of
-from sampan.build.progress import Progress
-from sampan.build.sources import CopySources, Surroundings
-from sampan.build.state import Applied
+from sampan.build.solver.cache import CacheEntry, key_of
+from sampan.build.solver.placing import Placing, ownership_of
+from sampan.build.solver.progress import Progress
+from sampan.build.solver.sources import CopySources, Surroundings
 from sampan.build.worker import EMPTY_LAYER, RunMount, RunRequest
 from sampan.errors import Invalid, NotFound, SampanError
 from sampan.linux.paths import open_in_root

@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from sampan.build.dockerfile.expand import unquoted_words
+from sampan.build.dockerfile.lines import LineReader
 from sampan.build.errors import DockerfileError
-from sampan.build.expand import unquoted_words
-from sampan.build.lines import LineReader
 from sampan.build.model import Dockerfile, Heredoc, Instruction, Place
 from sampan.errors import Invalid
 

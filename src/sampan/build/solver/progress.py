@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from sampan.build.state import Applied, StageState
+from sampan.build.dockerfile.state import Applied, StageState
 from sampan.oci.digest import Digest, digest_of
 from sampan.oci.image import History, ImageConfig, RootFS, encode_image_config
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from sampan.build.check import Flags, check, mistake
+from sampan.build.dockerfile.check import Flags, check, mistake
+from sampan.build.dockerfile.expand import expand
 from sampan.build.errors import DockerfileError
-from sampan.build.expand import expand
 from sampan.build.model import Dockerfile, Instruction, Place, Plan, Stage
 from sampan.errors import Invalid, NotFound
 

@@ -13,13 +13,13 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 
-from sampan.build.check import Flags, mistake
-from sampan.build.expand import expand, expand_heredoc, expand_words
+from sampan.build.dockerfile.check import Flags, mistake
+from sampan.build.dockerfile.expand import expand, expand_heredoc, expand_words
+from sampan.build.dockerfile.mounts import parse_mount, require_supported
+from sampan.build.dockerfile.ports import parse_port_specs
+from sampan.build.dockerfile.state import Applied, StageState
+from sampan.build.dockerfile.timespan import parse_duration
 from sampan.build.model import CopyOperation, Instruction, RunOperation, WorkdirOperation
-from sampan.build.mounts import parse_mount, require_supported
-from sampan.build.ports import parse_port_specs
-from sampan.build.state import Applied, StageState
-from sampan.build.timespan import parse_duration
 from sampan.errors import Invalid
 from sampan.oci.image import Healthcheck
 

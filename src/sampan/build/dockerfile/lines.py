@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sampan.build.errors import DockerfileError
-from sampan.build.model import Place, Segment
+from sampan.build.model import MAX_DOCKERFILE, Place, Segment
 
-MAX_SIZE = 4 << 20
-"""Bytes of a Dockerfile."""
 MAX_LINES = 100_000
 MAX_LINE = 1 << 20
 """Characters of a logical line."""
@@ -115,8 +113,8 @@ class LineReader:
 
 def _physical_lines(raw: bytes, file: str) -> list[str]:
     start = Place(file, 1, 1, "")
-    if len(raw) > MAX_SIZE:
-        raise DockerfileError(f"the Dockerfile is larger than {MAX_SIZE} bytes", start)
+    if len(raw) > MAX_DOCKERFILE:
+        raise DockerfileError(f"the Dockerfile is larger than {MAX_DOCKERFILE} bytes", start)
     raw = raw.removeprefix(b"\xef\xbb\xbf")
     try:
         text = raw.decode("utf-8")

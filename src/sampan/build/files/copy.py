@@ -16,7 +16,7 @@ import threading
 from dataclasses import dataclass
 
 from sampan.build.errors import BuildCancelled
-from sampan.build.tree import Entry, Selection, Tree
+from sampan.build.files.tree import Entry, Selection, Tree
 from sampan.errors import Invalid
 from sampan.linux.paths import change_mode, mkdirs_in_root, open_in_root
 

@@ -1,0 +1,1 @@
+"""What a build gets from elsewhere: URLs and Git repositories. Knows nothing of instructions."""

@@ -1,0 +1,1 @@
+"""Trees that a build copies from and writes into: selecting, hashing, copying. Knows nothing of instructions."""

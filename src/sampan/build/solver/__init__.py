@@ -1,0 +1,1 @@
+"""Carries a plan out: order, cache, execution. The only part that knows all the others."""
