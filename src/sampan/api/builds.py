@@ -1,4 +1,4 @@
-"""`POST /build`, `/build/prune`: the query becomes a `BuildRequest`, events become Docker's JSON stream."""
+"""`POST /build`: the query becomes a `BuildRequest`, events become Docker's JSON stream."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from sampan.api.auth import registry_config
 from sampan.api.images import credentials
-from sampan.api.messages import AnyResponse, Request, Route, StreamingResponse, json_response
+from sampan.api.messages import AnyResponse, Request, Route, StreamingResponse
 from sampan.build.model import BuildEvent, BuildRequest, RunLimits
 from sampan.engine.engine import Engine
 from sampan.errors import Invalid, SampanError, Unsupported
@@ -139,12 +139,4 @@ def _encode(value: object) -> bytes:
     return msgspec.json.encode(value) + b"\r\n"
 
 
-async def prune(engine: Engine, request: Request) -> AnyResponse:
-    deleted, reclaimed = await engine.builds.prune()
-    return json_response({"CachesDeleted": deleted, "SpaceReclaimed": reclaimed})
-
-
-ROUTES = (
-    Route("POST", "/build", build),
-    Route("POST", "/build/prune", prune),
-)
+ROUTES = (Route("POST", "/build", build),)

@@ -100,7 +100,11 @@ COMMANDS: dict[str, Entry] = {
 GROUPS: dict[str, Group] = {
     "builder": Group(
         "Manage builds",
-        {"build": _IMAGE["build"], "prune": Entry("prune", "BUILDER_PRUNE", "Remove build cache")},
+        {
+            "build": _IMAGE["build"],
+            "du": Entry("build_cache", "BUILDER_DU", "Show what the build cache takes on the disk"),
+            "prune": Entry("build_cache", "BUILDER_PRUNE", "Remove build cache"),
+        },
         {},
     ),
     "container": Group(

@@ -14,6 +14,7 @@ from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sampan.daemon.builder_gc import collection_rules
 from sampan.daemon.runtimes import check_default, parse_runtimes
 from sampan.engine.seccomp_profile import load_profile
 from sampan.engine.security import BUILTIN, UNCONFINED
@@ -82,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--default-cgroupns-mode", help="private or host (default private with cgroup version 2, else host)")
     add("--selinux-enabled", action=argparse.BooleanOptionalAction, default=None, help="label containers")
     add("--userns-remap", help="subordinate ids for containers' user namespaces: default, USER or USER:GROUP")
+    add(
+        "--builder-gc",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="collect the build cache by size and age (default on)",
+    )
+    add("--builder-gc-keep-storage", help="size that the build cache may have (default 10GB)")
     add("-D", "--debug", action=argparse.BooleanOptionalAction, default=None)
     return parser
 
@@ -107,11 +115,12 @@ def parse_options(argv: Sequence[str]) -> DaemonOptions:
     given = flags.pop("config_file")
     path = given or DEFAULT_CONFIG
     stored = _read_file(path) if given or path.exists() else {}
+    builder = stored.pop("builder", None)
     known = {_key(flag) for flag in flags}
     if unknown := sorted(set(stored) - known):
         raise Invalid(f"{path}: unknown key {unknown[0]!r}", hint=f"known keys: {', '.join(sorted(known))}")
     values = {flag: stored.get(_key(flag)) if value is None else value for flag, value in flags.items()}
-    return _typed(values)
+    return _typed({**values, "builder": builder})
 
 
 def _key(flag: str) -> str:
@@ -169,6 +178,9 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         default_runtime=check_default(values["default_runtime"] or default.default_runtime, runtimes),
         selinux_enabled=bool(values["selinux_enabled"]),
         userns_remap=values["userns_remap"] or "",
+        builder_gc=collection_rules(
+            values["builder"], values["builder_gc"], values["builder_gc_keep_storage"]
+        ),
         labels=_strings(values, "label"),
         debug=bool(values["debug"]),
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sampan.api import build_cache as build_cache_api
 from sampan.api import builds as builds_api
 from sampan.api import containers as containers_api
 from sampan.api import execs as execs_api
@@ -25,9 +26,11 @@ from sampan.build.solver.builder import Builder
 from sampan.build.solver.cache import BuildCache, MetadataTable
 from sampan.daemon.remap import check_kernel, with_id_maps
 from sampan.engine import apparmor, selinux
-from sampan.engine.build_cache import build_cache_keeper
+from sampan.engine.build_cache import BuildCacheKeeper
 from sampan.engine.build_worker import EngineWorker, host_trust
 from sampan.engine.builds import Builds
+from sampan.engine.cache_mounts import CacheMounts
+from sampan.engine.cache_use import CacheUse
 from sampan.engine.containers import Containers, ContainerStore, Parts
 from sampan.engine.engine import Engine
 from sampan.engine.events import EventBus
@@ -69,6 +72,7 @@ ROUTES = (
     *system_api.ROUTES,
     *images_api.ROUTES,
     *builds_api.ROUTES,
+    *build_cache_api.ROUTES,
     *containers_api.ROUTES,
     *execs_api.ROUTES,
     *volumes_api.ROUTES,
@@ -101,6 +105,7 @@ class Assembled:
         self._names = names
         self._watch = RulesetWatch(host)
         self._router = Router(ROUTES)
+        self._collecting: asyncio.Task[None] | None = None
 
     async def dispatch(self, request: Request) -> AnyResponse:
         request.version, path = self._router.split_version(request.path)
@@ -112,6 +117,7 @@ class Assembled:
         await self.engine.networks.setup()
         await self.engine.containers.recover()
         self._watch.start()
+        self._collecting = asyncio.create_task(self.engine.builds.collect_garbage())
         await asyncio.to_thread(self._stores.images.collect, min_age=ORPHAN_AGE)
 
     async def close(self) -> None:
@@ -127,6 +133,13 @@ class Assembled:
             ending.push_async_callback(self._watch.close)
             ending.push_async_callback(self._names.close)
             ending.push_async_callback(self.engine.containers.close)
+            ending.push_async_callback(self._end_collecting)
+
+    async def _end_collecting(self) -> None:
+        """A collection under way ends first: it uses the database."""
+        if self._collecting is not None:
+            self._collecting.cancel()
+            await asyncio.gather(self._collecting, return_exceptions=True)
 
     def _leave_host(self) -> None:
         self._host.teardown()
@@ -223,20 +236,27 @@ def _builds(
 ) -> Builds:
     loop = asyncio.get_running_loop()
 
+    use = CacheUse()
+    mounts = CacheMounts(settings.root / "caches", stores.metadata, use.__contains__)
+    mounts.sweep()
+
     def make_builder(credentials: Mapping[str, Credentials], host_ca: bool) -> Builder:
         worker = EngineWorker(
             images,
             stores.snapshots,
             launcher,
             containers.build_steps,
-            settings.root / "caches",
+            mounts,
+            use.touch,
             loop,
             credentials,
             host_trust() if host_ca else None,
         )
-        return Builder(worker, stores.metadata)
+        return Builder(worker, stores.metadata, touched=use.touch)
 
-    cache = build_cache_keeper(stores.cache, stores.images)
+    cache = BuildCacheKeeper(
+        stores.cache, mounts, stores.images, stores.metadata, use, settings.builder_gc, settings.root
+    )
     keep_layers = stores.images.no_collection
     builds, small = settings.root / "builds", settings.run / "builds"
     return Builds(builds, small, make_builder, cache, keep_layers, images.announce_tags)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from sampan.build.model import BuildEvent
 from sampan.build.worker import EMPTY_LAYER, BaseImage, Report, RunRequest
+from sampan.engine.cache_mounts import CacheMounts
 from sampan.engine.containers.build_steps import BuildSteps, HostTrust
 from sampan.engine.images import Images, platform_of
 from sampan.engine.model import new_id
@@ -36,17 +36,19 @@ class EngineWorker:
         snapshots: SnapshotStore,
         launcher: LauncherClient,
         steps: BuildSteps,
-        caches: Path,
+        caches: CacheMounts,
+        touched: Callable[[str], None],
         loop: asyncio.AbstractEventLoop,
         credentials: Mapping[str, Credentials],
         trust: HostTrust | None,
     ) -> None:
-        """`caches` is the directory of cache mounts. `trust`: the host's CA bundle for RUN, if asked for."""
+        """`touched` is told the names of cache mounts. `trust`: the host's CA bundle for RUN, if asked for."""
         self._images = images
         self._snapshots = snapshots
         self._launcher = launcher
         self._steps = steps
         self._caches = caches
+        self._touched = touched
         self._loop = loop
         self._credentials = credentials
         self._trust = trust
@@ -88,8 +90,7 @@ class EngineWorker:
         layers = self._images.store.layers
         if diff_ids:
             return self._launcher.open_root(RootAssembly(tuple(layers.mount_of(one) for one in diff_ids)))
-        empty = self._caches / "empty"
-        empty.mkdir(parents=True, exist_ok=True, mode=0o755)
+        empty = self._caches.empty_directory()
         return os.open(empty, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def run(
@@ -105,9 +106,7 @@ class EngineWorker:
         self._snapshots.remove(snapshot_id)
 
     def cache_directory(self, cache_id: str) -> str:
-        path = self._caches / hashlib.sha256(cache_id.encode()).hexdigest()
-        path.mkdir(parents=True, exist_ok=True, mode=0o755)
-        return str(path)
+        return str(self._caches.directory(cache_id, self._touched))
 
     def create_image(self, config: ImageConfig, parent: Digest | None) -> Digest:
         return self._images.store.create(config).id

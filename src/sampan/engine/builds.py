@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from sampan.build.model import BuildEvent, BuildRequest
 from sampan.build.solver.builder import Builder
+from sampan.build.solver.collection import Rule
+from sampan.engine.build_cache import BuildCacheKeeper, Json
 from sampan.engine.threads import Report, ReportedWork, blocking_chunks
 from sampan.oci.reference import Reference
 from sampan.registry.config import Credentials
@@ -22,12 +25,13 @@ from sampan.storage.extract import ExtractOptions, extract_tar
 
 log = logging.getLogger(__name__)
 
-Json = dict[str, object]
 Credentialed = Mapping[str, Credentials]
 """Registry domain -> what the client sent for it."""
 MakeBuilder = Callable[[Credentialed, bool], Builder]
 """From the credentials for this build, and whether RUN trusts the host's CA certificates, to its builder."""
 
+GC_INTERVAL = 15 * 60.0
+"""Seconds between collections of the build cache's garbage when nothing is built."""
 SMALL_CONTEXT = 4 << 20
 """Bytes of a tar. Its files can't be larger, but for sparse ones, whose holes take no space."""
 
@@ -58,6 +62,7 @@ class Builds:
         self._cache = cache
         self._keep_layers = keep_layers
         self._tagged = tagged
+        self._built = asyncio.Event()
         for directory in (root, small):
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True, mode=0o700)
@@ -87,11 +92,12 @@ class Builds:
                 try:
                     if archive is not None:
                         extract_tar(itertools.chain((start,), archive), context_fd, _CONTEXT)
-                    with self._keep_layers():
+                    with self._keep_layers(), self._cache.use.build():
                         self._make_builder(credentials, host_ca).build(request, context_fd, report, cancelled)
                     loop.call_soon_threadsafe(self._tagged, request.tags)
                 finally:
                     os.close(context_fd)
+                    loop.call_soon_threadsafe(self._built.set)
             finally:
                 # Nobody has to wait for it; what an engine that ends meanwhile leaves is swept at the next start.
                 threading.Thread(target=_remove, args=(directory,), name="context removal").start()
@@ -102,9 +108,20 @@ class Builds:
         """The cache's entries in Docker's form."""
         return await asyncio.to_thread(self._cache.entries)
 
-    async def prune(self) -> tuple[list[str], int]:
-        """Forget the build cache; the ids of what went, and the bytes that were freed."""
-        return await asyncio.to_thread(self._cache.prune)
+    async def prune(self, rule: Rule) -> tuple[list[str], int]:
+        """Remove from the build cache what the rule says; the ids of what went, and the bytes that were freed."""
+        return await asyncio.to_thread(self._cache.prune, (rule,))
+
+    async def collect_garbage(self, every: float = GC_INTERVAL) -> None:
+        """Collect the build cache's garbage after builds, and every so many seconds; until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._built.wait(), every)
+            if self._built.is_set() and self._cache.use.busy:
+                self._built.clear()  # the end of the last one will wake us again
+                continue
+            self._built.clear()
+            await asyncio.to_thread(self._cache.collect_garbage)
 
 
 def _start_of(archive: Iterator[bytes]) -> bytes:
@@ -125,11 +142,3 @@ def _remove(directory: Path) -> None:
         shutil.rmtree(directory)
     except OSError as error:
         log.warning("build context %s could not be removed: %s", directory, error)
-
-
-class BuildCacheKeeper:
-    """What Builds needs of the owner of the build cache."""
-
-    def __init__(self, entries: Callable[[], list[Json]], prune: Callable[[], tuple[list[str], int]]) -> None:
-        self.entries = entries
-        self.prune = prune

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sampan.build.solver.collection import Rule, default_rules
 from sampan.engine.userns import IdMaps
 
 
@@ -51,6 +52,8 @@ class Settings:
     userns_remap: str = ""
     """Whose subordinate ids containers get: "" nobody's, `default`, or USER[:GROUP]; `id_maps` is what came of it."""
     id_maps: IdMaps | None = None
+    builder_gc: tuple[Rule, ...] = default_rules(10 * 1000**3)
+    """Rules by which the build cache is collected; () is never."""
     shutdown_timeout: int = 15
     labels: tuple[str, ...] = ()
     debug: bool = False

@@ -39,10 +39,11 @@ class Table(enum.Enum):
     VOLUMES = "volumes"
     SNAPSHOTS = "snapshots"
     BUILD_CACHE = "build_cache"
+    CACHE_MOUNTS = "cache_mounts"
     SETTINGS = "settings"
 
 
-RELAXED = frozenset({Table.BLOBS, Table.BUILD_CACHE, Table.SNAPSHOTS})
+RELAXED = frozenset({Table.BLOBS, Table.BUILD_CACHE, Table.CACHE_MOUNTS, Table.SNAPSHOTS})
 """Tables whose commits are not flushed to disk unless `durable=True` is given."""
 
 

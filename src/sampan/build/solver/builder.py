@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -37,14 +38,24 @@ _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "i686": 
 class Builder:
     """Thread-safe: builds share nothing but the worker and the cache."""
 
-    def __init__(self, worker: Worker, metadata: Metadata | None, *, table: CacheTable | None = None) -> None:
-        """`table` replaces the cache table of `metadata` (for tests); one of the two must be given."""
+    def __init__(
+        self,
+        worker: Worker,
+        metadata: Metadata | None,
+        *,
+        table: CacheTable | None = None,
+        touched: Callable[[str], None] = lambda _key: None,
+    ) -> None:
+        """`table` replaces the cache table of `metadata` (for tests); one of the two must be given.
+
+        `touched` is told the keys of the cache that builds find or store.
+        """
         self._worker = worker
         if table is None:
             if metadata is None:
                 raise Invalid("a builder needs a metadata database or a cache table")
             table = MetadataTable(metadata)
-        self.cache = BuildCache(table, worker.has_layer)
+        self.cache = BuildCache(table, worker.has_layer, touched)
 
     def build(
         self, request: BuildRequest, context_fd: int, report: Report, cancelled: threading.Event

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -31,6 +31,8 @@ class CacheEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """Bytes of the layer's file data."""
     used: int = 0
     """Unix time of the last use, coarse."""
+    uses: int = 0
+    """How often it was found, as far as that is written down (`note_uses`)."""
     content: str = ""
     """For entries that remember a checksum instead of a layer."""
     step: str = ""
@@ -65,20 +67,29 @@ class MetadataTable:
 class BuildCache:
     """Thread-safe as far as its table is; two builds that do the same step both write the same entry."""
 
-    def __init__(self, table: CacheTable, has_layer: Callable[[Digest], bool]) -> None:
+    def __init__(
+        self,
+        table: CacheTable,
+        has_layer: Callable[[Digest], bool],
+        touched: Callable[[str], None] = lambda _key: None,
+    ) -> None:
+        """`touched` is told every key that is found or stored."""
         self._table = table
         self._has_layer = has_layer
+        self._touched = touched
 
     def lookup(self, key: str) -> CacheEntry | None:
         entry = self._load(key)
         if entry is None or (entry.layer and not self._has_layer(Digest(entry.layer))):
             return None
+        self._touched(key)
         now = int(time.time())
         if now - entry.used > USED_RESOLUTION:
             self.store(key, entry)
         return entry
 
     def store(self, key: str, entry: CacheEntry) -> None:
+        self._touched(key)
         stamped = msgspec.structs.replace(entry, used=int(time.time()))
         self._table.put(key, msgspec.json.encode(stamped))
 
@@ -94,16 +105,19 @@ class BuildCache:
     def layers(self) -> set[Digest]:
         return {Digest(entry.layer) for entry in self.entries().values() if entry.layer}
 
-    def prune(self, unused_since: int | None = None) -> dict[str, CacheEntry]:
-        """Forget entries last used before the Unix time `unused_since` (None: all); those that went."""
-        removed = {
-            key: entry
-            for key, entry in self.entries().items()
-            if unused_since is None or entry.used < unused_since
-        }
-        for key in removed:
+    def forget(self, keys: Iterable[str]) -> None:
+        """Without an error for those that are gone already."""
+        for key in keys:
             self._table.delete(key)
-        return removed
+
+    def note_uses(self, counts: Mapping[str, int]) -> None:
+        """Write down that entries were used just now, and how often. What is no key is ignored."""
+        now = int(time.time())
+        for key, count in counts.items():
+            entry = self._load(key)
+            if entry is not None:
+                noted = msgspec.structs.replace(entry, used=now, uses=entry.uses + count)
+                self._table.put(key, msgspec.json.encode(noted))
 
     def _load(self, key: str) -> CacheEntry | None:
         body = self._table.get(key)

@@ -50,7 +50,7 @@ def _images(client: Client, filters: dict[str, list[str]]) -> tuple[int, list[st
     return _result(answer, "Deleted Images:", lines)
 
 
-def _cache(client: Client, filters: dict[str, list[str]], **query: Any) -> tuple[int, list[str]]:
+def prune_cache(client: Client, filters: dict[str, list[str]], **query: Any) -> tuple[int, list[str]]:
     answer = client.call("POST", "/build/prune", {"filters": filters_query(filters), **query})
     return _result(answer, "Deleted build cache objects:", answer.get("CachesDeleted"))
 
@@ -105,20 +105,6 @@ def _prune_volumes(client: Client, filters: dict[str, list[str]]) -> tuple[int, 
         return _volumes(client, {name: values for name, values in filters.items() if name != "all"})
 
 
-def _builder_prune(invocation: Invocation) -> int:
-    flags = invocation.flags
-    which = "all" if flags["all"] else "all dangling"
-    if not flags["force"] and not confirm(f"WARNING! This will remove {which} build cache."):
-        return 0
-    filters = collect_filters(flags["filter"])
-    query = {"all": flags["all"], "keep-storage": flags["keep-storage"] or None}
-    reclaimed, lines = _cache(invocation.client(), filters, **query)
-    for line in lines:
-        print(line)
-    print(f"Total reclaimed space: {units.human_size(reclaimed)}")
-    return 0
-
-
 def _system_prune(invocation: Invocation) -> int:
     flags = invocation.flags
     filters = collect_filters(flags["filter"])
@@ -132,7 +118,7 @@ def _system_prune(invocation: Invocation) -> int:
         lambda: _containers(client, common),
         lambda: _networks(client, common),
         lambda: _images(client, {**common, "dangling": ["false" if flags["all"] else "true"]}),
-        lambda: _cache(client, {k: v for k, v in common.items() if k == "until"}, all=flags["all"]),
+        lambda: prune_cache(client, {k: v for k, v in common.items() if k == "until"}, all=flags["all"]),
     ]
     if flags["volumes"]:
         steps.insert(2, lambda: _volumes(client, common))
@@ -189,17 +175,6 @@ VOLUME_PRUNE = Command(
     _volume_prune,
     "",
     (_FORCE, _FILTER, Flag("all", "a", "bool", "Remove named volumes too")),
-    maximum=0,
-)
-BUILDER_PRUNE = Command(
-    _builder_prune,
-    "",
-    (
-        _FORCE,
-        _FILTER,
-        Flag("all", "a", "bool", "Remove all build cache, not only what dangles"),
-        Flag("keep-storage", "", "bytes", "Keep this much of the cache"),
-    ),
     maximum=0,
 )
 SYSTEM_PRUNE = Command(

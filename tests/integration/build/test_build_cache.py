@@ -1,0 +1,148 @@
+"""The build cache of a whole engine: what it takes, what explains it, and what goes when."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+MEGABYTE = 1 << 20
+
+
+def build(sampan: Any, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done: subprocess.CompletedProcess[str] = sampan.run("build", *arguments, "-", stdin=text.encode())
+    return done
+
+
+def entries(sampan: Any) -> list[dict[str, Any]]:
+    return json.loads(json.dumps(sampan.api.api.df()["BuildCache"]))  # type: ignore[no-any-return]
+
+
+def disk(path: Path) -> int:
+    """Apparent bytes of everything below, as du says; directories themselves left out."""
+    found = subprocess.run(
+        ["find", str(path), "-type", "f", "-printf", "%s\n"], capture_output=True, text=True, check=True
+    )
+    return sum(int(line) for line in found.stdout.split())
+
+
+STEPS = """FROM busybox
+RUN head -c 3145728 /dev/zero > /three
+RUN --mount=type=cache,id=packages,target=/c head -c 2097152 /dev/zero > /c/two && head -c 1048576 /dev/zero > /one
+"""
+
+
+def test_every_byte_of_the_cache_is_explained_and_goes_when_it_is_asked_for(fresh_sampan: Any) -> None:
+    assert build(fresh_sampan, STEPS, "-t", "kept").returncode == 0
+    found = {item["Description"]: item for item in entries(fresh_sampan)}
+    mount = found["cached mount packages"]
+    assert (mount["Type"], mount["Size"]) == ("exec.cachemount", disk(fresh_sampan.engine.root / "caches"))
+    three = next(item for name, item in found.items() if "/three" in name)
+    assert (three["Type"], three["Size"], three["Shared"]) == ("regular", 3 * MEGABYTE, True)
+    # What an image has too is not dangling: only the cache mount goes without --all.
+    out = fresh_sampan.ok("builder", "prune", "-f")
+    assert "Total reclaimed space: 2.097MB" in out
+    assert disk(fresh_sampan.engine.root / "caches") == 0
+    assert build(fresh_sampan, STEPS).stdout.count("Using cache") == 2
+    # Without the image the bytes are the cache's own, and agree with the disk.
+    fresh_sampan.ok("rmi", "kept")
+    sizes = sum(item["Size"] for item in entries(fresh_sampan) if not item["Shared"])
+    image = json.loads(fresh_sampan.ok("image", "inspect", "busybox:latest"))[0]
+    layers = fresh_sampan.engine.root / "layers"
+    own = [each for each in layers.iterdir() if f"sha256:{each.name}" not in image["RootFS"]["Layers"]]
+    assert sizes == sum(disk(each / "fs") for each in own) == 4 * MEGABYTE
+    table = fresh_sampan.ok("builder", "du", "--verbose")
+    assert table.split()[-2:] == ["Total:", "4.194MB"]
+    # The step used longest ago goes first, and only as much as it takes.
+    assert build(fresh_sampan, STEPS.partition("RUN --mount")[0]).returncode == 0
+    fresh_sampan.ok("image", "prune", "-f")
+    fresh_sampan.ok("builder", "prune", "-f", "--max-used-space", "3500000")
+    assert sum(item["Size"] for item in entries(fresh_sampan)) == 3 * MEGABYTE
+    assert "Total reclaimed space: 3.146MB" in fresh_sampan.ok("builder", "prune", "-af")
+    assert entries(fresh_sampan) == []
+
+
+def test_filters_that_do_not_exist_are_refused_and_those_that_do_choose(sampan: Any) -> None:
+    assert "invalid filter 'colour'" in sampan.run("builder", "prune", "-f", "--filter", "colour=red").stderr
+    sampan.ok("builder", "prune", "-af")
+    assert build(sampan, STEPS).returncode == 0
+    image = sampan.ok("images", "-q", "--filter", "dangling=true").split()
+    sampan.ok("builder", "prune", "-f", "--filter", "type=exec.cachemount")
+    assert {item["Type"] for item in entries(sampan)} == {"regular"}
+    sampan.ok("builder", "prune", "-af", "--filter", "until=1h")
+    assert len(entries(sampan)) == 2
+    ids = [item["ID"] for item in entries(sampan)]
+    sampan.ok("builder", "prune", "-af", "--filter", f"id={ids[0]}")
+    assert [item["ID"] for item in entries(sampan)] == ids[1:]
+    assert sampan.run("builder", "prune", stdin=b"n\n").stdout.endswith("[y/N] ")
+    assert len(entries(sampan)) == 1
+    for each in image:
+        sampan.run("rmi", each)
+
+
+def test_a_step_under_way_keeps_its_cache_mount(fresh_sampan: Any, wait_until: Callable[..., None]) -> None:
+    text = (
+        "FROM busybox\nRUN --mount=type=cache,id=busy,target=/c echo here > /c/file"
+        " && while ! test -e /c/go; do usleep 20000; done && cat /c/file > /got\n"
+    )
+    running = fresh_sampan.start("build", "-t", "got", "-")
+    running.stdin.write(text.encode())
+    running.stdin.close()
+    caches = fresh_sampan.engine.root / "caches"
+    wait_until(lambda: list(caches.glob("*/file")), "the step has written")
+    (mount,) = [item for item in entries(fresh_sampan) if item["Type"] == "exec.cachemount"]
+    assert mount["InUse"]
+    fresh_sampan.ok("builder", "prune", "-af")
+    (written,) = caches.glob("*/file")
+    (written.parent / "go").touch()
+    assert running.wait(60) == 0
+    running.stdout.close()
+    running.stderr.close()
+    assert fresh_sampan.ok("run", "--rm", "got", "cat", "/got") == "here"
+    fresh_sampan.ok("builder", "prune", "-af")
+    assert entries(fresh_sampan) == []
+    assert not list(caches.glob("*/file"))
+
+
+def test_the_collection_runs_after_a_build_by_the_daemons_own_rules(
+    make_sampan: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    policy = {"gc": {"enabled": True, "policy": [{"maxUsedSpace": "3500000", "all": True}]}}
+    sampan = make_sampan(tmp_path / "engine", config={"builder": policy})
+    try:
+        assert build(sampan, STEPS, "-t", "once").returncode == 0
+        sampan.ok("rmi", "once")
+        assert build(sampan, "FROM busybox\nLABEL a=b\n").returncode == 0
+        wait_until(
+            lambda: sum(each["Size"] for each in entries(sampan) if not each["Shared"]) <= 3_500_000,
+            "the collection has made room",
+        )
+        assert "build cache:" in sampan.engine.log.read_text()
+    finally:
+        sampan.close()
+        sampan.engine.stop()
+
+
+def test_a_daemon_killed_while_it_prunes_leaves_a_cache_that_serves(
+    fresh_sampan: Any, wait_until: Callable[..., None]
+) -> None:
+    many = (
+        "FROM busybox\nRUN --mount=type=cache,id=many,target=/c cd /c && seq 20000 | xargs touch\n"
+        + STEPS[13:]
+    )
+    assert build(fresh_sampan, many, "-t", "many").returncode == 0
+    caches = fresh_sampan.engine.root / "caches"
+    pruning = fresh_sampan.start("builder", "prune", "-af")
+    wait_until(lambda: list(caches.glob("remove-*")), "the removal has begun")
+    fresh_sampan.engine.kill()
+    pruning.communicate(timeout=60)
+    fresh_sampan.engine.start()
+    assert not list(caches.glob("remove-*"))
+    assert build(fresh_sampan, many, "-t", "many").returncode == 0
+    assert fresh_sampan.ok("run", "--rm", "many", "wc", "-c", "/three").split()[0] == "3145728"
