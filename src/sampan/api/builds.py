@@ -11,6 +11,7 @@ import msgspec
 from sampan.api.auth import registry_config
 from sampan.api.images import credentials
 from sampan.api.messages import AnyResponse, Request, Route, StreamingResponse
+from sampan.build.cache_options import parse_cache_from, parse_cache_to
 from sampan.build.model import BuildEvent, BuildRequest, RunLimits
 from sampan.engine.engine import Engine
 from sampan.errors import Invalid, SampanError, Unsupported
@@ -77,6 +78,8 @@ def build_request(request: Request) -> BuildRequest:
         extra_hosts=tuple(_extra_hosts(request)),
         shm_size=request.integer("shmsize") or 0,
         limits=_limits(request),
+        cache_from=tuple(parse_cache_from(text) for text in _json(request, "cachefrom", list[str]) or ()),
+        cache_to=tuple(parse_cache_to(text) for text in _json(request, "cacheto", list[str]) or ()),
     )
 
 

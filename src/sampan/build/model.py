@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from sampan.build.cache_options import CacheFrom, CacheTo
 from sampan.oci.digest import Digest
 from sampan.oci.reference import Reference
 
@@ -230,6 +231,8 @@ class BuildRequest:
     extra_hosts: tuple[str, ...] = ()
     shm_size: int = 0
     limits: RunLimits = field(default_factory=RunLimits)
+    cache_from: tuple[CacheFrom, ...] = ()
+    cache_to: tuple[CacheTo, ...] = ()
 
 
 class BuildEvent(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -96,6 +96,10 @@ class Worker(Protocol):
 
     def has_image(self, image_id: Digest) -> bool: ...
 
+    def layers_of(self, image_id: Digest) -> tuple[Digest, ...]:
+        """The diff-ids of an image that is here. Raises `NotFound`."""
+        ...
+
     def create_snapshot(self, diff_ids: Sequence[Digest]) -> str:
         """A new writable layer on top of `diff_ids` (lowest first; may be empty: scratch)."""
         ...

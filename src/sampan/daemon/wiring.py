@@ -30,6 +30,7 @@ from sampan.engine.build_cache import BuildCacheKeeper
 from sampan.engine.build_worker import EngineWorker, host_trust
 from sampan.engine.builds import Builds
 from sampan.engine.cache_mounts import CacheMounts
+from sampan.engine.cache_transfer import RegistryCache
 from sampan.engine.cache_use import CacheUse
 from sampan.engine.containers import Containers, ContainerStore, Parts
 from sampan.engine.engine import Engine
@@ -241,6 +242,7 @@ def _builds(
     mounts.sweep()
 
     def make_builder(credentials: Mapping[str, Credentials], host_ca: bool) -> Builder:
+        transfer = RegistryCache(images, credentials)
         worker = EngineWorker(
             images,
             stores.snapshots,
@@ -251,8 +253,9 @@ def _builds(
             loop,
             credentials,
             host_trust() if host_ca else None,
+            transfer,
         )
-        return Builder(worker, stores.metadata, touched=use.touch)
+        return Builder(worker, stores.metadata, touched=use.touch, transfer=transfer)
 
     cache = BuildCacheKeeper(
         stores.cache, mounts, stores.images, stores.metadata, use, settings.builder_gc, settings.root

@@ -147,7 +147,8 @@ class BuildCacheKeeper:
         if not entry.layer or not self._images.layers.has(Digest(entry.layer)):
             return 0
         blob = self._images.blob_for(Digest(entry.layer))
-        return entry.size + (blob.size if blob is not None else 0)
+        size = entry.size or self._images.layers.size(Digest(entry.layer))
+        return size + (blob.size if blob is not None else 0)
 
     def _mount_items(self) -> list[Item]:
         return [

@@ -11,6 +11,7 @@ from pathlib import Path
 from sampan.build.model import BuildEvent
 from sampan.build.worker import EMPTY_LAYER, BaseImage, Report, RunRequest
 from sampan.engine.cache_mounts import CacheMounts
+from sampan.engine.cache_transfer import RegistryCache
 from sampan.engine.containers.build_steps import BuildSteps, HostTrust
 from sampan.engine.images import Images, platform_of
 from sampan.engine.model import new_id
@@ -41,8 +42,12 @@ class EngineWorker:
         loop: asyncio.AbstractEventLoop,
         credentials: Mapping[str, Credentials],
         trust: HostTrust | None,
+        lazy: RegistryCache,
     ) -> None:
-        """`touched` is told the names of cache mounts. `trust`: the host's CA bundle for RUN, if asked for."""
+        """`touched` is told the names of cache mounts. `trust`: the host's CA bundle for RUN, if asked for.
+
+        `lazy` fetches layers that were imported and turn out to be needed.
+        """
         self._images = images
         self._snapshots = snapshots
         self._launcher = launcher
@@ -52,6 +57,7 @@ class EngineWorker:
         self._loop = loop
         self._credentials = credentials
         self._trust = trust
+        self._lazy = lazy
 
     def resolve_image(
         self, reference: str, *, pull: bool, platform: str | None, report: Report, cancelled: threading.Event
@@ -79,12 +85,17 @@ class EngineWorker:
     def has_image(self, image_id: Digest) -> bool:
         return self._images.store.has(image_id)
 
+    def layers_of(self, image_id: Digest) -> tuple[Digest, ...]:
+        return self._images.store.get(image_id).diff_ids
+
     def create_snapshot(self, diff_ids: Sequence[Digest]) -> str:
+        self._lazy.ensure(diff_ids)
         snapshot_id = new_id()
         self._snapshots.create(snapshot_id, diff_ids)
         return snapshot_id
 
     def open_root(self, diff_ids: Sequence[Digest], snapshot_id: str | None) -> int:
+        self._lazy.ensure(diff_ids)
         if snapshot_id is not None:
             return self._launcher.open_root(self._snapshots.assembly(snapshot_id))
         layers = self._images.store.layers
@@ -109,6 +120,7 @@ class EngineWorker:
         return str(self._caches.directory(cache_id, self._touched))
 
     def create_image(self, config: ImageConfig, parent: Digest | None) -> Digest:
+        self._lazy.ensure(config.rootfs.diff_ids)
         return self._images.store.create(config).id
 
     def tag(self, image_id: Digest, reference: Reference) -> None:

@@ -5,6 +5,8 @@ Docker adds Healthcheck, OnBuild, Shell and ArgsEscaped to `config`; all are kep
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from sampan.errors import Invalid
@@ -61,7 +63,11 @@ class ImageConfig(
     msgspec.Struct,
     frozen=True,
     omit_defaults=True,
-    rename={"os_version": "os.version", "os_features": "os.features"},
+    rename={
+        "os_version": "os.version",
+        "os_features": "os.features",
+        "inline_cache": "moby.buildkit.cache.v0",
+    },
 ):
     architecture: str
     os: str
@@ -73,6 +79,8 @@ class ImageConfig(
     os_version: str | None = None
     os_features: tuple[str, ...] | None = None
     history: tuple[History, ...] | None = None
+    inline_cache: Any = None
+    """BuildKit's: records of the build cache, base64. Whatever stands there, the image is one."""
 
     @property
     def defaults(self) -> ContainerDefaults:

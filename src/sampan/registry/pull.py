@@ -21,7 +21,7 @@ from sampan.registry.client import FetchedManifest, RegistryClient
 from sampan.registry.feeding import LayerFeeder
 from sampan.registry.platforms import choose
 from sampan.registry.progress import Progress, Report, Transfer
-from sampan.registry.transport import Cancel
+from sampan.registry.transport import Cancel, Cancelled
 from sampan.storage.content import BlobIngest
 from sampan.storage.images import Image, ImageStore
 from sampan.storage.layers import LayerStore
@@ -63,6 +63,23 @@ def pull(
     image, fresh = _pull_one(work, reference, platform, parallel)
     report(_status(reference, fresh=fresh))
     return image
+
+
+def pull_layer(
+    client: RegistryClient,
+    reference: Reference,
+    images: ImageStore,
+    diff_id: Digest,
+    descriptor: Descriptor,
+    report: Report,
+    cancelled: threading.Event,
+) -> None:
+    """A single layer, for the build cache; raises as `pull`. The caller keeps it from being collected."""
+    if descriptor.media_type not in _LAYER_TYPES:
+        raise Invalid(f"layers of media type {descriptor.media_type} are not supported")
+    with images.hold((diff_id, descriptor.digest)):
+        _LayerPull(client, reference, images, report, cancelled).fetch(diff_id, descriptor)
+        images.remember_blob(diff_id, descriptor, reference.name)
 
 
 def pull_all(
@@ -170,8 +187,27 @@ def _fetch_config(work: _LayerPull, descriptor: Descriptor) -> bytes:
         return work.images.get(descriptor.digest).config_raw
     if descriptor.size > MAX_CONFIG_SIZE:
         raise Invalid(f"{reference.familiar}: a configuration of {descriptor.size} bytes is too large")
+    return _fetch_whole(client, reference, descriptor, work.stopped)
+
+
+def fetch_small(
+    client: RegistryClient,
+    reference: Reference,
+    descriptor: Descriptor,
+    limit: int,
+    cancelled: threading.Event,
+) -> bytes:
+    """A blob of at most `limit` bytes, verified. Raises as `pull`."""
+    if descriptor.size > limit:
+        raise Invalid(f"{reference.familiar}: a configuration of {descriptor.size} bytes is too large")
+    return _fetch_whole(client, reference, descriptor, cancelled.is_set)
+
+
+def _fetch_whole(
+    client: RegistryClient, reference: Reference, descriptor: Descriptor, cancelled: Cancelled
+) -> bytes:
     sink = _MemorySink(descriptor.size)
-    client.fetch_blob(reference, descriptor, sink, work.stopped)
+    client.fetch_blob(reference, descriptor, sink, cancelled)
     raw = bytes(sink.data)
     if digest_of(raw) != descriptor.digest:
         raise Invalid(

@@ -64,6 +64,35 @@ def push(
     return Descriptor(media_type, digest, len(raw))
 
 
+def push_layers(
+    client: RegistryClient,
+    reference: Reference,
+    layers: tuple[Digest, ...],
+    images: ImageStore,
+    *,
+    cancelled: threading.Event,
+    parallel: int = 5,
+) -> dict[Digest, Descriptor]:
+    """Layers alone, for a cache artifact; their descriptors with OCI's media types. Raises as `push`."""
+    if not layers:
+        return {}
+    work = _LayerPush(client, reference, images, lambda _progress: None, cancelled)
+    pushed = _push_layers(work, layers, parallel)
+    return {
+        diff_id: Descriptor(_TO_OCI.get(blob.media_type, blob.media_type), blob.digest, blob.size)
+        for diff_id, blob in pushed.items()
+    }
+
+
+def push_small(
+    client: RegistryClient, reference: Reference, media_type: str, raw: bytes, cancelled: threading.Event
+) -> None:
+    """A configuration, unless it is there. Raises as `push`."""
+    descriptor = Descriptor(media_type, digest_of(raw), len(raw))
+    if not client.has_blob(reference, descriptor.digest):
+        client.push_blob(reference, descriptor, _Bytes(raw), cancelled=cancelled.is_set)
+
+
 def _push_layers(work: _LayerPush, layers: tuple[Digest, ...], parallel: int) -> dict[Digest, Descriptor]:
     """All of them, several at a time; when one fails the others are given up, and its error is raised."""
     with ThreadPoolExecutor(parallel, thread_name_prefix="push") as pool:

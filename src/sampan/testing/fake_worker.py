@@ -122,6 +122,9 @@ class FakeWorker:
     def has_layer(self, diff_id: Digest) -> bool:
         return diff_id in self._layers
 
+    def layers_of(self, image_id: Digest) -> tuple[Digest, ...]:
+        return self.images[image_id].rootfs.diff_ids
+
     def has_image(self, image_id: Digest) -> bool:
         return image_id in self.images
 

@@ -24,11 +24,13 @@ from sampan.build.model import BuildEvent, BuildRequest, Instruction, Plan, Stag
 from sampan.build.solver.cache import BuildCache, CacheTable, MetadataTable, key_of
 from sampan.build.solver.execute import Executor
 from sampan.build.solver.progress import Progress
+from sampan.build.solver.remote_format import encode_inline
 from sampan.build.solver.sources import Surroundings
+from sampan.build.solver.transfer import CacheTransfer, with_transfer
 from sampan.build.worker import BaseImage, Report, Worker
 from sampan.errors import Internal, Invalid, SampanError, Unavailable
-from sampan.oci.digest import Digest, hex_of
-from sampan.oci.image import ContainerDefaults, ImageConfig, RootFS
+from sampan.oci.digest import Digest, digest_of, hex_of
+from sampan.oci.image import ContainerDefaults, ImageConfig, RootFS, encode_image_config
 from sampan.storage.metadata import Metadata
 
 MAX_TRIGGERS = 1000
@@ -45,17 +47,21 @@ class Builder:
         *,
         table: CacheTable | None = None,
         touched: Callable[[str], None] = lambda _key: None,
+        transfer: CacheTransfer | None = None,
     ) -> None:
         """`table` replaces the cache table of `metadata` (for tests); one of the two must be given.
 
-        `touched` is told the keys of the cache that builds find or store.
+        `touched` is told the keys of the cache that builds find or store. With `transfer`, which is of one
+        build, this builder is for one build too; without it requests can't import or export caches.
         """
         self._worker = worker
         if table is None:
             if metadata is None:
                 raise Invalid("a builder needs a metadata database or a cache table")
             table = MetadataTable(metadata)
-        self.cache = BuildCache(table, worker.has_layer, touched)
+        self._transfer = transfer
+        imported = transfer.find if transfer is not None else lambda _key: None
+        self.cache = BuildCache(table, worker.has_layer, touched, imported)
 
     def build(
         self, request: BuildRequest, context_fd: int, report: Report, cancelled: threading.Event
@@ -75,7 +81,14 @@ class Builder:
             build_platform=platform,
             target_platform=request.platform or platform,
         )
-        return _Build(self._worker, self.cache, request, planned, context_fd, report, cancelled).perform()
+
+        def perform() -> Digest:
+            self.cache.seen.clear()
+            return _Build(self._worker, self.cache, request, planned, context_fd, report, cancelled).perform()
+
+        if self._transfer is None:
+            return perform()
+        return with_transfer(self._transfer, self.cache, self._worker, request, perform, report, cancelled)
 
 
 @dataclass
@@ -218,7 +231,12 @@ class _Build:
 
     def _store(self, progress: Progress) -> Digest:
         """Nothing is written when the image exists already."""
+        config = progress.image_config()
         image_id = progress.image_id()
+        if progress.touched and any(target.reference is None for target in self.request.cache_to):
+            inline = encode_inline(self.cache.seen, progress.diff_ids)
+            config = msgspec.structs.replace(config, inline_cache=inline)
+            image_id = digest_of(encode_image_config(config))
         if image_id is None:
             raise Invalid(
                 "No image was generated. Is your Dockerfile empty?", hint="FROM scratch alone makes no image"
@@ -226,7 +244,7 @@ class _Build:
         if self.cancelled.is_set():
             raise BuildCancelled
         if progress.touched and not self.worker.has_image(image_id):
-            return self.worker.create_image(progress.image_config(), progress.base_id)
+            return self.worker.create_image(config, progress.base_id)
         return image_id
 
     def _layers_of(self, origin: str) -> tuple[Digest, ...]:

@@ -72,24 +72,47 @@ class BuildCache:
         table: CacheTable,
         has_layer: Callable[[Digest], bool],
         touched: Callable[[str], None] = lambda _key: None,
+        imported: Callable[[str], CacheEntry | None] = lambda _key: None,
     ) -> None:
-        """`touched` is told every key that is found or stored."""
+        """`touched` is told every key that is found or stored; `imported` knows entries of other engines."""
         self._table = table
         self._has_layer = has_layer
         self._touched = touched
+        self._imported = imported
+        self.seen: dict[str, CacheEntry] = {}
+        """What was found or stored through this object: what a build exports."""
 
     def lookup(self, key: str) -> CacheEntry | None:
         entry = self._load(key)
-        if entry is None or (entry.layer and not self._has_layer(Digest(entry.layer))):
-            return None
+        if entry is None or not self._present(entry):
+            return self._import(key)
         self._touched(key)
+        self.seen[key] = entry
         now = int(time.time())
         if now - entry.used > USED_RESOLUTION:
             self.store(key, entry)
         return entry
 
+    def _import(self, key: str) -> CacheEntry | None:
+        """It is written down by `keep_imported`, when the build knows which layers it needed."""
+        entry = self._imported(key)
+        if entry is not None:
+            self._touched(key)
+            self.seen[key] = entry
+        return entry
+
+    def keep_imported(self) -> None:
+        """Write down what was found elsewhere and has its layer here by now."""
+        for key, entry in self.seen.items():
+            if self._present(entry) and self._load(key) is None:
+                self.store(key, entry)
+
+    def _present(self, entry: CacheEntry) -> bool:
+        return not entry.layer or self._has_layer(Digest(entry.layer))
+
     def store(self, key: str, entry: CacheEntry) -> None:
         self._touched(key)
+        self.seen[key] = entry
         stamped = msgspec.structs.replace(entry, used=int(time.time()))
         self._table.put(key, msgspec.json.encode(stamped))
 

@@ -54,6 +54,7 @@ class Progress:
             history=self.history,
             created=self.created,
             author=self.state.author or self.base.author,
+            inline_cache=None,
         )
 
     def image_id(self) -> Digest | None:

@@ -54,6 +54,11 @@ def _build_arguments(values: list[str]) -> dict[str, str | None]:
     return result
 
 
+def _caches(values: list[str]) -> list[str]:
+    """IMAGE,IMAGE are several; the commas of type=…,ref=… belong to it."""
+    return [part for text in values for part in ([text] if "=" in text else text.split(","))]
+
+
 def _query(invocation: Invocation, dockerfile: str, remote: str) -> dict[str, Any]:
     flags = invocation.flags
     labels = texts.to_map(flags["label"])
@@ -85,7 +90,8 @@ def _query(invocation: Invocation, dockerfile: str, remote: str) -> dict[str, An
         "squash": flags["squash"],
         "buildargs": dumps(arguments) if arguments else "",
         "labels": dumps(labels) if labels else "",
-        "cachefrom": dumps(flags["cache-from"]) if flags["cache-from"] else "",
+        "cachefrom": dumps(_caches(flags["cache-from"])) if flags["cache-from"] else "",
+        "cacheto": dumps(flags["cache-to"]) if flags["cache-to"] else "",
         "ulimits": dumps(flags["ulimit"]) if flags["ulimit"] else "",
         "version": "1",
     }
@@ -173,7 +179,10 @@ BUILD = Command(
     (
         Flag("add-host", "", "list", "Add a line to /etc/hosts (host:ip)", check=checks.extra_host),
         Flag("build-arg", "", "list", "Set variables of the build", check=texts.environment),
-        Flag("cache-from", "", "strings", "Images to take cached steps from"),
+        Flag("cache-from", "", "list", "Caches to take steps from (IMAGE, type=registry,ref=IMAGE)"),
+        Flag(
+            "cache-to", "", "list", "Where to write the cache (type=registry,ref=IMAGE,mode=max, type=inline)"
+        ),
         Flag("cgroup-parent", "", "string", "Parent control group of RUN instructions"),
         Flag("compress", "", "bool", "Accepted for compatibility"),
         Flag("cpu-period", "", "int", "Length of a CFS period in microseconds"),

@@ -1,0 +1,182 @@
+"""The cache's records on their way to other engines, and what hostile ones may do: nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sampan.build.cache_options import CacheTo, parse_cache_from, parse_cache_to
+from sampan.build.solver import remote_format
+from sampan.build.solver.cache import BuildCache, CacheEntry
+from sampan.build.solver.remote_format import decode, decode_inline, encode, encode_inline
+from sampan.errors import Invalid, SampanError, Unsupported
+from sampan.oci import media
+from sampan.oci.digest import Digest, digest_of
+from sampan.oci.manifest import Descriptor
+from sampan.oci.reference import parse_reference
+
+WHEN = "2026-01-02T03:04:05.000006Z"
+LAYER, OTHER = digest_of(b"layer"), digest_of(b"other")
+BLOB = Descriptor(media.OCI_LAYER_GZIP, digest_of(b"blob"), 12)
+KEYS = ["a" * 64, "b" * 64, "c" * 64]
+
+
+def test_what_is_written_is_read_again_and_checksums_stay_at_home() -> None:
+    records = {
+        KEYS[0]: CacheEntry(WHEN, LAYER, size=5, used=7, step="RUN make"),
+        KEYS[1]: CacheEntry(WHEN, step="ENV a=b"),
+        KEYS[2]: CacheEntry("", content="sum"),
+    }
+    cache = decode(encode(records, {LAYER: BLOB}), [BLOB])
+    assert cache.records == {
+        KEYS[0]: CacheEntry(WHEN, LAYER, step="RUN make"),
+        KEYS[1]: CacheEntry(WHEN, step="ENV a=b"),
+    }
+    assert cache.layers == {LAYER: BLOB}
+    inline = decode_inline(encode_inline(records, [OTHER, LAYER]), [OTHER, LAYER])
+    assert inline.records == cache.records
+
+
+def test_the_document_is_buildkits() -> None:
+    document = json.loads(encode({KEYS[0]: CacheEntry(WHEN, LAYER)}, {LAYER: BLOB}))
+    # cache/remotecache/v1/spec.go: layers with blob, parent and annotations; records with digest and layers.
+    assert document["layers"] == [
+        {
+            "blob": BLOB.digest,
+            "parent": -1,
+            "annotations": {"mediaType": BLOB.media_type, "diffID": LAYER, "size": 12},
+        }
+    ]
+    assert document["records"][0]["digest"] == "sha256:" + KEYS[0]
+    assert document["records"][0]["layers"] == [{"layer": 0}]
+
+
+def test_buildkits_own_cache_is_a_miss_and_no_error() -> None:
+    document = {
+        "layers": [{"blob": BLOB.digest, "parent": -1, "annotations": {"diffID": LAYER, "createdAt": WHEN}}],
+        "records": [
+            {"digest": digest_of(b"1")},
+            {
+                "digest": digest_of(b"2"),
+                "layers": [{"layer": 0, "createdAt": WHEN}],
+                "inputs": [[{"link": 0}]],
+            },
+            {"digest": digest_of(b"3"), "chains": [{"layers": [0], "createdAt": WHEN}]},
+        ],
+    }
+    assert decode(json.dumps(document).encode(), [BLOB]).records == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": [{"layer": 7}]},
+        {"layers": [{"layer": -1}]},
+        {"layers": [{"layer": 0}, {"layer": 0}]},
+        {"digest": "sha256:../../etc"},
+        {"sampan.created": "yesterday"},
+        {"sampan.created": "2026-01-02T03:04:05" + "0" * 500 + "Z"},
+    ],
+)
+def test_a_record_that_says_nonsense_is_left_out(change: dict[str, Any]) -> None:
+    document = json.loads(encode({KEYS[0]: CacheEntry(WHEN, LAYER)}, {LAYER: BLOB}))
+    document["records"][0].update(change)
+    assert decode(json.dumps(document).encode(), [BLOB]).records == {}
+
+
+def test_a_layer_that_the_manifest_lacks_does_not_exist() -> None:
+    cache = decode(encode({KEYS[0]: CacheEntry(WHEN, LAYER)}, {LAYER: BLOB}), [])
+    assert (cache.records, cache.layers) == ({}, {})
+
+
+def test_caches_without_bounds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = encode({key: CacheEntry(WHEN) for key in KEYS}, {})
+    monkeypatch.setattr(remote_format, "MAX_RECORDS", 2)
+    with pytest.raises(Invalid, match="more than 2 records"):
+        decode(raw, [])
+    monkeypatch.setattr(remote_format, "MAX_CONFIG", 10)
+    with pytest.raises(Invalid, match="larger than 10 bytes"):
+        decode(raw, [])
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["layers", "records", "digest", "layer", "blob"]), inner, max_size=3
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.binary(max_size=60) | _json.map(lambda value: json.dumps(value).encode()))
+def test_whatever_comes_in_is_a_cache_or_refused(raw: bytes) -> None:
+    for read in (lambda: decode(raw, [BLOB]), lambda: decode_inline(base64.b64encode(raw).decode(), [LAYER])):
+        try:
+            read()
+        except SampanError:
+            pass
+
+
+@pytest.mark.parametrize("text", [None, 5, {}, "%%%", "e30=", "å"])
+def test_an_images_field_that_holds_no_cache_is_refused(text: object) -> None:
+    with pytest.raises(Invalid):
+        decode_inline(text, [LAYER])
+
+
+class _Table(dict[str, bytes]):
+    def put(self, key: str, body: bytes) -> None:
+        self[key] = body
+
+    def delete(self, key: str) -> None:
+        self.pop(key, None)
+
+    def items(self) -> Any:
+        return list(super().items())
+
+
+def test_an_imported_entry_is_kept_only_when_its_layer_came() -> None:
+    here: set[Digest] = {LAYER}
+    imported = {KEYS[0]: CacheEntry(WHEN, LAYER), KEYS[1]: CacheEntry(WHEN, OTHER)}
+    table = _Table()
+    cache = BuildCache(table, here.__contains__, imported=imported.get)
+    assert cache.lookup(KEYS[0]) == imported[KEYS[0]]
+    assert cache.lookup(KEYS[1]) == imported[KEYS[1]]
+    assert cache.lookup(KEYS[2]) is None
+    cache.keep_imported()
+    assert set(table) == {KEYS[0]}
+
+
+def test_options_are_those_of_buildkit() -> None:
+    image = parse_reference("example.com/a/cache:latest")
+    assert parse_cache_from("example.com/a/cache").reference == image
+    assert parse_cache_from("type=registry,ref=example.com/a/cache").reference == image
+    assert parse_cache_to("type=inline") == parse_cache_to("inline") == CacheTo(None)
+    assert parse_cache_to("type=registry,ref=example.com/a/cache,mode=max,ignore-error=true") == CacheTo(
+        image, everything=True, ignore_error=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("type=registry", Invalid),
+        ("type=registry,ref=a,mode=some", Invalid),
+        ("type=registry,ref=a,colour=red", Invalid),
+        ("type=registry,ref=a,lonely", Invalid),
+        ("type=local,dest=x", SampanError),
+        ("type=gha", Unsupported),
+        ("type=registry,ref=a,compression=zstd", Unsupported),
+        ("", SampanError),
+    ],
+)
+def test_options_that_cannot_work_are_refused(text: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        parse_cache_to(text)
