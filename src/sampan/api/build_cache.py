@@ -1,12 +1,13 @@
-"""`POST /build/prune`: the query becomes a rule of the collection."""
+"""`POST /build/prune`: the query becomes a rule of the collection. `/build/cache-mount` is ours: mounts as tars."""
 
 from __future__ import annotations
 
 import time
 
-from sampan.api.messages import AnyResponse, Request, Route, json_response
+from sampan.api.messages import AnyResponse, Request, Response, Route, StreamingResponse, json_response
 from sampan.engine.cache_rules import rule_of
 from sampan.engine.engine import Engine
+from sampan.errors import Invalid
 
 
 async def prune(engine: Engine, request: Request) -> AnyResponse:
@@ -25,4 +26,24 @@ async def prune(engine: Engine, request: Request) -> AnyResponse:
     return json_response({"CachesDeleted": deleted, "SpaceReclaimed": reclaimed})
 
 
-ROUTES = (Route("POST", "/build/prune", prune),)
+async def export_mount(engine: Engine, request: Request) -> AnyResponse:
+    return StreamingResponse(await engine.builds.export_mount(_id(request)), "application/x-tar")
+
+
+async def import_mount(engine: Engine, request: Request) -> AnyResponse:
+    await engine.builds.import_mount(_id(request), request.stream())
+    return Response(204)
+
+
+def _id(request: Request) -> str:
+    text = request.get("id")
+    if not text or len(text) > 4096:
+        raise Invalid("bad parameter: id of a cache mount is needed")
+    return text
+
+
+ROUTES = (
+    Route("POST", "/build/prune", prune),
+    Route("GET", "/build/cache-mount", export_mount),
+    Route("POST", "/build/cache-mount", import_mount),
+)

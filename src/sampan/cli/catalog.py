@@ -103,6 +103,10 @@ GROUPS: dict[str, Group] = {
         {
             "build": _IMAGE["build"],
             "du": Entry("build_cache", "BUILDER_DU", "Show what the build cache takes on the disk"),
+            "export-mount": Entry(
+                "build_cache", "EXPORT_MOUNT", "Write a cache mount's content to a tar archive"
+            ),
+            "import-mount": Entry("build_cache", "IMPORT_MOUNT", "Fill a cache mount from a tar archive"),
             "prune": Entry("build_cache", "BUILDER_PRUNE", "Remove build cache"),
         },
         {},

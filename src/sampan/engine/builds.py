@@ -18,7 +18,8 @@ from sampan.build.model import BuildEvent, BuildRequest
 from sampan.build.solver.builder import Builder
 from sampan.build.solver.collection import Rule
 from sampan.engine.build_cache import BuildCacheKeeper, Json
-from sampan.engine.threads import Report, ReportedWork, blocking_chunks
+from sampan.engine.cache_mounts import Writer, name_of
+from sampan.engine.threads import Report, ReportedWork, blocking_chunks, streamed
 from sampan.oci.reference import Reference
 from sampan.registry.config import Credentials
 from sampan.storage.extract import ExtractOptions, extract_tar
@@ -111,6 +112,23 @@ class Builds:
     async def prune(self, rule: Rule) -> tuple[list[str], int]:
         """Remove from the build cache what the rule says; the ids of what went, and the bytes that were freed."""
         return await asyncio.to_thread(self._cache.prune, (rule,))
+
+    async def export_mount(self, cache_id: str) -> AsyncIterator[bytes]:
+        """The content of a cache mount as a tar; in use meanwhile. Raises `NotFound`."""
+        mounts, use = self._cache.mounts, self._cache.use
+        await asyncio.to_thread(mounts.require, cache_id)
+
+        def work(write: Callable[[bytes], object]) -> None:
+            with use.build():
+                use.touch(name_of(cache_id))
+                mounts.write_tar(cache_id, Writer(write))
+
+        return streamed(work)
+
+    async def import_mount(self, cache_id: str, tar: AsyncIterator[bytes]) -> None:
+        """Replace the content of a cache mount, or make one. Raises `Invalid`, `Conflict`."""
+        chunks = blocking_chunks(tar, asyncio.get_running_loop())
+        await asyncio.to_thread(self._cache.mounts.replace, cache_id, chunks)
 
     async def collect_garbage(self, every: float = GC_INTERVAL) -> None:
         """Collect the build cache's garbage after builds, and every so many seconds; until cancelled."""

@@ -8,16 +8,22 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from sampan.engine.volumes import directory_size
+from sampan.errors import Conflict, NotFound
+from sampan.storage.extract import ExtractOptions, extract_tar
+from sampan.storage.layer_blobs import Sink
 from sampan.storage.metadata import Metadata, Table
 from sampan.storage.removal import remove_tree
+from sampan.storage.tar_writer import write_tree
 
+_IMPORTED = ExtractOptions(devices=False)
+"""A cache needs no devices, and a RUN could open them."""
 _NAME = re.compile(r"[0-9a-f]{64}")
 
 
@@ -69,6 +75,54 @@ class CacheMounts:
             path.mkdir(parents=True, exist_ok=True, mode=0o755)
             return path
 
+    def write_tar(self, cache_id: str, out: Sink) -> None:
+        """The mount's content as a tar. The caller keeps it in use. Raises `NotFound`."""
+        try:
+            fd = os.open(self._root / name_of(cache_id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise no_such_mount(cache_id) from None
+        try:
+            write_tree(fd, out)
+        finally:
+            os.close(fd)
+
+    def require(self, cache_id: str) -> None:
+        """Raises `NotFound`."""
+        if not (self._root / name_of(cache_id)).is_dir():
+            raise no_such_mount(cache_id)
+
+    def replace(self, cache_id: str, tar: Iterable[bytes]) -> None:
+        """Give the mount the content of a tar, plain or compressed.
+
+        It is unpacked beside it and takes its place when it is complete; until then, and whatever is wrong with
+        the tar, the old content stays. Raises `Invalid`, and `Conflict` while a build uses the mount.
+        """
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o755)
+        fresh = self._root / f"remove-{secrets.token_hex(8)}"  # the name that the next start sweeps up
+        fresh.mkdir(mode=0o755)
+        try:
+            fd = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                extract_tar(tar, fd, _IMPORTED)
+            finally:
+                os.close(fd)
+            self._put_in_place(cache_id, fresh)
+        finally:
+            remove_tree(fresh)
+
+    def _put_in_place(self, cache_id: str, fresh: Path) -> None:
+        name, aside = name_of(cache_id), self._root / f"remove-{secrets.token_hex(8)}"
+        now = int(time.time())
+        with self._lock:
+            if self._in_use(name):
+                raise Conflict(f"cache mount {cache_id} is in use by a build")
+            record = CacheMountRecord(cache_id, now, now, 0)
+            self._metadata.put(Table.CACHE_MOUNTS, name, msgspec.json.encode(record))
+            if (self._root / name).exists():
+                os.rename(self._root / name, aside)
+            os.rename(fresh, self._root / name)
+        remove_tree(aside)
+
     def empty_directory(self) -> Path:
         """A directory with nothing in it: what a build from scratch stands on."""
         path = self._root / "empty"
@@ -108,6 +162,20 @@ class CacheMounts:
             return record
         changed = int((self._root / name).stat().st_mtime)
         return CacheMountRecord("", changed, changed, 0)
+
+
+class Writer:
+    """A function as the sink of a tar."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+
+    def write(self, data: bytes, /) -> object:
+        return self._write(data)
+
+
+def no_such_mount(cache_id: str) -> NotFound:
+    return NotFound(f"No such cache mount: {cache_id}", hint="`sampan builder du` lists them")
 
 
 def name_of(cache_id: str) -> str:

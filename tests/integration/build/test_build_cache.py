@@ -146,3 +146,23 @@ def test_a_daemon_killed_while_it_prunes_leaves_a_cache_that_serves(
     assert not list(caches.glob("remove-*"))
     assert build(fresh_sampan, many, "-t", "many").returncode == 0
     assert fresh_sampan.ok("run", "--rm", "many", "wc", "-c", "/three").split()[0] == "3145728"
+
+
+def test_a_cache_mount_travels_as_an_archive(sampan: Any, tmp_path: Path) -> None:
+    fill = "FROM busybox\nRUN --mount=type=cache,id=moving,target=/c echo treasure > /c/chest && chmod 640 /c/chest\n"
+    assert build(sampan, fill).returncode == 0
+    archive = tmp_path / "mount.tar"
+    sampan.ok("builder", "export-mount", "moving", "-o", str(archive))
+    sampan.ok("builder", "import-mount", "moved", str(archive))
+    look = (
+        "FROM busybox\nRUN --mount=type=cache,id=moved,target=/c"
+        " stat -c %a /c/chest > /got && cat /c/chest >> /got\n"
+    )
+    assert build(sampan, look, "-t", "moved").returncode == 0
+    assert sampan.ok("run", "--rm", "moved", "cat", "/got").split() == ["640", "treasure"]
+    # What is no archive changes nothing, and what does not exist is not exported.
+    done = sampan.run("builder", "import-mount", "moved", "-", stdin=b"no archive at all" * 100)
+    assert done.returncode != 0
+    assert build(sampan, look, "--no-cache", "-t", "moved").returncode == 0
+    assert "No such cache mount: nobody" in sampan.run("builder", "export-mount", "nobody").stderr
+    assert not list((sampan.engine.root / "caches").glob("remove-*"))

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 18
 
 
-def _read_all(file: BinaryIO) -> Iterator[bytes]:
+def read_all(file: BinaryIO) -> Iterator[bytes]:
     while data := file.read(_CHUNK):
         yield data
 
 
-def _write_out(response: Response, path: str) -> None:
+def write_out(response: Response, path: str) -> None:
     """To standard output, or to a file that appears only when it is complete."""
     from sampan.cli.streams import write_all
 
@@ -49,7 +49,7 @@ def _write_out(response: Response, path: str) -> None:
         raise
 
 
-def _check_output(path: str, command: str) -> None:
+def check_output(path: str, command: str) -> None:
     if not path:
         if os.isatty(1):
             raise Failure("cowardly refusing to save to a terminal. Use the -o flag or redirect")
@@ -73,17 +73,17 @@ def _check_output(path: str, command: str) -> None:
 
 def _save(invocation: Invocation) -> int:
     path = invocation.flags["output"]
-    _check_output(path, "save")
+    check_output(path, "save")
     client = invocation.client()
-    _write_out(client.request("GET", "/images/get", {"names": invocation.args}), path)
+    write_out(client.request("GET", "/images/get", {"names": invocation.args}), path)
     return 0
 
 
 def _export(invocation: Invocation) -> int:
     path = invocation.flags["output"]
-    _check_output(path, "export")
+    check_output(path, "export")
     client = invocation.client()
-    _write_out(client.request("GET", f"/containers/{quote_path(invocation.args[0])}/export"), path)
+    write_out(client.request("GET", f"/containers/{quote_path(invocation.args[0])}/export"), path)
     return 0
 
 
@@ -105,7 +105,7 @@ def _load(invocation: Invocation) -> int:
             "POST",
             "/images/load",
             {"quiet": "1" if quiet else "0"},
-            _read_all(source),
+            read_all(source),
             {"Content-Type": "application/x-tar"},
         )
         show_all(client.messages(response))
@@ -136,7 +136,7 @@ def _import(invocation: Invocation) -> int:
     except OSError as error:
         raise Failure(f"open {place}: {(error.strerror or '').lower()}") from None
     with source:
-        response = client.request("POST", "/images/create", {"fromSrc": "-", **query}, _read_all(source))
+        response = client.request("POST", "/images/create", {"fromSrc": "-", **query}, read_all(source))
         show_all(client.messages(response))
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -130,6 +131,32 @@ def _since(text: str | None) -> str:
         return ""
 
 
+def _export_mount(invocation: Invocation) -> int:
+    from sampan.cli.commands.archive import write_out
+
+    output = invocation.flags["output"]
+    if not output and os.isatty(1):
+        raise Failure("cowardly refusing to write an archive to a terminal. Use the -o flag or redirect")
+    query = {"id": invocation.args[0]}
+    write_out(invocation.client().request("GET", "/build/cache-mount", query), output)
+    return 0
+
+
+def _import_mount(invocation: Invocation) -> int:
+    from sampan.cli.commands.archive import read_all
+
+    place = invocation.args[1]
+    try:
+        source = sys.stdin.buffer if place == "-" else open(place, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise Failure(f"open {place}: {(error.strerror or '').lower()}") from None
+    with source:
+        headers = {"Content-Type": "application/x-tar"}
+        query = {"id": invocation.args[0]}
+        invocation.client().request("POST", "/build/cache-mount", query, read_all(source), headers)
+    return 0
+
+
 BUILDER_PRUNE = Command(
     _prune,
     "",
@@ -154,3 +181,11 @@ BUILDER_DU = Command(
     ),
     maximum=0,
 )
+EXPORT_MOUNT = Command(
+    _export_mount,
+    "ID",
+    (Flag("output", "o", "string", "Write to a file instead of STDOUT"),),
+    minimum=1,
+    maximum=1,
+)
+IMPORT_MOUNT = Command(_import_mount, "ID FILE|-", (), minimum=2, maximum=2)
