@@ -72,6 +72,7 @@ def build_request(request: Request) -> BuildRequest:
         target=request.get("target"),
         platform=request.get("platform") or None,
         no_cache=request.flag("nocache"),
+        no_cache_stages=frozenset(name.lower() for name in request.get("nocachefilter").split(",") if name),
         pull=request.flag("pull"),
         quiet=request.flag("q"),
         network=request.get("networkmode"),

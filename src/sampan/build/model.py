@@ -225,6 +225,8 @@ class BuildRequest:
     target: str = ""
     platform: str | None = None
     no_cache: bool = False
+    no_cache_stages: frozenset[str] = frozenset()
+    """Lower-case names (or numbers) of stages that are built without looking into the cache."""
     pull: bool = False
     quiet: bool = False
     network: str = ""

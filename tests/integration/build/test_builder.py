@@ -171,6 +171,32 @@ def test_a_build_argument_that_run_could_see_counts(bench: Bench) -> None:
     assert bench.text.count("Using cache") == 2
 
 
+def test_a_stage_of_the_no_cache_filter_runs_again_and_others_do_not(bench: Bench) -> None:
+    dockerfile = "FROM base AS one\nRUN write /x 1\nFROM base\nRUN write /y 1\nCOPY --from=one /x /z\n"
+    bench.build(dockerfile)
+    bench.build(dockerfile, no_cache_stages=frozenset({"one"}))
+    assert [run.args[-1] for run in bench.worker.runs] == ["write /x 1", "write /y 1", "write /x 1"]
+
+
+def test_a_step_is_not_found_again_on_a_parent_that_came_out_otherwise(tmp_path: Path) -> None:
+    contents = iter(("old", "new"))
+
+    def run(root: Path, request: RunRequest, _output: Callable[[int, bytes], None]) -> int:
+        if request.args[-1] == "make":
+            (root / "made").write_text(next(contents))
+        else:
+            (root / "copy").write_text((root / "made").read_text())
+        return 0
+
+    bench = Bench(tmp_path)
+    bench.worker._runner = run
+    dockerfile = "FROM base AS one\nRUN make\nFROM one\nRUN copy\n"
+    bench.build(dockerfile)
+    assert (bench.tree(dockerfile, no_cache_stages=frozenset({"one"})) / "copy").read_text() == "new"
+    bench.build(dockerfile)
+    assert [run.args[-1] for run in bench.worker.runs] == ["make", "copy", "make", "copy"]
+
+
 def test_a_proxy_argument_reaches_run_but_neither_cache_nor_history(bench: Bench) -> None:
     dockerfile = "FROM base\nRUN env http_proxy\n"
     image = bench.build(dockerfile, build_args={"http_proxy": "http://one"})

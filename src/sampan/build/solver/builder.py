@@ -9,7 +9,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -115,6 +115,7 @@ class _Build:
             self._layers_of,
         )
         self.executor = Executor(around, self.request)
+        self.uncached = Executor(around, replace(self.request, no_cache=True))
         self.total = self.plan.step_count + bool(self.request.labels)
 
     def perform(self) -> Digest:
@@ -149,7 +150,7 @@ class _Build:
         progress = self._run_triggers(progress, triggers, stage)
         for instruction in stage.instructions:
             self._announce(instruction.text)
-            progress = self._apply(progress, instruction)
+            progress = self._apply(progress, instruction, stage)
             self._say_id(progress)
         self.under_way.pop()
         self.done[index] = progress
@@ -206,14 +207,16 @@ class _Build:
                     f"{instruction.keyword} isn't allowed as an ONBUILD trigger", stage.origin.place()
                 )
             check(instruction)
-            progress = self._apply(progress, instruction)
+            progress = self._apply(progress, instruction, stage)
         self._say_id(progress)
         return progress
 
-    def _apply(self, progress: Progress, instruction: Instruction) -> Progress:
+    def _apply(self, progress: Progress, instruction: Instruction, stage: Stage) -> Progress:
         applied = apply(progress.state, instruction)
+        filtered = not self.request.no_cache_stages.isdisjoint((stage.name, str(stage.index)))
+        executor = self.uncached if filtered else self.executor
         try:
-            return self.executor.step(progress, applied, instruction.place())
+            return executor.step(progress, applied, instruction.place())
         except OSError as error:
             raise _told(error, instruction) from error
 

@@ -58,7 +58,7 @@ class Executor:
         if isinstance(operation, CopyOperation):
             return self._copy_step(progress, applied, operation)
         content = self._content_key(operation)
-        key = key_of("step", [progress.key, applied.history, content])
+        key = key_of("step", [progress.key, _chain(progress), applied.history, content])
         entry = self._lookup(key)
         if entry is None:
             layer = self._layer_of(progress, operation, where)
@@ -67,7 +67,7 @@ class Executor:
 
     def _copy_step(self, progress: Progress, applied: Applied, operation: CopyOperation) -> Progress:
         with _named(operation), CopySources(self.around, operation) as sources:
-            key = key_of("step", [progress.key, applied.history, sources.content_key()])
+            key = key_of("step", [progress.key, _chain(progress), applied.history, sources.content_key()])
             entry = self._lookup(key)
             if entry is None:
                 layer = self._copied(progress, operation, sources)
@@ -247,6 +247,11 @@ class _Output:
 
     def last(self) -> str:
         return self._tail.decode("utf-8", "replace")
+
+
+def _chain(progress: Progress) -> str:
+    """The layers below: a step is not found again on a parent that was rebuilt to something else."""
+    return key_of("chain", progress.diff_ids)
 
 
 def _advanced(progress: Progress, applied: Applied, key: str, entry: CacheEntry) -> Progress:
