@@ -166,3 +166,11 @@ def test_a_cache_mount_travels_as_an_archive(sampan: Any, tmp_path: Path) -> Non
     assert build(sampan, look, "--no-cache", "-t", "moved").returncode == 0
     assert "No such cache mount: nobody" in sampan.run("builder", "export-mount", "nobody").stderr
     assert not list((sampan.engine.root / "caches").glob("remove-*"))
+
+
+def test_the_command_line_names_stages_that_take_nothing_from_the_cache(sampan: Any) -> None:
+    text = "FROM busybox AS one\nRUN echo filtered > /x\nFROM busybox\nRUN echo other > /y\nCOPY --from=one /x /z\n"
+    assert build(sampan, text).returncode == 0
+    again = build(sampan, text, "--no-cache-filter", "One")
+    assert (again.returncode, again.stdout.count("Using cache")) == (0, 2)
+    assert build(sampan, text).stdout.count("Using cache") == 3
