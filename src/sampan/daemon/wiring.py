@@ -24,6 +24,7 @@ from sampan.api.messages import AnyResponse, Request
 from sampan.api.router import Router
 from sampan.build.solver.builder import Builder
 from sampan.build.solver.cache import BuildCache, MetadataTable
+from sampan.build.solver.flights import Flights
 from sampan.daemon.remap import check_kernel, with_id_maps
 from sampan.engine import apparmor, selinux
 from sampan.engine.build_cache import BuildCacheKeeper
@@ -255,8 +256,9 @@ def _builds(
             host_trust() if host_ca else None,
             transfer,
         )
-        return Builder(worker, stores.metadata, touched=use.touch, transfer=transfer)
+        return Builder(worker, stores.metadata, touched=use.touch, transfer=transfer, flights=flights)
 
+    flights = Flights()
     cache = BuildCacheKeeper(
         stores.cache, mounts, stores.images, stores.metadata, use, settings.builder_gc, settings.root
     )

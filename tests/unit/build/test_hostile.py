@@ -15,7 +15,7 @@ from sampan.build.dockerfile.plan import plan
 from sampan.build.dockerfile.state import ArgScope, initial_state
 from sampan.build.files.archive import is_tar
 from sampan.build.files.owners import resolve_owner
-from sampan.build.solver.builder import host_platform
+from sampan.build.solver.steps import host_platform
 from sampan.errors import Invalid, SampanError
 from sampan.oci.ignore import IgnoreRules
 from sampan.oci.image import ContainerDefaults

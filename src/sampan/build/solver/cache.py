@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 
+from sampan.build.solver.flights import Flights
 from sampan.oci.digest import Digest
 from sampan.storage.metadata import Metadata, Table
 
@@ -65,7 +66,7 @@ class MetadataTable:
 
 
 class BuildCache:
-    """Thread-safe as far as its table is; two builds that do the same step both write the same entry."""
+    """Thread-safe as far as its table is. A step that two builds do is done once when they share `flights`."""
 
     def __init__(
         self,
@@ -73,8 +74,13 @@ class BuildCache:
         has_layer: Callable[[Digest], bool],
         touched: Callable[[str], None] = lambda _key: None,
         imported: Callable[[str], CacheEntry | None] = lambda _key: None,
+        flights: Flights | None = None,
     ) -> None:
-        """`touched` is told every key that is found or stored; `imported` knows entries of other engines."""
+        """`touched` is told every key that is found or stored; `imported` knows entries of other engines.
+
+        `flights` is shared by builds whose equal steps are to be done once.
+        """
+        self.flights = flights or Flights()
         self._table = table
         self._has_layer = has_layer
         self._touched = touched

@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -61,8 +61,7 @@ class Executor:
         key = key_of("step", [progress.key, _chain(progress), applied.history, content])
         entry = self._lookup(key)
         if entry is None:
-            layer = self._layer_of(progress, operation, where)
-            entry = self._remember(key, applied, layer)
+            entry = self._made(key, applied, lambda: self._layer_of(progress, operation, where))
         return _advanced(progress, applied, key, entry)
 
     def _copy_step(self, progress: Progress, applied: Applied, operation: CopyOperation) -> Progress:
@@ -70,9 +69,13 @@ class Executor:
             key = key_of("step", [progress.key, _chain(progress), applied.history, sources.content_key()])
             entry = self._lookup(key)
             if entry is None:
-                layer = self._copied(progress, operation, sources)
-                entry = self._remember(key, applied, layer)
+                entry = self._made(key, applied, lambda: self._copied(progress, operation, sources))
         return _advanced(progress, applied, key, entry)
+
+    def _made(self, key: str, applied: Applied, make: Callable[[], Layer | None]) -> CacheEntry:
+        """Done here, or by another stage or build that began with it earlier."""
+        with self.around.cache.flights.alone(key, self.around.cancelled):
+            return self._lookup(key) or self._remember(key, applied, make())
 
     def _lookup(self, key: str) -> CacheEntry | None:
         entry = None if self.request.no_cache else self.around.cache.lookup(key)

@@ -1,0 +1,50 @@
+"""Steps under way: what two stages or two builds both want is done by one of them, while the other waits."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from sampan.build.errors import BuildCancelled
+
+_LOOK = 0.1
+"""Seconds between looks at whether the build of one that waits was cancelled."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    wanted: int = 0
+
+
+class Flights:
+    """One object for all builds of an engine. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flights: dict[str, _Flight] = {}
+
+    @contextlib.contextmanager
+    def alone(self, key: str, cancelled: threading.Event) -> Iterator[None]:
+        """Nobody else is inside for this key; who waited looks into the cache again.
+
+        When the first one fails or is cancelled, the next does the step itself. Raises `BuildCancelled`.
+        """
+        with self._lock:
+            flight = self._flights.setdefault(key, _Flight())
+            flight.wanted += 1
+        try:
+            while not flight.lock.acquire(timeout=_LOOK):
+                if cancelled.is_set():
+                    raise BuildCancelled
+            try:
+                yield
+            finally:
+                flight.lock.release()
+        finally:
+            with self._lock:
+                flight.wanted -= 1
+                if not flight.wanted:
+                    del self._flights[key]

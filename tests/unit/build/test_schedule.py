@@ -1,0 +1,170 @@
+"""Which stages run when, and in which order they are heard."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from sampan.build.errors import BuildCancelled
+from sampan.build.model import BuildEvent
+from sampan.build.solver import channels
+from sampan.build.solver.channels import Channels
+from sampan.build.solver.flights import Flights
+from sampan.build.solver.schedule import Circle, LinkedEvent, Once, perform
+
+WAIT = 20.0
+"""Seconds after which a test that hangs fails."""
+
+
+def test_stages_without_a_common_need_run_at_the_same_time() -> None:
+    both = threading.Barrier(2, timeout=WAIT)
+
+    def run(stage: int) -> None:
+        if stage in (1, 2):
+            both.wait()
+
+    perform([0, 1, 2, 3], {0: set(), 1: {0}, 2: {0}, 3: {1, 2}}, run, threading.Event())
+
+
+def test_a_stage_runs_after_what_it_needs() -> None:
+    ended: list[int] = []
+    needs = {0: set[int](), 1: {0}, 2: {0}, 3: {2}, 4: {1, 3}}
+    missing: list[int] = []
+
+    def run(stage: int) -> None:
+        missing.extend(needs[stage] - set(ended))
+        ended.append(stage)
+
+    perform([0, 1, 2, 3, 4], needs, run, threading.Event())
+    assert missing == []
+    assert sorted(ended) == [0, 1, 2, 3, 4]
+
+
+def test_stages_in_a_row_take_no_thread() -> None:
+    threads: set[int] = set()
+    perform([0, 1], {0: set(), 1: {0}}, lambda _stage: threads.add(threading.get_ident()), threading.Event())
+    assert threads == {threading.get_ident()}
+
+
+def test_a_failure_stops_the_others_and_is_the_one_told() -> None:
+    stop = LinkedEvent(threading.Event())
+    started = threading.Event()
+
+    def run(stage: int) -> None:
+        if stage == 0:
+            assert started.wait(WAIT)
+            raise ValueError("the reason")
+        started.set()
+        while not stop.is_set():
+            threading.Event().wait(0.01)
+        raise BuildCancelled
+
+    with pytest.raises(ValueError, match="the reason"):
+        perform([0, 1, 2], {0: set(), 1: set(), 2: {1}}, run, stop)
+
+
+def test_a_stage_is_made_once_for_all_who_ask() -> None:
+    made: list[int] = []
+    entered = threading.Event()
+    go_on = threading.Event()
+
+    def make(stage: int) -> str:
+        made.append(stage)
+        entered.set()
+        assert go_on.wait(WAIT)
+        return "result"
+
+    once = Once(make)
+    results: list[str] = []
+    others = [threading.Thread(target=lambda: results.append(once.get(7))) for _ in range(3)]
+    others[0].start()
+    assert entered.wait(WAIT)
+    for other in others[1:]:
+        other.start()
+    go_on.set()
+    for other in others:
+        other.join(WAIT)
+    assert results == ["result"] * 3
+    assert made == [7]
+
+
+def test_stages_that_need_each_other_are_a_circle() -> None:
+    once: Once[int]
+
+    def make(stage: int) -> int:
+        return once.get(1 - stage, asking=stage)
+
+    once = Once(make)
+    with pytest.raises(Circle):
+        once.get(0)
+
+
+def test_an_outer_event_sets_the_inner_one_and_not_the_other_way_round() -> None:
+    outer = threading.Event()
+    inner = LinkedEvent(outer)
+    inner.set()
+    assert inner.is_set()
+    assert not outer.is_set()
+    other = LinkedEvent(outer)
+    assert not other.is_set()
+    outer.set()
+    assert other.is_set()
+
+
+def _said(lines: list[str]) -> Channels:
+    return Channels(lambda event: lines.append(event.stream))
+
+
+def test_a_later_stage_is_heard_when_the_earlier_ones_have_ended() -> None:
+    lines: list[str] = []
+    said = _said(lines)
+    for number in (5, 6, 7):
+        said.open(number)
+    said.say(7, BuildEvent(stream="third"))
+    said.say(5, BuildEvent(stream="first"))
+    said.say(6, BuildEvent(stream="second"))
+    assert lines == ["first"]
+    said.end(6)
+    assert lines == ["first"]
+    said.end(5)
+    assert lines == ["first", "second", "third"]
+    said.say(7, BuildEvent(stream="at once"))
+    assert lines[-1] == "at once"
+
+
+def test_a_build_that_failed_tells_everything_in_order() -> None:
+    lines: list[str] = []
+    said = _said(lines)
+    said.open(0)
+    said.open(1)
+    said.say(1, BuildEvent(stream="b"))
+    said.say(0, BuildEvent(stream="a"))
+    said.end_all()
+    assert lines == ["a", "b"]
+
+
+def test_what_is_kept_of_a_stage_is_bounded_and_the_rest_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels, "MAX_KEPT", 1000)
+    lines: list[str] = []
+    said = _said(lines)
+    said.open(0)
+    said.open(1)
+    said.say(1, BuildEvent(stream="x" * 700))
+    said.say(1, BuildEvent(stream="y" * 700))
+    said.end(0)
+    assert lines == ["x" * 700, "[700 characters of output were left out here]\n"]
+
+
+def test_a_waiting_build_that_is_cancelled_does_not_wait_for_the_step() -> None:
+    flights = Flights()
+    cancelled = threading.Event()
+    cancelled.set()
+    with (
+        flights.alone("key", threading.Event()),
+        pytest.raises(BuildCancelled),
+        flights.alone("key", cancelled),
+    ):
+        pass
+    with flights.alone("key", cancelled):  # free again
+        pass
