@@ -13,6 +13,7 @@ from sampan.build.dockerfile.instructions import apply
 from sampan.build.dockerfile.parse import parse
 from sampan.build.dockerfile.plan import plan
 from sampan.build.dockerfile.state import ArgScope, initial_state
+from sampan.build.errors import DockerfileError
 from sampan.build.files.archive import is_tar
 from sampan.build.files.owners import resolve_owner
 from sampan.build.solver.steps import host_platform
@@ -113,3 +114,18 @@ def test_what_is_no_archive_is_not_taken_for_one() -> None:
             file.write(content)
             file.flush()
             assert not is_tar(file.fileno())
+
+
+@pytest.mark.parametrize("link", [b"ONBUILD ", b"ONBUILD --x "])
+def test_a_long_chain_of_onbuild_is_refused_on_its_line(link: bytes) -> None:
+    with pytest.raises(DockerfileError, match="Chaining ONBUILD") as caught:
+        parse(b"FROM a\n" + link * 50_000 + b"RUN x\n")
+    assert caught.value.line == 2
+
+
+def test_a_step_that_wants_a_device_is_refused_instead_of_run_without_it() -> None:
+    instruction = parse(b"FROM a\nRUN --device=vendor.com/gpu=0 true\n").instructions[1]
+    state = initial_state(ContainerDefaults(), ArgScope({}, {}, {}), "\\")
+    with pytest.raises(DockerfileError, match="--device is not supported") as caught:
+        apply(state, instruction)
+    assert caught.value.line == 2

@@ -107,6 +107,11 @@ def _run(state: StageState, instruction: Instruction) -> Applied:
         raise mistake(instruction, f'invalid network mode: "{network}"', "default, none or host")
     if flags.get("security") not in ("", "sandbox"):
         raise mistake(instruction, "security.insecure is not allowed", "--security=sandbox")
+    if flags.has("device"):
+        # Without its device the command would do something else than what the author asked for.
+        raise mistake(
+            instruction, "RUN --device is not supported: build steps get no devices", "", "--device"
+        )
     mounts = tuple(
         parse_mount(text, lambda value: _expanded(state, instruction, value), state.cwd)
         for text in flags.every("mount")

@@ -51,7 +51,7 @@ def parse_trigger(text: str, escape: str = "\\") -> Instruction:
     return parsed.instructions[0]
 
 
-def _instruction(draft: Instruction, offset: int, escape: str) -> Instruction:
+def _instruction(draft: Instruction, offset: int, escape: str, depth: int = 0) -> Instruction:
     """The instruction that begins at `offset` of the draft's text."""
     pieces = _BLANK.split(draft.text[offset:].strip(), maxsplit=1)
     keyword = pieces[0].upper()
@@ -70,7 +70,13 @@ def _instruction(draft: Instruction, offset: int, escape: str) -> Instruction:
         if not body:
             return instruction
         body_start = len(draft.text) - len(body)
-        return replace(instruction, args=(body,), trigger=_instruction(draft, body_start, escape))
+        if depth > 1:
+            # `check` refuses the first trigger of a trigger; a long chain must not become a deep recursion.
+            raise DockerfileError(
+                "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed", draft.place_at(offset)
+            )
+        trigger = _instruction(draft, body_start, escape, depth + 1)
+        return replace(instruction, args=(body,), trigger=trigger)
     args, is_json = cut(body, escape, instruction)
     return replace(instruction, args=args, is_json=is_json)
 
