@@ -56,7 +56,7 @@ def _from_directory(root: str, dockerfile: str) -> BuildContext:
     if dockerfile == "-":
         outside, name = sys.stdin.buffer.read(_MAX_DOCKERFILE + 1), ""
     else:
-        name = _relative_dockerfile(root, dockerfile)
+        name = relative_dockerfile(root, dockerfile)
         if name.startswith("../"):
             outside = _read(os.path.join(root, name))
     if outside is not None:
@@ -64,7 +64,7 @@ def _from_directory(root: str, dockerfile: str) -> BuildContext:
     return BuildContext(name, _stream(root, _ignore_rules(root, name), name, outside))
 
 
-def _relative_dockerfile(root: str, dockerfile: str) -> str:
+def relative_dockerfile(root: str, dockerfile: str) -> str:
     if dockerfile:
         path = os.path.abspath(dockerfile)
         if not os.path.lexists(path) and not os.path.isabs(dockerfile):
@@ -92,7 +92,7 @@ def _read(path: str) -> bytes:
 
 
 def _ignore_rules(root: str, dockerfile: str) -> IgnoreRules | None:
-    text = _ignore_text(root, dockerfile)
+    _, text = ignore_file(root, dockerfile)
     if not text:
         return None
     from sampan.oci.ignore import IgnoreRules
@@ -100,14 +100,14 @@ def _ignore_rules(root: str, dockerfile: str) -> IgnoreRules | None:
     return IgnoreRules(text, keep=(".dockerignore", dockerfile)) or None
 
 
-def _ignore_text(root: str, dockerfile: str) -> bytes:
-    """The ignore file beside the Dockerfile (Dockerfile.dockerignore), else the context's own."""
+def ignore_file(root: str, dockerfile: str) -> tuple[str, bytes]:
+    """Name and text of the ignore file beside the Dockerfile (Dockerfile.dockerignore), else the context's own."""
     for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
         try:
-            return _read(os.path.join(root, name))
+            return name, _read(os.path.join(root, name))
         except FileNotFoundError:
             continue
-    return b""
+    return "", b""
 
 
 def _stream(root: str, rules: IgnoreRules | None, dockerfile: str, outside: bytes | None) -> Iterator[bytes]:

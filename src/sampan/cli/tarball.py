@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import stat
 
+from sampan.cli.failure import Failure
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,6 +113,11 @@ def file_entry(name: str, data: bytes, mode: int = 0o644) -> bytes:
     return header(name, size=len(data), mode=mode) + data + padding(len(data))
 
 
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    """What differs when a file was written or replaced; ctime, as a modification time can be set back."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 class TreeWriter:
     """Entries of files and directories as pieces of a tar stream.
 
@@ -153,15 +160,21 @@ class TreeWriter:
                 yield make(b"1", link=self._links[key])
                 return
             self._links[key] = name
-            yield from self._content(path, make)
+            yield from self._content(path, make, status, exact=not self._owner)
         elif stat.S_ISFIFO(mode):
             yield make(b"6")
         elif stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
             yield make(b"3" if stat.S_ISCHR(mode) else b"4", device=status.st_rdev)
 
     @staticmethod
-    def _content(path: str, make: Callable[[bytes, int], bytes]) -> Iterator[bytes]:
-        """A file that shrinks or grows while it is read still gets exactly the size in its header."""
+    def _content(
+        path: str, make: Callable[[bytes, int], bytes], status: os.stat_result, *, exact: bool
+    ) -> Iterator[bytes]:
+        """A file that shrinks or grows while it is read still gets exactly the size in its header.
+
+        `exact`: it raises `Failure` instead, as for any other change since `status` was taken: what a build
+        caches must be a content that the file once had.
+        """
         with open(path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             yield make(b"0", size)
@@ -170,6 +183,8 @@ class TreeWriter:
                 data = file.read(min(left, _CHUNK)) or bytes(min(left, _CHUNK))
                 left -= len(data)
                 yield data
+            if exact and _identity(os.fstat(file.fileno())) != _identity(status):
+                raise Failure(f"changed while it was read: {path}")
         yield padding(size)
 
     def tree(self, path: str, name: str, rules: Rules | None = None, relative: str = "") -> Iterator[bytes]:

@@ -60,6 +60,25 @@ class IgnoreRules:
         return not any(_may_match_below(pattern, parts) for pattern in self._returning)
 
 
+class PatternLines:
+    """Which line of an ignore file decides about a path. Raises `Invalid` for a malformed pattern."""
+
+    def __init__(self, text: bytes) -> None:
+        decoded = text.decode("utf-8", "surrogateescape")
+        lines = decoded.removeprefix("\ufeff").split("\n")
+        self._matchers = [
+            (number, lines[number - 1].strip(), _any_of([pattern]))
+            for number, _, pattern in reversed(_numbered_patterns(decoded))
+        ]
+
+    def deciding(self, path: str) -> tuple[int, str] | None:
+        """The last line that matches `path`, with its number from 1; None when none does."""
+        for number, line, matcher in self._matchers:
+            if matcher.fullmatch(path):
+                return number, line
+        return None
+
+
 def parse_patterns(text: str | bytes) -> list[tuple[bool, str]]:
     """The lines of an ignore file as (negated, cleaned pattern).
 
@@ -67,8 +86,13 @@ def parse_patterns(text: str | bytes) -> list[tuple[bool, str]]:
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
-    patterns: list[tuple[bool, str]] = []
-    for line in text.removeprefix("\ufeff").split("\n"):
+    return [(negated, pattern) for _, negated, pattern in _numbered_patterns(text)]
+
+
+def _numbered_patterns(text: str) -> list[tuple[int, bool, str]]:
+    """As `parse_patterns`, each with the number of its line, from 1."""
+    patterns: list[tuple[int, bool, str]] = []
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         pattern = line.strip()
         if line.startswith("#") or not pattern:
             continue
@@ -77,7 +101,7 @@ def parse_patterns(text: str | bytes) -> list[tuple[bool, str]]:
             pattern = pattern[1:].strip()
             if not pattern:
                 raise Invalid('illegal exclusion pattern: "!"', hint="write the pattern after the `!`")
-        patterns.append((negated, clean_path(pattern)))
+        patterns.append((number, negated, clean_path(pattern)))
         if len(patterns) > MAX_PATTERNS:
             raise Invalid(f"too many ignore patterns: more than {MAX_PATTERNS}")
     return patterns

@@ -122,6 +122,10 @@ def _is_plain(text: str) -> bool:
 
 def _build(invocation: Invocation) -> int:
     flags = invocation.flags
+    if flags["format"] and not flags["list-context"]:
+        raise Failure("--format is for --list-context")
+    if flags["list-context"]:
+        return _list_context(invocation.args[0], flags["file"], flags["format"])
     context = open_context(invocation.args[0], flags["file"])
     if flags["iidfile"] and os.path.exists(flags["iidfile"]):
         os.unlink(flags["iidfile"])
@@ -150,6 +154,26 @@ def _build(invocation: Invocation) -> int:
             raise Failure(f"cannot write {flags['iidfile']}: server did not provide an image ID")
         with open(flags["iidfile"], "w", encoding="ascii") as file:
             file.write(found)
+    return 0
+
+
+def _list_context(place: str, dockerfile: str, form: str) -> int:
+    from sampan.cli.list_context import list_context
+    from sampan.cli.table import harmless
+
+    if form not in ("", "json"):
+        raise Failure(f"unknown format {form!r} of --list-context: it is json or nothing")
+    listing = list_context(place, dockerfile)
+    if form:
+        print(dumps(listing.as_json()))
+        return 0
+    for sent in listing.sent:
+        print(harmless(f"{units.human_size(sent.size):>9}  {sent.path}"))
+    print(f"{units.human_size(listing.total):>9}  in all, {len(listing.sent)} files")
+    if listing.left_out:
+        print("\nLeft out:")
+    for out in listing.left_out:
+        print(harmless(f"  {out.path}  by {out.file}:{out.line}: {out.pattern}"))
     return 0
 
 
@@ -194,10 +218,12 @@ BUILD = Command(
         Flag("disable-content-trust", "", "bool", "Accepted for compatibility", default=True),
         Flag("file", "f", "string", "The Dockerfile (by default PATH/Dockerfile), - for STDIN"),
         Flag("force-rm", "", "bool", "Remove intermediate containers also after a failure"),
+        Flag("format", "", "string", "Format of --list-context: json"),
         Flag("host-ca", "", "bool", "Let RUN trust the host's CA certificates, without a trace in the image"),
         Flag("iidfile", "", "string", "Write the image's ID to this file"),
         Flag("isolation", "", "string", "Isolation technology (Windows only)"),
         Flag("label", "", "list", "Set labels of the image", check=checks.label),
+        Flag("list-context", "", "bool", "Build nothing: list what the context sends and what is left out"),
         Flag("memory", "m", "bytes", "Memory limit"),
         Flag("memory-swap", "", "memswap", "Limit of memory and swap together, -1 for unlimited swap"),
         Flag("network", "", "string", "Network of RUN instructions", default="default"),
