@@ -1,0 +1,1 @@
+"""Rules of good practice for Dockerfiles: a parsed Dockerfile in, findings out. Pure; knows no solver."""
