@@ -1,0 +1,98 @@
+"""Why a step was not taken from the cache: its inputs compared with those of the nearest earlier build of it.
+
+Pure: the solver hands in what it keeps for every cache entry and gets reasons as lines for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+FILES_SHOWN = 10
+"""Names of files in one reason; the rest is counted."""
+
+_TEXT_SHOWN = 120
+
+
+class StepInputs(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a step's result depends on; `files` maps paths to content checksums. Values of secrets never get here."""
+
+    stage: str
+    instruction: str
+    parent: str = ""
+    """Identifies the state that the step stands on."""
+    base: str = ""
+    """The base image's digest."""
+    args: Mapping[str, str] = {}
+    env: Mapping[str, str] = {}
+    files: Mapping[str, str] = {}
+
+
+def explain(now: StepInputs, earlier: Sequence[StepInputs], *, no_cache: bool = False) -> tuple[str, ...]:
+    """Return at least one reason. `earlier`: newest first."""
+    if no_cache:
+        return ("the cache is off for this step (--no-cache)",)
+    before = nearest(now, earlier)
+    if before is None:
+        return ("no earlier build of this step",)
+    reasons = []
+    if before.instruction != now.instruction:
+        reasons.append(f"instruction changed: was {_short(before.instruction)}")
+    if before.base != now.base:
+        reasons.append(f"base image changed: {before.base or 'none'} -> {now.base or 'none'}")
+    elif before.parent != now.parent:
+        reasons.append("an earlier step changed")
+    reasons.extend(_names("argument", before.args, now.args))
+    reasons.extend(_names("environment", before.env, now.env))
+    reasons.extend(_files(before.files, now.files))
+    return tuple(reasons) or ("nothing changed, but the cache no longer has this step's result",)
+
+
+def nearest(now: StepInputs, earlier: Sequence[StepInputs]) -> StepInputs | None:
+    """The build of the same step with the fewest differences, the newest of equals.
+
+    The same step is the same text, or in the same stage one with the same instruction's word.
+    """
+    same = [one for one in earlier if one.instruction == now.instruction]
+    if not same:
+        word = now.instruction.split(maxsplit=1)[:1]
+        same = [
+            one for one in earlier if one.stage == now.stage and one.instruction.split(maxsplit=1)[:1] == word
+        ]
+    return min(same, key=lambda one: _distance(one, now), default=None)
+
+
+def _distance(before: StepInputs, now: StepInputs) -> int:
+    pairs = ((before.args, now.args), (before.env, now.env), (before.files, now.files))
+    changes = sum(len(_changed(old, new)) for old, new in pairs)
+    return changes + (before.base != now.base) + (before.parent != now.parent) + (before.stage != now.stage)
+
+
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+def _verb(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    if name not in before:
+        return "added"
+    return "changed" if name in now else "removed"
+
+
+def _names(kind: str, before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    # Values are left out: people pass passwords as arguments, whatever they are told.
+    return [f"{kind} {_verb(name, before, now)}: {_short(name)}" for name in _changed(before, now)]
+
+
+def _files(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    names = _changed(before, now)
+    lines = [f"file {_verb(name, before, now)}: {_short(name)}" for name in names[:FILES_SHOWN]]
+    if len(names) > FILES_SHOWN:
+        lines.append(f"and {len(names) - FILES_SHOWN} more files")
+    return lines
+
+
+def _short(text: str) -> str:
+    """One line without control characters, which could give orders to the terminal."""
+    clean = "".join(char if char.isprintable() else "?" for char in text[: _TEXT_SHOWN + 1])
+    return clean if len(text) <= _TEXT_SHOWN else clean[:_TEXT_SHOWN] + "..."
