@@ -75,6 +75,9 @@ def site(tmp_path: Path) -> Iterator[Site]:
     asked: list[str] = []
     handler = type("Handler", (_Handler,), {"asked": asked})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.socket.settimeout(
+        1
+    )  # a connection can vanish between select and accept, which would then wait for ever
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
