@@ -32,6 +32,7 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
             "BuildKit's session protocol is not offered",
             hint="build with `sampan build`, or with DOCKER_BUILDKIT=0 docker build",
         )
+    _refuse(request)
     if request.get("remote"):
         raise Unsupported("a build context from a URL is not supported yet", hint="send the context as a tar")
     wanted = build_request(request)
@@ -51,6 +52,19 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
             yield _encode({"errorDetail": detail, "error": error.message})
 
     return StreamingResponse(lines(), flush_headers=True)
+
+
+def _refuse(request: Request) -> None:
+    """What is not done must not be ignored either. Raises `Invalid`, `Unsupported`."""
+    if request.flag("squash"):
+        raise Unsupported(
+            "squash is not supported",
+            hint="put what belongs together into one RUN, or copy the result into a stage of its own",
+        )
+    if request.query_list("securityopt"):
+        raise Invalid("The daemon on this platform does not support setting security options on build")
+    if "," in request.get("platform"):
+        raise Unsupported("building for several platforms at once is not supported yet")
 
 
 def domain_of(address: str) -> str:
@@ -95,6 +109,7 @@ def _limits(request: Request) -> RunLimits:
         cpuset_cpus=request.get("cpusetcpus"),
         cpuset_mems=request.get("cpusetmems"),
         ulimits=tuple((each.name, each.soft, each.hard) for each in ulimits),
+        cgroup_parent=request.get("cgroupparent"),
     )
 
 

@@ -208,6 +208,7 @@ class RunLimits:
     cpuset_mems: str = ""
     ulimits: tuple[tuple[str, int, int], ...] = ()
     """(name, soft, hard)."""
+    cgroup_parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,20 +97,25 @@ COMMANDS: dict[str, Entry] = {
     "version": Entry("version", "VERSION", "Show the versions of client and engine"),
 }
 
+_BUILDER = {
+    "build": _IMAGE["build"],
+    "du": Entry("build_cache", "BUILDER_DU", "Show what the build cache takes on the disk"),
+    "prune": Entry("build_cache", "BUILDER_PRUNE", "Remove build cache"),
+}
+
 GROUPS: dict[str, Group] = {
     "builder": Group(
         "Manage builds",
         {
-            "build": _IMAGE["build"],
-            "du": Entry("build_cache", "BUILDER_DU", "Show what the build cache takes on the disk"),
+            **_BUILDER,
             "export-mount": Entry(
                 "build_cache", "EXPORT_MOUNT", "Write a cache mount's content to a tar archive"
             ),
             "import-mount": Entry("build_cache", "IMPORT_MOUNT", "Fill a cache mount from a tar archive"),
-            "prune": Entry("build_cache", "BUILDER_PRUNE", "Remove build cache"),
         },
         {},
     ),
+    "buildx": Group("Manage builds, by the names of Docker's buildx", _BUILDER, {"b": "build"}),
     "container": Group(
         "Manage containers",
         {

@@ -6,10 +6,13 @@ import os
 import sys
 
 from sampan.cli import registry_auth, units
+from sampan.cli.build.flags import FLAGS
+from sampan.cli.build.refusals import refuse
+from sampan.cli.build.result import Result, forget_old, write_iidfile, write_metadata
 from sampan.cli.build_context import open_context
-from sampan.cli.create import checks, texts
+from sampan.cli.create import texts
 from sampan.cli.failure import Failure
-from sampan.cli.flags import Command, Flag, Invocation
+from sampan.cli.flags import Command, Invocation
 from sampan.cli.progress import show_all
 from sampan.client.codec import dumps
 
@@ -67,7 +70,7 @@ def _query(invocation: Invocation, dockerfile: str, remote: str) -> dict[str, An
         "t": flags["tag"],
         "dockerfile": dockerfile,
         "remote": remote,
-        "q": flags["quiet"],
+        "q": flags["quiet"] or flags["progress"] == "quiet",
         "nocache": flags["no-cache"],
         "nocachefilter": ",".join(flags["no-cache-filter"]) or None,
         "hostca": flags["host-ca"] or None,
@@ -87,8 +90,7 @@ def _query(invocation: Invocation, dockerfile: str, remote: str) -> dict[str, An
         "extrahosts": flags["add-host"],
         "securityopt": flags["security-opt"],
         "target": flags["target"],
-        "platform": flags["platform"],
-        "squash": flags["squash"],
+        "platform": ",".join(flags["platform"]),
         "buildargs": dumps(arguments) if arguments else "",
         "labels": dumps(labels) if labels else "",
         "cachefrom": dumps(_caches(flags["cache-from"])) if flags["cache-from"] else "",
@@ -98,62 +100,31 @@ def _query(invocation: Invocation, dockerfile: str, remote: str) -> dict[str, An
     }
 
 
-def _tag(text: str) -> str:
-    if _is_plain(text):
-        return text
-    from sampan.errors import SampanError
-    from sampan.oci.reference import parse_reference
-
-    try:
-        parse_reference(text)
-    except SampanError as error:
-        raise ValueError(error.message) from None
-    return text
-
-
-def _is_plain(text: str) -> bool:
-    """A reference that is surely valid, letters and digits only: most are, and the grammar takes long to import."""
-    name, colon, tag = text.partition(":")
-    words = (*name.split("/"), tag) if colon else name.split("/")
-    return (
-        text.isascii() and len(text) < 64 and name == name.lower() and all(word.isalnum() for word in words)
-    )
-
-
 def _build(invocation: Invocation) -> int:
     flags = invocation.flags
     if flags["format"] and not flags["list-context"]:
         raise Failure("--format is for --list-context")
     if flags["list-context"]:
         return _list_context(invocation.args[0], flags["file"], flags["format"])
+    refuse(flags)
     context = open_context(invocation.args[0], flags["file"])
-    if flags["iidfile"] and os.path.exists(flags["iidfile"]):
-        os.unlink(flags["iidfile"])
+    forget_old(flags["iidfile"], flags["metadata-file"])
     headers = {"Content-Type": "application/x-tar"}
     logins = registry_auth.find_all(invocation.options.config_directory)
     headers["X-Registry-Config"] = registry_auth.encode_header(logins)
     client = invocation.client()
-    body = _Counter(context.body, shown=not flags["quiet"]) if context.body is not None else b""
+    quiet = flags["quiet"] or flags["progress"] == "quiet"
+    body = _Counter(context.body, shown=not quiet) if context.body is not None else b""
     query = _query(invocation, context.dockerfile, context.remote)
     response = client.request("POST", "/build", query, body, headers)
-    found = ""
-
-    def remember(value: Any) -> None:
-        nonlocal found
-        if isinstance(value, dict):
-            found = str(value.get("ID") or found)
-
-    if flags["quiet"]:
-        found = _quietly(client.messages(response), remember) or found
+    result = Result()
+    if quiet:
+        result.id = _quietly(client.messages(response), result.remember) or result.id
+        print(result.id)
     else:
-        show_all(client.messages(response), aux=remember)
-    if flags["quiet"]:
-        print(found)
-    if flags["iidfile"]:
-        if not found:
-            raise Failure(f"cannot write {flags['iidfile']}: server did not provide an image ID")
-        with open(flags["iidfile"], "w", encoding="ascii") as file:
-            file.write(found)
+        show_all(client.messages(response), aux=result.remember)
+    write_iidfile(flags["iidfile"], result.id)
+    write_metadata(flags["metadata-file"], result.metadata(flags["tag"]))
     return 0
 
 
@@ -201,47 +172,8 @@ def _quietly(messages: Iterator[Any], remember: Any) -> str:
 BUILD = Command(
     _build,
     "PATH | URL | -",
-    (
-        Flag("add-host", "", "list", "Add a line to /etc/hosts (host:ip)", check=checks.extra_host),
-        Flag("build-arg", "", "list", "Set variables of the build", check=texts.environment),
-        Flag("cache-from", "", "list", "Caches to take steps from (IMAGE, type=registry,ref=IMAGE)"),
-        Flag(
-            "cache-to", "", "list", "Where to write the cache (type=registry,ref=IMAGE,mode=max, type=inline)"
-        ),
-        Flag("cgroup-parent", "", "string", "Parent control group of RUN instructions"),
-        Flag("compress", "", "bool", "Accepted for compatibility"),
-        Flag("cpu-period", "", "int", "Length of a CFS period in microseconds"),
-        Flag("cpu-quota", "", "int", "CPU time per CFS period in microseconds"),
-        Flag("cpu-shares", "c", "int", "CPU shares (relative weight)"),
-        Flag("cpuset-cpus", "", "string", "CPUs that may be used (0-3, 0,1)"),
-        Flag("cpuset-mems", "", "string", "Memory nodes that may be used (0-3, 0,1)"),
-        Flag("disable-content-trust", "", "bool", "Accepted for compatibility", default=True),
-        Flag("file", "f", "string", "The Dockerfile (by default PATH/Dockerfile), - for STDIN"),
-        Flag("force-rm", "", "bool", "Remove intermediate containers also after a failure"),
-        Flag("format", "", "string", "Format of --list-context: json"),
-        Flag("host-ca", "", "bool", "Let RUN trust the host's CA certificates, without a trace in the image"),
-        Flag("iidfile", "", "string", "Write the image's ID to this file"),
-        Flag("isolation", "", "string", "Isolation technology (Windows only)"),
-        Flag("label", "", "list", "Set labels of the image", check=checks.label),
-        Flag("list-context", "", "bool", "Build nothing: list what the context sends and what is left out"),
-        Flag("memory", "m", "bytes", "Memory limit"),
-        Flag("memory-swap", "", "memswap", "Limit of memory and swap together, -1 for unlimited swap"),
-        Flag("network", "", "string", "Network of RUN instructions", default="default"),
-        Flag("no-cache", "", "bool", "Use no cached steps"),
-        Flag("no-cache-filter", "", "list", "Use no cached steps for these stages"),
-        Flag("platform", "", "string", "Platform to build for"),
-        Flag("progress", "", "string", "Accepted for compatibility", default="auto"),
-        Flag("pull", "", "bool", "Look for newer base images first"),
-        Flag("quiet", "q", "bool", "Print nothing but the image's ID"),
-        Flag("rm", "", "bool", "Remove intermediate containers", default=True),
-        Flag("security-opt", "", "strings", "Security options"),
-        Flag("shm-size", "", "bytes", "Size of /dev/shm"),
-        Flag("squash", "", "bool", "Make one layer of all new ones", hidden=True),
-        Flag("tag", "t", "list", "Name of the image, with a tag if wanted (name:tag)", check=_tag),
-        Flag("target", "", "string", "The stage to build"),
-        Flag("ulimit", "", "ulimit", "Limits of the processes (name=soft[:hard])", check=checks.ulimit),
-    ),
+    FLAGS,
     minimum=1,
     maximum=1,
-    aliases=("image build", "build", "builder build"),
+    aliases=("image build", "build", "builder build", "buildx build"),
 )

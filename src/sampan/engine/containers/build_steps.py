@@ -102,6 +102,7 @@ class BuildSteps:
                 cpu_quota=limits.cpu_quota,
                 cpuset_cpus=limits.cpuset_cpus,
                 cpuset_mems=limits.cpuset_mems,
+                cgroup_parent=limits.cgroup_parent,
                 ulimits=tuple(Ulimit(name, hard, soft) for name, soft, hard in limits.ulimits) or None,
             ),
             self._parts.facts,

@@ -1,0 +1,44 @@
+"""Flags of `build` that mean nothing yet: refused, never ignored. Whoever gives one its meaning takes it out here."""
+
+from __future__ import annotations
+
+from sampan.cli.failure import Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.cli.flags import Values
+
+_HINTS = {
+    "allow": "",
+    "annotation": "",
+    "attest": "",
+    "build-context": "",
+    "call": "",
+    "check": "",
+    "explain": "",
+    "on-error": "",
+    "output": "the image is kept here; `sampan save` and `sampan push` bring it elsewhere",
+    "push": "push the image with `sampan push` when it is built",
+    "sbom": "",
+    "secret": "",
+    "squash": "put what belongs together into one RUN, or copy the result into a stage of its own",
+    "ssh": "",
+}
+_HARMLESS = {
+    "attest": (),
+    "provenance": ("", "false", "0"),
+    "sbom": ("", "false", "0"),
+    "call": ("", "build"),
+    "isolation": ("", "default", "process"),
+    "progress": ("auto", "plain", "quiet"),
+}
+"""Values that ask for nothing, or for what happens anyway."""
+
+
+def refuse(flags: Values) -> None:
+    """Raises `Failure` for the first flag that asks for what isn't there."""
+    for name in (*_HINTS, *(name for name in _HARMLESS if name not in _HINTS)):
+        value = flags[name]
+        if value and value not in _HARMLESS.get(name, ()):
+            shown = f"--{name}" if isinstance(value, (bool, list)) else f"--{name}={value}"
+            raise Failure(f"{shown} is not supported yet", hint=_HINTS.get(name, ""))

@@ -1,0 +1,75 @@
+"""What a build leaves for scripts: the ID in a file, and what came out as JSON with BuildKit's keys."""
+
+from __future__ import annotations
+
+import os
+
+from sampan.cli.failure import Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Result:
+    """What the engine said of the result; `remember` takes the `aux` messages of its stream."""
+
+    __slots__ = ("id", "response")
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.response: dict[str, Any] = {}
+
+    def remember(self, value: Any) -> None:
+        if isinstance(value, dict):
+            self.id = str(value.get("ID") or self.id)
+            response = value.get("ExporterResponse")
+            if isinstance(response, dict):
+                self.response.update(response)
+
+    def metadata(self, tags: list[str]) -> dict[str, Any]:
+        """BuildKit's keys; an engine that says no more than an ID gets those that follow from it."""
+        if self.response:
+            return self.response
+        metadata: dict[str, Any] = {}
+        if self.id:
+            metadata = {"containerimage.config.digest": self.id, "containerimage.digest": self.id}
+        if tags:
+            metadata["image.name"] = ",".join(tags)
+        return metadata
+
+
+def forget_old(*paths: str) -> None:
+    """A build that fails must not leave an earlier one's files behind as if they were its own."""
+    for path in paths:
+        if path and os.path.exists(path):
+            os.unlink(path)
+
+
+def write_iidfile(path: str, image_id: str) -> None:
+    if not path:
+        return
+    if not image_id:
+        raise Failure(f"cannot write {path}: server did not provide an image ID")
+    _write(path, image_id)
+
+
+def write_metadata(path: str, metadata: dict[str, Any]) -> None:
+    if not path:
+        return
+    import json
+
+    _write(path, json.dumps(metadata, indent=2, sort_keys=True))
+
+
+def _write(path: str, text: str) -> None:
+    """The file appears complete, as Docker's and BuildKit's do."""
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.urandom(8).hex()}")
+    try:
+        with open(temporary, "x", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
