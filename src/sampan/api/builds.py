@@ -37,7 +37,9 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
         raise Unsupported("a build context from a URL is not supported yet", hint="send the context as a tar")
     wanted = build_request(request)
     sent = {domain_of(host): credentials(auth) for host, auth in registry_config(request).items()}
-    events = engine.builds.build(wanted, request.stream(), sent, host_ca=request.flag("hostca"))
+    events = engine.builds.build(
+        wanted, request.stream(), sent, host_ca=request.flag("hostca"), session_id=request.get("session")
+    )
 
     async def lines() -> AsyncIterator[bytes]:
         try:

@@ -132,12 +132,14 @@ class Request:
         while chunk := await self._connection.read_body():
             yield chunk
 
-    async def hijack(self, content_type: str = "application/vnd.docker.raw-stream") -> Hijacked:
+    async def hijack(
+        self, content_type: str = "application/vnd.docker.raw-stream", protocol: str = "tcp"
+    ) -> Hijacked:
         """Answer the upgrade and take the connection; nothing else can be sent by HTTP afterwards."""
         if self.headers.get("upgrade"):
             head = (
                 f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\n"
-                "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+                f"Connection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n"
             )
         else:
             head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"

@@ -135,9 +135,11 @@ class Client:
         connection.close()
         return loads(content) if content.strip() else None
 
-    def hijack(self, path: str, query: Query | None = None, body: Any = None) -> Hijacked:
+    def hijack(
+        self, path: str, query: Query | None = None, body: Any = None, protocol: str = "tcp"
+    ) -> Hijacked:
         """POST and take the connection over as a raw stream."""
-        headers = {**self._headers, "Connection": "Upgrade", "Upgrade": "tcp"}
+        headers = {**self._headers, "Connection": "Upgrade", "Upgrade": protocol}
         data = b""
         if body is not None:
             data = json_bytes(body)
@@ -149,7 +151,7 @@ class Client:
             error = self._error(response)
             if not self._lower_version(error):
                 raise error
-            return self.hijack(path, query, body)
+            return self.hijack(path, query, body, protocol)
         sock, preread = connection.take_over()
         return Hijacked(sock, preread, response.headers.get("content-type", ""))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from sampan.api import build_cache as build_cache_api
+from sampan.api import build_sessions as build_sessions_api
 from sampan.api import builds as builds_api
 from sampan.api import containers as containers_api
 from sampan.api import execs as execs_api
@@ -75,6 +76,7 @@ ROUTES = (
     *images_api.ROUTES,
     *builds_api.ROUTES,
     *build_cache_api.ROUTES,
+    *build_sessions_api.ROUTES,
     *containers_api.ROUTES,
     *execs_api.ROUTES,
     *volumes_api.ROUTES,

@@ -18,6 +18,7 @@ from sampan.build.model import BuildEvent, BuildRequest
 from sampan.build.solver.builder import Builder
 from sampan.build.solver.collection import Rule
 from sampan.engine.build_cache import BuildCacheKeeper, Json
+from sampan.engine.build_sessions import BuildSessions
 from sampan.engine.cache_mounts import Writer, name_of
 from sampan.engine.threads import Report, ReportedWork, blocking_chunks, streamed
 from sampan.oci.reference import Reference
@@ -63,6 +64,7 @@ class Builds:
         self._cache = cache
         self._keep_layers = keep_layers
         self._tagged = tagged
+        self.sessions = BuildSessions()
         self._built = asyncio.Event()
         for directory in (root, small):
             shutil.rmtree(directory, ignore_errors=True)
@@ -75,14 +77,17 @@ class Builds:
         credentials: Credentialed,
         *,
         host_ca: bool = False,
+        session_id: str = "",
     ) -> AsyncIterator[BuildEvent]:
         """The events of the build; errors of the build are raised at their end.
 
         `context` is a tar, plain or compressed; None: the request brings its Dockerfile along and copies
         nothing. `host_ca`: RUN trusts the host's CA certificates, without a trace in the image.
+        `session_id`: the session that the client opened for this build; it ends with it.
         Giving the iteration up cancels the build.
         """
         loop = asyncio.get_running_loop()
+        session = self.sessions.claim(session_id)
 
         def work(report: Report[BuildEvent], cancelled: threading.Event) -> None:
             archive = None if context is None else blocking_chunks(context, loop)
@@ -94,7 +99,9 @@ class Builds:
                     if archive is not None:
                         extract_tar(itertools.chain((start,), archive), context_fd, _CONTEXT)
                     with self._keep_layers(), self._cache.use.build():
-                        self._make_builder(credentials, host_ca).build(request, context_fd, report, cancelled)
+                        self._make_builder(credentials, host_ca).build(
+                            request, context_fd, report, cancelled, session.client
+                        )
                     loop.call_soon_threadsafe(self._tagged, request.tags)
                 finally:
                     os.close(context_fd)
@@ -103,7 +110,7 @@ class Builds:
                 # Nobody has to wait for it; what an engine that ends meanwhile leaves is swept at the next start.
                 threading.Thread(target=_remove, args=(directory,), name="context removal").start()
 
-        return aiter(ReportedWork(work))
+        return session.closed_after(ReportedWork(work))
 
     async def disk_usage(self) -> list[Json]:
         """The cache's entries in Docker's form."""

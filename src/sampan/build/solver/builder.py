@@ -18,6 +18,7 @@ from sampan.build.dockerfile.state import PREDEFINED_ARGS, Applied
 from sampan.build.errors import BuildCancelled, DockerfileError
 from sampan.build.files.context import context_tree, read_dockerfile
 from sampan.build.model import BuildEvent, BuildRequest, Plan, Stage
+from sampan.build.session import NO_CLIENT, ClientSession
 from sampan.build.solver.cache import BuildCache, CacheTable, MetadataTable
 from sampan.build.solver.channels import Channels
 from sampan.build.solver.flights import Flights
@@ -62,11 +63,17 @@ class Builder:
         self.cache = BuildCache(table, worker.has_layer, touched, imported, flights)
 
     def build(
-        self, request: BuildRequest, context_fd: int, report: Report, cancelled: threading.Event
+        self,
+        request: BuildRequest,
+        context_fd: int,
+        report: Report,
+        cancelled: threading.Event,
+        client: ClientSession = NO_CLIENT,
     ) -> Digest:
         """Build the image and tag it; its id.
 
-        `context_fd` is a directory descriptor of the unpacked context; it stays the caller's. Blocks;
+        `context_fd` is a directory descriptor of the unpacked context; it stays the caller's. `client` is asked for
+        secrets and agents, and given what is to be stored on its side. Blocks;
         `report` is called by one thread at a time. Raises `DockerfileError`, `RunFailed` (with `exit_code`),
         `BuildCancelled`, `NotFound`, `Invalid`, ...; nothing half-made remains then.
         """
@@ -82,7 +89,9 @@ class Builder:
 
         def perform() -> Digest:
             self.cache.seen.clear()
-            return _Build(self._worker, self.cache, request, planned, context_fd, report, cancelled).perform()
+            return _Build(
+                self._worker, self.cache, request, planned, context_fd, report, cancelled, client
+            ).perform()
 
         if self._transfer is None:
             return perform()
@@ -98,6 +107,7 @@ class _Build:
     context_fd: int
     report: Report
     cancelled: threading.Event
+    client: ClientSession
 
     def __post_init__(self) -> None:
         self.stop = LinkedEvent(self.cancelled)
