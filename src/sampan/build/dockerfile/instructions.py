@@ -16,7 +16,7 @@ from dataclasses import replace
 from sampan.build.dockerfile.check import Flags, mistake
 from sampan.build.dockerfile.expand import expand, expand_heredoc, expand_words
 from sampan.build.dockerfile.mounts import parse_mount, require_supported
-from sampan.build.dockerfile.ports import parse_port_specs
+from sampan.build.dockerfile.ports import MAX_PORTS, parse_port_specs
 from sampan.build.dockerfile.state import Applied, StageState
 from sampan.build.dockerfile.timespan import parse_duration
 from sampan.build.model import CopyOperation, Instruction, RunOperation, WorkdirOperation
@@ -271,10 +271,12 @@ def _user(state: StageState, instruction: Instruction) -> Applied:
 
 def _expose(state: StageState, instruction: Instruction) -> Applied:
     ports = parse_port_specs(_all_words(state, instruction))
+    count = state.exposed + len(ports)
+    if count > MAX_PORTS:
+        raise mistake(instruction, f"more than {MAX_PORTS} ports in the EXPOSE instructions of a stage")
     exposed = {**(state.config.exposed_ports or {}), **{port: {} for port in ports}}
-    return Applied(
-        state.with_config(exposed_ports=dict(sorted(exposed.items()))), f"EXPOSE [{' '.join(ports)}]"
-    )
+    state = replace(state.with_config(exposed_ports=dict(sorted(exposed.items()))), exposed=count)
+    return Applied(state, f"EXPOSE [{' '.join(ports)}]")
 
 
 def _volume(state: StageState, instruction: Instruction) -> Applied:

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 from sampan.errors import Invalid
 
+MAX_PORTS = 3 * 65536
+"""Ports that the EXPOSE instructions of one stage may name, repetitions counted: each port of each protocol."""
+
 _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _PROTOCOLS = ("tcp", "udp", "sctp")
 
@@ -16,6 +19,7 @@ def parse_port_specs(words: Iterable[str]) -> tuple[str, ...]:
     as Docker does. Raises `Invalid`.
     """
     ports: dict[str, None] = {}
+    count = 0
     for word in words:
         numbers, _, protocol = word.partition("/")
         protocol = protocol.lower() or "tcp"
@@ -28,6 +32,9 @@ def parse_port_specs(words: Iterable[str]) -> tuple[str, ...]:
         first, last = int(match[1]), int(match[2] or match[1])
         if last > 65535 or first > last:
             raise Invalid(f"invalid containerPort: {container}", hint="ports go from 0 to 65535")
+        count += last + 1 - first
+        if count > MAX_PORTS:
+            raise Invalid(f"more than {MAX_PORTS} ports", hint="an image needs to name few ports")
         for port in range(first, last + 1):
             ports[f"{port}/{protocol}"] = None
     return tuple(sorted(ports))

@@ -45,6 +45,8 @@ class StageState:
     cmd_is_own: bool = False
     """CMD stands in this Dockerfile: a later ENTRYPOINT must not forget it."""
     author: str = ""
+    exposed: int = 0
+    """Ports that EXPOSE has named so far in this stage."""
 
     @property
     def shell(self) -> tuple[str, ...]:
