@@ -62,6 +62,8 @@ class Instruction:
     """What an ONBUILD defers."""
     segments: tuple[Segment, ...] = ()
     file: str = "Dockerfile"
+    comments: tuple[str, ...] = ()
+    """Those before it, without `#`, up to the instruction before or an empty comment; blank lines don't count."""
 
     def place(self, fragment: str = "") -> Place:
         """Where `fragment` stands in this instruction, or where the instruction starts."""
@@ -82,6 +84,10 @@ class Dockerfile:
     escape: str = "\\"
     syntax: str = ""
     """The value of the `syntax` directive; it is recorded, no other front end is loaded."""
+    check: str = ""
+    """The value of the `check` directive, up to its first blank."""
+    empty_continuations: tuple[int, ...] = ()
+    """Lines on which instructions with an empty line inside of a continuation end."""
 
 
 @dataclass(frozen=True, slots=True)

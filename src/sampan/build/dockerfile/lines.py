@@ -26,6 +26,9 @@ _KNOWN_DIRECTIVES = ("escape", "syntax", "check")
 class Directives:
     escape: str = "\\"
     syntax: str = ""
+    check: str = ""
+    lines: int = 0
+    """How many lines they take."""
 
 
 class LineReader:
@@ -35,6 +38,9 @@ class LineReader:
         self.file = file
         self.lines = _physical_lines(raw, file)
         self.next = 0
+        self.comments: list[str] = []
+        """The comments before the logical line that was read last."""
+        self.empty_continuations: list[int] = []
         self.directives = self._read_directives()
         escape = re.escape(self.directives.escape)
         self._continued = re.compile(rf"(?:(?<!{escape}))({escape})[ \t]*$")
@@ -45,14 +51,27 @@ class LineReader:
         return Place(self.file, number + 1, column, text)
 
     def logical_lines(self) -> Iterator[tuple[str, tuple[Segment, ...]]]:
+        """While one is being looked at, `comments` has what was written above it."""
         while self.next < len(self.lines):
             line = self.lines[self.next].lstrip(" \t\r\f\v")
             if not line.strip() or line.startswith("#"):
+                self._note_comment(line)
                 self.next += 1
                 continue
             text, segments = self._join()
             if text.strip():
                 yield text.rstrip(), segments
+            self.comments = []
+
+    def _note_comment(self, line: str) -> None:
+        """BuildKit's: an empty comment forgets those above it, a blank line does not."""
+        if line.startswith("#") and self.next >= self.directives.lines:
+            # Of an indented comment BuildKit takes one character off too, so that its `#` stays.
+            comment = self.lines[self.next][1:].strip()
+            if comment:
+                self.comments.append(comment)
+            else:
+                self.comments = []
 
     def take(self) -> str | None:
         """The next physical line as it stands, for here-documents; None at the end."""
@@ -65,11 +84,14 @@ class LineReader:
         parts: list[str] = []
         segments: list[Segment] = []
         length = 0
+        empty = False
         while self.next < len(self.lines):
             physical = self.lines[self.next]
             self.next += 1
             stripped = physical.lstrip(" \t\r\f\v")
             if parts and (not stripped or stripped.startswith("#")):
+                # What follows the file's last newline is no line.
+                empty |= not stripped and self.next < len(self.lines)
                 continue
             piece, column = (physical, 1) if parts else (stripped, len(physical) - len(stripped) + 1)
             match = self._continued.search(piece)
@@ -84,6 +106,8 @@ class LineReader:
                 )
             if not match:
                 break
+        if empty:
+            self.empty_continuations.append(min(self.next, len(self.lines) - (not self.lines[-1])))
         return "".join(parts), tuple(segments)
 
     def _read_directives(self) -> Directives:
@@ -108,7 +132,8 @@ class LineReader:
                     expected="` or \\",
                 )
             found[name] = value
-        return Directives(found.get("escape", "\\"), found.get("syntax", ""))
+        check = found.get("check", "").partition(" ")[0]
+        return Directives(found.get("escape", "\\"), found.get("syntax", ""), check, len(found))
 
 
 def _physical_lines(raw: bytes, file: str) -> list[str]:

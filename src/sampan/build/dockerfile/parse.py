@@ -33,14 +33,15 @@ def parse(raw: bytes, file: str = "Dockerfile") -> Dockerfile:
     escape = reader.directives.escape
     instructions: list[Instruction] = []
     for text, segments in reader.logical_lines():
-        draft = Instruction("", (), text, segments=segments, file=file)
+        draft = Instruction("", (), text, segments=segments, file=file, comments=tuple(reader.comments))
         instruction = _instruction(draft, 0, escape)
         if instruction.keyword in _WITH_HEREDOCS and not instruction.is_json and "<<" in text:
             instruction = replace(instruction, heredocs=_heredocs(instruction, reader, escape))
         instructions.append(instruction)
     if not instructions:
         raise DockerfileError("file with no instructions", Place(file, 1, 1, ""), expected="FROM or ARG")
-    return Dockerfile(tuple(instructions), escape, reader.directives.syntax)
+    directives, empty = reader.directives, tuple(reader.empty_continuations)
+    return Dockerfile(tuple(instructions), escape, directives.syntax, directives.check, empty)
 
 
 def parse_trigger(text: str, escape: str = "\\") -> Instruction:

@@ -32,7 +32,7 @@ def plan(
     for instruction in dockerfile.instructions:
         check(instruction)
     head, bodies = _split(dockerfile)
-    platform_args = _platform_args(build_platform, target_platform or build_platform)
+    platform_args = platform_args_of(build_platform, target_platform or build_platform)
     known = {name: build_args.get(name) or value for name, value in platform_args.items()}
     global_args = _global_args(head, build_args, known, dockerfile.escape)
     scope = {**known, **global_args}
@@ -89,7 +89,7 @@ def _split(dockerfile: Dockerfile) -> tuple[list[Instruction], list[list[Instruc
     return head, bodies
 
 
-def _platform_args(build: str, target: str) -> dict[str, str]:
+def platform_args_of(build: str, target: str) -> dict[str, str]:
     values: dict[str, str] = {}
     for prefix, platform in (("BUILD", build), ("TARGET", target)):
         system, _, rest = platform.partition("/")

@@ -11,7 +11,12 @@ from sampan.build.model import Instruction
 class Rule:
     name: str
     description: str
-    url: str
+    """Why it matters, in a sentence."""
+    url: str = ""
+    fix: str = ""
+    """What to write instead."""
+    experimental: bool = False
+    """Only when the options ask for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +27,18 @@ class Finding:
     message: str
     first: int
     last: int
+    comments: tuple[str, ...] = ()
+    """Those that may silence it (`# check=skip=NAME`)."""
 
 
-def at(rule: Rule, message: str, instruction: Instruction) -> Finding:
+def at(rule: Rule, message: str, instruction: Instruction, *, local: bool = True) -> Finding:
+    """`local`: comments above the instruction may silence the rule there, as for most of BuildKit's."""
+    first, last = lines_of(instruction)
+    return Finding(rule, message, first, last, instruction.comments if local else ())
+
+
+def lines_of(instruction: Instruction) -> tuple[int, int]:
+    """The first and the last line, here-documents included."""
     first = instruction.place().line
     last = instruction.segments[-1].line if instruction.segments else first
-    return Finding(
-        rule, message, first, last + sum(doc.content.count("\n") + 1 for doc in instruction.heredocs)
-    )
+    return first, last + sum(doc.content.count("\n") + 1 for doc in instruction.heredocs)

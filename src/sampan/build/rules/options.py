@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 
+from sampan.build.rules.finding import Rule
 from sampan.errors import Invalid
 
 _TRUTH = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
+_COMMENT = re.compile(r"check\s*=\s*(\S+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +22,37 @@ class CheckOptions:
     error: bool = False
     """A finding fails the build."""
 
+    def allow(self, rule: Rule) -> bool:
+        """`skip` has no say about experimental rules, which are off unless they are asked for."""
+        if rule.experimental:
+            return self.experimental_all or rule.name in self.experimental
+        return not self.skip_all and rule.name not in self.skip
 
+    def with_comments(self, comments: tuple[str, ...]) -> CheckOptions:
+        """What counts for an instruction below these comments: the first `check=` among them adds to these options.
+
+        One that can't be read is a comment like any other.
+        """
+        for comment in comments:
+            match = _COMMENT.match(comment)
+            if match:
+                try:
+                    return self._joined(parse_options(match[1]))
+                except Invalid:
+                    return self
+        return self
+
+    def _joined(self, other: CheckOptions) -> CheckOptions:
+        return CheckOptions(
+            self.skip | other.skip,
+            self.skip_all or other.skip_all,
+            self.experimental | other.experimental,
+            self.experimental_all or other.experimental_all,
+            self.error,
+        )
+
+
+@lru_cache(maxsize=64)
 def parse_options(text: str) -> CheckOptions:
     """`skip=A,B;error=true;experimental=all`. Raises `Invalid` in BuildKit's words."""
     values: dict[str, str] = {}

@@ -1,0 +1,147 @@
+"""A Dockerfile's text in, a report out: the findings of all rules, and the mistake that would end a build."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from sampan.build.dockerfile.check import check as check_shape
+from sampan.build.dockerfile.instructions import apply
+from sampan.build.dockerfile.parse import parse
+from sampan.build.dockerfile.plan import SCRATCH, plan
+from sampan.build.dockerfile.state import ArgScope, StageState, initial_state
+from sampan.build.errors import DockerfileError
+from sampan.build.model import Dockerfile, Plan
+from sampan.build.rules.finding import Finding
+from sampan.build.rules.flow import Flow
+from sampan.build.rules.options import CheckOptions, parse_options
+from sampan.build.rules.origins import Origins
+from sampan.build.rules.subject import Subject
+from sampan.build.rules.writing import each_alone, writing_findings
+from sampan.errors import Invalid, SampanError
+from sampan.oci.image import ContainerDefaults
+
+OPTIONS_ARG = "BUILDKIT_DOCKERFILE_CHECK"
+"""The build argument that replaces the `check` directive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    findings: tuple[Finding, ...]
+    """In the order of lines."""
+    options: CheckOptions = field(default_factory=CheckOptions)
+    mistake: SampanError | None = None
+    """What a build would end with; a `DockerfileError` knows its place."""
+
+    @property
+    def violation(self) -> str:
+        """BuildKit's words when `error=true` is set and something was found; else ""."""
+        if not self.options.error or not self.findings:
+            return ""
+        names = dict.fromkeys(finding.rule.name for finding in self.findings)
+        return f"lint violation found for rules: {', '.join(names)}"
+
+
+def options_of(dockerfile: Dockerfile, given: dict[str, str]) -> CheckOptions:
+    """Raises `Invalid`."""
+    try:
+        return parse_options(given.get(OPTIONS_ARG, dockerfile.check))
+    except Invalid as error:
+        raise Invalid(f"failed to parse check options: {error.message}", hint=error.hint) from error
+
+
+def check_text(raw: bytes, subject: Subject, file: str = "Dockerfile") -> Report:
+    """All rules over a Dockerfile that may be wrong. `subject` has everything but the parsed Dockerfile."""
+    try:
+        dockerfile = parse(raw, file)
+    except DockerfileError as mistake:
+        return _before_mistake(raw, mistake)
+    try:
+        options = options_of(dockerfile, subject.given)
+    except Invalid as error:
+        return Report((), mistake=error)
+    for index, item in enumerate(dockerfile.instructions):
+        try:
+            check_shape(item)
+        except DockerfileError as mistake:
+            return _report(each_alone(dockerfile.instructions[:index]), options, mistake)
+    return check(replace(subject, dockerfile=dockerfile), options)
+
+
+def check(subject: Subject, options: CheckOptions) -> Report:
+    """All rules over a Dockerfile whose instructions are well formed."""
+    dockerfile, origins = subject.dockerfile, Origins(subject)
+    early = [*writing_findings(dockerfile), *origins.findings()]
+    try:
+        planned = plan(
+            dockerfile,
+            build_args=subject.build_args,
+            target=subject.target,
+            build_platform=subject.build_platform,
+            target_platform=subject.target_platform,
+        )
+    except SampanError as mistake:
+        return _report(early, options, mistake)
+    stages = {stage.index for stage in planned.stages} if subject.target else set(planned.every_stage)
+    flow = Flow(subject, origins)
+    found = [*early, *_walk(flow, origins, stages)]
+    return _report(found, options, _first_mistake(subject, planned, stages))
+
+
+def build_findings(subject: Subject, planned: Plan, options: CheckOptions) -> Report:
+    """BuildKit's rules over what a build needs."""
+    if options.skip_all and not options.experimental_all and not options.experimental:
+        return Report((), options)
+    origins = Origins(subject)
+    walked = _walk(Flow(subject, origins), origins, {stage.index for stage in planned.stages})
+    return _report([*writing_findings(subject.dockerfile), *origins.findings(), *walked], options, None)
+
+
+def _walk(flow: Flow, origins: Origins, stages: set[int]) -> Iterator[Finding]:
+    for body in origins.bodies:
+        found = flow.stage(body)
+        if body.index in stages:
+            yield from found
+        else:
+            list(found)  # what it has become may count for a stage that stands on it
+
+
+def _report(found: Iterable[Finding], options: CheckOptions, mistake: SampanError | None) -> Report:
+    allowed = [item for item in found if options.with_comments(item.comments).allow(item.rule)]
+    return Report(tuple(sorted(allowed, key=lambda item: item.first)), options, mistake)
+
+
+def _before_mistake(raw: bytes, mistake: DockerfileError) -> Report:
+    """What can be said about the lines above the one that could not be parsed."""
+    lines = raw.split(b"\n")[: max(mistake.line - 1, 0)]
+    try:
+        above = parse(b"\n".join(lines), mistake.file)
+        options = options_of(above, {})
+    except SampanError:
+        return Report((), mistake=mistake)
+    return _report(each_alone(above.instructions), options, mistake)
+
+
+def _first_mistake(subject: Subject, planned: Plan, stages: set[int]) -> SampanError | None:
+    """The first instruction whose values can't work, as far as this is known without doing anything."""
+    scope = ArgScope(subject.build_args, planned.global_args, planned.platform_args)
+    ends: dict[int, StageState] = {}
+    known: dict[int, bool] = {}
+    for index, stage in sorted(planned.every_stage.items()):
+        defaults, known[index] = ContainerDefaults(), stage.base == SCRATCH
+        if stage.base_stage is not None and stage.base_stage in ends:
+            defaults, known[index] = ends[stage.base_stage].config, known[stage.base_stage]
+        elif not known[index]:
+            config = subject.find_base(stage.base, stage.platform or "")
+            defaults, known[index] = (config.defaults, True) if config else (defaults, False)
+        state = initial_state(defaults, scope, planned.escape)
+        for item in stage.instructions:
+            try:
+                state = apply(state, item).state
+            except SampanError as mistake:
+                # Without the base's variables a value with one of them can't be judged.
+                if index in stages and (known[index] or "$" not in item.text):
+                    return mistake
+                break
+        ends[index] = state
+    return None

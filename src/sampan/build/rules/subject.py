@@ -1,0 +1,63 @@
+"""What is checked: a Dockerfile, and what is known about the build that it would be used in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sampan.build.model import Dockerfile, Instruction
+from sampan.oci.ignore import IgnoreRules
+from sampan.oci.image import ImageConfig
+
+FindBase = Callable[[str, str], ImageConfig | None]
+"""From an image's name and a platform ("": the build's) to its configuration; None: it is not known."""
+
+
+def no_base(_name: str, _platform: str) -> ImageConfig | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    dockerfile: Dockerfile
+    build_args: Mapping[str, str | None] = field(default_factory=dict)
+    target: str = ""
+    """A stage; with "" all stages are looked at."""
+    build_platform: str = "linux/amd64"
+    target_platform: str = "linux/amd64"
+    find_base: FindBase = no_base
+    ignore: IgnoreRules | None = None
+    """None: the context has no ignore file."""
+    whole_context: bool = True
+    """False: no context is known, so that nothing can be said about its ignore file."""
+
+    @property
+    def given(self) -> dict[str, str]:
+        return {name: value for name, value in self.build_args.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A stage as it is written."""
+
+    index: int
+    origin: Instruction
+    instructions: tuple[Instruction, ...]
+    base: str
+    """FROM's image or stage, expanded; "" when that failed."""
+    platform: str
+    """FROM's --platform, expanded."""
+    parent: int | None
+    """The stage that it stands on."""
+
+    @property
+    def name(self) -> str:
+        return self.origin.args[2].lower() if len(self.origin.args) == 3 else ""
+
+
+def ancestry(bodies: Sequence[Body], index: int) -> list[Body]:
+    """The stage and those that it stands on, itself first."""
+    chain = [bodies[index]]
+    while (parent := chain[-1].parent) is not None:
+        chain.append(bodies[parent])
+    return chain
