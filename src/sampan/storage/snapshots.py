@@ -16,6 +16,7 @@ import msgspec
 from sampan.errors import Conflict, Internal, Invalid, NotFound
 from sampan.oci.digest import Digest
 from sampan.oci.rootfs import RootAssembly
+from sampan.storage.clamp import clamp_times
 from sampan.storage.layers import Layer, LayerStore
 from sampan.storage.removal import remove_tree
 
@@ -86,9 +87,15 @@ class SnapshotStore:
             raise NotFound(f"No such snapshot: {snapshot_id}")
         return path
 
-    def adopt(self, snapshot_id: str) -> Layer:
-        """Its upper directory becomes a layer; the snapshot is gone afterwards. Nobody may have it mounted."""
-        layer = self._layers.adopt(self.upper(snapshot_id))
+    def adopt(self, snapshot_id: str, *, latest: int | None = None) -> Layer:
+        """Its upper directory becomes a layer; the snapshot is gone afterwards. Nobody may have it mounted.
+
+        No file in the layer is newer than `latest` (seconds since 1970) when that is given.
+        """
+        upper = self.upper(snapshot_id)
+        if latest is not None:
+            clamp_times(upper, latest)
+        layer = self._layers.adopt(upper)
         self.remove(snapshot_id)
         return layer
 
