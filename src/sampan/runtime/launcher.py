@@ -87,7 +87,7 @@ class Launcher:
                 self._answer(answer, failure_of(error, "launcher"))
             except Exception as error:  # noqa: BLE001 - a fault of ours: told in full, but other containers need us
                 sys.stderr.write(f"sampan launcher: {type(call).__name__} failed unexpectedly:\n")
-                sys.excepthook(type(error), error, error.__traceback__)
+                sys.__excepthook__(type(error), error, error.__traceback__)
                 self._answer(answer, failure_of(error, f"launcher: {type(error).__name__}"))
             finally:
                 answer.close()
