@@ -9,10 +9,14 @@ from typing import TypeVar
 import msgspec
 
 from sampan.api.auth import registry_config
+from sampan.api.classic_build import ClassicBuild
 from sampan.api.images import credentials
 from sampan.api.messages import AnyResponse, Request, Route, StreamingResponse
+from sampan.api.solve_status import failure_detail, status_of
 from sampan.build.cache_options import parse_cache_from, parse_cache_to
-from sampan.build.model import BuildEvent, BuildRequest, RunLimits
+from sampan.build.errors import RunFailed
+from sampan.build.events import BuildEvent, BuildResult, Failure
+from sampan.build.model import BuildRequest, RunLimits
 from sampan.engine.engine import Engine
 from sampan.errors import Invalid, SampanError, Unsupported
 from sampan.oci.reference import Reference, parse_reference
@@ -36,24 +40,56 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
     if request.get("remote"):
         raise Unsupported("a build context from a URL is not supported yet", hint="send the context as a tar")
     wanted = build_request(request)
+    progress = request.get("progress")
+    if progress not in ("", "rawjson"):
+        raise Invalid(f"invalid progress {progress!r}: the engine tells rawjson, or Docker's classic stream")
     sent = {domain_of(host): credentials(auth) for host, auth in registry_config(request).items()}
     events = engine.builds.build(
         wanted, request.stream(), sent, host_ca=request.flag("hostca"), session_id=request.get("session")
     )
+    if progress:
+        return StreamingResponse(_raw_lines(events), flush_headers=True)
+    return StreamingResponse(_classic_lines(events, quiet=wanted.quiet), flush_headers=True)
 
-    async def lines() -> AsyncIterator[bytes]:
-        try:
-            async for event in events:
-                if not wanted.quiet:
-                    yield _line(event)
-                elif event.image_id is not None:  # `build -q` of a client prints this stream and nothing else
-                    yield _encode({"stream": f"{event.image_id}\n"})
-        except SampanError as error:
-            code = getattr(error, "exit_code", 0)
-            detail = {"code": code, "message": error.message} if code else {"message": error.message}
-            yield _encode({"errorDetail": detail, "error": error.message})
 
-    return StreamingResponse(lines(), flush_headers=True)
+async def _classic_lines(events: AsyncIterator[BuildEvent], *, quiet: bool) -> AsyncIterator[bytes]:
+    """`quiet`: `build -q` of a client prints this stream and nothing else."""
+    classic = ClassicBuild()
+    try:
+        async for event in events:
+            if not quiet:
+                for message in classic.feed(event):
+                    yield _encode(message)
+            elif isinstance(event, BuildResult):
+                yield _encode({"stream": f"{event.image}\n"})
+    except SampanError as error:
+        for message in classic.rest():
+            yield _encode(message)
+        if isinstance(error, RunFailed) and not quiet:
+            place = error.place
+            yield _encode({"stream": f"{place.file}, line {place.line}: {place.text.strip()}\n"})
+        yield _encode({"errorDetail": _detail(error), "error": error.message})
+
+
+async def _raw_lines(events: AsyncIterator[BuildEvent]) -> AsyncIterator[bytes]:
+    """BuildKit's words, and for our own client where an error belongs."""
+    failure: Failure | None = None
+    try:
+        async for event in events:
+            if isinstance(event, Failure):
+                failure = event
+            message = status_of(event)
+            if message is not None:
+                yield _encode(message)
+    except SampanError as error:
+        detail = _detail(error)
+        detail["sampan"] = {"hint": error.hint, **(failure_detail(failure) if failure else {})}
+        yield _encode({"errorDetail": detail, "error": error.message})
+
+
+def _detail(error: SampanError) -> dict[str, object]:
+    code = getattr(error, "exit_code", 0)
+    return {"code": code, "message": error.message} if code else {"message": error.message}
 
 
 def _refuse(request: Request) -> None:
@@ -141,19 +177,6 @@ def _decoded(name: str, text: str, kind: type[T]) -> T:
         return msgspec.json.decode(text, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"invalid {name}: {error}") from error
-
-
-def _line(event: BuildEvent) -> bytes:
-    if event.image_id is not None:
-        return _encode({"aux": {"ID": event.image_id}})
-    if event.stream:
-        return _encode({"stream": event.stream})
-    body: dict[str, object] = {"status": event.status}
-    if event.id:
-        body["id"] = event.id
-    if event.current or event.total:
-        body["progressDetail"] = {"current": event.current, "total": event.total}
-    return _encode(body)
 
 
 def _encode(value: object) -> bytes:

@@ -3,6 +3,9 @@
 A vertex is a step of the graph. It is told when it becomes known, again with `started`, and again with
 `completed` (and `cached` or `error`); the last word about a vertex counts. Times are RFC 3339 in UTC with
 fractions of a second. `api` makes Docker's classic stream or lines of JSON out of these values.
+
+Stages that run at the same time tell at the same time. Who wants the Dockerfile's order instead (the classic
+stream) gets it from `StageOrder` and `StepNote`, which BuildKit does not have.
 """
 
 from __future__ import annotations
@@ -56,3 +59,63 @@ class VertexWarning(msgspec.Struct, frozen=True, omit_defaults=True):
     url: str = ""
     file: str = ""
     line: int = 0
+
+
+class StageOrder(msgspec.Struct, frozen=True):
+    """Told once, before any stage runs: the stages that are wanted, in the order of the Dockerfile's lines."""
+
+    stages: tuple[int, ...]
+
+
+class StepNote(msgspec.Struct, frozen=True, omit_defaults=True):
+    """About an instruction what a vertex does not tell. A vertex's first note comes before its output.
+
+    Instructions that only change the configuration have notes and no `Vertex`.
+    """
+
+    stage: int
+    """Its index in the Dockerfile; -1: what belongs to no stage."""
+    vertex: Digest
+    text: str = ""
+    """The instruction as it was written, told when it is reached; with it `number` of `total`, from 1."""
+    number: int = 0
+    total: int = 0
+    triggers: int = 0
+    """So many ONBUILD triggers of the base image follow."""
+    cached: bool = False
+    running: str = ""
+    """The id of the container that a RUN has begun in."""
+    removed: str = ""
+    """The id of a RUN's container that is gone."""
+    image: str | None = None
+    """The id of the image that the state after the instruction would be; "" for `FROM scratch`."""
+    ended: bool = False
+    """The stage says nothing more."""
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the error that ends the build belongs; told right before it is raised. Lines count from 1."""
+
+    vertex: Digest
+    """Empty when the Dockerfile was not understood: no step was reached."""
+    file: str
+    line: int
+    last_line: int
+    column: int
+    text: str
+    """The line itself."""
+    excerpt: tuple[tuple[int, str], ...] = ()
+    """Lines of the file around, each with its number."""
+    last_output: str = ""
+    """The end of what the failed command wrote."""
+
+
+class BuildResult(msgspec.Struct, frozen=True):
+    """Told last but for warnings: the image exists and has its tags."""
+
+    image: Digest
+    tags: tuple[str, ...] = ()
+    """As people write them: `me/app:latest`."""
+
+
+BuildEvent = Vertex | VertexStatus | VertexLog | VertexWarning | StageOrder | StepNote | Failure | BuildResult

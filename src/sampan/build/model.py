@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-import msgspec
-
 from sampan.build.cache_options import CacheFrom, CacheTo
-from sampan.oci.digest import Digest
 from sampan.oci.reference import Reference
 
 MAX_DOCKERFILE = 4 << 20
@@ -242,18 +239,3 @@ class BuildRequest:
     limits: RunLimits = field(default_factory=RunLimits)
     cache_from: tuple[CacheFrom, ...] = ()
     cache_to: tuple[CacheTo, ...] = ()
-
-
-class BuildEvent(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of Docker's classic JSON stream.
-
-    `stream` is text to print as it is; `status`/`id`/`current`/`total` is the progress of a pull or
-    a download (bytes); `image_id` is the `aux` message that names the result.
-    """
-
-    stream: str = ""
-    status: str = ""
-    id: str = ""
-    current: int = 0
-    total: int = 0
-    image_id: Digest | None = None

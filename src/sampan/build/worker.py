@@ -20,13 +20,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from sampan.build.model import BuildEvent, RunLimits
+from sampan.build.events import BuildEvent
+from sampan.build.model import RunLimits
 from sampan.oci.digest import Digest
 from sampan.oci.image import ImageConfig
 from sampan.oci.reference import Reference
+from sampan.registry.progress import Progress
 from sampan.storage.layers import Layer
 
 Report = Callable[[BuildEvent], None]
+TransferReport = Callable[[Progress], None]
 
 EMPTY_LAYER = Digest("sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef")
 """The diff-id of a tar with no entry (1024 zero bytes): Docker leaves such layers out of an image."""
@@ -81,7 +84,13 @@ class RunRequest:
 
 class Worker(Protocol):
     def resolve_image(
-        self, reference: str, *, pull: bool, platform: str | None, report: Report, cancelled: threading.Event
+        self,
+        reference: str,
+        *,
+        pull: bool,
+        platform: str | None,
+        report: TransferReport,
+        cancelled: threading.Event,
     ) -> BaseImage:
         """The image called `reference`; pulled when it is missing, or always with `pull`.
 

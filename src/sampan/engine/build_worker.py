@@ -8,8 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from sampan.build.model import BuildEvent
-from sampan.build.worker import EMPTY_LAYER, BaseImage, Report, RunRequest
+from sampan.build.worker import EMPTY_LAYER, BaseImage, RunRequest, TransferReport
 from sampan.engine.cache_mounts import CacheMounts
 from sampan.engine.cache_transfer import RegistryCache
 from sampan.engine.containers.build_steps import BuildSteps, HostTrust
@@ -21,7 +20,6 @@ from sampan.oci.image import ImageConfig
 from sampan.oci.reference import Reference, parse_reference
 from sampan.oci.rootfs import RootAssembly
 from sampan.registry.config import Credentials
-from sampan.registry.progress import Progress
 from sampan.runtime.launcher_client import LauncherClient
 from sampan.storage.image_model import Image
 from sampan.storage.layers import Layer
@@ -60,23 +58,20 @@ class EngineWorker:
         self._lazy = lazy
 
     def resolve_image(
-        self, reference: str, *, pull: bool, platform: str | None, report: Report, cancelled: threading.Event
+        self,
+        reference: str,
+        *,
+        pull: bool,
+        platform: str | None,
+        report: TransferReport,
+        cancelled: threading.Event,
     ) -> BaseImage:
         known = self._images.store.find(reference)
         if known is not None and not pull and _serves(known, platform):
             return _base(known)
         name = parse_reference(reference).with_default_tag()
-
-        def forward(progress: Progress) -> None:
-            if progress.status:
-                report(
-                    BuildEvent(
-                        status=progress.status, id=progress.id, current=progress.current, total=progress.total
-                    )
-                )
-
         credentials = self._credentials.get(name.domain, Credentials())
-        pulled = self._images.pull_now(name, platform_of(platform or ""), credentials, forward, cancelled)
+        pulled = self._images.pull_now(name, platform_of(platform or ""), credentials, report, cancelled)
         return _base(pulled)
 
     def has_layer(self, diff_id: Digest) -> bool:

@@ -14,9 +14,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from sampan.build.model import BuildEvent, BuildRequest
+from sampan.build.events import BuildEvent
+from sampan.build.model import BuildRequest
 from sampan.build.solver.builder import Builder
 from sampan.build.solver.collection import Rule
+from sampan.build.solver.voice import internal
 from sampan.engine.build_cache import BuildCacheKeeper, Json
 from sampan.engine.build_sessions import BuildSessions
 from sampan.engine.cache_mounts import Writer, name_of
@@ -97,7 +99,8 @@ class Builds:
                 context_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
                     if archive is not None:
-                        extract_tar(itertools.chain((start,), archive), context_fd, _CONTEXT)
+                        with internal(report, "[internal] load build context"):
+                            extract_tar(itertools.chain((start,), archive), context_fd, _CONTEXT)
                     with self._keep_layers(), self._cache.use.build():
                         self._make_builder(credentials, host_ca).build(
                             request, context_fd, report, cancelled, session.client

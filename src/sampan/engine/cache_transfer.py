@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sampan.build.cache_options import CacheFrom, CacheTo
 from sampan.build.errors import BuildCancelled
-from sampan.build.model import BuildEvent
 from sampan.build.solver import remote_format
 from sampan.build.solver.cache import CacheEntry
 from sampan.build.solver.remote_format import RemoteCache
 from sampan.build.solver.transfer import CacheLost
+from sampan.build.solver.voice import internal
 from sampan.build.worker import Report
 from sampan.engine.images import Images, platform_of
 from sampan.errors import Invalid, NotFound, SampanError
@@ -47,14 +47,14 @@ class RegistryCache:
         self._cancelled = cancelled
         for source in sources:
             name = source.reference.familiar
-            report(BuildEvent(stream=f"importing cache manifest from {name}\n"))
-            try:
-                cache = self._local(source.reference) or self._remote(source.reference, cancelled)
-            except SampanError as error:
-                if cancelled.is_set():
-                    raise BuildCancelled from error
-                report(BuildEvent(stream=f"[Warning] no cache from {name}: {error.message}\n"))
-                continue
+            with internal(report, f"importing cache manifest from {name}") as voice:
+                try:
+                    cache = self._local(source.reference) or self._remote(source.reference, cancelled)
+                except SampanError as error:
+                    if cancelled.is_set():
+                        raise BuildCancelled from error
+                    voice.warn(f"no cache from {name}: {error.message}")
+                    continue
             self._caches.append((source.reference, cache))
 
     def find(self, key: str) -> CacheEntry | None:
@@ -155,7 +155,6 @@ class RegistryCache:
         reference = target.reference
         if reference is None:
             return  # inline: it is in the image
-        report(BuildEvent(stream=f"exporting cache to {reference.familiar}\n"))
         kept = {
             key: entry
             for key, entry in records.items()
@@ -166,7 +165,8 @@ class RegistryCache:
         wanted = dict.fromkeys(Digest(entry.layer) for entry in kept.values() if entry.layer)
         self.ensure(tuple(wanted))
         store = self._images.store
-        with store.hold(wanted), self._client(reference) as client:
+        exporting = internal(report, f"exporting cache to {reference.familiar}")
+        with exporting, store.hold(wanted), self._client(reference) as client:
             blobs = push_layers(client, reference, tuple(wanted), store, cancelled=cancelled)
             config = remote_format.encode(kept, blobs)
             push_small(client, reference, remote_format.CONFIG_TYPE, config, cancelled)

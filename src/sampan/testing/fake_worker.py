@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sampan.build.worker import EMPTY_LAYER, BaseImage, Report, RunRequest
+from sampan.build.worker import EMPTY_LAYER, BaseImage, RunRequest, TransferReport
 from sampan.errors import NotFound
 from sampan.oci.digest import Digest, digest_of
 from sampan.oci.image import ContainerDefaults, ImageConfig, RootFS, encode_image_config
@@ -111,7 +111,13 @@ class FakeWorker:
         del self._layers[diff_id]
 
     def resolve_image(
-        self, reference: str, *, pull: bool, platform: str | None, report: Report, cancelled: threading.Event
+        self,
+        reference: str,
+        *,
+        pull: bool,
+        platform: str | None,
+        report: TransferReport,
+        cancelled: threading.Event,
     ) -> BaseImage:
         if reference not in self._bases:
             raise NotFound(

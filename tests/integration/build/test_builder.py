@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from sampan.build.errors import BuildCancelled, DockerfileError, RunFailed
-from sampan.build.model import BuildEvent, BuildRequest
+from sampan.build.events import Failure, Vertex
+from sampan.build.model import BuildRequest
 from sampan.build.solver.builder import Builder
 from sampan.build.worker import RunRequest
 from sampan.errors import Invalid, NotFound, Unavailable
 from sampan.oci.digest import Digest
 from sampan.oci.image import ContainerDefaults
 from sampan.oci.reference import parse_reference
+from sampan.testing.build_reader import BuildReader
 from sampan.testing.fake_worker import FakeTable, FakeWorker
 
 pytestmark = pytest.mark.root
@@ -35,7 +37,7 @@ class Bench:
         )
         self.table = FakeTable()
         self.builder = Builder(self.worker, None, table=self.table)
-        self.output: list[str] = []
+        self.reader = BuildReader()
         self.cancelled = threading.Event()
 
     def file(self, path: str, text: str = "text", mode: int = 0o644) -> Path:
@@ -46,23 +48,20 @@ class Bench:
         return target
 
     def build(self, dockerfile: str, **options: object) -> Digest:
-        self.output = []
+        self.reader = BuildReader()
         request = BuildRequest(dockerfile_text=dockerfile.encode(), **options)  # type: ignore[arg-type]
         fd = os.open(self.context, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            return self.builder.build(request, fd, self._report, self.cancelled)
+            return self.builder.build(request, fd, self.reader, self.cancelled)
         finally:
             os.close(fd)
 
     def tree(self, dockerfile: str, **options: object) -> Path:
         return self.worker.tree(self.build(dockerfile, **options))
 
-    def _report(self, event: BuildEvent) -> None:
-        self.output.append(event.stream)
-
     @property
     def text(self) -> str:
-        return "".join(self.output)
+        return self.reader.text
 
 
 @pytest.fixture
@@ -104,6 +103,42 @@ def test_a_cached_rebuild_does_no_work_and_gives_the_same_image(bench: Bench) ->
     assert (bench.worker.snapshots_made, bench.worker.roots_opened, bench.worker.images_made) == counts
     assert bench.table.rows == rows
     assert bench.text.count(" ---> Using cache") == 5
+
+
+def test_the_graph_is_told_before_it_runs_and_in_buildkits_names(bench: Bench) -> None:
+    dockerfile = (
+        "FROM base AS one\nENV A=1\nRUN write /made x\nFROM base\nWORKDIR /w\nCOPY --from=one \\\n  /made /\n"
+    )
+    for cached in (False, True):
+        bench.build(dockerfile)
+        told = [event for event in bench.reader.events if isinstance(event, Vertex)]
+        planned = [event for event in told if not event.started]
+        assert [event.name for event in planned] == [
+            "[one 1/2] FROM base",
+            "[one 2/2] RUN write /made x",
+            "[stage-1 1/3] FROM base",
+            "[stage-1 2/3] WORKDIR /w",
+            "[stage-1 3/3] COPY --from=one /made /",
+        ]
+        assert planned[4].inputs == (planned[3].digest, planned[1].digest)
+        last = {event.digest: event for event in told}
+        assert all(event.started and event.completed and not event.error for event in last.values())
+        steps = [last[event.digest].cached for event in planned if "FROM base" not in event.name]
+        assert steps == [cached] * 3
+        assert {event.name for event in told} >= {
+            "[internal] load build definition from Dockerfile",
+            "[internal] load metadata for base",
+            "exporting to image",
+        }
+
+
+def test_a_mistake_in_the_dockerfile_is_told_with_the_lines_around(bench: Bench) -> None:
+    with pytest.raises(DockerfileError):
+        bench.build("FROM base\n\nRUNN x\n# more\n")
+    failure = bench.reader.events[-1]
+    assert isinstance(failure, Failure)
+    assert (failure.vertex, failure.line) == ("", 3)
+    assert failure.excerpt == ((1, "FROM base"), (2, ""), (3, "RUNN x"), (4, "# more"))
 
 
 def test_a_touched_file_hits_and_a_changed_one_misses(bench: Bench) -> None:
@@ -222,7 +257,15 @@ def test_a_failed_command_passes_its_code_and_leaves_nothing(bench: Bench) -> No
         bench.build("FROM base\nRUN write /x 1\nRUN echo doing; exit 7\n")
     assert caught.value.message == "The command '/bin/sh -c echo doing; exit 7' returned a non-zero code: 7"
     assert caught.value.exit_code == 7
-    assert "Dockerfile, line 3: RUN echo doing; exit 7\n" in bench.text
+    failure = bench.reader.events[-1]
+    assert isinstance(failure, Failure)
+    assert (failure.file, failure.line, failure.last_line) == ("Dockerfile", 3, 3)
+    assert (failure.text, failure.last_output) == ("RUN echo doing; exit 7", "doing\n")
+    assert failure.excerpt == ((1, "FROM base"), (2, "RUN write /x 1"), (3, "RUN echo doing; exit 7"))
+    failed = [event for event in bench.reader.events if isinstance(event, Vertex) and event.error]
+    assert [(event.digest, event.name) for event in failed] == [
+        (failure.vertex, "[3/3] RUN echo doing; exit 7")
+    ]
     assert caught.value.place.line == 3
     assert caught.value.last_output == "doing\n"
     assert bench.worker.open_snapshots == []

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from sampan.build.errors import BuildCancelled, RunFailed
-from sampan.build.model import BuildEvent, BuildRequest
+from sampan.build.events import BuildEvent, VertexLog
+from sampan.build.model import BuildRequest
 from sampan.build.solver.builder import Builder
 from sampan.build.worker import EMPTY_LAYER, BaseImage, Report, RunRequest
 from sampan.oci.digest import Digest, digest_of
@@ -27,6 +28,7 @@ from sampan.runtime.shim_client import ShimClient
 from sampan.storage.layers import Layer, LayerStore
 from sampan.storage.metadata import Metadata
 from sampan.storage.snapshots import SnapshotStore
+from sampan.testing.build_reader import BuildReader
 from sampan.testing.images import busybox_tar
 
 pytestmark = pytest.mark.root
@@ -160,10 +162,10 @@ class Site:
         self.context = directory / "context"
         self.context.mkdir()
         self.cancelled = threading.Event()
-        self.text = ""
+        self.reader = BuildReader()
 
     def build(self, dockerfile: str) -> ImageConfig:
-        self.text = ""
+        self.reader = BuildReader()
         fd = os.open(self.context, os.O_RDONLY | os.O_DIRECTORY)
         try:
             request = BuildRequest(dockerfile_text=dockerfile.encode())
@@ -181,7 +183,11 @@ class Site:
             return {member.name: member for member in archive}
 
     def _report(self, event: BuildEvent) -> None:
-        self.text += event.stream
+        self.reader(event)
+
+    @property
+    def text(self) -> str:
+        return self.reader.text
 
     def close(self) -> None:
         self.metadata.close()
@@ -251,7 +257,7 @@ def test_a_failing_command_gives_its_code_and_output(site: Site) -> None:
 
 def test_a_cancelled_build_leaves_no_snapshot(site: Site) -> None:
     def cancel(event: BuildEvent) -> None:
-        if "started" in event.stream:
+        if isinstance(event, VertexLog) and b"started" in event.data:
             site.cancelled.set()
 
     site._report = cancel  # type: ignore[method-assign]

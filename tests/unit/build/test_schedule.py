@@ -7,9 +7,6 @@ import threading
 import pytest
 
 from sampan.build.errors import BuildCancelled
-from sampan.build.model import BuildEvent
-from sampan.build.solver import channels
-from sampan.build.solver.channels import Channels
 from sampan.build.solver.flights import Flights
 from sampan.build.solver.schedule import Circle, LinkedEvent, Once, perform
 
@@ -110,50 +107,6 @@ def test_an_outer_event_sets_the_inner_one_and_not_the_other_way_round() -> None
     assert not other.is_set()
     outer.set()
     assert other.is_set()
-
-
-def _said(lines: list[str]) -> Channels:
-    return Channels(lambda event: lines.append(event.stream))
-
-
-def test_a_later_stage_is_heard_when_the_earlier_ones_have_ended() -> None:
-    lines: list[str] = []
-    said = _said(lines)
-    for number in (5, 6, 7):
-        said.open(number)
-    said.say(7, BuildEvent(stream="third"))
-    said.say(5, BuildEvent(stream="first"))
-    said.say(6, BuildEvent(stream="second"))
-    assert lines == ["first"]
-    said.end(6)
-    assert lines == ["first"]
-    said.end(5)
-    assert lines == ["first", "second", "third"]
-    said.say(7, BuildEvent(stream="at once"))
-    assert lines[-1] == "at once"
-
-
-def test_a_build_that_failed_tells_everything_in_order() -> None:
-    lines: list[str] = []
-    said = _said(lines)
-    said.open(0)
-    said.open(1)
-    said.say(1, BuildEvent(stream="b"))
-    said.say(0, BuildEvent(stream="a"))
-    said.end_all()
-    assert lines == ["a", "b"]
-
-
-def test_what_is_kept_of_a_stage_is_bounded_and_the_rest_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "MAX_KEPT", 1000)
-    lines: list[str] = []
-    said = _said(lines)
-    said.open(0)
-    said.open(1)
-    said.say(1, BuildEvent(stream="x" * 700))
-    said.say(1, BuildEvent(stream="y" * 700))
-    said.end(0)
-    assert lines == ["x" * 700, "[700 characters of output were left out here]\n"]
 
 
 def test_a_waiting_build_that_is_cancelled_does_not_wait_for_the_step() -> None:

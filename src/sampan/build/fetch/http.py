@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from sampan.build.errors import BuildCancelled
-from sampan.build.model import BuildEvent
-from sampan.build.worker import Report
+from sampan.build.worker import TransferReport
 from sampan.errors import Invalid, Unavailable, Unsupported
+from sampan.registry.progress import Progress
 
 if TYPE_CHECKING:
     import urllib3
@@ -62,7 +62,7 @@ def name_of(url: str) -> str:
     return "" if name in (".", "..") or "/" in name or "\0" in name else name
 
 
-def download(url: str, out: BinaryIO, report: Report, cancelled: threading.Event) -> Download:
+def download(url: str, out: BinaryIO, report: TransferReport, cancelled: threading.Event) -> Download:
     """Raises `Unavailable` when the server does not give it, `BuildCancelled`."""
     import urllib3  # not before it is needed: few builds download, and it takes 3 MB in every engine
 
@@ -86,7 +86,11 @@ def download(url: str, out: BinaryIO, report: Report, cancelled: threading.Event
 
 
 def _receive(
-    url: str, response: urllib3.BaseHTTPResponse, out: BinaryIO, report: Report, cancelled: threading.Event
+    url: str,
+    response: urllib3.BaseHTTPResponse,
+    out: BinaryIO,
+    report: TransferReport,
+    cancelled: threading.Event,
 ) -> Download:
     if response.status != 200:
         raise Unavailable(f"invalid response status {response.status} for {_redacted(url)}")
@@ -102,7 +106,7 @@ def _receive(
         count += len(chunk)
         if count > MAX_DOWNLOAD:
             raise Invalid(f"{_redacted(url)} is larger than {MAX_DOWNLOAD} bytes")
-        report(BuildEvent(status="Downloading", current=count, total=total))
+        report(Progress("Downloading", current=count, total=total))
     out.flush()
     os.lseek(out.fileno(), 0, os.SEEK_SET)
     return Download(name_of(url), digest.hexdigest(), _modified(response.headers.get("Last-Modified")))

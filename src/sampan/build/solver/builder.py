@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -16,19 +15,22 @@ from sampan.build.dockerfile.parse import parse
 from sampan.build.dockerfile.plan import plan
 from sampan.build.dockerfile.state import PREDEFINED_ARGS, Applied
 from sampan.build.errors import BuildCancelled, DockerfileError
+from sampan.build.events import BuildEvent, BuildResult, StageOrder, StepNote
 from sampan.build.files.context import context_tree, read_dockerfile
-from sampan.build.model import BuildEvent, BuildRequest, Plan, Stage
+from sampan.build.model import BuildRequest, Plan, Stage
 from sampan.build.session import NO_CLIENT, ClientSession
 from sampan.build.solver.cache import BuildCache, CacheTable, MetadataTable
-from sampan.build.solver.channels import Channels
+from sampan.build.solver.failures import Failures
 from sampan.build.solver.flights import Flights
 from sampan.build.solver.progress import Progress
 from sampan.build.solver.remote_format import encode_inline
 from sampan.build.solver.schedule import Circle, LinkedEvent, Once, perform
-from sampan.build.solver.steps import BuildImages, Common, StageSteps, host_platform, short
+from sampan.build.solver.steps import BuildImages, Common, StageSteps, host_platform
 from sampan.build.solver.transfer import CacheTransfer, with_transfer
+from sampan.build.solver.vertices import announced, plan_names
+from sampan.build.solver.voice import INTERNAL, Name, Voice, internal, vertex_digest
 from sampan.build.worker import Report, Worker
-from sampan.errors import Invalid
+from sampan.errors import Invalid, SampanError
 from sampan.oci.digest import Digest, digest_of
 from sampan.oci.image import encode_image_config
 from sampan.storage.metadata import Metadata
@@ -77,7 +79,35 @@ class Builder:
         `report` is called by one thread at a time. Raises `DockerfileError`, `RunFailed` (with `exit_code`),
         `BuildCancelled`, `NotFound`, `Invalid`, ...; nothing half-made remains then.
         """
-        dockerfile = parse(read_dockerfile(context_fd, request), request.dockerfile or "Dockerfile")
+        one_at_a_time = threading.Lock()
+
+        def told(event: BuildEvent) -> None:
+            with one_at_a_time:
+                report(event)
+
+        name = request.dockerfile or "Dockerfile"
+        with internal(told, f"[internal] load build definition from {name}"):
+            source = read_dockerfile(context_fd, request)
+        failures = Failures(source)
+        try:
+            return self._build(request, source, failures, context_fd, told, cancelled, client)
+        except SampanError as error:
+            failure = failures.find(error)
+            if failure is not None:
+                told(failure)
+            raise
+
+    def _build(
+        self,
+        request: BuildRequest,
+        source: bytes,
+        failures: Failures,
+        context_fd: int,
+        report: Report,
+        cancelled: threading.Event,
+        client: ClientSession,
+    ) -> Digest:
+        dockerfile = parse(source, request.dockerfile or "Dockerfile")
         platform = host_platform()
         planned = plan(
             dockerfile,
@@ -90,7 +120,7 @@ class Builder:
         def perform() -> Digest:
             self.cache.seen.clear()
             return _Build(
-                self._worker, self.cache, request, planned, context_fd, report, cancelled, client
+                self._worker, self.cache, request, planned, failures, context_fd, report, cancelled, client
             ).perform()
 
         if self._transfer is None:
@@ -104,6 +134,7 @@ class _Build:
     cache: BuildCache
     request: BuildRequest
     plan: Plan
+    failures: Failures
     context_fd: int
     report: Report
     cancelled: threading.Event
@@ -111,7 +142,7 @@ class _Build:
 
     def __post_init__(self) -> None:
         self.stop = LinkedEvent(self.cancelled)
-        self.channels = Channels(self.report)
+        self.names = plan_names(self.plan)
         self.stages = Once(self._perform_stage)
         self.common = Common(
             self.worker,
@@ -120,6 +151,7 @@ class _Build:
             self.plan,
             context_tree(self.context_fd, self.request),
             BuildImages(self.worker, self.request, self.stop),
+            self.failures,
             self.plan.step_count + bool(self.request.labels),
             self.stop,
             self._stage_for,
@@ -127,42 +159,38 @@ class _Build:
         self.numbers = _first_numbers(self.plan)
 
     def perform(self) -> Digest:
-        steps = StageSteps(self.common, self.plan.target, self.report, 0)
+        self.report(StageOrder(tuple(stage.index for stage in self.plan.stages)))
+        for vertex in announced(self.names):
+            self.report(vertex)
+        steps = StageSteps(self.common, replace(self.plan.target, index=INTERNAL), self.report, 0)
         for instruction in self.plan.global_instructions:
             steps.announce(instruction.text)
         result = self._perform_stages()
         steps.number = self.plan.step_count
         result = self._with_labels(result, steps)
-        image_id = self._store(result)
-        self.report(BuildEvent(image_id=image_id))
-        self._say(f"Successfully built {short(image_id)}")
-        for reference in self.request.tags:
-            tagged = reference.with_default_tag()
-            self.worker.tag(image_id, tagged)
-            self._say(f"Successfully tagged {tagged.familiar}")
-        self._warn_about_unused_args()
+        with internal(self.report, "exporting to image") as voice:
+            image_id = self._store(result)
+            voice.did(f"writing image {image_id}")
+            tags = [reference.with_default_tag() for reference in self.request.tags]
+            for tag in tags:
+                self.worker.tag(image_id, tag)
+                voice.did(f"naming to {tag}")
+        self.report(BuildResult(image_id, tuple(tag.familiar for tag in tags)))
+        self._warn_about_unused_args(voice)
         return image_id
 
     def _perform_stages(self) -> Progress:
         """All that the target needs; the target's end."""
         order = [stage.index for stage in self.plan.stages]
-        for index in order:
-            self.channels.open(index)
-        try:
-            perform(
-                order, {stage.index: stage.needs for stage in self.plan.stages}, self.stages.get, self.stop
-            )
-        finally:
-            self.channels.end_all()
+        perform(order, {stage.index: stage.needs for stage in self.plan.stages}, self.stages.get, self.stop)
         return self.stages.get(self.plan.target.index)
 
     def _perform_stage(self, index: int) -> Progress:
         stage = self.plan.every_stage[index]
         number = self.numbers.get(index, self.common.total)
-        report = partial(self.channels.say, index)
-        progress = StageSteps(self.common, stage, report, number).perform()
-        if index in self.numbers:
-            self.channels.end(index)
+        names = self.names.get(index, ())
+        progress = StageSteps(self.common, stage, self.report, number, names).perform()
+        self.report(StepNote(index, Digest(""), ended=True))
         return progress
 
     def _stage_for(self, index: int, asking: Stage) -> Progress:
@@ -183,8 +211,10 @@ class _Build:
         shown = "LABEL " + " ".join(f"{name}={value}" for name, value in labels.items())
         steps.announce(shown)
         state = progress.state.with_config(labels={**(progress.state.config.labels or {}), **labels})
-        progress = steps.executor.step(progress, Applied(state, shown), self.plan.target.origin.place())
-        steps.say_id(progress)
+        voice = Voice(self.report, Name(vertex_digest(shown)))
+        place = self.plan.target.origin.place()
+        progress = steps.executor.step(progress, Applied(state, shown), place, voice)
+        voice.image(progress.image_id())
         return progress
 
     def _store(self, progress: Progress) -> Digest:
@@ -205,7 +235,7 @@ class _Build:
             return self.worker.create_image(config, progress.base_id)
         return image_id
 
-    def _warn_about_unused_args(self) -> None:
+    def _warn_about_unused_args(self, voice: Voice) -> None:
         declared = {
             argument.partition("=")[0]
             for stage in self.plan.every_stage.values()
@@ -217,10 +247,7 @@ class _Build:
             self.request.build_args.keys() - declared - PREDEFINED_ARGS - self.plan.platform_args.keys()
         )
         if unused:
-            self._say(f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed")
-
-    def _say(self, line: str) -> None:
-        self.report(BuildEvent(stream=line + "\n"))
+            voice.warn(f"One or more build-args [{' '.join(unused)}] were not consumed")
 
 
 def _first_numbers(plan: Plan) -> dict[int, int]:

@@ -5,7 +5,6 @@ Knows nothing of Dockerfiles: it is given operations. A step that fails or is ca
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import json
 import os
@@ -13,15 +12,13 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 
 from sampan.build.dockerfile.state import Applied
 from sampan.build.errors import BuildCancelled, RunFailed
 from sampan.build.files.checksum import checksum
 from sampan.build.files.copy import RootWriter
 from sampan.build.model import (
-    BuildEvent,
     BuildRequest,
     CopyOperation,
     MountOption,
@@ -34,6 +31,7 @@ from sampan.build.solver.cache import CacheEntry, key_of
 from sampan.build.solver.placing import Placing, ownership_of
 from sampan.build.solver.progress import Progress
 from sampan.build.solver.sources import CopySources, Surroundings
+from sampan.build.solver.voice import Voice, timestamp
 from sampan.build.worker import EMPTY_LAYER, RunMount, RunRequest
 from sampan.errors import Invalid, NotFound, SampanError
 from sampan.linux.paths import open_in_root
@@ -50,37 +48,39 @@ class Executor:
     around: Surroundings
     request: BuildRequest
 
-    def step(self, progress: Progress, applied: Applied, where: Place) -> Progress:
+    def step(self, progress: Progress, applied: Applied, where: Place, voice: Voice) -> Progress:
         """Do what `applied` asks for, or find it in the cache."""
         if self.around.cancelled.is_set():
             raise BuildCancelled
         operation = applied.operation
         if isinstance(operation, CopyOperation):
-            return self._copy_step(progress, applied, operation)
+            return self._copy_step(progress, applied, operation, voice)
         content = self._content_key(operation)
         key = key_of("step", [progress.key, _chain(progress), applied.history, content])
-        entry = self._lookup(key)
+        entry = self._lookup(key, voice)
         if entry is None:
-            entry = self._made(key, applied, lambda: self._layer_of(progress, operation, where))
+            entry = self._made(key, applied, voice, lambda: self._layer_of(progress, operation, where, voice))
         return _advanced(progress, applied, key, entry)
 
-    def _copy_step(self, progress: Progress, applied: Applied, operation: CopyOperation) -> Progress:
-        with _named(operation), CopySources(self.around, operation) as sources:
+    def _copy_step(
+        self, progress: Progress, applied: Applied, operation: CopyOperation, voice: Voice
+    ) -> Progress:
+        with _named(operation), CopySources(self.around, operation, voice) as sources:
             key = key_of("step", [progress.key, _chain(progress), applied.history, sources.content_key()])
-            entry = self._lookup(key)
+            entry = self._lookup(key, voice)
             if entry is None:
-                entry = self._made(key, applied, lambda: self._copied(progress, operation, sources))
+                entry = self._made(key, applied, voice, lambda: self._copied(progress, operation, sources))
         return _advanced(progress, applied, key, entry)
 
-    def _made(self, key: str, applied: Applied, make: Callable[[], Layer | None]) -> CacheEntry:
+    def _made(self, key: str, applied: Applied, voice: Voice, make: Callable[[], Layer | None]) -> CacheEntry:
         """Done here, or by another stage or build that began with it earlier."""
         with self.around.cache.flights.alone(key, self.around.cancelled):
-            return self._lookup(key) or self._remember(key, applied, make())
+            return self._lookup(key, voice) or self._remember(key, applied, make())
 
-    def _lookup(self, key: str) -> CacheEntry | None:
+    def _lookup(self, key: str, voice: Voice) -> CacheEntry | None:
         entry = None if self.request.no_cache else self.around.cache.lookup(key)
         if entry is not None:
-            self.around.report(BuildEvent(stream=" ---> Using cache\n"))
+            voice.found()
         return entry
 
     def _remember(self, key: str, applied: Applied, layer: Layer | None) -> CacheEntry:
@@ -105,9 +105,11 @@ class Executor:
         context = self.around.context
         return checksum(context, context.select(mount.source or "."), self.around.cancelled)
 
-    def _layer_of(self, progress: Progress, operation: Operation | None, where: Place) -> Layer | None:
+    def _layer_of(
+        self, progress: Progress, operation: Operation | None, where: Place, voice: Voice
+    ) -> Layer | None:
         if isinstance(operation, RunOperation):
-            return self._run(progress, operation, where)
+            return self._run(progress, operation, where, voice)
         if isinstance(operation, WorkdirOperation):
             return self._make_workdir(progress, operation)
         return None
@@ -129,10 +131,10 @@ class Executor:
                 error.add_note(f"snapshot {change.snapshot_id} could not be removed either: {failure}")
             raise
 
-    def _run(self, progress: Progress, operation: RunOperation, where: Place) -> Layer:
+    def _run(self, progress: Progress, operation: RunOperation, where: Place, voice: Voice) -> Layer:
         with ExitStack() as stack, self._snapshot(progress) as change:
             name = change.snapshot_id[:12]
-            self.around.report(BuildEvent(stream=f" ---> Running in {name}\n"))
+            voice.running(name)
             request = RunRequest(
                 snapshot_id=change.snapshot_id,
                 diff_ids=progress.diff_ids,
@@ -147,17 +149,13 @@ class Executor:
                 extra_hosts=self.request.extra_hosts,
                 hostname=name,
             )
-            output = _Output(self)
+            output = _Output(voice)
             status = self.around.worker.run(request, output.write, self.around.cancelled)
-            output.finish()
             if self.around.cancelled.is_set():
                 raise BuildCancelled
             if status != 0:
-                self.around.report(
-                    BuildEvent(stream=f"{where.file}, line {where.line}: {where.text.strip()}\n")
-                )
                 raise RunFailed(operation.shown, status, where, output.last())
-            self.around.report(BuildEvent(stream=f" ---> Removed intermediate container {name}\n"))
+            voice.removed(name)
         return change.made()
 
     def _run_mounts(self, operation: RunOperation, stack: ExitStack) -> tuple[RunMount, ...]:
@@ -227,29 +225,20 @@ class _Change:
         return self.layer
 
 
+@dataclass(slots=True)
 class _Output:
-    """Decodes what a command writes, passes it on and keeps the end of it."""
+    """Passes on what a command writes and keeps the end of it."""
 
-    def __init__(self, executor: Executor) -> None:
-        self._report = executor.around.report
-        self._decoders = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in (1, 2)}
-        self._tail = bytearray()
+    voice: Voice
+    tail: bytearray = field(default_factory=bytearray)
 
     def write(self, stream: int, data: bytes) -> None:
-        self._tail += data
-        del self._tail[:-_LAST_OUTPUT]
-        text = self._decoders[stream].decode(data)
-        if text:
-            self._report(BuildEvent(stream=text))
-
-    def finish(self) -> None:
-        for decoder in self._decoders.values():
-            text = decoder.decode(b"", final=True)
-            if text:
-                self._report(BuildEvent(stream=text))
+        self.tail += data
+        del self.tail[:-_LAST_OUTPUT]
+        self.voice.log(stream, data)
 
     def last(self) -> str:
-        return self._tail.decode("utf-8", "replace")
+        return self.tail.decode("utf-8", "replace")
 
 
 def _chain(progress: Progress) -> str:
@@ -272,8 +261,3 @@ def _named(operation: CopyOperation) -> Iterator[None]:
         if type(error) not in (NotFound, Invalid) or not error.message.startswith(_ABOUT_SOURCES):
             raise
         raise type(error)(f"{keyword} failed: {error.message}", hint=error.hint) from error
-
-
-def timestamp() -> str:
-    """Now, as Docker writes it: RFC 3339 in UTC."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -18,7 +18,8 @@ from sampan.build.files.checksum import checksum
 from sampan.build.files.tree import Selection, Tree
 from sampan.build.model import CopyOperation
 from sampan.build.solver.cache import BuildCache, CacheEntry, key_of
-from sampan.build.worker import Report, Worker
+from sampan.build.solver.voice import Voice
+from sampan.build.worker import Worker
 from sampan.errors import Invalid, NotFound
 from sampan.oci.digest import Digest
 from sampan.oci.ignore import IgnoreRules
@@ -31,17 +32,17 @@ class Surroundings:
     worker: Worker
     cache: BuildCache
     context: Tree
-    report: Report
     cancelled: threading.Event
-    layers_of: Callable[[str], tuple[Digest, ...]]
+    layers_of: Callable[[str, Voice], tuple[Digest, ...]]
     """The layers of what `--from` names: a stage (built when it must be) or an image."""
 
 
 class CopySources:
     """A context manager: leaving it closes what was opened and deletes what was downloaded."""
 
-    def __init__(self, around: Surroundings, operation: CopyOperation) -> None:
+    def __init__(self, around: Surroundings, operation: CopyOperation, voice: Voice) -> None:
         self._around = around
+        self._voice = voice
         self._operation = operation
         self._stack = ExitStack()
         self._selections: list[Selection] | None = None
@@ -49,7 +50,7 @@ class CopySources:
         self.tree = around.context
         self._layers: tuple[Digest, ...] = ()
         if operation.origin:
-            self._layers = around.layers_of(operation.origin)
+            self._layers = around.layers_of(operation.origin, voice)
         self.urls = [source for source in operation.sources if operation.is_add and is_remote(source)]
         self.paths = [source for source in operation.sources if source not in self.urls]
         for url in self.urls:
@@ -102,7 +103,7 @@ class CopySources:
 
     def _fetch(self, url: str) -> tuple[Download, BinaryIO]:
         out = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
-        got = download(url, out, self._around.report, self._around.cancelled)
+        got = download(url, out, self._voice.transfer, self._around.cancelled)
         if self._sum and got.sha256 != self._sum:
             raise Invalid(f"digest mismatch sha256:{got.sha256}: sha256:{self._sum} for {url}")
         return got, out

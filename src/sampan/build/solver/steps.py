@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -16,15 +17,19 @@ from sampan.build.dockerfile.parse import parse_trigger
 from sampan.build.dockerfile.plan import SCRATCH, stage_of
 from sampan.build.dockerfile.state import ArgScope, initial_state
 from sampan.build.errors import DockerfileError
+from sampan.build.events import StepNote
 from sampan.build.files.tree import Tree
-from sampan.build.model import BuildEvent, BuildRequest, Instruction, Plan, Stage
+from sampan.build.model import BuildRequest, Instruction, Plan, Stage
 from sampan.build.solver.cache import BuildCache, key_of
 from sampan.build.solver.execute import Executor
+from sampan.build.solver.failures import Failures
 from sampan.build.solver.progress import Progress
 from sampan.build.solver.sources import Surroundings
+from sampan.build.solver.vertices import stage_names, trigger_names
+from sampan.build.solver.voice import Name, Voice, internal, speaking, vertex_digest
 from sampan.build.worker import BaseImage, Report, Worker
 from sampan.errors import Internal, Invalid, SampanError, Unavailable
-from sampan.oci.digest import Digest, hex_of
+from sampan.oci.digest import Digest
 from sampan.oci.image import ContainerDefaults, ImageConfig, RootFS
 
 MAX_TRIGGERS = 1000
@@ -41,6 +46,7 @@ class Common:
     plan: Plan
     context: Tree
     images: BuildImages
+    failures: Failures
     total: int
     """Steps, as `Step 3/7` counts them."""
     stop: threading.Event
@@ -59,53 +65,66 @@ class BuildImages:
         self._locks: dict[str, threading.Lock] = {}
         self._images: dict[str, BaseImage] = {}
 
-    def get(self, reference: str, platform: str | None, report: Report) -> BaseImage:
+    def get(self, reference: str, platform: str | None, voice: Voice) -> BaseImage:
+        """`voice` tells of the pull, if there has to be one."""
         key = f"{reference} {platform or ''}"
         with self._lock:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
             if key not in self._images:
-                self._images[key] = self._worker.resolve_image(
-                    reference,
-                    pull=self._request.pull,
-                    platform=platform,
-                    report=report,
-                    cancelled=self._stop,
-                )
+                with internal(voice.report, f"[internal] load metadata for {reference}"):
+                    self._images[key] = self._worker.resolve_image(
+                        reference,
+                        pull=self._request.pull,
+                        platform=platform,
+                        report=voice.transfer,
+                        cancelled=self._stop,
+                    )
             return self._images[key]
 
 
 @dataclass
 class StageSteps:
-    """`number`: of the last step that was announced."""
+    """`number`: of the last step that was announced. `names`: of FROM and the instructions, when they are known."""
 
     common: Common
     stage: Stage
     report: Report
     number: int
+    names: Sequence[Name] = ()
     executor: Executor = field(init=False)
 
     def __post_init__(self) -> None:
         common, request = self.common, self.common.request
-        around = Surroundings(
-            common.worker, common.cache, common.context, self.report, common.stop, self._layers_of
-        )
+        around = Surroundings(common.worker, common.cache, common.context, common.stop, self._layers_of)
         if not request.no_cache_stages.isdisjoint((self.stage.name, str(self.stage.index))):
             request = replace(request, no_cache=True)
         self.executor = Executor(around, request)
 
     def perform(self) -> Progress:
-        self.announce(self.stage.origin.text)
-        progress, triggers = self._start()
-        self.say_id(progress)
-        progress = self._run_triggers(progress, triggers)
-        for instruction in self.stage.instructions:
-            self.announce(instruction.text)
-            progress = self._apply(progress, instruction)
-            self.say_id(progress)
+        names = self.names or stage_names(self.stage, {}, self.common.plan)
+        with self._step(self.stage.origin, names[0]) as voice:
+            progress, triggers = self._start(voice)
+            voice.image(progress.image_id())
+        progress = self._run_triggers(progress, triggers, names[0])
+        for instruction, name in zip(self.stage.instructions, names[1:], strict=True):
+            with self._step(instruction, name) as voice:
+                progress = self._apply(progress, instruction, voice)
+                voice.image(progress.image_id())
         return progress
 
-    def _start(self) -> tuple[Progress, tuple[str, ...]]:
+    @contextlib.contextmanager
+    def _step(self, instruction: Instruction, name: Name, *, counted: bool = True) -> Iterator[Voice]:
+        """An instruction is reached, and left. Raises the body's error as one that knows its place."""
+        with self.common.failures.noted(instruction, name.vertex):
+            if counted:
+                self.announce(instruction.text, name.vertex)
+            else:
+                self.report(StepNote(self.stage.index, name.vertex))
+            with speaking(self.report, name, self.stage.index) as voice:
+                yield voice
+
+    def _start(self, voice: Voice) -> tuple[Progress, tuple[str, ...]]:
         """FROM: the stage's first state, and the ONBUILD triggers of its base."""
         plan, stage, request = self.common.plan, self.stage, self.common.request
         scope = ArgScope(request.build_args, plan.global_args, plan.platform_args)
@@ -120,7 +139,7 @@ class StageSteps:
             state = initial_state(ContainerDefaults(), scope, plan.escape)
             key = key_of("scratch", [base.os, base.architecture, base.variant or ""])
             return Progress(state, base, None, key, (), (), None), ()
-        image = self.common.images.get(stage.base, stage.platform or request.platform, self.report)
+        image = self.common.images.get(stage.base, stage.platform or request.platform, voice)
         defaults = image.config.defaults
         progress = Progress(
             initial_state(defaults, scope, plan.escape),
@@ -133,48 +152,45 @@ class StageSteps:
         )
         return progress, defaults.on_build or ()
 
-    def _run_triggers(self, progress: Progress, triggers: tuple[str, ...]) -> Progress:
+    def _run_triggers(self, progress: Progress, triggers: tuple[str, ...], origin: Name) -> Progress:
         if not triggers:
             return progress
         if len(triggers) > MAX_TRIGGERS:
             raise Invalid(f"the base image has more than {MAX_TRIGGERS} build triggers")
-        word = "trigger" if len(triggers) == 1 else "triggers"
-        self.say(f"# Executing {len(triggers)} build {word}")
-        for text in triggers:
-            instruction = parse_trigger(text)
+        self.report(StepNote(self.stage.index, origin.vertex, triggers=len(triggers)))
+        instructions = [parse_trigger(text) for text in triggers]
+        for instruction, name in zip(
+            instructions, trigger_names(self.stage, instructions, self.common.plan), strict=True
+        ):
             if instruction.keyword in ("ONBUILD", "FROM", "MAINTAINER"):
                 raise DockerfileError(
                     f"{instruction.keyword} isn't allowed as an ONBUILD trigger", self.stage.origin.place()
                 )
             check(instruction)
-            progress = self._apply(progress, instruction)
-        self.say_id(progress)
+            with self._step(self.stage.origin, name, counted=False) as voice:
+                progress = self._apply(progress, instruction, voice)
+        Voice(self.report, origin, self.stage.index).image(progress.image_id())
         return progress
 
-    def _apply(self, progress: Progress, instruction: Instruction) -> Progress:
+    def _apply(self, progress: Progress, instruction: Instruction, voice: Voice) -> Progress:
         applied = apply(progress.state, instruction)
         try:
-            return self.executor.step(progress, applied, instruction.place())
+            return self.executor.step(progress, applied, instruction.place(), voice)
         except OSError as error:
             raise _told(error, instruction) from error
 
-    def _layers_of(self, origin: str) -> tuple[Digest, ...]:
+    def _layers_of(self, origin: str, voice: Voice) -> tuple[Digest, ...]:
         """Of the stage or image that `--from` names."""
         index = stage_of(origin, self.common.plan.names, len(self.common.plan.every_stage))
         if index is not None:
             return self.common.stage_for(index, self.stage).diff_ids
-        return self.common.images.get(origin, None, self.report).diff_ids
+        return self.common.images.get(origin, None, voice).diff_ids
 
-    def announce(self, text: str) -> None:
+    def announce(self, text: str, vertex: Digest | None = None) -> None:
         self.number += 1
-        self.say(f"Step {self.number}/{max(self.common.total, self.number)} : {text}")
-
-    def say_id(self, progress: Progress) -> None:
-        image_id = progress.image_id()
-        self.say(f" ---> {short(image_id) if image_id else ''}")
-
-    def say(self, line: str) -> None:
-        self.report(BuildEvent(stream=line + "\n"))
+        total = max(self.common.total, self.number)
+        vertex = vertex or vertex_digest(text)
+        self.report(StepNote(self.stage.index, vertex, text, self.number, total))
 
 
 def _told(error: OSError, instruction: Instruction) -> SampanError:
@@ -197,7 +213,3 @@ def _empty_config(platform: str) -> ImageConfig:
     system, _, rest = platform.partition("/")
     architecture, _, variant = rest.partition("/")
     return ImageConfig(architecture=architecture, os=system, rootfs=RootFS(), variant=variant or None)
-
-
-def short(image_id: Digest) -> str:
-    return hex_of(image_id)[:12]

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from sampan.build.cache_options import CacheFrom, CacheTo
-from sampan.build.model import BuildEvent, BuildRequest
+from sampan.build.model import BuildRequest
 from sampan.build.solver.cache import BuildCache, CacheEntry
+from sampan.build.solver.voice import internal
 from sampan.build.worker import Report, Worker
 from sampan.errors import SampanError, Unavailable
 from sampan.oci.digest import Digest
@@ -63,7 +64,8 @@ def with_transfer(
         image_id = perform()
     except CacheLost as error:
         transfer.forget()
-        report(BuildEvent(stream=f"[Warning] {error.message}; going on without imported caches\n"))
+        with internal(report, "[internal] begin anew without imported caches") as voice:
+            voice.warn(f"{error.message}; going on without imported caches")
         image_id = perform()
     cache.keep_imported()
     for target in request.cache_to:
@@ -72,5 +74,6 @@ def with_transfer(
         except SampanError as error:
             if not target.ignore_error or cancelled.is_set():
                 raise
-            report(BuildEvent(stream=f"[Warning] the cache was not exported: {error.message}\n"))
+            with internal(report, "[internal] cache export") as voice:
+                voice.warn(f"the cache was not exported: {error.message}")
     return image_id

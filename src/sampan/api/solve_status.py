@@ -1,0 +1,70 @@
+"""A build's events as lines of BuildKit's `SolveStatus` (client/graph.go there), for `progress=rawjson`. Pure."""
+
+from __future__ import annotations
+
+import base64
+
+from sampan.build.events import (
+    BuildEvent,
+    BuildResult,
+    Failure,
+    StageOrder,
+    StepNote,
+    Vertex,
+    VertexLog,
+    VertexStatus,
+    VertexWarning,
+)
+
+Message = dict[str, object]
+
+
+def status_of(event: BuildEvent) -> Message | None:
+    """None for what BuildKit does not tell, and for a failure: that comes with the error (`failure_detail`)."""
+    if isinstance(event, Vertex):
+        return {"vertexes": [event]}
+    if isinstance(event, VertexStatus):
+        return {"statuses": [event]}
+    if isinstance(event, VertexLog):
+        return {"logs": [event]}  # bytes become base64
+    if isinstance(event, VertexWarning):
+        return {"warnings": [_warning(event)]}
+    if isinstance(event, BuildResult):
+        return {"aux": {"ID": event.image, "Tags": event.tags}}
+    if isinstance(event, StageOrder | StepNote | Failure):
+        return None
+    raise TypeError(event)
+
+
+def failure_detail(failure: Failure) -> Message:
+    """What our own client makes of an error: the member `sampan` of `errorDetail`."""
+    return {
+        "vertex": failure.vertex,
+        "file": failure.file,
+        "line": failure.line,
+        "lastLine": failure.last_line,
+        "column": failure.column,
+        "excerpt": [{"line": number, "text": text} for number, text in failure.excerpt],
+        "lastOutput": failure.last_output,
+    }
+
+
+def _warning(warning: VertexWarning) -> Message:
+    message: Message = {
+        "vertex": warning.vertex,
+        "level": warning.level,
+        "short": _encoded(warning.short),
+    }
+    if warning.detail:
+        message["detail"] = [_encoded(line) for line in warning.detail]
+    if warning.url:
+        message["url"] = warning.url
+    if warning.file:
+        message["sourceInfo"] = {"filename": warning.file}
+    if warning.line:
+        message["range"] = [{"start": {"line": warning.line}, "end": {"line": warning.line}}]
+    return message
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode("ascii")
