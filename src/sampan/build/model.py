@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,6 +30,13 @@ class Heredoc:
     content: str
     expand: bool
     """False when the name was quoted: variables in the content are left alone."""
+    strip_tabs: bool = False
+    """`<<-`: tabs at the beginning of a line do not count."""
+
+    @property
+    def text(self) -> str:
+        """The content as it is meant; `content` is how it is written."""
+        return re.sub(r"(?m)^\t+", "", self.content) if self.strip_tabs else self.content
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,10 @@ def plan(
     head, bodies = _split(dockerfile)
     platform_args = platform_args_of(build_platform, target_platform or build_platform)
     known = {name: build_args.get(name) or value for name, value in platform_args.items()}
+    last = bodies[-1][0].args
+    known["TARGETSTAGE"] = (
+        build_args.get("TARGETSTAGE") or target or (last[2] if len(last) == 3 else "default")
+    )
     global_args = _global_args(head, build_args, known, dockerfile.escape)
     scope = {**known, **global_args}
     stages: list[Stage] = []
@@ -97,6 +101,7 @@ def platform_args_of(build: str, target: str) -> dict[str, str]:
         values |= {
             f"{prefix}PLATFORM": platform,
             f"{prefix}OS": system,
+            f"{prefix}OSVERSION": "",
             f"{prefix}ARCH": architecture,
             f"{prefix}VARIANT": variant,
         }

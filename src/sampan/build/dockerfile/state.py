@@ -78,6 +78,11 @@ class StageState:
             if value is not None and name not in environment
         )
 
+    def told_args(self) -> tuple[str, ...]:
+        """The declared build arguments as history shows them: in their order, with what RUN sees."""
+        variables = self.variables()
+        return tuple(f"{name}={variables.get(name, '')}" for name in self.args)
+
     def run_environment(self) -> tuple[str, ...]:
         """Everything a RUN process gets."""
         merged = {
