@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from sampan.api.auth import registry_config
+from sampan.api.build_calls import build_call, is_call
 from sampan.api.classic_build import ClassicBuild
 from sampan.api.images import credentials
 from sampan.api.messages import AnyResponse, Request, Route, StreamingResponse
@@ -36,6 +37,9 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
             "BuildKit's session protocol is not offered",
             hint="build with `sampan build`, or with DOCKER_BUILDKIT=0 docker build",
         )
+    sent = {domain_of(host): credentials(auth) for host, auth in registry_config(request).items()}
+    if is_call(request):
+        return await build_call(engine, request, build_request(request), sent)
     _refuse(request)
     if request.get("remote"):
         raise Unsupported("a build context from a URL is not supported yet", hint="send the context as a tar")
@@ -43,7 +47,6 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
     progress = request.get("progress")
     if progress not in ("", "rawjson"):
         raise Invalid(f"invalid progress {progress!r}: the engine tells rawjson, or Docker's classic stream")
-    sent = {domain_of(host): credentials(auth) for host, auth in registry_config(request).items()}
     events = engine.builds.build(
         wanted, request.stream(), sent, host_ca=request.flag("hostca"), session_id=request.get("session")
     )

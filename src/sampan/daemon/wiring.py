@@ -29,6 +29,7 @@ from sampan.build.solver.flights import Flights
 from sampan.daemon.remap import check_kernel, with_id_maps
 from sampan.engine import apparmor, selinux
 from sampan.engine.build_cache import BuildCacheKeeper
+from sampan.engine.build_calls import BuildCalls
 from sampan.engine.build_worker import EngineWorker, host_trust
 from sampan.engine.builds import Builds
 from sampan.engine.cache_mounts import CacheMounts
@@ -213,7 +214,10 @@ async def assemble(settings: Settings) -> Assembled:
         layer_kind=layer_kind(),
         security_options=announced(settings, facts),
     )
-    engine = Engine(settings, events, containers, containers.execs, images, volumes, networks, builds, system)
+    calls = BuildCalls(images, settings.run / "builds")
+    engine = Engine(
+        settings, events, containers, containers.execs, images, volumes, networks, builds, system, calls
+    )
     return Assembled(engine, stores, launcher, host, names)
 
 

@@ -28,8 +28,6 @@ class Subject:
     find_base: FindBase = no_base
     ignore: IgnoreRules | None = None
     """None: the context has no ignore file."""
-    whole_context: bool = True
-    """False: no context is known, so that nothing can be said about its ignore file."""
 
     @property
     def given(self) -> dict[str, str]:

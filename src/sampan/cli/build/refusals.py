@@ -13,8 +13,6 @@ _HINTS = {
     "annotation": "",
     "attest": "",
     "build-context": "",
-    "call": "",
-    "check": "",
     "explain": "",
     "on-error": "",
     "output": "the image is kept here; `sampan save` and `sampan push` bring it elsewhere",
@@ -28,7 +26,6 @@ _HARMLESS = {
     "attest": (),
     "provenance": ("", "false", "0"),
     "sbom": ("", "false", "0"),
-    "call": ("", "build"),
     "isolation": ("", "default", "process"),
     "progress": ("auto", "plain", "quiet"),
 }

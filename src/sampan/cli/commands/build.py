@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from sampan.cli.build.calls import Call
+
 
 class _Counter:
     """Counts the bytes of a context on their way, shown on a terminal as they go."""
@@ -102,10 +104,15 @@ def _query(invocation: Invocation, dockerfile: str, remote: str) -> dict[str, An
 
 def _build(invocation: Invocation) -> int:
     flags = invocation.flags
-    if flags["format"] and not flags["list-context"]:
-        raise Failure("--format is for --list-context")
     if flags["list-context"]:
         return _list_context(invocation.args[0], flags["file"], flags["format"])
+    if flags["check"] or flags["call"]:
+        from sampan.cli.build.calls import wanted_call
+
+        if call := wanted_call(flags):
+            return _answer(call, invocation)
+    if flags["format"]:
+        raise Failure("--format is for --list-context and --check")
     refuse(flags)
     context = open_context(invocation.args[0], flags["file"])
     forget_old(flags["iidfile"], flags["metadata-file"])
@@ -126,6 +133,24 @@ def _build(invocation: Invocation) -> int:
     write_iidfile(flags["iidfile"], result.id)
     write_metadata(flags["metadata-file"], result.metadata(flags["tag"]))
     return 0
+
+
+def _answer(call: Call, invocation: Invocation) -> int:
+    from sampan.cli.build import calls
+
+    flags = invocation.flags
+    sent = calls.question(invocation.args[0], flags["file"], sys.stdin.buffer)
+    arguments = _build_arguments(flags["build-arg"])
+    query = {
+        "call": call.name,
+        "dockerfile": sent.name,
+        "target": flags["target"] or None,
+        "platform": ",".join(flags["platform"]) or None,
+        "buildargs": dumps(arguments) if arguments else None,
+    }
+    logins = registry_auth.find_all(invocation.options.config_directory)
+    headers = {"Content-Type": "application/x-tar", "X-Registry-Config": registry_auth.encode_header(logins)}
+    return calls.ask(invocation.client(), call, sent, query, headers)
 
 
 def _list_context(place: str, dockerfile: str, form: str) -> int:

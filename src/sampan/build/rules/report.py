@@ -1,0 +1,52 @@
+"""A report as BuildKit's `result.json` of `--call check`, with the fix of each finding added. Pure."""
+
+from __future__ import annotations
+
+import base64
+
+from sampan.build.errors import DockerfileError
+from sampan.build.rules.check import Report
+from sampan.build.rules.finding import Finding
+
+Json = dict[str, object]
+
+
+def lint_result(report: Report, raw: bytes, file: str) -> Json:
+    """`buildError` is what a build would end with, if anything."""
+    result: Json = {
+        "warnings": [_warning(item) for item in report.findings],
+        "sources": [source(raw, file)],
+    }
+    mistake = report.mistake
+    if mistake is not None:
+        ranges: list[Json] = []
+        message = mistake.message
+        if isinstance(mistake, DockerfileError):
+            ranges = [line_range(mistake.line, mistake.line)]
+            message = message.splitlines()[0]
+        error: Json = {"message": message, "location": {"ranges": ranges}}
+        result["buildError"] = error
+    return result
+
+
+def source(raw: bytes, file: str) -> Json:
+    return {"filename": file, "language": "Dockerfile", "data": base64.b64encode(raw).decode()}
+
+
+def line_range(first: int, last: int) -> Json:
+    return {"start": {"line": first}, "end": {"line": last}}
+
+
+def _warning(finding: Finding) -> Json:
+    rule = finding.rule
+    texts = {
+        "ruleName": rule.name,
+        "description": rule.description,
+        "url": rule.url,
+        "detail": finding.message,
+        "fix": rule.fix,
+    }
+    return {
+        **{name: text for name, text in texts.items() if text},
+        "location": {"ranges": [line_range(finding.first, finding.last)]},
+    }
