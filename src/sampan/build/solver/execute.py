@@ -6,7 +6,6 @@ Knows nothing of Dockerfiles: it is given operations. A step that fails or is ca
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 import tempfile
@@ -22,12 +21,12 @@ from sampan.build.model import (
     BuildRequest,
     CopyOperation,
     MountOption,
-    Operation,
     Place,
     RunOperation,
     WorkdirOperation,
 )
-from sampan.build.solver.cache import CacheEntry, key_of
+from sampan.build.solver.cache import CacheEntry
+from sampan.build.solver.keys import chain_of, copy_key, run_key, workdir_key
 from sampan.build.solver.placing import Placing, ownership_of
 from sampan.build.solver.progress import Progress
 from sampan.build.solver.sources import CopySources, Surroundings
@@ -53,24 +52,32 @@ class Executor:
         if self.around.cancelled.is_set():
             raise BuildCancelled
         operation = applied.operation
+        if operation is None:
+            return progress.advance(applied)
         if isinstance(operation, CopyOperation):
-            return self._copy_step(progress, applied, operation, voice)
-        content = self._content_key(operation)
-        key = key_of("step", [progress.key, _chain(progress), applied.history, content])
-        entry = self._lookup(key, voice)
-        if entry is None:
-            entry = self._made(key, applied, voice, lambda: self._layer_of(progress, operation, where, voice))
-        return _advanced(progress, applied, key, entry)
+            entry = self._copy_step(progress, applied, operation, voice)
+        else:
+            key = self._key(progress, applied, operation)
+            entry = self._lookup(key, voice) or self._made(
+                key, applied, voice, lambda: self._layer_of(progress, operation, where, voice)
+            )
+        return progress.advance(applied, entry.created, Digest(entry.layer) if entry.layer else None)
 
     def _copy_step(
         self, progress: Progress, applied: Applied, operation: CopyOperation, voice: Voice
-    ) -> Progress:
+    ) -> CacheEntry:
         with _named(operation), CopySources(self.around, operation, voice) as sources:
-            key = key_of("step", [progress.key, _chain(progress), applied.history, sources.content_key()])
-            entry = self._lookup(key, voice)
-            if entry is None:
-                entry = self._made(key, applied, voice, lambda: self._copied(progress, operation, sources))
-        return _advanced(progress, applied, key, entry)
+            key = copy_key(chain_of(progress.diff_ids), operation, sources.content_key())
+            return self._lookup(key, voice) or self._made(
+                key, applied, voice, lambda: self._copied(progress, operation, sources)
+            )
+
+    def _key(self, progress: Progress, applied: Applied, operation: RunOperation | WorkdirOperation) -> str:
+        chain = chain_of(progress.diff_ids)
+        if isinstance(operation, WorkdirOperation):
+            return workdir_key(chain, operation.path)
+        binds = [self._bind_sum(mount) for mount in operation.mounts if mount.kind == "bind"]
+        return run_key(chain, operation, applied.state, progress.base, self.request, binds)
 
     def _made(self, key: str, applied: Applied, voice: Voice, make: Callable[[], Layer | None]) -> CacheEntry:
         """Done here, or by another stage or build that began with it earlier."""
@@ -94,25 +101,16 @@ class Executor:
         self.around.cache.store(key, entry)
         return entry
 
-    def _content_key(self, operation: Operation | None) -> str:
-        if not isinstance(operation, RunOperation):
-            return ""
-        binds = [self._bind_sum(mount) for mount in operation.mounts if mount.kind == "bind"]
-        mounts = [repr(mount) for mount in operation.mounts]
-        return json.dumps([operation.args, operation.script, operation.network, mounts, binds])
-
     def _bind_sum(self, mount: MountOption) -> str:
         context = self.around.context
         return checksum(context, context.select(mount.source or "."), self.around.cancelled)
 
     def _layer_of(
-        self, progress: Progress, operation: Operation | None, where: Place, voice: Voice
+        self, progress: Progress, operation: RunOperation | WorkdirOperation, where: Place, voice: Voice
     ) -> Layer | None:
         if isinstance(operation, RunOperation):
             return self._run(progress, operation, where, voice)
-        if isinstance(operation, WorkdirOperation):
-            return self._make_workdir(progress, operation)
-        return None
+        return self._make_workdir(progress, operation)
 
     @contextlib.contextmanager
     def _snapshot(self, progress: Progress) -> Iterator[_Change]:
@@ -239,16 +237,6 @@ class _Output:
 
     def last(self) -> str:
         return self.tail.decode("utf-8", "replace")
-
-
-def _chain(progress: Progress) -> str:
-    """The layers below: a step is not found again on a parent that was rebuilt to something else."""
-    return key_of("chain", progress.diff_ids)
-
-
-def _advanced(progress: Progress, applied: Applied, key: str, entry: CacheEntry) -> Progress:
-    layer = Digest(entry.layer) if entry.layer else None
-    return progress.advance(applied, key, entry.created, layer)
 
 
 @contextlib.contextmanager

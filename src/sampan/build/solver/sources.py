@@ -74,7 +74,7 @@ class CopySources:
         if self.paths:
             parts.append(self._tree_sum())
             parts += self.paths
-        return key_of("copy", [self._operation.destination, *parts])
+        return key_of("content", parts)
 
     def selections(self) -> list[Selection]:
         """Raises `NotFound` when nothing was found."""

@@ -20,7 +20,7 @@ from sampan.build.errors import DockerfileError
 from sampan.build.events import StepNote
 from sampan.build.files.tree import Tree
 from sampan.build.model import BuildRequest, Instruction, Plan, Stage
-from sampan.build.solver.cache import BuildCache, key_of
+from sampan.build.solver.cache import BuildCache
 from sampan.build.solver.execute import Executor
 from sampan.build.solver.failures import Failures
 from sampan.build.solver.progress import Progress
@@ -93,6 +93,8 @@ class StageSteps:
     number: int
     names: Sequence[Name] = ()
     executor: Executor = field(init=False)
+    _found: bool = False
+    """The last step that works on files was found in the cache."""
 
     def __post_init__(self) -> None:
         common, request = self.common, self.common.request
@@ -137,18 +139,15 @@ class StageSteps:
         if stage.base == SCRATCH:
             base = _empty_config(stage.platform or request.platform or host_platform())
             state = initial_state(ContainerDefaults(), scope, plan.escape)
-            key = key_of("scratch", [base.os, base.architecture, base.variant or ""])
-            return Progress(state, base, None, key, (), (), None), ()
+            return Progress(state, base, None, (), ()), ()
         image = self.common.images.get(stage.base, stage.platform or request.platform, voice)
         defaults = image.config.defaults
         progress = Progress(
             initial_state(defaults, scope, plan.escape),
             image.config,
             image.id,
-            key_of("image", [image.id]),
             image.diff_ids,
             image.config.history or (),
-            image.config.created,
         )
         return progress, defaults.on_build or ()
 
@@ -175,9 +174,14 @@ class StageSteps:
     def _apply(self, progress: Progress, instruction: Instruction, voice: Voice) -> Progress:
         applied = apply(progress.state, instruction)
         try:
-            return self.executor.step(progress, applied, instruction.place(), voice)
+            after = self.executor.step(progress, applied, instruction.place(), voice)
         except OSError as error:
             raise _told(error, instruction) from error
+        if applied.operation is not None:
+            self._found = voice.cached
+        elif self._found:
+            voice.found()  # nothing is looked for, but readers of the classic stream expect it
+        return after
 
     def _layers_of(self, origin: str, voice: Voice) -> tuple[Digest, ...]:
         """Of the stage or image that `--from` names."""
