@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import msgspec
-
-from sampan.oci.digest import Digest, hex_of
+from sampan.oci.digest import Digest
 from sampan.oci.image import ContainerDefaults, ImageConfig, RootFS, encode_image_config
 from sampan.oci.manifest import Descriptor, Platform
 
 IN_TOTO = "application/vnd.in-toto+json"
-STATEMENT = "https://in-toto.io/Statement/v0.1"
 PREDICATE_TYPE = "in-toto.io/predicate-type"
 REFERENCE_TYPE = "vnd.docker.reference.type"
 REFERENCE_DIGEST = "vnd.docker.reference.digest"
@@ -27,21 +23,10 @@ UNKNOWN = Platform("unknown", "unknown")
 
 @dataclass(frozen=True, slots=True)
 class Attestation:
-    """`predicate` is JSON; the statement around it names the image, whose digest is known only when it is packed."""
+    """A statement (in-toto, JSON) about an image's manifest, and what kind of predicate it makes."""
 
     predicate_type: str
-    predicate: bytes
-
-    def statement(self, subjects: Sequence[str], manifest: Digest) -> bytes:
-        """The in-toto statement; `subjects` are names (package URLs) of the image with that manifest."""
-        algorithm, _, _ = manifest.partition(":")
-        body: dict[str, Any] = {
-            "_type": STATEMENT,
-            "predicateType": self.predicate_type,
-            "subject": [{"name": name, "digest": {algorithm: hex_of(manifest)}} for name in subjects],
-            "predicate": msgspec.Raw(self.predicate),
-        }
-        return msgspec.json.encode(body)
+    statement: bytes
 
 
 def attestation_config(statements: Sequence[Digest]) -> bytes:

@@ -75,9 +75,12 @@ class ImageStore(ImageData):
             ]
 
     def index_of(self, name: str) -> tuple[Digest, IndexRecord] | None:
-        """The index that a name points to and its digest; None for a single image. Raises as `get`."""
+        """The index that a name points to and its digest; None for a single image, and for an unknown name."""
         with self._lock:
-            index = self._resolve(name)[0].index
+            try:
+                index = self._resolve(name)[0].index
+            except NotFound:
+                return None
             return None if index is None else (index, self._indexes[index])
 
     def has(self, image_id: Digest) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from sampan.oci.digest import Digest
-from sampan.oci.manifest import Descriptor, Platform
+from sampan.oci.manifest import Descriptor, Index, Platform, parse_manifest
 
 
 class IndexMember(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -40,8 +40,16 @@ class IndexRecord(msgspec.Struct, frozen=True):
 
     def blobs(self) -> frozenset[Digest]:
         """What the content store has to keep for it."""
-        parts: tuple[IndexMember | IndexAttestation, ...] = (*self.members, *self.attestations)
-        return frozenset(layer.digest for part in parts for layer in part.layers)
+        layers = [part.layers for part in self.members] + [part.layers for part in self.attestations]
+        return frozenset(layer.digest for some in layers for layer in some)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that the document names is here; of a pulled one mostly some platforms are."""
+        have = {one.descriptor.digest for one in self.members}
+        have |= {one.descriptor.digest for one in self.attestations}
+        parsed = parse_manifest(self.raw.encode(), self.media_type)
+        return isinstance(parsed, Index) and all(entry.digest in have for entry in parsed.manifests)
 
     def images(self) -> tuple[Digest, ...]:
         return tuple(member.image for member in self.members)

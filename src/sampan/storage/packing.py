@@ -145,14 +145,13 @@ def _new_manifest(
 
 
 def pack_attestations(
-    images: ImageStore, manifest: Descriptor, attestations: Sequence[Attestation], subjects: Sequence[str]
+    images: ImageStore, manifest: Descriptor, attestations: Sequence[Attestation]
 ) -> PackedManifest:
     """The attestation manifest of the image with that manifest; its statements are put into the content store."""
-    layers = []
-    for one in attestations:
-        statement = one.statement(subjects, manifest.digest)
-        digest = images.content.put(statement)
-        layers.append(statement_layer(one.predicate_type, digest, len(statement)))
+    layers = [
+        statement_layer(one.predicate_type, images.content.put(one.statement), len(one.statement))
+        for one in attestations
+    ]
     config_raw = attestation_config([layer.digest for layer in layers])
     config = Descriptor(media.OCI_CONFIG, digest_of(config_raw), len(config_raw))
     raw = encode_manifest(Manifest(config, tuple(layers)))

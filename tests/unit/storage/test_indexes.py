@@ -34,7 +34,7 @@ from sampan.storage.packing import (
 )
 
 APP, OTHER = parse_reference("app:latest"), parse_reference("other:latest")
-PREDICATE = Attestation("https://slsa.dev/provenance/v0.2", b'{"buildType":"x"}')
+STATEMENT = Attestation("https://slsa.dev/provenance/v0.2", b'{"_type":"https://in-toto.io/Statement/v0.1"}')
 
 
 class Place:
@@ -56,8 +56,7 @@ class Place:
             members = [pack_image(self.images, one, blobs, oci=True) for one in images]
         attestations = []
         if attested:
-            subject = ["pkg:docker/app@latest"]
-            attestations = [pack_attestations(self.images, members[0].descriptor, [PREDICATE], subject)]
+            attestations = [pack_attestations(self.images, members[0].descriptor, [STATEMENT])]
         return pack_index(members, attestations)
 
     def index(self, *images: Image, name: str = "app", attested: bool = False) -> Digest:
@@ -115,14 +114,11 @@ def test_an_index_takes_its_attestations_along(place: Place) -> None:
     found = place.images.index_of("app")
     assert found is not None
     packed = stored_index(place.images, found[1])
-    statement = json.loads(place.images.content.read(packed.attestations[0].layers[0].digest))
-    assert statement["subject"] == [
-        {
-            "name": "pkg:docker/app@latest",
-            "digest": {"sha256": packed.images[0].descriptor.digest.removeprefix("sha256:")},
-        }
-    ]
-    assert statement["predicate"] == {"buildType": "x"}
+    (layer,) = packed.attestations[0].layers
+    assert place.images.content.read(layer.digest) == STATEMENT.statement
+    assert layer.media_type == "application/vnd.in-toto+json"
+    assert layer.annotations == {"in-toto.io/predicate-type": STATEMENT.predicate_type}
+    assert json.loads(packed.attestations[0].config_raw)["rootfs"]["diff_ids"] == [layer.digest]
     index = parse_manifest(packed.raw)
     assert isinstance(index, Index)
     entry = index.manifests[1]
