@@ -172,6 +172,27 @@ def test_what_is_not_content_does_not_count(bench: Bench) -> None:
         assert bench.worker.snapshots_made == made + 1, flag
 
 
+def test_a_linked_copy_is_the_same_layer_on_any_base(bench: Bench) -> None:
+    bench.worker.add_image(
+        "other", {"/etc/passwd": "web:x:33:44::/:/bin/sh\n", "/etc/group": "", "/here": "x"}
+    )
+    bench.file("a.txt")
+    steps = "COPY --link --chown=web a.txt /etc/a\nRUN write /run 1\n"
+    first = bench.build("FROM base\n" + steps)
+    made = bench.worker.snapshots_made
+    second = bench.build("FROM other\n" + steps)
+    assert bench.worker.snapshots_made == made + 1  # of RUN alone
+    layers = [bench.worker.images[image].rootfs.diff_ids for image in (first, second)]
+    assert layers[0][1] == layers[1][1] and layers[0][2] != layers[1][2]
+    tree = bench.worker.tree(second)
+    assert paths(tree, "/") == ["etc", "etc/a", "etc/group", "etc/passwd", "here", "run"]
+    assert ((tree / "etc/a").stat().st_uid, (tree / "etc/a").stat().st_gid) == (33, 44)
+    # Names are looked up in the base: the same name can be another number.
+    bench.worker.add_image("third", {"/etc/passwd": "web:x:34:44::/:/bin/sh\n"})
+    third = bench.worker.tree(bench.build("FROM third\n" + steps))
+    assert (third / "etc/a").stat().st_uid == 34
+
+
 def test_a_step_without_a_layer_has_the_time_of_the_layer_before_it(bench: Bench) -> None:
     dockerfile = "FROM scratch\nENV A=1\nWORKDIR /w\nENV B=1\nRUN true\nWORKDIR /v\nCMD x\n"
     config = bench.worker.images[bench.build(dockerfile)]

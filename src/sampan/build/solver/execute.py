@@ -9,14 +9,15 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sampan.build.dockerfile.state import Applied
 from sampan.build.errors import BuildCancelled, RunFailed
 from sampan.build.files.checksum import checksum
 from sampan.build.files.copy import RootWriter
+from sampan.build.files.owners import resolve_owner
 from sampan.build.model import (
     BuildRequest,
     CopyOperation,
@@ -27,7 +28,7 @@ from sampan.build.model import (
 )
 from sampan.build.solver.cache import CacheEntry
 from sampan.build.solver.keys import chain_of, copy_key, run_key, workdir_key
-from sampan.build.solver.placing import Placing, ownership_of
+from sampan.build.solver.placing import Placing, accounts_of, ownership_of
 from sampan.build.solver.progress import Progress
 from sampan.build.solver.sources import CopySources, Surroundings
 from sampan.build.solver.voice import Voice, timestamp
@@ -66,11 +67,26 @@ class Executor:
     def _copy_step(
         self, progress: Progress, applied: Applied, operation: CopyOperation, voice: Voice
     ) -> CacheEntry:
+        if operation.link and operation.chown:
+            operation = replace(operation, chown=self._numbers(progress, operation.chown))
+        # A linked layer is made on nothing, so that it fits on anything.
+        below = () if operation.link else progress.diff_ids
         with _named(operation), CopySources(self.around, operation, voice) as sources:
-            key = copy_key(chain_of(progress.diff_ids), operation, sources.content_key())
+            key = copy_key("" if operation.link else chain_of(below), operation, sources.content_key())
             return self._lookup(key, voice) or self._made(
-                key, applied, voice, lambda: self._copied(progress, operation, sources)
+                key, applied, voice, lambda: self._copied(below, operation, sources)
             )
+
+    def _numbers(self, progress: Progress, chown: str) -> str:
+        """The owner in numbers, which mean the same on another base."""
+        if all(part.isascii() and part.isdecimal() for part in chown.split(":")):
+            return chown
+        root_fd = self.around.worker.open_root(progress.diff_ids, None)
+        try:
+            uid, gid = resolve_owner(chown, accounts_of(root_fd))
+            return f"{uid}:{gid}"
+        finally:
+            os.close(root_fd)
 
     def _key(self, progress: Progress, applied: Applied, operation: RunOperation | WorkdirOperation) -> str:
         chain = chain_of(progress.diff_ids)
@@ -113,10 +129,10 @@ class Executor:
         return self._make_workdir(progress, operation)
 
     @contextlib.contextmanager
-    def _snapshot(self, progress: Progress) -> Iterator[_Change]:
+    def _snapshot(self, below: Sequence[Digest]) -> Iterator[_Change]:
         """A writable layer that becomes a real one, or is removed when the body fails."""
         worker = self.around.worker
-        change = _Change(worker.create_snapshot(progress.diff_ids))
+        change = _Change(worker.create_snapshot(below))
         try:
             yield change
             if self.around.cancelled.is_set():
@@ -130,7 +146,7 @@ class Executor:
             raise
 
     def _run(self, progress: Progress, operation: RunOperation, where: Place, voice: Voice) -> Layer:
-        with ExitStack() as stack, self._snapshot(progress) as change:
+        with ExitStack() as stack, self._snapshot(progress.diff_ids) as change:
             name = change.snapshot_id[:12]
             voice.running(name)
             request = RunRequest(
@@ -191,23 +207,24 @@ class Executor:
             if not stat.S_ISDIR(found.st_mode):
                 raise Invalid(f"Cannot mkdir: {operation.path} is not a directory")
             return None
-        with self._snapshot(progress) as change, self._writer(progress, change) as (writer, _):
+        below = progress.diff_ids
+        with self._snapshot(below) as change, self._writer(below, change) as (writer, _):
             writer.make_directory(operation.path)
         return change.made()
 
     @contextlib.contextmanager
-    def _writer(self, progress: Progress, change: _Change) -> Iterator[tuple[RootWriter, int]]:
+    def _writer(self, below: Sequence[Digest], change: _Change) -> Iterator[tuple[RootWriter, int]]:
         """The snapshot's root, open for writing; closed again before the snapshot is adopted."""
-        root_fd = self.around.worker.open_root(progress.diff_ids, change.snapshot_id)
+        root_fd = self.around.worker.open_root(below, change.snapshot_id)
         try:
             yield RootWriter(root_fd, self.around.cancelled), root_fd
         finally:
             os.close(root_fd)
 
-    def _copied(self, progress: Progress, operation: CopyOperation, sources: CopySources) -> Layer:
+    def _copied(self, below: Sequence[Digest], operation: CopyOperation, sources: CopySources) -> Layer:
         sources.selections()
         sources.downloads()
-        with self._snapshot(progress) as change, self._writer(progress, change) as (writer, root_fd):
+        with self._snapshot(below) as change, self._writer(below, change) as (writer, root_fd):
             Placing(writer, root_fd, operation, sources, ownership_of(operation, root_fd)).perform()
         return change.made()
 

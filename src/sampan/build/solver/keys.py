@@ -51,7 +51,7 @@ def run_key(
 
 
 def copy_key(chain: str, operation: CopyOperation, content: str) -> str:
-    """`content`: everything that is copied, and the names that it is copied under."""
+    """`content`: everything that is copied, and the names that it is copied under. `chain`: empty for `--link`."""
     options = [
         operation.destination,
         operation.chown,

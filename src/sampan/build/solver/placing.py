@@ -28,11 +28,13 @@ _MAX_ACCOUNTS = 4 << 20
 
 def ownership_of(operation: CopyOperation, root_fd: int) -> Ownership:
     """`--chown` and `--chmod`; names mean what the image's own /etc/passwd and /etc/group say."""
-    owner = resolve_owner(operation.chown, _accounts(root_fd)) if operation.chown else None
+    owner = resolve_owner(operation.chown, accounts_of(root_fd)) if operation.chown else None
     return Ownership(owner, parse_mode(operation.chmod) if operation.chmod else None)
 
 
-def _accounts(root_fd: int) -> Callable[[str], str]:
+def accounts_of(root_fd: int) -> Callable[[str], str]:
+    """Reads /etc/passwd and /etc/group of a root, for `resolve_owner`."""
+
     def lookup(path: str) -> str:
         try:
             fd = open_in_root(root_fd, path, os.O_RDONLY | os.O_NONBLOCK)
