@@ -75,6 +75,14 @@ def paths(tree: Path, below: str) -> list[str]:
     return sorted(str(path.relative_to(top)) for path in top.rglob("*"))
 
 
+def test_a_stage_inherits_the_build_arguments_of_the_stage_it_stands_on(bench: Bench) -> None:
+    bench.file("a.txt", "content")
+    dockerfile = (
+        "FROM base AS one\nARG name=a.txt\nFROM one\nCOPY $name /got\nFROM base\nCOPY --from=1 /got /\n"
+    )
+    assert (bench.tree(dockerfile) / "got").read_text() == "content"
+
+
 def test_a_build_speaks_dockers_classic_words(bench: Bench) -> None:
     bench.file("a.txt")
     image = bench.build(

@@ -148,7 +148,10 @@ def _stage(
         raise mistake(
             origin, f"base name ({origin.args[0]}) should not be blank", "an image or a stage", origin.args[0]
         )
-    platform = _expanded(origin, Flags(origin).get("platform"), scope, escape) or None
+    flag = Flags(origin).get("platform")
+    platform = _expanded(origin, flag, scope, escape) or None
+    if flag and platform is None:
+        raise mistake(origin, f"empty platform value from expression {flag}", "os/architecture", flag)
     stage = names.get(base.lower())
     return Stage(
         index, name, origin, "" if stage is not None else base, stage, platform, tuple(body[1:]), frozenset()

@@ -10,6 +10,8 @@ from sampan.build.rules.finding import Finding
 
 Json = dict[str, object]
 
+_MANY_LINES = 100
+
 
 def lint_result(report: Report, raw: bytes, file: str) -> Json:
     """`buildError` is what a build would end with, if anything."""
@@ -22,7 +24,7 @@ def lint_result(report: Report, raw: bytes, file: str) -> Json:
         ranges: list[Json] = []
         message = mistake.message
         if isinstance(mistake, DockerfileError):
-            ranges = [line_range(mistake.line, mistake.line)]
+            ranges = line_ranges(mistake.line, mistake.line)
             message = message.splitlines()[0]
         error: Json = {"message": message, "location": {"ranges": ranges}}
         result["buildError"] = error
@@ -33,8 +35,11 @@ def source(raw: bytes, file: str) -> Json:
     return {"filename": file, "language": "Dockerfile", "data": base64.b64encode(raw).decode()}
 
 
-def line_range(first: int, last: int) -> Json:
-    return {"start": {"line": first}, "end": {"line": last}}
+def line_ranges(first: int, last: int) -> list[Json]:
+    """One for each line, as BuildKit has it; of a long here-document one for all."""
+    if last - first > _MANY_LINES:
+        return [{"start": {"line": first}, "end": {"line": last}}]
+    return [{"start": {"line": line}, "end": {"line": line}} for line in range(first, last + 1)]
 
 
 def _warning(finding: Finding) -> Json:
@@ -48,5 +53,5 @@ def _warning(finding: Finding) -> Json:
     }
     return {
         **{name: text for name, text in texts.items() if text},
-        "location": {"ranges": [line_range(finding.first, finding.last)]},
+        "location": {"ranges": line_ranges(finding.first, finding.last)},
     }

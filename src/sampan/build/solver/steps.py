@@ -133,7 +133,10 @@ class StageSteps:
         if stage.base_stage is not None:
             before = self.common.stage_for(stage.base_stage, stage)
             triggers = before.state.config.on_build or ()
-            state = initial_state(before.state.config, scope, plan.escape)
+            # A stage inherits the build arguments that the stage it stands on has declared.
+            state = replace(
+                initial_state(before.state.config, scope, plan.escape), args=dict(before.state.args)
+            )
             base = msgspec.structs.replace(before.base, author=before.state.author or before.base.author)
             return replace(before, state=state, base=base), triggers
         if stage.base == SCRATCH:

@@ -115,7 +115,7 @@ def _sarif_result(
     physical: dict[str, Any] = {"artifactLocation": {"uri": uri}}
     ranges = _ranges(location)
     if ranges:
-        physical["region"] = {"startLine": ranges[0][0], "endLine": ranges[0][1]}
+        physical["region"] = {"startLine": ranges[0][0], "endLine": ranges[-1][1]}
     return {
         "ruleId": rule,
         "ruleIndex": index,
