@@ -288,3 +288,10 @@ def test_an_archive_is_unpacked_by_add(site: Site) -> None:
     members = site.layer(config, 1)
     assert set(members) == {"opt", "opt/dir", "opt/dir/file"}
     assert (members["opt/dir/file"].uid, members["opt/dir/file"].mode) == (12, 0o640)
+
+
+def test_a_layer_that_comes_twice_is_mounted_once(site: Site) -> None:
+    (site.context / "a.txt").write_text("hello")
+    config = site.build("FROM busybox\nCOPY a.txt /\nRUN rm /a.txt\nCOPY a.txt /\nRUN cat /a.txt\n")
+    assert config.rootfs.diff_ids[1] == config.rootfs.diff_ids[3]
+    assert "hello" in site.text
