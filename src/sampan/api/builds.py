@@ -15,6 +15,7 @@ from sampan.api.images import credentials
 from sampan.api.messages import AnyResponse, Request, Route, StreamingResponse
 from sampan.api.solve_status import failure_detail, status_of
 from sampan.build.cache_options import parse_cache_from, parse_cache_to
+from sampan.build.dockerfile.state import EPOCH_ARG
 from sampan.build.errors import RunFailed
 from sampan.build.events import BuildEvent, BuildResult, Failure
 from sampan.build.model import BuildRequest, RunLimits
@@ -23,6 +24,10 @@ from sampan.errors import Invalid, SampanError, Unsupported
 from sampan.oci.reference import Reference, parse_reference
 
 T = TypeVar("T")
+
+
+MAX_EPOCH = 253_402_300_799
+"""The last second of the year 9999: later ones have no RFC 3339 form."""
 
 
 class _Ulimit(msgspec.Struct, rename="pascal"):
@@ -119,10 +124,12 @@ def build_request(request: Request) -> BuildRequest:
     dockerfile = request.get("dockerfile") or "Dockerfile"
     if ".." in PurePosixPath(dockerfile).parts:
         raise Invalid(f"forbidden path outside the build context: {dockerfile}")
+    build_args = _json(request, "buildargs", dict[str, str | None]) or {}
     return BuildRequest(
         dockerfile=dockerfile,
         tags=tuple(_tag(text) for text in request.query_list("t") if text),
-        build_args=_json(request, "buildargs", dict[str, str | None]) or {},
+        build_args=build_args,
+        epoch=_epoch(build_args.get(EPOCH_ARG)),
         labels=_json(request, "labels", dict[str, str]) or {},
         target=request.get("target"),
         platform=request.get("platform") or None,
@@ -137,6 +144,17 @@ def build_request(request: Request) -> BuildRequest:
         cache_from=tuple(parse_cache_from(text) for text in _json(request, "cachefrom", list[str]) or ()),
         cache_to=tuple(parse_cache_to(text) for text in _json(request, "cacheto", list[str]) or ()),
     )
+
+
+def _epoch(text: str | None) -> int | None:
+    """SOURCE_DATE_EPOCH: seconds since 1970 (reproducible-builds.org). None when it is not given."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal()) or len(text) > 12 or int(text) > MAX_EPOCH:
+        raise Invalid(
+            f"invalid {EPOCH_ARG}: {text[:40]!r}", hint="whole seconds since 1970, as `date +%s` prints them"
+        )
+    return int(text)
 
 
 def _limits(request: Request) -> RunLimits:

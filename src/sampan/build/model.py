@@ -245,5 +245,7 @@ class BuildRequest:
     extra_hosts: tuple[str, ...] = ()
     shm_size: int = 0
     limits: RunLimits = field(default_factory=RunLimits)
+    epoch: int | None = None
+    """Seconds since 1970 (SOURCE_DATE_EPOCH): nothing that the build makes is newer, and it is told to be of then."""
     cache_from: tuple[CacheFrom, ...] = ()
     cache_to: tuple[CacheTo, ...] = ()

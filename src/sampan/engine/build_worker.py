@@ -104,8 +104,8 @@ class EngineWorker:
     ) -> int:
         return self._steps.run(request, output, cancelled, self._loop, self._trust)
 
-    def adopt_snapshot(self, snapshot_id: str) -> Layer:
-        layer = self._snapshots.adopt(snapshot_id)
+    def adopt_snapshot(self, snapshot_id: str, *, latest: int | None = None) -> Layer:
+        layer = self._snapshots.adopt(snapshot_id, latest=latest)
         return layer if layer.entries else Layer(EMPTY_LAYER, 0)
 
     def remove_snapshot(self, snapshot_id: str) -> None:

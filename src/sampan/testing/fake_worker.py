@@ -151,7 +151,7 @@ class FakeWorker:
         self.runs.append(request)
         return self._runner(self._snapshot_path(request.snapshot_id), request, output)
 
-    def adopt_snapshot(self, snapshot_id: str) -> Layer:
+    def adopt_snapshot(self, snapshot_id: str, *, latest: int | None = None) -> Layer:
         below = self._snapshots.pop(snapshot_id)
         path = self._snapshot_path(snapshot_id)
         described = _description(path)

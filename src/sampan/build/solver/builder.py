@@ -13,7 +13,7 @@ import msgspec
 
 from sampan.build.dockerfile.parse import parse
 from sampan.build.dockerfile.plan import plan
-from sampan.build.dockerfile.state import PREDEFINED_ARGS, Applied
+from sampan.build.dockerfile.state import EPOCH_ARG, PREDEFINED_ARGS, Applied
 from sampan.build.errors import BuildCancelled, DockerfileError
 from sampan.build.events import BuildEvent, BuildResult, StageOrder, StepNote
 from sampan.build.files.context import context_tree, read_dockerfile
@@ -244,7 +244,11 @@ class _Build:
             for argument in instruction.args
         }
         unused = sorted(
-            self.request.build_args.keys() - declared - PREDEFINED_ARGS - self.plan.platform_args.keys()
+            self.request.build_args.keys()
+            - declared
+            - PREDEFINED_ARGS
+            - self.plan.platform_args.keys()
+            - {EPOCH_ARG}
         )
         if unused:
             voice.warn(f"One or more build-args [{' '.join(unused)}] were not consumed")

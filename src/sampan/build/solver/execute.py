@@ -27,9 +27,9 @@ from sampan.build.model import (
     WorkdirOperation,
 )
 from sampan.build.solver.cache import CacheEntry
-from sampan.build.solver.keys import chain_of, copy_key, run_key, workdir_key
+from sampan.build.solver.keys import chain_of, copy_key, dated_key, run_key, workdir_key
 from sampan.build.solver.placing import Placing, accounts_of, ownership_of
-from sampan.build.solver.progress import Progress
+from sampan.build.solver.progress import Progress, epoch_time
 from sampan.build.solver.sources import CopySources, Surroundings
 from sampan.build.solver.voice import Voice, timestamp
 from sampan.build.worker import EMPTY_LAYER, RunMount, RunRequest
@@ -40,6 +40,8 @@ from sampan.storage.layers import Layer
 
 _LAST_OUTPUT = 8 << 10
 """Bytes of a failed command's output that are kept."""
+_HOSTNAME = "buildkitsandbox"
+"""The same for every step, so that one which writes it down gives the same layer again; BuildKit's name."""
 _ABOUT_SOURCES = ("file not found", "forbidden path", "no source files")
 
 
@@ -58,7 +60,7 @@ class Executor:
         if isinstance(operation, CopyOperation):
             entry = self._copy_step(progress, applied, operation, voice)
         else:
-            key = self._key(progress, applied, operation)
+            key = dated_key(self._key(progress, applied, operation), self.request.epoch)
             entry = self._lookup(key, voice) or self._made(
                 key, applied, voice, lambda: self._layer_of(progress, operation, where, voice)
             )
@@ -73,6 +75,7 @@ class Executor:
         below = () if operation.link else progress.diff_ids
         with _named(operation), CopySources(self.around, operation, voice) as sources:
             key = copy_key("" if operation.link else chain_of(below), operation, sources.content_key())
+            key = dated_key(key, self.request.epoch)
             return self._lookup(key, voice) or self._made(
                 key, applied, voice, lambda: self._copied(below, operation, sources)
             )
@@ -109,7 +112,7 @@ class Executor:
     def _remember(self, key: str, applied: Applied, layer: Layer | None) -> CacheEntry:
         changed = layer is not None and layer.diff_id != EMPTY_LAYER
         entry = CacheEntry(
-            created=timestamp(),
+            created=timestamp() if self.request.epoch is None else epoch_time(self.request.epoch),
             layer=layer.diff_id if layer is not None and changed else "",
             size=layer.size if layer is not None else 0,
             step=applied.history[:200],
@@ -137,7 +140,7 @@ class Executor:
             yield change
             if self.around.cancelled.is_set():
                 raise BuildCancelled
-            change.layer = worker.adopt_snapshot(change.snapshot_id)
+            change.layer = worker.adopt_snapshot(change.snapshot_id, latest=self.request.epoch)
         except BaseException as error:
             try:
                 worker.remove_snapshot(change.snapshot_id)
@@ -161,7 +164,7 @@ class Executor:
                 shm_size=self.request.shm_size,
                 limits=self.request.limits,
                 extra_hosts=self.request.extra_hosts,
-                hostname=name,
+                hostname=_HOSTNAME,
             )
             output = _Output(voice)
             status = self.around.worker.run(request, output.write, self.around.cancelled)

@@ -65,5 +65,10 @@ def copy_key(chain: str, operation: CopyOperation, content: str) -> str:
     return key_of("copy", [chain, json.dumps(options), content])
 
 
+def dated_key(key: str, epoch: int | None) -> str:
+    """Of a layer without files newer than `epoch`."""
+    return key if epoch is None else key_of("epoch", [key, str(epoch)])
+
+
 def workdir_key(chain: str, path: str) -> str:
     return key_of("workdir", [chain, path])

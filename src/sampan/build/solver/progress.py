@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -22,13 +23,16 @@ class Progress:
     base_id: Digest | None
     diff_ids: tuple[Digest, ...]
     history: tuple[History, ...]
+    epoch: int | None = None
+    """Seconds since 1970: the time of every step from here on."""
     touched: bool = False
     """Whether any instruction was applied: an image that is only FROM is the base itself."""
 
     def advance(self, applied: Applied, created: str | None = None, layer: Digest | None = None) -> Progress:
         """`created`: when the layer was made; a step without one has no time of its own."""
+        made = None if layer is None else created
         entry = History(
-            created=None if layer is None else created,
+            created=made if self.epoch is None else epoch_time(self.epoch),
             created_by=applied.history,
             author=applied.state.author or None,
             comment=COMMENT,
@@ -61,6 +65,11 @@ class Progress:
         if not self.touched:
             return self.base_id
         return digest_of(encode_image_config(self.image_config()))
+
+
+def epoch_time(seconds: int) -> str:
+    """RFC 3339 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 def dated(history: tuple[History, ...]) -> tuple[History, ...]:

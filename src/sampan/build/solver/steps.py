@@ -142,7 +142,7 @@ class StageSteps:
         if stage.base == SCRATCH:
             base = _empty_config(stage.platform or request.platform or host_platform())
             state = initial_state(ContainerDefaults(), scope, plan.escape)
-            return Progress(state, base, None, (), ()), ()
+            return Progress(state, base, None, (), (), request.epoch), ()
         image = self.common.images.get(stage.base, stage.platform or request.platform, voice)
         defaults = image.config.defaults
         progress = Progress(
@@ -151,6 +151,7 @@ class StageSteps:
             image.id,
             image.diff_ids,
             image.config.history or (),
+            request.epoch,
         )
         return progress, defaults.on_build or ()
 

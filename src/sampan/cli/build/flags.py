@@ -98,6 +98,12 @@ _SEEING = (
         check=_progress,
     ),
     Flag("quiet", "q", "bool", "Print nothing but the image's ID"),
+    Flag(
+        "reproducible",
+        "",
+        "bool",
+        "Same input, same image: nothing is newer than SOURCE_DATE_EPOCH (0 when unset)",
+    ),
 )
 _COMPATIBLE = (
     Flag("builder", "", "string", "Accepted for compatibility: there is one builder"),

@@ -50,12 +50,18 @@ class _Counter:
         sys.stdout.flush()
 
 
-def _build_arguments(values: list[str]) -> dict[str, str | None]:
-    """NAME=value; NAME alone takes the value it has here, and none when it has none."""
+def _build_arguments(values: list[str], *, reproducible: bool = False) -> dict[str, str | None]:
+    """NAME=value; NAME alone takes the value it has here, and none when it has none.
+
+    SOURCE_DATE_EPOCH goes along when it is set, as buildx does it; `--reproducible` sets it to 0 otherwise.
+    """
     result: dict[str, str | None] = {}
     for text in values:
         name, equals, value = text.partition("=")
         result[name] = value if equals else os.environ.get(name)
+    epoch = os.environ.get("SOURCE_DATE_EPOCH") or ("0" if reproducible else "")
+    if epoch and not result.get("SOURCE_DATE_EPOCH"):
+        result["SOURCE_DATE_EPOCH"] = epoch
     return result
 
 
@@ -67,7 +73,7 @@ def _caches(values: list[str]) -> list[str]:
 def _query(invocation: Invocation, dockerfile: str, remote: str) -> dict[str, Any]:
     flags = invocation.flags
     labels = texts.to_map(flags["label"])
-    arguments = _build_arguments(flags["build-arg"])
+    arguments = _build_arguments(flags["build-arg"], reproducible=flags["reproducible"])
     return {
         "t": flags["tag"],
         "dockerfile": dockerfile,
