@@ -124,8 +124,8 @@ class RealWorker:
                 output(1, data)
         return shim.wait().exit_code
 
-    def adopt_snapshot(self, snapshot_id: str) -> Layer:
-        return self.snapshots.adopt(snapshot_id)
+    def adopt_snapshot(self, snapshot_id: str, *, latest: int | None = None) -> Layer:
+        return self.snapshots.adopt(snapshot_id, latest=latest)
 
     def remove_snapshot(self, snapshot_id: str) -> None:
         self.snapshots.remove(snapshot_id)
