@@ -15,6 +15,7 @@ from sampan.api.images import credentials
 from sampan.api.messages import AnyResponse, Request, Route, StreamingResponse
 from sampan.api.solve_status import failure_detail, status_of
 from sampan.build.cache_options import parse_cache_from, parse_cache_to
+from sampan.build.dockerfile.contexts import IMAGE, context_name
 from sampan.build.dockerfile.state import EPOCH_ARG
 from sampan.build.errors import RunFailed
 from sampan.build.events import BuildEvent, BuildResult, Failure
@@ -141,6 +142,7 @@ def build_request(request: Request) -> BuildRequest:
         extra_hosts=tuple(_extra_hosts(request)),
         shm_size=request.integer("shmsize") or 0,
         limits=_limits(request),
+        contexts=_contexts(request),
         cache_from=tuple(parse_cache_from(text) for text in _json(request, "cachefrom", list[str]) or ()),
         cache_to=tuple(parse_cache_to(text) for text in _json(request, "cacheto", list[str]) or ()),
     )
@@ -155,6 +157,22 @@ def _epoch(text: str | None) -> int | None:
             f"invalid {EPOCH_ARG}: {text[:40]!r}", hint="whole seconds since 1970, as `date +%s` prints them"
         )
     return int(text)
+
+
+def _contexts(request: Request) -> dict[str, str]:
+    contexts: dict[str, str] = {}
+    for text, value in (_json(request, "buildcontexts", dict[str, str]) or {}).items():
+        name = context_name(text)
+        if not name:
+            raise Invalid(f"invalid context name {text}: it is neither a name nor an image")
+        if value.startswith(IMAGE):
+            parse_reference(value.removeprefix(IMAGE))
+        elif not value or value.startswith(("oci-layout://", "target:", "input:")):
+            raise Unsupported(
+                f"the build context {text}={value} is not supported", hint="docker-image://IMAGE is"
+            )
+        contexts[name] = value
+    return contexts
 
 
 def _limits(request: Request) -> RunLimits:

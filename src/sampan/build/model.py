@@ -111,6 +111,8 @@ class Stage:
     instructions: tuple[Instruction, ...]
     needs: frozenset[int]
     """Indices of the stages that must exist before this one is executed."""
+    is_context: bool = False
+    """`base` is the name of a context (`--build-context`), not of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,5 +249,7 @@ class BuildRequest:
     limits: RunLimits = field(default_factory=RunLimits)
     epoch: int | None = None
     """Seconds since 1970 (SOURCE_DATE_EPOCH): nothing that the build makes is newer, and it is told to be of then."""
+    contexts: dict[str, str] = field(default_factory=dict)
+    """Named contexts: `dockerfile.contexts.context_name` of the name -> `docker-image://IMAGE`, or another value."""
     cache_from: tuple[CacheFrom, ...] = ()
     cache_to: tuple[CacheTo, ...] = ()

@@ -7,9 +7,11 @@ What depends on a base image's configuration (variables from its ENV, ONBUILD tr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from sampan.build.dockerfile.check import Flags, check, mistake
+from sampan.build.dockerfile.contexts import context_name
 from sampan.build.dockerfile.expand import expand
 from sampan.build.errors import DockerfileError
 from sampan.build.model import Dockerfile, Instruction, Place, Plan, Stage
@@ -27,8 +29,11 @@ def plan(
     target: str = "",
     build_platform: str = "linux/amd64",
     target_platform: str = "",
+    contexts: Collection[str] = (),
 ) -> Plan:
-    """Raises `DockerfileError`, and `NotFound` for an unknown target."""
+    """`contexts`: names of those that replace a stage or an image, as `context_name` writes them.
+
+    Raises `DockerfileError`, and `NotFound` for an unknown target."""
     for instruction in dockerfile.instructions:
         check(instruction)
     head, bodies = _split(dockerfile)
@@ -43,7 +48,7 @@ def plan(
     stages: list[Stage] = []
     names: dict[str, int] = {}
     for index, body in enumerate(bodies):
-        stage = _stage(index, body, names, scope, dockerfile.escape)
+        stage = _in_context(_stage(index, body, names, scope, dockerfile.escape), contexts)
         stages.append(stage)
         if stage.name:
             names[stage.name] = index
@@ -158,6 +163,15 @@ def _stage(
     )
 
 
+def _in_context(stage: Stage, contexts: Collection[str]) -> Stage:
+    """A context replaces a stage of its name, whole, and an image that a stage begins with."""
+    if stage.name and context_name(stage.name) in contexts:
+        return replace(stage, base=stage.name, base_stage=None, instructions=(), is_context=True)
+    if stage.base and stage.base != SCRATCH and context_name(stage.base) in contexts:
+        return replace(stage, is_context=True)
+    return stage
+
+
 def _with_needs(stage: Stage, stages: Sequence[Stage], names: Mapping[str, int]) -> Stage:
     needs: set[int] = set() if stage.base_stage is None else {stage.base_stage}
     for instruction in stage.instructions:
@@ -170,16 +184,7 @@ def _with_needs(stage: Stage, stages: Sequence[Stage], names: Mapping[str, int])
                 ) from error
             if found is not None:
                 needs.add(found)
-    return Stage(
-        stage.index,
-        stage.name,
-        stage.origin,
-        stage.base,
-        stage.base_stage,
-        stage.platform,
-        stage.instructions,
-        frozenset(needs),
-    )
+    return replace(stage, needs=frozenset(needs))
 
 
 def origins(instruction: Instruction) -> list[str]:

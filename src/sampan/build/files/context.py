@@ -41,10 +41,15 @@ def context_tree(fd: int, request: BuildRequest) -> Tree:
     return Tree(fd, ignore_rules(fd, request) or IgnoreRules(), is_context=True)
 
 
-def ignore_rules(fd: int, request: BuildRequest) -> IgnoreRules | None:
-    """Those of `<Dockerfile>.dockerignore`, else of `.dockerignore`; None: there is neither. Raises `Invalid`."""
-    name = posixpath.normpath(request.dockerfile or "Dockerfile").lstrip("/")
-    text = _read(fd, f"{name}.dockerignore", _MAX_IGNORE)
+def ignore_rules(fd: int, request: BuildRequest | None = None) -> IgnoreRules | None:
+    """Those of `<Dockerfile>.dockerignore`, else of `.dockerignore`; None: there is neither. Raises `Invalid`.
+
+    Without a request, for another context than the main one: of `.dockerignore` alone.
+    """
+    text = None
+    if request is not None:
+        name = posixpath.normpath(request.dockerfile or "Dockerfile").lstrip("/")
+        text = _read(fd, f"{name}.dockerignore", _MAX_IGNORE)
     if text is None:
         text = _read(fd, ".dockerignore", _MAX_IGNORE)
     if text is None:

@@ -12,7 +12,6 @@ _HINTS = {
     "allow": "",
     "annotation": "",
     "attest": "",
-    "build-context": "",
     "explain": "",
     "on-error": "",
     "output": "the image is kept here; `sampan save` and `sampan push` bring it elsewhere",

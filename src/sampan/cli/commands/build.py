@@ -70,6 +70,14 @@ def _caches(values: list[str]) -> list[str]:
     return [part for text in values for part in ([text] if "=" in text else text.split(","))]
 
 
+def _contexts(values: list[str]) -> str:
+    if not values:
+        return ""
+    from sampan.cli.build.named import named_contexts
+
+    return dumps(named_contexts(values))
+
+
 def _query(invocation: Invocation, dockerfile: str, remote: str) -> dict[str, Any]:
     flags = invocation.flags
     labels = texts.to_map(flags["label"])
@@ -101,6 +109,7 @@ def _query(invocation: Invocation, dockerfile: str, remote: str) -> dict[str, An
         "platform": ",".join(flags["platform"]),
         "buildargs": dumps(arguments) if arguments else "",
         "labels": dumps(labels) if labels else "",
+        "buildcontexts": _contexts(flags["build-context"]),
         "cachefrom": dumps(_caches(flags["cache-from"])) if flags["cache-from"] else "",
         "cacheto": dumps(flags["cache-to"]) if flags["cache-to"] else "",
         "ulimits": dumps(flags["ulimit"]) if flags["ulimit"] else "",
