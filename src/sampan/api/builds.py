@@ -20,11 +20,14 @@ from sampan.build.dockerfile.state import EPOCH_ARG
 from sampan.build.errors import RunFailed
 from sampan.build.events import BuildEvent, BuildResult, Failure
 from sampan.build.model import BuildRequest, RunLimits
+from sampan.build.output_options import Output, check_outputs, parse_output
 from sampan.engine.engine import Engine
 from sampan.errors import Invalid, SampanError, Unsupported
 from sampan.oci.reference import Reference, parse_reference
+from sampan.registry.platforms import parse_platform
 
 T = TypeVar("T")
+MAX_OUTPUTS = 32
 
 
 MAX_EPOCH = 253_402_300_799
@@ -35,6 +38,11 @@ class _Ulimit(msgspec.Struct, rename="pascal"):
     name: str
     soft: int = -1
     hard: int = -1
+
+
+class _Output(msgspec.Struct, rename="pascal"):
+    type: str
+    attrs: dict[str, str] = {}
 
 
 async def build(engine: Engine, request: Request) -> AnyResponse:
@@ -69,7 +77,7 @@ async def _classic_lines(events: AsyncIterator[BuildEvent], *, quiet: bool) -> A
             if not quiet:
                 for message in classic.feed(event):
                     yield _encode(message)
-            elif isinstance(event, BuildResult):
+            elif isinstance(event, BuildResult) and event.image:
                 yield _encode({"stream": f"{event.image}\n"})
     except SampanError as error:
         for message in classic.rest():
@@ -110,8 +118,6 @@ def _refuse(request: Request) -> None:
         )
     if request.query_list("securityopt"):
         raise Invalid("The daemon on this platform does not support setting security options on build")
-    if "," in request.get("platform"):
-        raise Unsupported("building for several platforms at once is not supported yet")
 
 
 def domain_of(address: str) -> str:
@@ -126,14 +132,20 @@ def build_request(request: Request) -> BuildRequest:
     if ".." in PurePosixPath(dockerfile).parts:
         raise Invalid(f"forbidden path outside the build context: {dockerfile}")
     build_args = _json(request, "buildargs", dict[str, str | None]) or {}
+    platforms = tuple(dict.fromkeys(str(parse_platform(text)) for text in _listed(request.get("platform"))))
+    tags = tuple(_tag(text) for text in request.query_list("t") if text)
+    outputs = _outputs(request)
+    check_outputs(outputs, tagged=bool(tags), platforms=len(platforms))
     return BuildRequest(
         dockerfile=dockerfile,
-        tags=tuple(_tag(text) for text in request.query_list("t") if text),
         build_args=build_args,
         epoch=_epoch(build_args.get(EPOCH_ARG)),
+        tags=tags,
         labels=_json(request, "labels", dict[str, str]) or {},
         target=request.get("target"),
-        platform=request.get("platform") or None,
+        platform=platforms[0] if len(platforms) == 1 else None,
+        platforms=platforms if len(platforms) > 1 else (),
+        outputs=outputs,
         no_cache=request.flag("nocache"),
         no_cache_stages=frozenset(name.lower() for name in request.get("nocachefilter").split(",") if name),
         pull=request.flag("pull"),
@@ -173,6 +185,17 @@ def _contexts(request: Request) -> dict[str, str]:
             )
         contexts[name] = value
     return contexts
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _outputs(request: Request) -> tuple[Output, ...]:
+    wanted = _json(request, "outputs", list[_Output]) or []
+    if len(wanted) > MAX_OUTPUTS:
+        raise Invalid(f"outputs: more than {MAX_OUTPUTS}")
+    return tuple(parse_output(one.type, one.attrs) for one in wanted)
 
 
 def _limits(request: Request) -> RunLimits:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sampan.build.cache_options import CacheFrom, CacheTo
+from sampan.build.output_options import Output
 from sampan.oci.reference import Reference
 
 MAX_DOCKERFILE = 4 << 20
@@ -253,3 +254,7 @@ class BuildRequest:
     """Named contexts: `dockerfile.contexts.context_name` of the name -> `docker-image://IMAGE`, or another value."""
     cache_from: tuple[CacheFrom, ...] = ()
     cache_to: tuple[CacheTo, ...] = ()
+    platforms: tuple[str, ...] = ()
+    """Several are built one after the other, each as `platform`, and become one index."""
+    outputs: tuple[Output, ...] = ()
+    """None: an image in the store."""

@@ -120,6 +120,28 @@ def parse_output(kind: str, values: Mapping[str, str]) -> Output:
     )
 
 
+def check_outputs(outputs: Sequence[Output], *, tagged: bool, platforms: int) -> None:
+    """What can't be done, told before anything is built. Raises `Invalid`, `Unsupported`, with BuildKit's words."""
+    for output in outputs:
+        if output.push and not (tagged or output.names):
+            raise Invalid("tag is needed when pushing to registry", hint="give the image a name with -t")
+        if output.delivered and not output.id:
+            raise Invalid(
+                f"output of type {output.kind} needs an id", hint="`sampan build` opens a session for it"
+            )
+        if platforms > 1 and output.kind == "docker":
+            raise Unsupported(
+                "docker exporter does not currently support exporting manifest lists",
+                hint="use --output type=oci, or one platform",
+            )
+        if platforms > 1 and output.platform_split is False:
+            raise Unsupported(
+                "several platforms need a directory each", hint="leave platform-split=false out"
+            )
+        if output.oci is False and output.form is not None and output.form.compression == "zstd":
+            raise Invalid("zstd compression needs OCI's media types", hint="use oci-mediatypes=true")
+
+
 def _annotations(kind: str, values: Mapping[str, str]) -> Sequence[Annotation]:
     found = []
     for key, value in values.items():

@@ -13,7 +13,7 @@ from sampan.build.session import ClientSession, Sink
 from sampan.build.solver.voice import Voice, internal
 from sampan.build.worker import Report
 from sampan.engine.images import Images
-from sampan.errors import Invalid, Unsupported
+from sampan.errors import Invalid
 from sampan.oci.attestation import Attestation
 from sampan.oci.digest import Digest
 from sampan.oci.manifest import Descriptor
@@ -78,8 +78,8 @@ class BuildOutputs:
         self._built = tuple(built)
         self._tags = tuple(tags)
         self.response: Response = {}
-        if len(built) == 1:
-            self.response["containerimage.config.digest"] = built[0].image.id
+        self.result = Digest("")
+        """What the build is called by: an image's id, an index's digest, "" for files alone."""
 
     def perform(self, outputs: Sequence[Output]) -> None:
         """One after the other; nothing half-made is left of one that fails. Raises `SampanError`."""
@@ -94,6 +94,10 @@ class BuildOutputs:
                 else:
                     self._to_files(output, voice)
 
+    def names_of(self, output: Output) -> tuple[Reference, ...]:
+        """What the image store has under a name after this output."""
+        return (output.names or self._tags) if output.kind == "image" and output.store else ()
+
     # Packing
 
     def _pack(self, output: Output, form: LayerForm, voice: Voice, names: Sequence[Reference]) -> _Packing:
@@ -103,8 +107,6 @@ class BuildOutputs:
 
     def _to_image(self, output: Output, voice: Voice) -> None:
         names = output.names or self._tags
-        if output.push and not names:
-            raise Invalid("tag is needed when pushing to registry", hint="give the image a name with -t")
         packed = self._stored(output, voice, names) if output.store else None
         if output.push:
             digest = self._push(output, voice, names, packed)
@@ -113,6 +115,14 @@ class BuildOutputs:
             self._tell(packed)
         else:
             self.response["containerimage.digest"] = self._built[0].image.id
+        self._tell_names(names)
+
+    def _tell_names(self, names: Sequence[Reference]) -> None:
+        if len(self._built) == 1:
+            self.result = self._built[0].image.id
+            self.response["containerimage.config.digest"] = self.result
+        else:
+            self.result = Digest(str(self.response["containerimage.digest"]))
         if names:
             self.response["image.name"] = ",".join(str(name) for name in names)
 
@@ -207,11 +217,6 @@ class BuildOutputs:
     def _to_archive(self, output: Output, voice: Voice) -> None:
         names = output.names or self._tags
         docker = output.kind == "docker"
-        if docker and len(self._built) > 1:
-            raise Unsupported(
-                "docker exporter does not currently support exporting manifest lists",
-                hint="use --output type=oci, or one platform",
-            )
         with (
             _Delivery(self._around.client, output.id) as sink,
             self._pack(output, output.form or LayerForm(), voice, names) as packing,
@@ -220,19 +225,14 @@ class BuildOutputs:
             save_packed(self._store, packed, names, sink, docker=docker)
             sink.commit()
         self._tell(packed)
+        self._tell_names(names)
         voice.did("sending tarball")
-        if names:
-            self.response["image.name"] = ",".join(str(name) for name in names)
 
     # tar, local
 
     def _to_files(self, output: Output, voice: Voice) -> None:
         split = output.platform_split
         split = len(self._built) > 1 if split is None else split
-        if not split and len(self._built) > 1:
-            raise Unsupported(
-                "several platforms need a directory each", hint="leave platform-split=false out"
-            )
         with _Delivery(self._around.client, output.id) as sink:
             for built in self._built:
                 if split:

@@ -10,12 +10,9 @@ if TYPE_CHECKING:
 
 _HINTS = {
     "allow": "",
-    "annotation": "",
     "attest": "",
     "explain": "",
     "on-error": "",
-    "output": "the image is kept here; `sampan save` and `sampan push` bring it elsewhere",
-    "push": "push the image with `sampan push` when it is built",
     "sbom": "",
     "secret": "",
     "squash": "put what belongs together into one RUN, or copy the result into a stage of its own",

@@ -6,6 +6,7 @@ import os
 import sys
 
 from sampan.cli import registry_auth, units
+from sampan.cli.build.asking import open_session, require_sampan
 from sampan.cli.build.flags import FLAGS
 from sampan.cli.build.refusals import refuse
 from sampan.cli.build.result import Result, forget_old, write_iidfile, write_metadata
@@ -19,17 +20,20 @@ from sampan.client.codec import dumps
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, TextIO
 
     from sampan.cli.build.calls import Call
+    from sampan.cli.build.outputs import Outputs
+    from sampan.cli.flags import Values
 
 
 class _Counter:
     """Counts the bytes of a context on their way, shown on a terminal as they go."""
 
-    def __init__(self, body: Iterator[bytes], *, shown: bool) -> None:
+    def __init__(self, body: Iterator[bytes], out: TextIO, *, shown: bool) -> None:
         self._body = body
-        self._live = shown and sys.stdout.isatty()
+        self._out = out
+        self._live = shown and out.isatty()
         self._shown = shown
         self.total = 0
 
@@ -46,8 +50,8 @@ class _Counter:
 
     def _report(self, end: str) -> None:
         size = units.human_size(self.total)
-        sys.stdout.write(f"Sending build context to Docker daemon  {size:>7}{end}")
-        sys.stdout.flush()
+        self._out.write(f"Sending build context to Docker daemon  {size:>7}{end}")
+        self._out.flush()
 
 
 def _build_arguments(values: list[str], *, reproducible: bool = False) -> dict[str, str | None]:
@@ -129,6 +133,8 @@ def _build(invocation: Invocation) -> int:
     if flags["format"]:
         raise Failure("--format is for --list-context and --check")
     refuse(flags)
+    outputs = _outputs(flags)
+    out = sys.stderr if outputs is not None and outputs.to_stdout else sys.stdout
     context = open_context(invocation.args[0], flags["file"])
     forget_old(flags["iidfile"], flags["metadata-file"])
     headers = {"Content-Type": "application/x-tar"}
@@ -136,18 +142,33 @@ def _build(invocation: Invocation) -> int:
     headers["X-Registry-Config"] = registry_auth.encode_header(logins)
     client = invocation.client()
     quiet = flags["quiet"] or flags["progress"] == "quiet"
-    body = _Counter(context.body, shown=not quiet) if context.body is not None else b""
+    if outputs is not None or len(flags["platform"]) > 1:
+        require_sampan(client)
+    body = _Counter(context.body, out, shown=not quiet) if context.body is not None else b""
     query = _query(invocation, context.dockerfile, context.remote)
-    response = client.request("POST", "/build", query, body, headers)
+    if outputs is not None:
+        query["outputs"] = dumps(outputs.wire)
     result = Result()
-    if quiet:
-        result.id = _quietly(client.messages(response), result.remember) or result.id
-        print(result.id)
-    else:
-        show_all(client.messages(response), aux=result.remember)
+    with open_session(client, outputs.offers() if outputs is not None else {}) as session:
+        query["session"] = session
+        response = client.request("POST", "/build", query, body, headers)
+        if quiet:
+            result.id = _quietly(client.messages(response), result.remember) or result.id
+            print(result.id, file=out)
+        else:
+            show_all(client.messages(response), out, aux=result.remember)
     write_iidfile(flags["iidfile"], result.id)
     write_metadata(flags["metadata-file"], result.metadata(flags["tag"]))
     return 0
+
+
+def _outputs(flags: Values) -> Outputs | None:
+    """None: an image in the engine's store, as every engine does it."""
+    if not (flags["output"] or flags["push"] or flags["annotation"]):
+        return None
+    from sampan.cli.build.outputs import parse_outputs
+
+    return parse_outputs(flags)
 
 
 def _answer(call: Call, invocation: Invocation) -> int:
