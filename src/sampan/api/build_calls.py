@@ -19,11 +19,11 @@ def is_call(request: Request) -> bool:
 async def build_call(
     engine: Engine, request: Request, wanted: BuildRequest, sent: Mapping[str, Credentials]
 ) -> AnyResponse:
-    """`lint` is BuildKit's old name of `check`. Raises `Invalid`, `Unsupported`."""
+    """`lint` is a check by BuildKit's rules alone, as is its own name for it. Raises `Invalid`, `Unsupported`."""
     if request.get("remote"):
         raise Unsupported("a call needs the Dockerfile itself", hint="send it as a tar")
     wanted = replace(wanted, platform=(wanted.platform or "").partition(",")[0] or None)
     call, calls = request.get("call"), engine.build_calls
     if call in ("check", "lint"):
-        return json_response(await calls.check(wanted, request.stream(), sent))
+        return json_response(await calls.check(wanted, request.stream(), sent, practice=call == "check"))
     raise Invalid(f"unknown call {call!r}", hint="check")

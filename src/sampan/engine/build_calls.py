@@ -41,8 +41,13 @@ class BuildCalls:
         request: BuildRequest,
         context: AsyncIterator[bytes],
         credentials: Mapping[str, Credentials],
+        *,
+        practice: bool = True,
     ) -> Json:
-        """BuildKit's `result.json` of a check. The Dockerfile and the ignore file suffice as context."""
+        """BuildKit's `result.json` of a check. The Dockerfile and the ignore file suffice as context.
+
+        `practice`: with sampan's own rules, not BuildKit's alone.
+        """
 
         def work(fd: int) -> Json:
             platform = host_platform()
@@ -55,6 +60,7 @@ class BuildCalls:
                 target_platform=request.platform or platform,
                 find_base=self._find_base(request, credentials),
                 ignore=ignore_rules(fd, request),
+                practice=practice,
             )
             name = request.dockerfile or "Dockerfile"
             return lint_result(check_text(raw, subject, name), raw, name)

@@ -120,7 +120,7 @@ def test_sarif_names_rules_once_and_places_by_line() -> None:
     [
         ("", Call("build")),
         ("check", Call("check")),
-        ("lint", Call("check")),
+        ("lint", Call("lint")),
         ("check,format=json", Call("check", "json")),
         ("outline,format=json,ignorestatus=true", Call("outline", "json", ignore_status=True)),
     ],

@@ -140,8 +140,8 @@ def _stage(
 ) -> Stage:
     origin = body[0]
     name = origin.args[2].lower() if len(origin.args) == 3 else ""
-    if name and (not _STAGE_NAME.fullmatch(name) or name == SCRATCH):
-        what = "name is reserved" if name == SCRATCH else "name can't start with a number or contain symbols"
+    if name and not _STAGE_NAME.fullmatch(name):
+        what = "name can't start with a number or contain symbols"
         raise mistake(
             origin,
             f'invalid name for build stage: "{origin.args[2]}", {what}',

@@ -17,6 +17,7 @@ from sampan.build.rules.finding import Finding
 from sampan.build.rules.flow import Flow
 from sampan.build.rules.options import CheckOptions, parse_options
 from sampan.build.rules.origins import Origins
+from sampan.build.rules.practice import practice_findings
 from sampan.build.rules.subject import Subject
 from sampan.build.rules.writing import each_alone, writing_findings
 from sampan.errors import Invalid, SampanError
@@ -87,6 +88,8 @@ def check(subject: Subject, options: CheckOptions) -> Report:
     stages = {stage.index for stage in planned.stages} if subject.target else set(planned.every_stage)
     flow = Flow(subject, origins)
     found = [*early, *_walk(flow, origins, stages)]
+    if subject.practice:
+        found += practice_findings(subject, origins.bodies, flow)
     return _report(found, options, _first_mistake(subject, planned, stages))
 
 

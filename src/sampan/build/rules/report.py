@@ -26,8 +26,9 @@ def lint_result(report: Report, raw: bytes, file: str) -> Json:
         if isinstance(mistake, DockerfileError):
             ranges = line_ranges(mistake.line, mistake.line)
             message = message.splitlines()[0]
-        error: Json = {"message": message, "location": {"ranges": ranges}}
-        result["buildError"] = error
+        result["buildError"] = {"message": message, "location": {"ranges": ranges}}
+    elif report.violation:
+        result["buildError"] = {"message": report.violation, "location": {"ranges": []}}
     return result
 
 

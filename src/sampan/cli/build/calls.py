@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sampan.client.api import Client
 
 _TRUTH = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
-_FORMATS = {"check": ("", "json", "sarif")}
+_FORMATS = {"check": ("", "json", "sarif"), "lint": ("", "json", "sarif")}
 _MAX_DOCKERFILE = 8 << 20
 
 
@@ -58,7 +58,7 @@ def parse_call(text: str) -> Call:
         if not equals and call.name:
             raise Failure(f"invalid print value: {text}")
         if not equals:
-            call = replace(call, name="check" if field == "lint" else field)
+            call = replace(call, name=field)
         elif key == "format":
             call = replace(call, format=value)
         elif key == "ignorestatus" and value.lower() in _TRUTH:
