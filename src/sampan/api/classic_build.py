@@ -10,7 +10,6 @@ import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sampan.api.solve_status import response_of
 from sampan.build.events import (
     BuildEvent,
     BuildResult,
@@ -77,8 +76,7 @@ class ClassicBuild:
             said = self._say(event.stage, messages)
             return said + self._end(event.stage) if event.ended else said
         if isinstance(event, BuildResult):
-            aux = {"ID": event.image, **response_of(event)}
-            return [{"aux": aux}, *(_line(text) for text in _result(event))]
+            return [{"aux": {"ID": event.image}}, *(_line(text) for text in _result(event))]
         if isinstance(event, Failure):
             return self.rest()  # the error comes next
         vertex = event.digest if isinstance(event, Vertex) else event.vertex
@@ -157,8 +155,6 @@ def _noted(note: StepNote) -> list[Message]:
 
 
 def _result(result: BuildResult) -> list[str]:
-    if not result.image:
-        return []
     return [
         f"Successfully built {_short(result.image)}",
         *(f"Successfully tagged {tag}" for tag in result.tags),

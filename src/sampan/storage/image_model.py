@@ -51,8 +51,6 @@ class Image:
     digests: tuple[Reference, ...]
     parent: str = ""
     tagged_at: int = 0
-    part_of: tuple[Reference, ...] = ()
-    """Names of indexes that it is in for another platform than the one that the name alone means."""
 
     @property
     def diff_ids(self) -> tuple[Digest, ...]:
@@ -60,7 +58,7 @@ class Image:
 
     @property
     def dangling(self) -> bool:
-        return not self.tags and not self.part_of
+        return not self.tags
 
     @property
     def created(self) -> float:
