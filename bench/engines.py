@@ -68,7 +68,7 @@ class Contestant:
 
 
 def start_sampan(state: Path) -> Contestant:
-    root, run = state / "sampan", _volatile(state, "sampan")
+    root, run = state / "sampan", volatile_place(state, "sampan")
     sock = run / "sampan.sock"
     command = [SAMPAN, "daemon", "--root", root / "root", "--run", run, "--bridge", "smpbench0"]
     daemon = _daemon(command, root, sock)
@@ -80,7 +80,7 @@ def start_sampan(state: Path) -> Contestant:
 def start_docker(state: Path) -> Contestant | None:
     if shutil.which("dockerd") is None:
         return None
-    root, run = state / "docker", _volatile(state, "docker")
+    root, run = state / "docker", volatile_place(state, "docker")
     sock = root / "docker.sock"
     # Not docker0, which belongs to the machine's own engine.
     bridge = "dckbench0"
@@ -104,7 +104,7 @@ def start_docker(state: Path) -> Contestant | None:
 def start_podman(state: Path) -> Contestant | None:
     if shutil.which("podman") is None:
         return None
-    root, run = state / "podman", _volatile(state, "podman")
+    root, run = state / "podman", volatile_place(state, "podman")
     root.mkdir(parents=True)
     policy = root / "policy.json"
     policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
@@ -122,7 +122,8 @@ def start_podman(state: Path) -> Contestant | None:
     )
 
 
-def _volatile(state: Path, name: str) -> Path:
+def volatile_place(state: Path, name: str) -> Path:
+    """For what an engine keeps in /run; an engine makes it itself."""
     return state.parent / VOLATILE / state.name / name
 
 

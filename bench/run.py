@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import builds
 import containers
 import measure
 import report
@@ -195,12 +196,13 @@ def compare_all(given: Path | None, quick: bool, only: str | None) -> int:
                 publish(contestants[-1], large, image)
             known = versions(contestants)
             results = run_all(contestants, chosen)
+            results += builds.run_all(contestants, STATE / "builds", small, 3 if quick else 5, only)
         if only is None:
             results += forty(starters, names, prepare, 1 if quick else 3)
     finally:
         registry.terminate()
         registry.wait()
-    print("\n" + report.table(results, names))
+    print("\n" + report.tables(results, names))
     if not quick and only is None:
         report.write(results, names, known, PROJECT / "docs")
     return 0

@@ -9,19 +9,29 @@ from typing import TypeVar
 import msgspec
 
 from sampan.api.auth import registry_config
+from sampan.api.build_calls import build_call, is_call
 from sampan.api.classic_build import ClassicBuild
 from sampan.api.images import credentials
 from sampan.api.messages import AnyResponse, Request, Route, StreamingResponse
 from sampan.api.solve_status import failure_detail, status_of
 from sampan.build.cache_options import parse_cache_from, parse_cache_to
+from sampan.build.dockerfile.contexts import IMAGE, context_name
+from sampan.build.dockerfile.state import EPOCH_ARG
 from sampan.build.errors import RunFailed
 from sampan.build.events import BuildEvent, BuildResult, Failure
 from sampan.build.model import BuildRequest, RunLimits
+from sampan.build.output_options import Output, check_outputs, parse_output
 from sampan.engine.engine import Engine
 from sampan.errors import Invalid, SampanError, Unsupported
 from sampan.oci.reference import Reference, parse_reference
+from sampan.registry.platforms import parse_platform
 
 T = TypeVar("T")
+MAX_OUTPUTS = 32
+
+
+MAX_EPOCH = 253_402_300_799
+"""The last second of the year 9999: later ones have no RFC 3339 form."""
 
 
 class _Ulimit(msgspec.Struct, rename="pascal"):
@@ -30,12 +40,20 @@ class _Ulimit(msgspec.Struct, rename="pascal"):
     hard: int = -1
 
 
+class _Output(msgspec.Struct, rename="pascal"):
+    type: str
+    attrs: dict[str, str] = {}
+
+
 async def build(engine: Engine, request: Request) -> AnyResponse:
     if request.get("version") == "2":
         raise Unsupported(
             "BuildKit's session protocol is not offered",
             hint="build with `sampan build`, or with DOCKER_BUILDKIT=0 docker build",
         )
+    sent = {domain_of(host): credentials(auth) for host, auth in registry_config(request).items()}
+    if is_call(request):
+        return await build_call(engine, request, build_request(request), sent)
     _refuse(request)
     if request.get("remote"):
         raise Unsupported("a build context from a URL is not supported yet", hint="send the context as a tar")
@@ -43,7 +61,6 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
     progress = request.get("progress")
     if progress not in ("", "rawjson"):
         raise Invalid(f"invalid progress {progress!r}: the engine tells rawjson, or Docker's classic stream")
-    sent = {domain_of(host): credentials(auth) for host, auth in registry_config(request).items()}
     events = engine.builds.build(
         wanted, request.stream(), sent, host_ca=request.flag("hostca"), session_id=request.get("session")
     )
@@ -60,7 +77,7 @@ async def _classic_lines(events: AsyncIterator[BuildEvent], *, quiet: bool) -> A
             if not quiet:
                 for message in classic.feed(event):
                     yield _encode(message)
-            elif isinstance(event, BuildResult):
+            elif isinstance(event, BuildResult) and event.image:
                 yield _encode({"stream": f"{event.image}\n"})
     except SampanError as error:
         for message in classic.rest():
@@ -101,8 +118,6 @@ def _refuse(request: Request) -> None:
         )
     if request.query_list("securityopt"):
         raise Invalid("The daemon on this platform does not support setting security options on build")
-    if "," in request.get("platform"):
-        raise Unsupported("building for several platforms at once is not supported yet")
 
 
 def domain_of(address: str) -> str:
@@ -116,13 +131,21 @@ def build_request(request: Request) -> BuildRequest:
     dockerfile = request.get("dockerfile") or "Dockerfile"
     if ".." in PurePosixPath(dockerfile).parts:
         raise Invalid(f"forbidden path outside the build context: {dockerfile}")
+    build_args = _json(request, "buildargs", dict[str, str | None]) or {}
+    platforms = tuple(dict.fromkeys(str(parse_platform(text)) for text in _listed(request.get("platform"))))
+    tags = tuple(_tag(text) for text in request.query_list("t") if text)
+    outputs = _outputs(request)
+    check_outputs(outputs, tagged=bool(tags), platforms=len(platforms))
     return BuildRequest(
         dockerfile=dockerfile,
-        tags=tuple(_tag(text) for text in request.query_list("t") if text),
-        build_args=_json(request, "buildargs", dict[str, str | None]) or {},
+        build_args=build_args,
+        epoch=_epoch(build_args.get(EPOCH_ARG)),
+        tags=tags,
         labels=_json(request, "labels", dict[str, str]) or {},
         target=request.get("target"),
-        platform=request.get("platform") or None,
+        platform=platforms[0] if len(platforms) == 1 else None,
+        platforms=platforms if len(platforms) > 1 else (),
+        outputs=outputs,
         no_cache=request.flag("nocache"),
         no_cache_stages=frozenset(name.lower() for name in request.get("nocachefilter").split(",") if name),
         pull=request.flag("pull"),
@@ -131,9 +154,48 @@ def build_request(request: Request) -> BuildRequest:
         extra_hosts=tuple(_extra_hosts(request)),
         shm_size=request.integer("shmsize") or 0,
         limits=_limits(request),
+        contexts=_contexts(request),
         cache_from=tuple(parse_cache_from(text) for text in _json(request, "cachefrom", list[str]) or ()),
         cache_to=tuple(parse_cache_to(text) for text in _json(request, "cacheto", list[str]) or ()),
     )
+
+
+def _epoch(text: str | None) -> int | None:
+    """SOURCE_DATE_EPOCH: seconds since 1970 (reproducible-builds.org). None when it is not given."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal()) or len(text) > 12 or int(text) > MAX_EPOCH:
+        raise Invalid(
+            f"invalid {EPOCH_ARG}: {text[:40]!r}", hint="whole seconds since 1970, as `date +%s` prints them"
+        )
+    return int(text)
+
+
+def _contexts(request: Request) -> dict[str, str]:
+    contexts: dict[str, str] = {}
+    for text, value in (_json(request, "buildcontexts", dict[str, str]) or {}).items():
+        name = context_name(text)
+        if not name:
+            raise Invalid(f"invalid context name {text}: it is neither a name nor an image")
+        if value.startswith(IMAGE):
+            parse_reference(value.removeprefix(IMAGE))
+        elif not value or value.startswith(("oci-layout://", "target:", "input:")):
+            raise Unsupported(
+                f"the build context {text}={value} is not supported", hint="docker-image://IMAGE is"
+            )
+        contexts[name] = value
+    return contexts
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _outputs(request: Request) -> tuple[Output, ...]:
+    wanted = _json(request, "outputs", list[_Output]) or []
+    if len(wanted) > MAX_OUTPUTS:
+        raise Invalid(f"outputs: more than {MAX_OUTPUTS}")
+    return tuple(parse_output(one.type, one.attrs) for one in wanted)
 
 
 def _limits(request: Request) -> RunLimits:

@@ -10,6 +10,7 @@ import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from sampan.api.solve_status import response_of
 from sampan.build.events import (
     BuildEvent,
     BuildResult,
@@ -76,7 +77,8 @@ class ClassicBuild:
             said = self._say(event.stage, messages)
             return said + self._end(event.stage) if event.ended else said
         if isinstance(event, BuildResult):
-            return [{"aux": {"ID": event.image}}, *(_line(text) for text in _result(event))]
+            aux = {"ID": event.image, **response_of(event)}
+            return [{"aux": aux}, *(_line(text) for text in _result(event))]
         if isinstance(event, Failure):
             return self.rest()  # the error comes next
         vertex = event.digest if isinstance(event, Vertex) else event.vertex
@@ -155,6 +157,8 @@ def _noted(note: StepNote) -> list[Message]:
 
 
 def _result(result: BuildResult) -> list[str]:
+    if not result.image:
+        return []
     return [
         f"Successfully built {_short(result.image)}",
         *(f"Successfully tagged {tag}" for tag in result.tags),

@@ -30,10 +30,14 @@ def status_of(event: BuildEvent) -> Message | None:
     if isinstance(event, VertexWarning):
         return {"warnings": [_warning(event)]}
     if isinstance(event, BuildResult):
-        return {"aux": {"ID": event.image, "Tags": event.tags}}
+        return {"aux": {"ID": event.image, "Tags": event.tags, **response_of(event)}}
     if isinstance(event, StageOrder | StepNote | Failure):
         return None
     raise TypeError(event)
+
+
+def response_of(result: BuildResult) -> Message:
+    return {"ExporterResponse": result.response} if result.response else {}
 
 
 def failure_detail(failure: Failure) -> Message:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sampan.build.model import Place
-from sampan.errors import Internal, Invalid
+from sampan.errors import Internal, Invalid, Unsupported
 
 
 class DockerfileError(Invalid):
@@ -21,6 +21,16 @@ class DockerfileError(Invalid):
         self.text = place.text
         self.expected = expected
         super().__init__(_render(reason, place, expected), hint=hint)
+
+
+class DockerfileUnsupported(Unsupported):
+    """Something that a Dockerfile may ask for and sampan can't do, with its place."""
+
+    def __init__(self, reason: str, place: Place, *, hint: str = "") -> None:
+        self.reason = reason
+        self.place = place
+        self.line = place.line
+        super().__init__(_render(reason, place, ""), hint=hint)
 
 
 class RunFailed(Internal):

@@ -111,11 +111,14 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class BuildResult(msgspec.Struct, frozen=True):
-    """Told last but for warnings: the image exists and has its tags."""
+    """Told last but for warnings: the image exists and has its tags, the outputs are where they belong."""
 
     image: Digest
+    """Empty when the result is files and no image."""
     tags: tuple[str, ...] = ()
     """As people write them: `me/app:latest`."""
+    response: dict[str, object] = {}
+    """What came out of exports, with BuildKit's keys; empty when the request named none."""
 
 
 BuildEvent = Vertex | VertexStatus | VertexLog | VertexWarning | StageOrder | StepNote | Failure | BuildResult

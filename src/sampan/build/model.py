@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sampan.build.cache_options import CacheFrom, CacheTo
+from sampan.build.output_options import Output
 from sampan.oci.reference import Reference
 
 MAX_DOCKERFILE = 4 << 20
@@ -29,6 +31,13 @@ class Heredoc:
     content: str
     expand: bool
     """False when the name was quoted: variables in the content are left alone."""
+    strip_tabs: bool = False
+    """`<<-`: tabs at the beginning of a line do not count."""
+
+    @property
+    def text(self) -> str:
+        """The content as it is meant; `content` is how it is written."""
+        return re.sub(r"(?m)^\t+", "", self.content) if self.strip_tabs else self.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,8 @@ class Stage:
     instructions: tuple[Instruction, ...]
     needs: frozenset[int]
     """Indices of the stages that must exist before this one is executed."""
+    is_context: bool = False
+    """`base` is the name of a context (`--build-context`), not of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,5 +248,13 @@ class BuildRequest:
     extra_hosts: tuple[str, ...] = ()
     shm_size: int = 0
     limits: RunLimits = field(default_factory=RunLimits)
+    epoch: int | None = None
+    """Seconds since 1970 (SOURCE_DATE_EPOCH): nothing that the build makes is newer, and it is told to be of then."""
+    contexts: dict[str, str] = field(default_factory=dict)
+    """Named contexts: `dockerfile.contexts.context_name` of the name -> `docker-image://IMAGE`, or another value."""
     cache_from: tuple[CacheFrom, ...] = ()
     cache_to: tuple[CacheTo, ...] = ()
+    platforms: tuple[str, ...] = ()
+    """Several are built one after the other, each as `platform`, and become one index."""
+    outputs: tuple[Output, ...] = ()
+    """None: an image in the store."""

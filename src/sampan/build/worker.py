@@ -133,8 +133,10 @@ class Worker(Protocol):
         """
         ...
 
-    def adopt_snapshot(self, snapshot_id: str) -> Layer:
+    def adopt_snapshot(self, snapshot_id: str, *, latest: int | None = None) -> Layer:
         """The snapshot's changes become a layer, moved and not copied; the snapshot is gone afterwards.
+
+        No file in it is newer than `latest` (seconds since 1970) when that is given.
 
         A snapshot without changes gives the layer `EMPTY_LAYER`, and nothing needs to be stored for it.
         """

@@ -29,6 +29,8 @@ from sampan.build.solver.flights import Flights
 from sampan.daemon.remap import check_kernel, with_id_maps
 from sampan.engine import apparmor, selinux
 from sampan.engine.build_cache import BuildCacheKeeper
+from sampan.engine.build_calls import BuildCalls
+from sampan.engine.build_job import Tools
 from sampan.engine.build_worker import EngineWorker, host_trust
 from sampan.engine.builds import Builds
 from sampan.engine.cache_mounts import CacheMounts
@@ -213,7 +215,10 @@ async def assemble(settings: Settings) -> Assembled:
         layer_kind=layer_kind(),
         security_options=announced(settings, facts),
     )
-    engine = Engine(settings, events, containers, containers.execs, images, volumes, networks, builds, system)
+    calls = BuildCalls(images, settings.run / "builds")
+    engine = Engine(
+        settings, events, containers, containers.execs, images, volumes, networks, builds, system, calls
+    )
     return Assembled(engine, stores, launcher, host, names)
 
 
@@ -244,7 +249,7 @@ def _builds(
     mounts = CacheMounts(settings.root / "caches", stores.metadata, use.__contains__)
     mounts.sweep()
 
-    def make_builder(credentials: Mapping[str, Credentials], host_ca: bool) -> Builder:
+    def make_tools(credentials: Mapping[str, Credentials], host_ca: bool, stored: bool) -> Tools:
         transfer = RegistryCache(images, credentials)
         worker = EngineWorker(
             images,
@@ -257,8 +262,10 @@ def _builds(
             credentials,
             host_trust() if host_ca else None,
             transfer,
+            keep_images=stored,
         )
-        return Builder(worker, stores.metadata, touched=use.touch, transfer=transfer, flights=flights)
+        builder = Builder(worker, stores.metadata, touched=use.touch, transfer=transfer, flights=flights)
+        return Tools(builder, worker, images, credentials)
 
     flights = Flights()
     cache = BuildCacheKeeper(
@@ -266,7 +273,7 @@ def _builds(
     )
     keep_layers = stores.images.no_collection
     builds, small = settings.root / "builds", settings.run / "builds"
-    return Builds(builds, small, make_builder, cache, keep_layers, images.announce_tags)
+    return Builds(builds, small, make_tools, cache, keep_layers, images.announce_tags)
 
 
 def host_resolvers(

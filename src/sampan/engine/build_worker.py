@@ -15,14 +15,16 @@ from sampan.engine.containers.build_steps import BuildSteps, HostTrust
 from sampan.engine.images import Images, platform_of
 from sampan.engine.model import new_id
 from sampan.errors import NotFound
-from sampan.oci.digest import Digest
-from sampan.oci.image import ImageConfig
+from sampan.oci.digest import Digest, digest_of
+from sampan.oci.image import ImageConfig, encode_image_config
 from sampan.oci.reference import Reference, parse_reference
 from sampan.oci.rootfs import RootAssembly
 from sampan.registry.config import Credentials
+from sampan.registry.platforms import serves
 from sampan.runtime.launcher_client import LauncherClient
 from sampan.storage.image_model import Image
 from sampan.storage.layers import Layer
+from sampan.storage.packing import platform_of_image
 from sampan.storage.snapshots import SnapshotStore
 
 
@@ -41,10 +43,13 @@ class EngineWorker:
         credentials: Mapping[str, Credentials],
         trust: HostTrust | None,
         lazy: RegistryCache,
+        *,
+        keep_images: bool = True,
     ) -> None:
         """`touched` is told the names of cache mounts. `trust`: the host's CA bundle for RUN, if asked for.
 
-        `lazy` fetches layers that were imported and turn out to be needed.
+        `lazy` fetches layers that were imported and turn out to be needed. `keep_images`: False for a build whose
+        result is no image of the store.
         """
         self._images = images
         self._snapshots = snapshots
@@ -56,6 +61,9 @@ class EngineWorker:
         self._credentials = credentials
         self._trust = trust
         self._lazy = lazy
+        self._keep_images = keep_images
+        self._made: dict[Digest, Image] = {}
+        """Images that the store doesn't get."""
 
     def resolve_image(
         self,
@@ -66,22 +74,40 @@ class EngineWorker:
         report: TransferReport,
         cancelled: threading.Event,
     ) -> BaseImage:
-        known = self._images.store.find(reference)
-        if known is not None and not pull and _serves(known, platform):
+        known = self._local(reference, platform)
+        if known is not None and not pull:
             return _base(known)
         name = parse_reference(reference).with_default_tag()
         credentials = self._credentials.get(name.domain, Credentials())
         pulled = self._images.pull_now(name, platform_of(platform or ""), credentials, report, cancelled)
         return _base(pulled)
 
+    def _local(self, reference: str, platform: str | None) -> Image | None:
+        """The image here that serves the platform; by itself a name means the host's."""
+        wanted = platform_of(platform or "")
+        try:
+            found = self._images.store.variants(reference)
+        except NotFound:
+            return None
+        if platform is None:
+            return found[0]
+        fitting = [one for one in found if serves(platform_of_image(one), wanted)]
+        exact = [one for one in fitting if one.config.variant == wanted.variant]
+        return next(iter([*exact, *fitting]), None)
+
     def has_layer(self, diff_id: Digest) -> bool:
         return self._images.store.layers.has(diff_id)
 
     def has_image(self, image_id: Digest) -> bool:
-        return self._images.store.has(image_id)
+        return image_id in self._made or self._images.store.has(image_id)
 
     def layers_of(self, image_id: Digest) -> tuple[Digest, ...]:
-        return self._images.store.get(image_id).diff_ids
+        return self.built(image_id).diff_ids
+
+    def built(self, image_id: Digest) -> Image:
+        """An image of the store, or one that this build has made and kept out of it. Raises `NotFound`."""
+        made = self._made.get(image_id)
+        return made if made is not None else self._images.store.get(image_id)
 
     def create_snapshot(self, diff_ids: Sequence[Digest]) -> str:
         self._lazy.ensure(diff_ids)
@@ -104,8 +130,8 @@ class EngineWorker:
     ) -> int:
         return self._steps.run(request, output, cancelled, self._loop, self._trust)
 
-    def adopt_snapshot(self, snapshot_id: str) -> Layer:
-        layer = self._snapshots.adopt(snapshot_id)
+    def adopt_snapshot(self, snapshot_id: str, *, latest: int | None = None) -> Layer:
+        layer = self._snapshots.adopt(snapshot_id, latest=latest)
         return layer if layer.entries else Layer(EMPTY_LAYER, 0)
 
     def remove_snapshot(self, snapshot_id: str) -> None:
@@ -116,7 +142,12 @@ class EngineWorker:
 
     def create_image(self, config: ImageConfig, parent: Digest | None) -> Digest:
         self._lazy.ensure(config.rootfs.diff_ids)
-        return self._images.store.create(config).id
+        if self._keep_images:
+            return self._images.store.create(config).id
+        raw = encode_image_config(config)
+        image_id = digest_of(raw)
+        self._made[image_id] = Image(image_id, config, raw, b"", None, 0, (), ())
+        return image_id
 
     def tag(self, image_id: Digest, reference: Reference) -> None:
         self._images.store.tag(image_id, reference)
@@ -136,13 +167,6 @@ def host_trust() -> HostTrust:
     raise NotFound(
         "this host has no bundle of CA certificates", hint="install ca-certificates, or set SSL_CERT_FILE"
     )
-
-
-def _serves(image: Image, platform: str | None) -> bool:
-    if platform is None:
-        return True
-    wanted = platform_of(platform)
-    return (image.config.os, image.config.architecture) == (wanted.os, wanted.architecture)
 
 
 def _base(image: Image) -> BaseImage:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from sampan.build.events import BuildEvent
 from sampan.build.model import BuildRequest
-from sampan.build.solver.builder import Builder
 from sampan.build.solver.collection import Rule
 from sampan.build.solver.voice import internal
 from sampan.engine.build_cache import BuildCacheKeeper, Json
+from sampan.engine.build_job import Tools, run_job
 from sampan.engine.build_sessions import BuildSessions
 from sampan.engine.cache_mounts import Writer, name_of
 from sampan.engine.threads import Report, ReportedWork, blocking_chunks, streamed
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 Credentialed = Mapping[str, Credentials]
 """Registry domain -> what the client sent for it."""
-MakeBuilder = Callable[[Credentialed, bool], Builder]
-"""From the credentials for this build, and whether RUN trusts the host's CA certificates, to its builder."""
+MakeTools = Callable[[Credentialed, bool, bool], Tools]
+"""For one build: from its credentials, whether RUN trusts the host's CA certificates, and whether it makes images."""
 
 GC_INTERVAL = 15 * 60.0
 """Seconds between collections of the build cache's garbage when nothing is built."""
@@ -48,7 +48,7 @@ class Builds:
         self,
         root: Path,
         small: Path,
-        make_builder: MakeBuilder,
+        make_tools: MakeTools,
         cache: BuildCacheKeeper,
         keep_layers: Callable[[], AbstractContextManager[None]] = nullcontext,
         tagged: Callable[[Sequence[Reference]], None] = lambda _names: None,
@@ -62,7 +62,7 @@ class Builds:
         """
         self._root = root
         self._small = small
-        self._make_builder = make_builder
+        self._make_tools = make_tools
         self._cache = cache
         self._keep_layers = keep_layers
         self._tagged = tagged
@@ -102,10 +102,10 @@ class Builds:
                         with internal(report, "[internal] load build context"):
                             extract_tar(itertools.chain((start,), archive), context_fd, _CONTEXT)
                     with self._keep_layers(), self._cache.use.build():
-                        self._make_builder(credentials, host_ca).build(
-                            request, context_fd, report, cancelled, session.client
-                        )
-                    loop.call_soon_threadsafe(self._tagged, request.tags)
+                        stored = any(one.kind == "image" and one.store for one in request.outputs)
+                        tools = self._make_tools(credentials, host_ca, stored or not request.outputs)
+                        names = run_job(tools, request, context_fd, report, cancelled, session.client)
+                    loop.call_soon_threadsafe(self._tagged, names)
                 finally:
                     os.close(context_fd)
                     loop.call_soon_threadsafe(self._built.set)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sampan.engine.build_calls import BuildCalls
     from sampan.engine.builds import Builds
     from sampan.engine.containers import Containers
     from sampan.engine.events import EventBus
@@ -28,3 +29,4 @@ class Engine:
     networks: Networks
     builds: Builds
     system: System
+    build_calls: BuildCalls

@@ -139,7 +139,7 @@ def _any_of(patterns: Sequence[str]) -> re.Pattern[str]:
 def _translate_ignore(pattern: str) -> str:
     """`**` matches any number of directories; at the pattern's very start it may end inside a name."""
     if pattern == ".":
-        return ".*"  # the context itself, and therefore everything below it
+        return "(?!)"  # the documentation: "for historical reasons, the pattern . is ignored"
     rest = pattern.removeprefix("**")
     if rest != pattern and rest and not rest.startswith("/") and not has_wildcards(rest):
         return ".*" + re.escape(rest)
@@ -173,17 +173,16 @@ def _chunks(pattern: str, *, double_star: bool) -> list[list[str]]:
         char = pattern[index]
         index += 1
         if char == "*":
-            run = index
-            while run < len(pattern) and pattern[run] == "*":
-                run += 1
-            if double_star and run > index:
-                index = run + pattern.startswith("/", run)
-                chunks.append([])
+            if double_star and pattern.startswith("*", index):
+                index += 1 + pattern.startswith("/", index + 1)
+                if len(chunks) == 1 or chunks[-1]:
+                    chunks.append([])  # `**/**` means the same as `**`
                 if len(chunks) > MAX_DOUBLE_STARS:
                     raise Invalid(f"more than {MAX_DOUBLE_STARS} `**` in one pattern")
-            else:
-                chunks[-1].append("*")  # several stars in a row mean the same as one
-                index = run
+                continue
+            chunks[-1].append("*")
+            while not double_star and pattern.startswith("*", index):
+                index += 1  # several stars in a row mean the same as one
         elif char == "?":
             chunks[-1].append("[^/]")
         elif char == "[":

@@ -190,6 +190,21 @@ def _fetch_config(work: _LayerPull, descriptor: Descriptor) -> bytes:
     return _fetch_whole(client, reference, descriptor, work.stopped)
 
 
+def fetch_config(
+    client: RegistryClient, reference: Reference, platform: Platform, cancelled: threading.Event
+) -> ImageConfig:
+    """An image's configuration alone; nothing is kept of it. Raises as `pull`."""
+    named = client.resolve(reference, cancelled.is_set)
+    parsed = parse_manifest(named.raw, named.descriptor.media_type)
+    if isinstance(parsed, Index):
+        chosen = choose(parsed, platform)
+        inner = client.fetch_manifest(reference, chosen.digest, cancelled.is_set)
+        parsed = parse_manifest(inner.raw, inner.descriptor.media_type)
+    if isinstance(parsed, Index):
+        raise Invalid(f"{reference.familiar}: the index names another index, which is not supported")
+    return parse_image_config(fetch_small(client, reference, parsed.config, MAX_CONFIG_SIZE, cancelled))
+
+
 def fetch_small(
     client: RegistryClient,
     reference: Reference,

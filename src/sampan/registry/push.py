@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 
 from sampan.errors import Invalid
 from sampan.oci import media
 from sampan.oci.digest import Digest, digest_of, hex_of
-from sampan.oci.manifest import Descriptor, Manifest, encode_manifest, parse_manifest
+from sampan.oci.manifest import Descriptor
 from sampan.oci.reference import Reference
 from sampan.registry.client import RegistryClient
 from sampan.registry.progress import Progress, Report, Transfer
@@ -18,11 +19,12 @@ from sampan.registry.transport import Cancel
 from sampan.storage.content import ContentStore
 from sampan.storage.images import Image, ImageStore
 from sampan.storage.layer_blobs import compressed_blob
+from sampan.storage.layer_forms import LayerForm, layer_blobs
+from sampan.storage.packing import Packed, PackedManifest, pack_image
 
 _PIECE = 64 << 10
 """Bytes sent at a time: a connection of a few KiB a second manages one within the transport's timeout."""
 
-_TO_DOCKER = {media.OCI_LAYER_GZIP: media.DOCKER_LAYER_GZIP, media.OCI_LAYER: media.DOCKER_LAYER}
 _TO_OCI = {media.DOCKER_LAYER_GZIP: media.OCI_LAYER_GZIP, media.DOCKER_LAYER: media.OCI_LAYER}
 
 
@@ -44,24 +46,76 @@ def push(
     if reference.digest is not None:
         raise Invalid("cannot push a digest reference")
     reference = reference.with_default_tag()
-    tag = reference.tag or "latest"
     unique = tuple(dict.fromkeys(reversed(image.diff_ids)))  # the top first, as Docker does
-    for diff_id in unique:
-        report(Progress("Preparing", hex_of(diff_id)[:12]))
-    for diff_id in unique[parallel:]:
-        report(Progress("Waiting", hex_of(diff_id)[:12]))
+    _announce(unique, report, parallel)
     work = _LayerPush(client, reference, images, report, cancelled)
-    with images.hold(image.diff_ids):
-        pushed = _push_layers(work, unique, parallel)
-        raw, media_type = _manifest(image, [pushed[diff_id] for diff_id in image.diff_ids])
-        config = Descriptor(media.DOCKER_CONFIG, image.id, len(image.config_raw))
-        if not client.has_blob(reference, config.digest):
-            client.push_blob(reference, config, _Bytes(image.config_raw), cancelled=cancelled.is_set)
-        digest = client.push_manifest(reference, tag, media_type, raw)
+    with images.hold(image.diff_ids), layer_blobs(images, LayerForm()) as blobs:
+        _in_parallel(work, [partial(work.push, layer) for layer in unique], parallel)
+        packed = pack_image(images, image, blobs)
+        _push_config(client, reference, packed, cancelled)
+        digest = _push_named(client, reference, packed.descriptor, packed.raw, report)
     images.tag(image.id, replace(reference, tag=None, digest=digest))
+    return packed.descriptor
+
+
+def push_packed(
+    client: RegistryClient,
+    reference: Reference,
+    packed: Packed,
+    images: ImageStore,
+    *,
+    by_digest: bool = False,
+    report: Report,
+    cancelled: threading.Event,
+    parallel: int = 5,
+) -> Digest:
+    """Push what was packed, an index with all that it names too; the digest it got. Raises as `push`.
+
+    `by_digest`: under no tag. Its blobs are in the content store, and are kept there by the caller.
+    """
+    reference = reference.with_default_tag()
+    layers: dict[Digest, tuple[Descriptor, Digest | None]] = {}
+    for manifest in packed.manifests:
+        diff_ids: Sequence[Digest | None] = manifest.diff_ids or [None] * len(manifest.layers)
+        for blob, diff_id in zip(manifest.layers, diff_ids, strict=True):
+            layers.setdefault(blob.digest, (blob, diff_id))
+    _announce(tuple(layers), report, parallel)
+    work = _LayerPush(client, reference, images, report, cancelled)
+    _in_parallel(work, [partial(work.push_blob, *layer) for layer in layers.values()], parallel)
+    for manifest in packed.manifests:
+        _push_config(client, reference, manifest, cancelled)
+        if packed.index:
+            client.push_manifest(
+                reference, manifest.descriptor.digest, manifest.descriptor.media_type, manifest.raw
+            )
+    if by_digest:
+        reference = replace(reference, tag=packed.descriptor.digest)
+    return _push_named(client, reference, packed.descriptor, packed.raw, report)
+
+
+def _announce(layers: tuple[Digest, ...], report: Report, parallel: int) -> None:
+    for layer in layers:
+        report(Progress("Preparing", hex_of(layer)[:12]))
+    for layer in layers[parallel:]:
+        report(Progress("Waiting", hex_of(layer)[:12]))
+
+
+def _push_config(
+    client: RegistryClient, reference: Reference, manifest: PackedManifest, cancelled: threading.Event
+) -> None:
+    if not client.has_blob(reference, manifest.config.digest):
+        raw = _Bytes(manifest.config_raw)
+        client.push_blob(reference, manifest.config, raw, cancelled=cancelled.is_set)
+
+
+def _push_named(
+    client: RegistryClient, reference: Reference, descriptor: Descriptor, raw: bytes, report: Report
+) -> Digest:
+    tag = reference.tag or "latest"
+    digest = client.push_manifest(reference, tag, descriptor.media_type, raw)
     report(Progress(f"{tag}: digest: {digest} size: {len(raw)}"))
     report(Progress("", aux={"Tag": tag, "Digest": digest, "Size": len(raw)}))
-    return Descriptor(media_type, digest, len(raw))
+    return digest
 
 
 def push_layers(
@@ -77,10 +131,10 @@ def push_layers(
     if not layers:
         return {}
     work = _LayerPush(client, reference, images, lambda _progress: None, cancelled)
-    pushed = _push_layers(work, layers, parallel)
+    pushed = _in_parallel(work, [partial(work.push, layer) for layer in layers], parallel)
     return {
         diff_id: Descriptor(_TO_OCI.get(blob.media_type, blob.media_type), blob.digest, blob.size)
-        for diff_id, blob in pushed.items()
+        for diff_id, blob in zip(layers, pushed, strict=True)
     }
 
 
@@ -93,10 +147,10 @@ def push_small(
         client.push_blob(reference, descriptor, _Bytes(raw), cancelled=cancelled.is_set)
 
 
-def _push_layers(work: _LayerPush, layers: tuple[Digest, ...], parallel: int) -> dict[Digest, Descriptor]:
-    """All of them, several at a time; when one fails the others are given up, and its error is raised."""
+def _in_parallel(work: _LayerPush, jobs: list[Callable[[], Descriptor]], parallel: int) -> list[Descriptor]:
+    """Several at a time; when one fails the others are given up, and its error is raised."""
     with ThreadPoolExecutor(parallel, thread_name_prefix="push") as pool:
-        futures = [pool.submit(work.push, layer) for layer in layers]
+        futures = [pool.submit(job) for job in jobs]
         wait(futures, return_when=FIRST_EXCEPTION)
         if any(future.done() and future.exception() for future in futures):
             work.give_up()
@@ -104,7 +158,7 @@ def _push_layers(work: _LayerPush, layers: tuple[Digest, ...], parallel: int) ->
     # A layer that was only told to stop is not the reason.
     for error in sorted(failures, key=lambda one: isinstance(one, Cancel)):
         raise error
-    return {layer: future.result() for layer, future in zip(layers, futures, strict=True)}
+    return [future.result() for future in futures]
 
 
 class _LayerPush:
@@ -133,21 +187,28 @@ class _LayerPush:
         """Bring one layer to the registry; the descriptor of its blob."""
         if self._stopped():
             raise Cancel("cancelled")
-        short = hex_of(diff_id)[:12]
         descriptor = compressed_blob(self._images, diff_id)
+        self.push_blob(descriptor, diff_id)
+        self._images.remember_blob(diff_id, descriptor, self._reference.name)
+        return descriptor
+
+    def push_blob(self, descriptor: Descriptor, diff_id: Digest | None) -> Descriptor:
+        """Bring a blob of the content store there; `diff_id`: of the layer it is a form of, if it is one's."""
+        if self._stopped():
+            raise Cancel("cancelled")
+        short = hex_of(diff_id or descriptor.digest)[:12]
         if self._client.has_blob(self._reference, descriptor.digest):
             self._report(Progress("Layer already exists", short))
-        else:
-            source = self._client.push_blob(
-                self._reference,
-                descriptor,
-                _StoredBlob(self._images.content, descriptor.digest),
-                mount_from=self._mountable(diff_id),
-                progress=Transfer(self._report, "Pushing", short, descriptor.size).at,
-                cancelled=self._stopped,
-            )
-            self._report(Progress(f"Mounted from {source}" if source else "Pushed", short))
-        self._images.remember_blob(diff_id, descriptor, self._reference.name)
+            return descriptor
+        source = self._client.push_blob(
+            self._reference,
+            descriptor,
+            _StoredBlob(self._images.content, descriptor.digest),
+            mount_from=self._mountable(diff_id) if diff_id is not None else "",
+            progress=Transfer(self._report, "Pushing", short, descriptor.size).at,
+            cancelled=self._stopped,
+        )
+        self._report(Progress(f"Mounted from {source}" if source else "Pushed", short))
         return descriptor
 
     def _mountable(self, diff_id: Digest) -> str:
@@ -180,26 +241,3 @@ class _Bytes:
     def read(self, offset: int, length: int) -> Iterator[bytes]:
         end = offset + length
         yield from (self._data[at : min(at + _PIECE, end)] for at in range(offset, end, _PIECE))
-
-
-def _manifest(image: Image, layers: list[Descriptor]) -> tuple[bytes, str]:
-    """The bytes and the media type: as it came, or a new one of Docker's schema 2 (OCI's where zstd needs it)."""
-    if image.manifest_raw and image.manifest_descriptor is not None:
-        known = parse_manifest(image.manifest_raw, image.manifest_descriptor.media_type)
-        if isinstance(known, Manifest) and [one.digest for one in known.layers] == [
-            one.digest for one in layers
-        ]:
-            return image.manifest_raw, image.manifest_descriptor.media_type
-    plain = [Descriptor(one.media_type, one.digest, one.size) for one in layers]
-    if any(one.media_type == media.OCI_LAYER_ZSTD for one in plain):
-        kind, config_type, names = media.OCI_MANIFEST, media.OCI_CONFIG, _TO_OCI
-    else:
-        kind, config_type, names = media.DOCKER_MANIFEST, media.DOCKER_CONFIG, _TO_DOCKER
-    manifest = Manifest(
-        config=Descriptor(config_type, digest_of(image.config_raw), len(image.config_raw)),
-        layers=tuple(
-            Descriptor(names.get(one.media_type, one.media_type), one.digest, one.size) for one in plain
-        ),
-        media_type=kind,
-    )
-    return encode_manifest(manifest), kind

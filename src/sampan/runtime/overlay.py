@@ -83,7 +83,8 @@ class LayerMounts:
             raise Invalid(f"too many layers: {len(assembly.layers)}, at most {MAX_LAYERS} can be mounted")
         if (assembly.upper is None) != (assembly.work is None):
             raise Invalid("a writable root needs both an upper and a work directory")
-        lower = tuple(self.place_of(layer) for layer in reversed(assembly.layers))
+        # Overlayfs takes no directory twice (ELOOP). Whatever a layer says it says again at its uppermost place.
+        lower = tuple(self.place_of(layer) for layer in dict.fromkeys(reversed(assembly.layers)))
         return Overlay(lower, assembly.upper, assembly.work, self._directory, label)
 
     def open_root(self, assembly: RootAssembly) -> int:

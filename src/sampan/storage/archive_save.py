@@ -16,20 +16,15 @@ import msgspec
 from sampan.errors import Internal
 from sampan.oci import media
 from sampan.oci.digest import Digest, digest_of, hex_of
-from sampan.oci.manifest import (
-    Descriptor,
-    Index,
-    Manifest,
-    Platform,
-    encode_manifest,
-    parse_manifest,
-)
+from sampan.oci.manifest import Descriptor, Index, Manifest, encode_manifest
 from sampan.oci.reference import Reference
 from sampan.storage import tar_format as tf
 from sampan.storage.content import BLOCK
 from sampan.storage.image_model import Image
 from sampan.storage.images import ImageStore
-from sampan.storage.layer_blobs import compressed_blob, tar_size, write_tar
+from sampan.storage.layer_blobs import tar_size, write_tar
+from sampan.storage.layer_forms import LayerBlobs, LayerForm
+from sampan.storage.packing import Packed, own_manifest, pack_image, platform_of_image, stored_index
 from sampan.storage.tar_header import pack_header
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -53,11 +48,17 @@ class _DockerItem(msgspec.Struct, rename="pascal"):
 
 
 @dataclass(slots=True)
-class _Saved:
-    """One image and the names it is saved under, without repetition."""
+class _Entry:
+    """A descriptor of index.json, the names it has there, and what manifest.json says of its image."""
 
-    image: Image
+    descriptor: Descriptor
     names: list[Reference] = field(default_factory=list)
+    item: tuple[Digest, tuple[Digest, ...]] | None = None
+    """Digests of the configuration and of the layers' blobs."""
+
+    def add(self, name: Reference | None) -> None:
+        if name is not None and name.digest is None and name not in self.names:
+            self.names.append(name)
 
 
 def save_archive(
@@ -69,21 +70,33 @@ def save_archive(
 ) -> None:
     """Write the images, each under the name given with it, to `out` as one tar, in one pass.
 
+    With "docker" a name that points to an index is written with all of its platforms, as compressed blobs.
     Raises `Internal` when data of an image is missing.
     """
-    saved: dict[Digest, _Saved] = {}
-    for image, name in images:
-        one = saved.setdefault(image.id, _Saved(image))
-        if name is not None and name.digest is None and name not in one.names:
-            one.names.append(name)
-    with store.hold({diff_id for one in saved.values() for diff_id in one.image.diff_ids}):
+    with store.hold({diff_id for image, _ in images for diff_id in image.diff_ids}):
         writer = _Writer(store, out)
-        writer.directory("blobs/")
-        writer.directory(_BLOBS)
-        write = writer.docker if form == "docker" else writer.oci
-        manifests = [write(one) for one in saved.values()]
-        writer.documents(list(saved.values()), manifests, docker=form == "docker")
-        out.write(_END)
+        entries: dict[Digest, _Entry] = {}
+        for image, name in images:
+            index = store.index_of(str(name)) if name is not None else None
+            key = index[0] if index is not None and index[1].complete else image.id
+            if key not in entries:
+                if index is not None and index[1].complete:
+                    entries[key] = writer.packed(stored_index(store, index[1]), image.id)
+                else:
+                    entries[key] = writer.docker(image) if form == "docker" else writer.oci(image)
+            entries[key].add(name)
+        writer.documents(list(entries.values()), docker=form == "docker")
+
+
+def save_packed(
+    store: ImageStore, packed: Packed, names: Sequence[Reference], out: Sink, *, docker: bool = False
+) -> None:
+    """Write what was packed as an OCI layout; `docker`: with manifest.json, for its first image, beside it."""
+    writer = _Writer(store, out)
+    entry = writer.packed(packed, packed.images[0].config.digest)
+    for name in names:
+        entry.add(name)
+    writer.documents([entry], docker=docker)
 
 
 class _Writer:
@@ -91,70 +104,72 @@ class _Writer:
         self._store = store
         self._out = out
         self._written: set[Digest] = set()
+        self.directory("blobs/")
+        self.directory(_BLOBS)
 
-    def docker(self, saved: _Saved) -> Descriptor:
-        """Layers as plain tars, named by diff-id; the descriptor of the manifest."""
-        image = saved.image
+    def docker(self, image: Image) -> _Entry:
+        """Layers as plain tars, named by diff-id."""
         layers = []
         for diff_id in image.diff_ids:
             size = tar_size(self._store, diff_id)
             self._layer(diff_id, size)
             layers.append(Descriptor(media.OCI_LAYER, diff_id, size))
-        return self._manifest(image, layers)
-
-    def oci(self, saved: _Saved) -> Descriptor:
-        """Layers as their compressed blobs; the descriptor of the manifest, which is the image's own if it can be."""
-        image = saved.image
-        blobs = [compressed_blob(self._store, diff_id) for diff_id in image.diff_ids]
-        for blob in blobs:
-            self._blob(blob)
-        known = image.manifest_descriptor
-        if known is not None and _lists(image, blobs):
-            self._bytes(image.id, image.config_raw)
-            self._bytes(known.digest, image.manifest_raw)
-            return Descriptor(known.media_type, known.digest, len(image.manifest_raw))
-        names = {media.DOCKER_LAYER_GZIP: media.OCI_LAYER_GZIP, media.DOCKER_LAYER: media.OCI_LAYER}
-        return self._manifest(
-            image,
-            [Descriptor(names.get(one.media_type, one.media_type), one.digest, one.size) for one in blobs],
-        )
-
-    def documents(self, saved: Sequence[_Saved], manifests: Sequence[Descriptor], *, docker: bool) -> None:
-        entries: list[Descriptor] = []
-        for one, manifest in zip(saved, manifests, strict=True):
-            platform = Platform(one.image.config.architecture, one.image.config.os, one.image.config.variant)
-            for name in one.names or (None,):
-                notes = {IMAGE_NAME: str(name), REF_NAME: name.tag or "latest"} if name else None
-                entries.append(
-                    Descriptor(
-                        manifest.media_type, manifest.digest, manifest.size, platform, annotations=notes
-                    )
-                )
-        self._file("index.json", encode_manifest(Index(tuple(entries))))
-        if docker:
-            items = [
-                _DockerItem(
-                    _BLOBS + hex_of(one.image.id),
-                    [name.familiar for name in one.names] or None,
-                    [_BLOBS + hex_of(diff_id) for diff_id in one.image.diff_ids],
-                )
-                for one in saved
-            ]
-            self._file("manifest.json", msgspec.json.encode(items))
-        self._file("oci-layout", LAYOUT)
-
-    def directory(self, name: str) -> None:
-        self._out.write(
-            pack_header(name.encode(), tf.DIRECTORY, mode=0o755, uid=0, gid=0, mtime=_DOCUMENT_TIME)
-        )
-
-    def _manifest(self, image: Image, layers: Sequence[Descriptor]) -> Descriptor:
         config = Descriptor(media.OCI_CONFIG, image.id, len(image.config_raw))
         raw = encode_manifest(Manifest(config, tuple(layers)))
         self._bytes(image.id, image.config_raw)
         digest = digest_of(raw)
         self._bytes(digest, raw)
-        return Descriptor(media.OCI_MANIFEST, digest, len(raw))
+        descriptor = Descriptor(media.OCI_MANIFEST, digest, len(raw), platform_of_image(image))
+        return _Entry(descriptor, item=(image.id, image.diff_ids))
+
+    def oci(self, image: Image) -> _Entry:
+        """Layers as their compressed blobs; the manifest is the image's own if it can be."""
+        blobs = LayerBlobs(self._store, LayerForm())
+        own = own_manifest(image, [blobs.get(diff_id) for diff_id in image.diff_ids]) is not None
+        return self.packed(
+            Packed((pack_image(self._store, image, blobs, oci=None if own else True),)), image.id
+        )
+
+    def packed(self, packed: Packed, preferred: Digest) -> _Entry:
+        """Everything of it; `preferred`: the image that manifest.json is to tell of."""
+        for manifest in packed.manifests:
+            for blob in manifest.layers:
+                self._blob(blob)
+            self._bytes(manifest.config.digest, manifest.config_raw)
+            self._bytes(manifest.descriptor.digest, manifest.raw)
+        if packed.index:
+            self._bytes(packed.descriptor.digest, packed.index)
+        told = next(one for one in packed.images if one.config.digest == preferred)
+        return _Entry(packed.descriptor, item=(preferred, tuple(layer.digest for layer in told.layers)))
+
+    def documents(self, entries: Sequence[_Entry], *, docker: bool) -> None:
+        """index.json, manifest.json and oci-layout, and the archive's end."""
+        listed: list[Descriptor] = []
+        for entry in entries:
+            own = entry.descriptor
+            for name in entry.names or (None,):
+                notes = {IMAGE_NAME: str(name), REF_NAME: name.tag or "latest"} if name else {}
+                notes = {**(own.annotations or {}), **notes}
+                listed.append(msgspec.structs.replace(own, annotations=notes or None))
+        self._file("index.json", encode_manifest(Index(tuple(listed))))
+        if docker:
+            items = [
+                _DockerItem(
+                    _BLOBS + hex_of(entry.item[0]),
+                    [name.familiar for name in entry.names] or None,
+                    [_BLOBS + hex_of(layer) for layer in entry.item[1]],
+                )
+                for entry in entries
+                if entry.item is not None
+            ]
+            self._file("manifest.json", msgspec.json.encode(items))
+        self._file("oci-layout", LAYOUT)
+        self._out.write(_END)
+
+    def directory(self, name: str) -> None:
+        self._out.write(
+            pack_header(name.encode(), tf.DIRECTORY, mode=0o755, uid=0, gid=0, mtime=_DOCUMENT_TIME)
+        )
 
     def _layer(self, diff_id: Digest, size: int) -> None:
         if self._once(diff_id):
@@ -200,13 +215,3 @@ class _Counting:
     def write(self, data: bytes, /) -> object:
         self.size += len(data)
         return self._out.write(data)
-
-
-def _lists(image: Image, blobs: Sequence[Descriptor]) -> bool:
-    """Whether the image's own manifest lists just these blobs."""
-    if image.manifest_descriptor is None or not image.manifest_raw:
-        return False
-    parsed = parse_manifest(image.manifest_raw, image.manifest_descriptor.media_type)
-    return isinstance(parsed, Manifest) and [one.digest for one in parsed.layers] == [
-        one.digest for one in blobs
-    ]

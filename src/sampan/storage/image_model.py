@@ -51,6 +51,8 @@ class Image:
     digests: tuple[Reference, ...]
     parent: str = ""
     tagged_at: int = 0
+    part_of: tuple[Reference, ...] = ()
+    """Names of indexes that it is in for another platform than the one that the name alone means."""
 
     @property
     def diff_ids(self) -> tuple[Digest, ...]:
@@ -58,7 +60,7 @@ class Image:
 
     @property
     def dangling(self) -> bool:
-        return not self.tags
+        return not self.tags and not self.part_of
 
     @property
     def created(self) -> float:

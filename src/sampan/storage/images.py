@@ -10,13 +10,9 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -25,10 +21,8 @@ from sampan.oci.digest import Digest, digest_of, hex_of
 from sampan.oci.image import ImageConfig, encode_image_config, parse_image_config
 from sampan.oci.manifest import Descriptor
 from sampan.oci.reference import Reference, parse_reference
-from sampan.storage.content import ContentStore
-from sampan.storage.gc import Have, find_garbage
+from sampan.storage.image_data import ORPHAN_AGE, Changes, ImageData
 from sampan.storage.image_model import (
-    BlobRecord,
     DiskUsage,
     HistoryItem,
     Image,
@@ -39,64 +33,20 @@ from sampan.storage.image_model import (
     disk_usage_of,
     history_of,
 )
-from sampan.storage.image_removal import plan_removal
-from sampan.storage.layers import LayerStore
-from sampan.storage.metadata import Metadata, Table
-from sampan.storage.removal import remove_tree
+from sampan.storage.image_removal import Plan, plan_removal
+from sampan.storage.index_model import IndexRecord, Target, images_in, unnamed
 
 __all__ = ["FindUses", "Image", "ImageStore", "Removal", "Use"]
 
-K = TypeVar("K")
-V = TypeVar("V")
-
 FindUses = Callable[[Digest], Sequence[Use]]
-
-ORPHAN_AGE = 3600.0
-"""Seconds for which a layer or blob that nobody refers to (yet) is left alone."""
-
-
-@dataclass(slots=True)
-class _Changes:
-    """What one transaction writes; None removes. Applied to the working copy after the commit."""
-
-    records: dict[Digest, tuple[ImageRecord, ImageConfig] | None] = field(default_factory=dict)
-    names: dict[str, Digest | None] = field(default_factory=dict)
-    blobs: dict[Digest, BlobRecord | None] = field(default_factory=dict)
 
 
 def _no_uses(_image_id: Digest) -> Sequence[Use]:
     return ()
 
 
-class ImageStore:
+class ImageStore(ImageData):
     """Thread-safe. The working copy is in memory; the database is where it comes from after a restart."""
-
-    def __init__(self, content: ContentStore, layers: LayerStore, metadata: Metadata) -> None:
-        self.content = content
-        self.layers = layers
-        self._metadata = metadata
-        self._lock = threading.RLock()
-        self._doomed = _Doomed()
-        self._held: dict[Digest, int] = {}
-        self._sizes: dict[Digest, int] = {}
-        self._collection_off = 0
-        self.tar_sizes: dict[Digest, int] = {}
-        """Bytes of layers' tar streams, as far as they have been needed."""
-        self.layer_roots: Callable[[], Iterable[Digest]] = lambda: ()
-        """Layers that containers and the build cache need; set by the composition root."""
-        self.release: Callable[[Sequence[str]], None] = lambda _paths: None
-        """Told the paths of layers before they are removed (they may be mounted); set by the composition root."""
-        self._records: dict[Digest, tuple[ImageRecord, ImageConfig]] = {}
-        for key, body in metadata.items(Table.IMAGES):
-            record = msgspec.json.decode(body, type=ImageRecord)
-            self._records[Digest(key)] = (record, parse_image_config(record.config.encode()))
-        self._names: dict[str, Digest] = {
-            key: Digest(body.decode()) for key, body in metadata.items(Table.TAGS)
-        }
-        self._blobs: dict[Digest, BlobRecord] = {
-            Digest(key): msgspec.json.decode(body, type=BlobRecord)
-            for key, body in metadata.items(Table.BLOBS)
-        }
 
     # Looking up
 
@@ -106,13 +56,32 @@ class ImageStore:
         Raises `NotFound` and `Invalid` in Docker's words.
         """
         with self._lock:
-            return self._image(self._resolve(name)[0])
+            return self._image(self._resolve(name)[0].image)
 
     def find(self, name: str) -> Image | None:
         try:
             return self.get(name)
         except NotFound:
             return None
+
+    def variants(self, name: str) -> builtins.list[Image]:
+        """What `get` gives, then the images for other platforms that the name has beside it. Raises as `get`."""
+        with self._lock:
+            target = self._resolve(name)[0]
+            record = self._indexes.get(target.index) if target.index else None
+            others = [one for one in record.images() if one != target.image] if record else []
+            return [
+                self._image(one) for one in (target.image, *dict.fromkeys(others)) if one in self._records
+            ]
+
+    def index_of(self, name: str) -> tuple[Digest, IndexRecord] | None:
+        """The index that a name points to and its digest; None for a single image, and for an unknown name."""
+        with self._lock:
+            try:
+                index = self._resolve(name)[0].index
+            except NotFound:
+                return None
+            return None if index is None else (index, self._indexes[index])
 
     def has(self, image_id: Digest) -> bool:
         return image_id in self._records
@@ -125,11 +94,15 @@ class ImageStore:
     def count(self) -> int:
         return len(self._records)
 
-    def _resolve(self, name: str) -> tuple[Digest, Reference | None]:
-        """The id, and the reference if it was found by name."""
+    def _resolve(self, name: str) -> tuple[Target, Reference | None]:
+        """What it points to, and the reference if it was found by name."""
         wanted = name.removeprefix("sha256:")
-        if len(wanted) == 64 and Digest(f"sha256:{wanted}") in self._records:
-            return Digest(f"sha256:{wanted}"), None
+        if len(wanted) == 64:
+            digest = Digest(f"sha256:{wanted}")
+            if digest in self._records:
+                return Target(digest), None
+            if digest in self._indexes:
+                return Target(self._indexes[digest].members[0].image, digest), None
         reference = _parse_or_none(name)
         if reference is not None:
             full = reference.with_default_tag()
@@ -140,7 +113,7 @@ class ImageStore:
         if wanted and all(digit in "0123456789abcdef" for digit in wanted):
             found = [image_id for image_id in self._records if hex_of(image_id).startswith(wanted)]
             if len(found) == 1:
-                return found[0], None
+                return Target(found[0]), None
             if found:
                 some = ", ".join(sorted(hex_of(one)[:12] for one in found)[:5])
                 raise NotFound(
@@ -163,27 +136,25 @@ class ImageStore:
             tuple(sorted((name for name in names if name.digest is not None), key=str)),
             record.parent,
             record.tagged_at,
+            self._part_of(image_id) if self._indexes else (),
+        )
+
+    def _part_of(self, image_id: Digest) -> tuple[Reference, ...]:
+        return tuple(
+            parse_reference(key)
+            for key, target in sorted(self._names.items())
+            if target.index and target.image != image_id and image_id in self._indexes[target.index].images()
         )
 
     def _names_of(self, image_id: Digest) -> builtins.list[Reference]:
-        found = (parse_reference(key) for key, target in self._names.items() if target == image_id)
+        found = (parse_reference(key) for key, target in self._names.items() if target.image == image_id)
         return sorted(found, key=str)
 
     def _names_by_id(self) -> dict[Digest, builtins.list[Reference]]:
         found: dict[Digest, list[Reference]] = {}
         for key, target in self._names.items():
-            found.setdefault(target, []).append(parse_reference(key))
+            found.setdefault(target.image, []).append(parse_reference(key))
         return found
-
-    def _layer_size(self, diff_id: Digest) -> int:
-        """0 for a layer that is missing."""
-        size = self._sizes.get(diff_id)
-        if size is None:
-            try:
-                size = self._sizes[diff_id] = self.layers.size(diff_id)
-            except NotFound:
-                return 0
-        return size
 
     def children(self, image_id: Digest) -> tuple[Digest, ...]:
         """Images that were built here on this one."""
@@ -251,81 +222,56 @@ class ImageStore:
                 time.time_ns() if any(name.digest is None for name in names) else old.tagged_at,
                 parent or old.parent,
             )
-            changes = _Changes(records={image_id: (record, config)})
+            changes = Changes(records={image_id: (record, config)})
             for diff_id, descriptor in zip(diff_ids, blobs, strict=False):
                 changes.blobs[diff_id] = self._blob_record(diff_id, descriptor, repository)
             for name in names:
-                changes.names[_key(name)] = image_id
+                changes.names[_key(name)] = Target(image_id)
             self._commit(changes)
             return self._image(image_id)
 
-    def tag(self, image_id: Digest, reference: Reference) -> Digest | None:
+    def put_index(self, record: IndexRecord, preferred: Digest, names: Sequence[Reference]) -> Digest:
+        """Let the names point to an index of images that are here; its digest.
+
+        `preferred`: which of them a name means by itself. Raises `NotFound`, `Conflict` when a blob of it is missing.
+        """
+        index = digest_of(record.raw.encode())
+        with self._lock:
+            for image_id in (preferred, *record.images()):
+                if image_id not in self._records:
+                    raise NotFound(f"No such image: {image_id}")
+            for digest in record.blobs():
+                if not self.content.has(digest):
+                    raise Conflict(f"blob {digest} of the image index is missing")
+            changes = Changes(indexes={index: record})
+            for name in names:
+                changes.names[_key(name)] = Target(preferred, index)
+                self._stamp(changes, preferred, name)
+            self._commit(changes)
+        return index
+
+    def _stamp(self, changes: Changes, image_id: Digest, name: Reference) -> None:
+        if name.digest is None:
+            record, config = self._records[image_id]
+            stamped = msgspec.structs.replace(record, tagged_at=time.time_ns())
+            changes.records[image_id] = (stamped, config)
+
+    def tag(self, image_id: Digest, reference: Reference, index: Digest | None = None) -> Digest | None:
         """Let `reference` (tag or digest) name the image; the id it named before, if another.
 
-        Raises `NotFound`.
+        `index`: and with it this index, whose preferred image it is. Raises `NotFound`.
         """
         with self._lock:
             if image_id not in self._records:
                 raise NotFound(f"No such image: {image_id}")
+            if index is not None and index not in self._indexes:
+                raise NotFound(f"No such image: {index}")
             key = _key(reference)
             before = self._names.get(key)
-            changes = _Changes(names={key: image_id})
-            if reference.digest is None:
-                record, config = self._records[image_id]
-                stamped = msgspec.structs.replace(record, tagged_at=time.time_ns())
-                changes.records[image_id] = (stamped, config)
+            changes = Changes(names={key: Target(image_id, index)})
+            self._stamp(changes, image_id, reference)
             self._commit(changes)
-            return before if before != image_id else None
-
-    def _commit(self, changes: _Changes) -> None:
-        """Write, then take over into the working copy; on an error neither has happened."""
-        changes.names = {k: v for k, v in changes.names.items() if self._names.get(k) != v}
-        changes.blobs = {k: v for k, v in changes.blobs.items() if self._blobs.get(k) != v}
-        changes.records = {k: v for k, v in changes.records.items() if self._records.get(k) != v}
-        durable = bool(changes.names or changes.records)
-        with self._metadata.transaction(durable=durable):
-            for image_id, known in changes.records.items():
-                self._write(Table.IMAGES, image_id, None if known is None else msgspec.json.encode(known[0]))
-            for key, target in changes.names.items():
-                self._write(Table.TAGS, key, None if target is None else target.encode())
-            for diff_id, blob in changes.blobs.items():
-                self._write(Table.BLOBS, diff_id, None if blob is None else msgspec.json.encode(blob))
-        _apply(self._records, changes.records)
-        _apply(self._names, changes.names)
-        _apply(self._blobs, changes.blobs)
-
-    def _write(self, table: Table, key: str, body: bytes | None) -> None:
-        if body is None:
-            self._metadata.delete(table, key)
-        else:
-            self._metadata.put(table, key, body)
-
-    # The compressed forms of layers
-
-    def blob_for(self, diff_id: Digest) -> Descriptor | None:
-        """The layer's compressed blob, if the content store has it."""
-        record = self._blobs.get(diff_id)
-        return (
-            record.descriptor if record is not None and self.content.has(record.descriptor.digest) else None
-        )
-
-    def repositories_of(self, diff_id: Digest) -> tuple[str, ...]:
-        """Repositories (domain/path) that have the blob; candidates for a cross-repository mount."""
-        record = self._blobs.get(diff_id)
-        return record.repositories if record is not None else ()
-
-    def remember_blob(self, diff_id: Digest, descriptor: Descriptor, repository: str = "") -> None:
-        with self._lock:
-            self._commit(_Changes(blobs={diff_id: self._blob_record(diff_id, descriptor, repository)}))
-
-    def _blob_record(self, diff_id: Digest, descriptor: Descriptor, repository: str) -> BlobRecord:
-        known = self._blobs.get(diff_id)
-        same = known is not None and known.descriptor.digest == descriptor.digest
-        repositories = known.repositories if known is not None and same else ()
-        if repository and repository not in repositories:
-            repositories = (*repositories[-7:], repository)
-        plain = Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)
-        return BlobRecord(plain, repositories)
+            return before.image if before is not None and before.image != image_id else None
 
     # Removing
 
@@ -334,21 +280,23 @@ class ImageStore:
         with self._lock:
             if _key(reference) not in self._names:
                 raise NotFound(f"No such image: {reference.with_default_tag().familiar}")
-            self._commit(_Changes(names={_key(reference): None}))
+            self._commit(Changes(names={_key(reference): None}))
 
     def remove(
         self, name: str, *, force: bool = False, prune_parents: bool = True, uses: FindUses = _no_uses
     ) -> Removal:
         """Docker's `rmi`: see `image_removal`. Raises `NotFound`, `Conflict`."""
         with self._removing(), self._lock:
-            image_id, reference = self._resolve(name)
+            target, reference = self._resolve(name)
+            image_id = target.image
             if reference is not None and reference.digest is not None:
                 reference = replace(reference, tag=None)
             plan = plan_removal(
                 _View(self, uses), image_id, reference, force=force, prune_parents=prune_parents
             )
+            self._mind_indexes(plan, image_id, uses)
             doomed = [self._records[one][1].rootfs.diff_ids for one in plan.delete]
-            changes = _Changes(names={_key(name): None for name in plan.untag})
+            changes = Changes(names={_key(name): None for name in plan.untag})
             changes.records = dict.fromkeys(plan.delete)
             self._commit(changes)
             untagged = tuple(name.familiar for name in plan.untag)
@@ -358,6 +306,31 @@ class ImageStore:
             freed, layers = self.collect({diff_id for one in doomed for diff_id in one})
         owners = (image_id,) * len(untagged)
         return Removal(untagged, tuple(plan.delete), chains, layers, freed, owners)
+
+    def _mind_indexes(self, plan: Plan, image_id: Digest, uses: FindUses) -> None:
+        """What an index that stays needs is not deleted; what only one that goes has had, is."""
+        if not self._indexes:
+            return
+        going = unnamed(self._indexes, self._names, [_key(name) for name in plan.untag])
+        staying = images_in(record for index, record in self._indexes.items() if index not in going)
+        if image_id in plan.delete and image_id in staying and not plan.untag:
+            names = ", ".join(name.familiar for name in self._part_of(image_id))
+            raise Conflict(
+                f"conflict: unable to delete {hex_of(image_id)[:12]} (cannot be forced) - "
+                f"image is one platform's of {names}",
+                hint="remove that name: all of its images go with it",
+            )
+        plan.delete[:] = [one for one in plan.delete if one not in staying]
+        for other in sorted(images_in(self._indexes[index] for index in going)):
+            alone = not self._names_of(other) and not self.children(other) and not uses(other)
+            if other in self._records and other not in staying and other not in plan.delete and alone:
+                plan.delete.append(other)
+
+    def _together(self, image_id: Digest) -> tuple[Digest, ...]:
+        """The image, and those that its names have for other platforms."""
+        indexes = {target.index for target in self._names.values() if target.image == image_id}
+        others = images_in(self._indexes[index] for index in indexes if index is not None)
+        return (image_id, *sorted(others - {image_id}))
 
     def _dead_chains(self, doomed: Sequence[Sequence[Digest]]) -> tuple[Digest, ...]:
         live = {chain for _, config in self._records.values() for chain in chain_ids(config.rootfs.diff_ids)}
@@ -381,11 +354,12 @@ class ImageStore:
             for image in self.list():
                 children = self.children(image.id)
                 skipped = (
-                    (dangling and (image.tags or children))
+                    image.part_of
+                    or (dangling and (image.tags or children))
                     or (not image.tags and not image.digests and children)
                     or (until is not None and image.created > until)
                     or not matches(image.config.defaults.labels or {})
-                    or uses(image.id)
+                    or any(uses(one) for one in self._together(image.id))
                 )
                 if skipped or image.id not in self._records:
                     continue
@@ -397,111 +371,6 @@ class ImageStore:
                         total += self.remove(name, uses=uses)
             freed, layers = self.collect(min_age=ORPHAN_AGE)
         return total + Removal(layers=layers, freed=freed)
-
-    @contextlib.contextmanager
-    def hold(self, digests: Iterable[Digest]) -> Iterator[None]:
-        """Keep layers and blobs from being collected while work on them is under way."""
-        kept = tuple(digests)
-        with self._lock:
-            for digest in kept:
-                self._held[digest] = self._held.get(digest, 0) + 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                for digest in kept:
-                    self._held[digest] -= 1
-                    if not self._held[digest]:
-                        del self._held[digest]
-
-    @contextlib.contextmanager
-    def no_collection(self) -> Iterator[None]:
-        """Nothing at all is collected meanwhile: for work whose digests are known only at its end."""
-        with self._lock:
-            self._collection_off += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._collection_off -= 1
-
-    def collect(
-        self, candidates: Iterable[Digest] | None = None, *, min_age: float = ORPHAN_AGE
-    ) -> tuple[int, tuple[Digest, ...]]:
-        """Remove data that nobody needs; bytes freed, and the diff-ids of the layers that went.
-
-        `candidates`: only these layers and their blobs, at once. None: everything that is older than `min_age`
-        seconds: what is younger may belong to work that has not given it a name yet, or to a broken pull that
-        will be tried again.
-        """
-        with self._removing(), self._lock:
-            if self._collection_off:
-                return 0, ()
-            have = Have(
-                frozenset(self.layers.digests()),
-                frozenset(self.content.digests()),
-                {diff_id: record.descriptor.digest for diff_id, record in self._blobs.items()},
-            )
-            roots = {diff_id for _, config in self._records.values() for diff_id in config.rootfs.diff_ids}
-            garbage = find_garbage(have, roots | set(self._held) | set(self.layer_roots()), self._held)
-            if candidates is None:
-                layers = [one for one in garbage.layers if self._layer_age(one) > min_age]
-                blobs = [one for one in garbage.blobs if self.content.age(one) > min_age]
-                mappings = garbage.mappings - (garbage.layers - set(layers))
-            else:
-                wanted = set(candidates)
-                layers = [one for one in garbage.layers if one in wanted]
-                mappings = garbage.mappings & wanted
-                theirs = {have.blob_of[one] for one in mappings}
-                blobs = [one for one in garbage.blobs if one in theirs]
-            freed = self._remove_data(layers, blobs, mappings)
-        return freed, tuple(sorted(layers))
-
-    @contextlib.contextmanager
-    def _removing(self) -> Iterator[None]:
-        """Entered before the lock: what was put aside under it is removed after it, by the outermost of a thread.
-
-        A tree may have very many files, and whoever lists images must not wait for them.
-        """
-        self._doomed.depth += 1
-        try:
-            yield
-        finally:
-            self._doomed.depth -= 1
-            while not self._doomed.depth and self._doomed.trees:
-                remove_tree(self._doomed.trees.pop())
-
-    def _remove_data(
-        self, layers: Sequence[Digest], blobs: Sequence[Digest], mappings: Iterable[Digest]
-    ) -> int:
-        freed = sum(self._layer_size(diff_id) for diff_id in layers)
-        self._commit(_Changes(blobs=dict.fromkeys(mappings)))
-        if layers:
-            self.release([self.layers.mount_of(diff_id).path for diff_id in layers])
-        for diff_id in layers:
-            self._sizes.pop(diff_id, None)
-            aside = self.layers.put_aside(diff_id)
-            if aside is not None:
-                self._doomed.trees.append(aside)
-        for digest in blobs:
-            freed += self.content.delete(digest)
-        return freed
-
-    def _layer_age(self, diff_id: Digest) -> float:
-        """Seconds since the layer got its name: that of its directory, which nobody writes to later."""
-        try:
-            directory = os.path.dirname(self.layers.mount_of(diff_id).path)
-            return time.time() - os.stat(directory).st_mtime
-        except (NotFound, FileNotFoundError):
-            return 0.0
-
-
-class _Doomed(threading.local):
-    """Of one thread: layers' trees that are to be removed when it has left the lock."""
-
-    def __init__(self) -> None:
-        self.depth = 0
-        self.trees: list[Path] = []
 
 
 class _View:
@@ -520,14 +389,6 @@ class _View:
     def parent(self, image_id: Digest) -> Digest | None:
         parent = Digest(self._store._records[image_id][0].parent)
         return parent if parent in self._store._records else None
-
-
-def _apply(target: dict[K, V], changes: Mapping[K, V | None]) -> None:
-    for key, value in changes.items():
-        if value is None:
-            target.pop(key, None)
-        else:
-            target[key] = value
 
 
 def _shown(name: str, reference: Reference | None) -> str:

@@ -32,7 +32,8 @@ class Table(enum.Enum):
     """The closed set of tables. Adding one needs no migration: tables are created when missing."""
 
     IMAGES = "images"  # image id -> images.ImageRecord
-    TAGS = "tags"  # full reference (tagged or by digest) -> image id
+    TAGS = "tags"  # full reference (tagged or by digest) -> index_model.Target
+    INDEXES = "indexes"  # index digest -> index_model.IndexRecord
     BLOBS = "blobs"  # diff-id -> images.BlobRecord
     CONTAINERS = "containers"
     NETWORKS = "networks"

@@ -52,3 +52,13 @@ def test_raw_progress_is_buildkits_status_objects_and_ends_in_the_result_or_a_lo
     assert found["excerpt"][1] == {"line": 2, "text": "# why"}
     failed = [vertex for line in lines for vertex in line.get("vertexes", []) if vertex.get("error")]
     assert [vertex["digest"] for vertex in failed] == [found["vertex"]]
+
+
+def test_the_command_line_names_an_image_as_a_context(sampan: Any) -> None:
+    text = b"FROM nowhere.invalid/a:1\nCOPY --from=tools /bin/busybox /b\n"
+    images = ("nowhere.invalid/a:1=docker-image://busybox", "tools=docker-image://busybox")
+    flags = [part for value in images for part in ("--build-context", value)]
+    done = sampan.run("build", "-q", *flags, "-", stdin=text)
+    assert done.returncode == 0, done.stderr
+    refused = sampan.run("build", "--build-context", "x=oci-layout:///tmp/x", "-", stdin=text)
+    assert refused.returncode != 0 and "oci-layout" in refused.stderr

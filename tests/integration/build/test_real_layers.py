@@ -124,8 +124,8 @@ class RealWorker:
                 output(1, data)
         return shim.wait().exit_code
 
-    def adopt_snapshot(self, snapshot_id: str) -> Layer:
-        return self.snapshots.adopt(snapshot_id)
+    def adopt_snapshot(self, snapshot_id: str, *, latest: int | None = None) -> Layer:
+        return self.snapshots.adopt(snapshot_id, latest=latest)
 
     def remove_snapshot(self, snapshot_id: str) -> None:
         self.snapshots.remove(snapshot_id)
@@ -236,6 +236,20 @@ def test_a_second_build_is_cached_whole(site: Site) -> None:
     assert site.text.count("Using cache") == 5
 
 
+def test_a_linked_layer_lies_on_another_base_and_hides_nothing_of_it(site: Site) -> None:
+    (site.context / "a.txt").write_text("hello")
+    steps = "COPY --link --chown=nobody a.txt /etc/a\nRUN cat /etc/a /etc/passwd && stat -c %u:%g /etc/a && ls /\n"
+    first = site.build("FROM busybox\n" + steps)
+    assert "hello" in site.text and "root:x:0:0" in site.text and "65534:65534" in site.text
+    second = site.build(
+        "FROM busybox\nRUN echo >/more && rm -r /etc/passwd && echo nobody:x:65534:65534:::>/etc/passwd\n"
+        + steps
+    )
+    assert first.rootfs.diff_ids[1] == second.rootfs.diff_ids[2]
+    assert "hello" in site.text and "more\n" in site.text and "root:x:0:0" not in site.text
+    assert set(site.layer(second, 2)) == {"etc", "etc/a"}
+
+
 def test_files_travel_between_stages_with_links_and_modes(site: Site) -> None:
     config = site.build(
         "FROM busybox AS b\n"
@@ -274,3 +288,10 @@ def test_an_archive_is_unpacked_by_add(site: Site) -> None:
     members = site.layer(config, 1)
     assert set(members) == {"opt", "opt/dir", "opt/dir/file"}
     assert (members["opt/dir/file"].uid, members["opt/dir/file"].mode) == (12, 0o640)
+
+
+def test_a_layer_that_comes_twice_is_mounted_once(site: Site) -> None:
+    (site.context / "a.txt").write_text("hello")
+    config = site.build("FROM busybox\nCOPY a.txt /\nRUN rm /a.txt\nCOPY a.txt /\nRUN cat /a.txt\n")
+    assert config.rootfs.diff_ids[1] == config.rootfs.diff_ids[3]
+    assert "hello" in site.text

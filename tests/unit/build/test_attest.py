@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sampan.build.attest.options import parse_attests
 from sampan.build.attest.packages import (
     Distribution,
     Package,
@@ -20,11 +21,11 @@ from sampan.build.attest.packages import (
     npm_package,
     python_package,
 )
-from sampan.build.attest.provenance import Facts, Material, Step, predicate, wanted
+from sampan.build.attest.provenance import Facts, Material, Step, Wanted, predicate, wanted
 from sampan.build.attest.scan import scan
 from sampan.build.attest.spdx import document
 from sampan.build.attest.statement import attestation, package_url
-from sampan.errors import Invalid
+from sampan.errors import Invalid, Unsupported
 from sampan.oci.digest import Digest
 from sampan.oci.reference import parse_reference
 
@@ -192,3 +193,19 @@ def test_a_root_is_looked_through_without_leaving_it(tmp_path: Path) -> None:
 
 def test_a_distribution_without_a_name_is_none() -> None:
     assert distribution("nonsense\n=\n") == Distribution()
+
+
+def test_wishes_are_read_as_buildx_has_them() -> None:
+    found = parse_attests(["type=provenance,mode=max,builder-id=me", "type=sbom"])
+    assert found.provenance == Wanted("max", builder_id="me")
+    assert found.sbom
+    assert not parse_attests(["type=provenance", "type=provenance,disabled=true", "type=sbom,false"])
+    assert parse_attests(["type=provenance,true"]).provenance == Wanted()
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "type=x", "mode=max", "type=sbom,x=y", "type=provenance,maybe", "type=sbom,generator=z"]
+)
+def test_wrong_attestations_are_refused(wrong: str) -> None:
+    with pytest.raises((Invalid, Unsupported)):
+        parse_attests([wrong])

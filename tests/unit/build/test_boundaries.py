@@ -15,7 +15,7 @@ _PURE = [
     "events",
     "model",
     *(f"dockerfile/{path.stem}" for path in sorted((_FOLDER / "dockerfile").glob("*.py"))),
-    *(f"attest/{name}" for name in ("packages", "provenance", "spdx", "statement")),
+    *(f"attest/{name}" for name in ("options", "packages", "provenance", "spdx", "statement")),
     "files/owners",
     "files/placement",
     "solver/progress",

@@ -85,6 +85,8 @@ def test_a_malformed_pattern_is_refused(text: str) -> None:
         ("**/a/" * 30 + "b", "a/" * 2000),
         ("**/*a*a*a*b/" * 20 + "c", ("a" * 200 + "/") * 20),
         ("*?" * 100 + "b", "a" * 255),
+        ("**/" * 1000 + "b", "a/" * 2000),
+        ("**" * 500 + "b", "a/" * 2000),
     ],
 )
 def test_a_pattern_made_to_be_slow_ends_soon(pattern: str, path: str) -> None:
@@ -106,6 +108,10 @@ def test_a_pattern_made_to_be_slow_ends_soon(pattern: str, path: str) -> None:
         ("x**y", "xy", True),
         ("**.o", "a/b.o", True),
         ("a**", "abc/d", True),
+        ("***x", "a/bx", True),
+        ("**/**/x", "x", True),
+        (".", "a", False),
+        ("*\n!.", "a", True),
     ],
 )
 def test_several_stars_find_every_way_to_match(pattern: str, path: str, ignored: bool) -> None:

@@ -70,7 +70,7 @@ def test_run_uses_the_shell_of_its_time() -> None:
 
 def test_run_takes_here_documents_as_script_or_input() -> None:
     assert run_of("RUN <<EOF\none\ntwo\nEOF\n").args[2] == "one\ntwo\n"
-    assert run_of("RUN cat <<EOF\none\nEOF\n").args[2] == "cat <<EOF\none\nEOF\n"
+    assert run_of("RUN cat <<EOF\none\nEOF\n").args[2] == "cat <<EOF\none\nEOF"
     run = run_of("RUN <<EOF\n#!/usr/bin/python3\nprint()\nEOF\n")
     assert (run.args, run.script) == (("/dev/pipes/EOF",), "#!/usr/bin/python3\nprint()\n")
 
@@ -125,7 +125,7 @@ def test_mounts_of_run_are_parsed() -> None:
         ("ENV =x", "ENV names can not be blank"),
         ("ENV A=${B", "failed to process"),
         ("ENV A=${B:?needed}", "B: needed"),
-        ("COPY --chmod=u+x a b", "invalid chmod parameter"),
+        ("COPY --chmod=u+y a b", "invalid chmod parameter"),
         ("RUN --mount=type=nothing,target=/x y", 'unsupported mount type "nothing"'),
         ("RUN --mount=type=cache y", "needs a target"),
         ("RUN --mount=type=bind,target=/x,uid=1 y", "unexpected key 'uid' for mount type 'bind'"),

@@ -28,7 +28,7 @@ def test_here_documents_keep_their_lines() -> None:
     run, copy = parse(
         b'RUN <<-"A" cat <<B\n\tone\n\tA\n two $x\nB\nCOPY <<x.txt /d\n# no comment\nx.txt\n'
     ).instructions
-    assert [(item.name, item.content, item.expand) for item in run.heredocs] == [
+    assert [(item.name, item.text, item.expand) for item in run.heredocs] == [
         ("A", "one\n", False),
         ("B", " two $x\n", True),
     ]

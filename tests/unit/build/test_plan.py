@@ -63,7 +63,6 @@ def test_a_copy_may_name_a_later_stage() -> None:
         ("ARG x\n", 1, "no build stage in current context"),
         ("FROM $NOTHING\n", 1, r"base name \(\$NOTHING\) should not be blank"),
         ("FROM a AS 1x\n", 1, 'invalid name for build stage: "1x"'),
-        ("FROM a AS scratch\n", 1, "name is reserved"),
         ("ARG A=${A:?missing}\nFROM a\n", 1, "A: missing"),
     ],
 )

@@ -18,7 +18,7 @@ from sampan.oci.digest import Digest
 from sampan.oci.image import ContainerDefaults, History, ImageConfig, RootFS
 from sampan.oci.manifest import Descriptor
 from sampan.oci.reference import parse_reference
-from sampan.storage import images
+from sampan.storage import image_data
 from sampan.storage.content import ContentStore
 from sampan.storage.image_model import MISSING, chain_ids
 from sampan.storage.images import Image, ImageStore, Use
@@ -178,7 +178,7 @@ def test_others_are_served_while_the_trees_of_a_removed_image_are_deleted(
             seen.append(another.submit(store.images.list).result(10))
         remove_tree(tree)
 
-    monkeypatch.setattr(images, "remove_tree", delete)
+    monkeypatch.setattr(image_data, "remove_tree", delete)
     if how == "remove":
         store.images.remove("app")
     elif how == "prune":

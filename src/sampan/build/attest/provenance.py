@@ -86,9 +86,7 @@ def wanted(attributes: Mapping[str, str]) -> Wanted:
         raise Invalid(f"invalid provenance mode {mode!r}", hint="it is min or max")
     if version not in ("v0.2", "v1"):
         raise Invalid(f"unsupported provenance version {version!r}", hint="it is v0.2 or v1")
-    unknown = sorted(
-        attributes.keys() - {"mode", "version", "builder-id", "reproducible", "type", "disabled"}
-    )
+    unknown = sorted(attributes.keys() - {"mode", "version", "builder-id", "reproducible"})
     if unknown:
         raise Invalid(
             f"unknown provenance attribute {unknown[0]!r}", hint="mode, version, builder-id, reproducible"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from urllib.parse import quote
 
 import msgspec
 
+from sampan.oci.attestation import Attestation
 from sampan.oci.digest import Digest, hex_of
 from sampan.oci.reference import Reference
 
@@ -15,14 +15,6 @@ STATEMENT = "https://in-toto.io/Statement/v0.1"
 PROVENANCE_V02 = "https://slsa.dev/provenance/v0.2"
 PROVENANCE_V1 = "https://slsa.dev/provenance/v1"
 SPDX_DOCUMENT = "https://spdx.dev/Document"
-
-
-@dataclass(frozen=True, slots=True)
-class Attestation:
-    """A statement, encoded, and what kind of predicate it makes."""
-
-    predicate_type: str
-    statement: bytes
 
 
 def attestation(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 
+from sampan.build.dockerfile.expand import expand
 from sampan.build.errors import DockerfileError
 from sampan.build.model import Instruction
+from sampan.errors import Invalid
 
 _FLAGS: dict[str, frozenset[str]] = {
     "FROM": frozenset({"platform"}),
@@ -67,8 +69,10 @@ def _suggestion(name: str, known: frozenset[str]) -> str:
 
 def check(instruction: Instruction) -> None:
     """Raises `DockerfileError` for a shape that can't work whatever the variables are."""
-    Flags(instruction)
     keyword, args = instruction.keyword, instruction.args
+    if keyword == "HEALTHCHECK" and args == ("NONE",):
+        return  # whatever its flags are: Docker does not look at them
+    Flags(instruction)
     if keyword in _EXACTLY_ONE and len(args) != 1:
         raise mistake(instruction, f"{keyword} requires exactly one argument", "one argument")
     if keyword in _AT_LEAST_ONE and not args:
@@ -91,8 +95,40 @@ def check(instruction: Instruction) -> None:
         raise mistake(instruction, "SHELL requires the arguments to be in JSON form", '["shell", "-c"]')
     if keyword == "RUN" and not args and not instruction.heredocs:
         raise mistake(instruction, "RUN requires at least one argument", "a command")
+    _check_origins(instruction)
     if instruction.trigger is not None:
         _check_trigger(instruction, instruction.trigger)
+
+
+def _check_origins(instruction: Instruction) -> None:
+    """`from` names what must be known before any variable is."""
+    flags = Flags(instruction)
+    origin = flags.get("from") if instruction.keyword == "COPY" else ""
+    if origin and not _is_plain(origin):
+        raise mistake(
+            instruction,
+            "variable expansion is not supported for --from, define a new stage with FROM using ARG from global "
+            "scope as a workaround",
+            "a stage's name or number, or an image",
+            "--from",
+        )
+    mounts = flags.every("mount") if instruction.keyword == "RUN" else []
+    for part in (part for mount in mounts for part in mount.split(",")):
+        key, _, value = part.partition("=")
+        if key.strip().lower() == "from" and "$" in value[:-1]:
+            raise mistake(
+                instruction,
+                "'from' doesn't support variable expansion, define alias stage instead",
+                "a stage's name or number, or an image",
+                part,
+            )
+
+
+def _is_plain(text: str) -> bool:
+    try:
+        return expand(text, {}) == text
+    except Invalid:
+        return False
 
 
 def mistake(instruction: Instruction, reason: str, expected: str = "", fragment: str = "") -> DockerfileError:

@@ -18,6 +18,7 @@ MAX_PATTERN_VALUE = 16 << 10
 MAX_DEPTH = 64
 
 _SPECIAL = frozenset("@*#?-$!")
+_NAME = re.compile(r"[^\W\d]\w*|\d+")
 
 
 @dataclass(slots=True)
@@ -41,7 +42,7 @@ def expand_words(text: str, env: Mapping[str, str], escape: str = "\\") -> list[
 
 
 def expand_heredoc(text: str, env: Mapping[str, str], escape: str = "\\") -> str:
-    """The content of a here-document: variables are replaced, quotes stay."""
+    """The content of a here-document: variables are replaced, escapes removed, quotes stay."""
     return process(text, env, escape, keep_quotes=True).text
 
 
@@ -106,6 +107,7 @@ class _Lexer:
         self.unset: set[str] = set()
         self.depth = 0
         self.inserted = 0
+        self.raw = False
 
     def peek(self) -> str:
         return self.text[self.position] if self.position < len(self.text) else ""
@@ -115,8 +117,18 @@ class _Lexer:
         self.position += 1
         return char
 
-    def word(self, stop: str, collect: bool = True) -> str:
-        """Up to the character `stop` (which is consumed), or to the end when `stop` is empty."""
+    def word(self, stop: str, collect: bool = True, raw: bool = False) -> str:
+        """Up to the character `stop` (which is consumed), or to the end when `stop` is empty.
+
+        `raw` keeps the escape characters: patterns have their own use for them.
+        """
+        outer, self.raw = self.raw, raw
+        try:
+            return self._word(stop, collect)
+        finally:
+            self.raw = outer
+
+    def _word(self, stop: str, collect: bool) -> str:
         out: list[str] = []
         while char := self.peek():
             if stop and char == stop:
@@ -144,21 +156,15 @@ class _Lexer:
 
     def _plain(self, out: list[str], collect: bool) -> None:
         char = self.next()
-        escaped = False
-        if char == self.escape:
-            following = self.peek()
-            if not following:
-                if self.keep_quotes:
-                    out.append(char)
-                return
-            if not self.keep_quotes or following in ("$", self.escape):
-                char = self.next()
-                escaped = True
-        out.append(char)
-        if collect and escaped:
-            self.collected.literal(char)
-        elif collect:
-            self.collected.char(char)
+        if char != self.escape:
+            out.append(char)
+            if collect:
+                self.collected.char(char)
+            return
+        literal = (char if self.raw else "") + self.next()
+        out.append(literal)
+        if collect and literal:
+            self.collected.literal(literal)
 
     def _single(self) -> str:
         """Everything counts as it is until the next single quote."""
@@ -183,7 +189,7 @@ class _Lexer:
                 continue
             self.next()
             if char == self.escape and self.peek() and self.peek() in ('"', "$", self.escape):
-                char = self.next()
+                char = (char if self.raw else "") + self.next()
             out.append(char)
         raise Invalid("unexpected end of statement while looking for matching double-quote")
 
@@ -200,7 +206,7 @@ class _Lexer:
     def _name(self) -> str:
         """A variable's name, all digits of a positional one, or one special character."""
         rest = self.text[self.position :][:4096]
-        match = re.match(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+", rest)
+        match = _NAME.match(rest)
         if match:
             self.position += match.end()
             return match[0]
@@ -263,7 +269,8 @@ class _Lexer:
             return value or ""
         if modifier == "-":
             return word
-        raise Invalid(f"{name}: {word or 'is not allowed to be unset'}")
+        reason = "is not allowed to be unset" if value is None else "is not allowed to be empty"
+        raise Invalid(f"{name}: {word or reason}")
 
     def _trimmed(self, name: str, char: str) -> str:
         longest = self.peek() == char
@@ -279,16 +286,14 @@ class _Lexer:
             self.next()
         value = self._value(name) or ""
         tokens = self._pattern(value, "/")
-        replacement = self.word("}", collect=False)
-        if not tokens:
-            return value
+        replacement = self.word("}", collect=False, raw=True)
         regex = _glob(tokens, longest=True)
-        if everywhere and len(value) * len(replacement) > MAX_RESULT * 16:
+        if everywhere and (len(value) + 1) * len(replacement) > MAX_RESULT * 16:
             raise Invalid(f"the value of ${{{name}//...}} could become too long")
         return regex.sub(lambda _: replacement, value, count=0 if everywhere else 1)
 
     def _pattern(self, value: str, stop: str) -> list[str]:
-        tokens = _tokens(self.word(stop, collect=False))
+        tokens = _tokens(self.word(stop, collect=False, raw=True))
         if len(value) > MAX_PATTERN_VALUE:
             raise Invalid(
                 f"a value of more than {MAX_PATTERN_VALUE} characters can't be matched by a pattern"
@@ -297,14 +302,21 @@ class _Lexer:
 
 
 def _tokens(pattern: str) -> list[str]:
-    """`*` and `?` as they are; anything else as a regular expression for one character, escapes removed."""
+    """`*` and `?` as they are; anything else as a regular expression for one character, escapes removed.
+
+    The escape is a backslash whatever the `escape` directive says. Raises `Invalid` before any other character.
+    """
     found: list[str] = []
     characters = iter(pattern)
     for char in characters:
         if char in "*?":
             found.append(char)
-        else:
-            found.append(re.escape(next(characters, char) if char == "\\" else char))
+            continue
+        if char == "\\":
+            char = next(characters, "")
+            if not char or char not in "*?\\}/":
+                raise Invalid(f"invalid pattern ({pattern}) in substitution: invalid escape '\\{char}'")
+        found.append(re.escape(char))
     return found
 
 

@@ -15,12 +15,15 @@ from dataclasses import replace
 
 from sampan.build.dockerfile.check import Flags, mistake
 from sampan.build.dockerfile.expand import expand, expand_heredoc, expand_words
+from sampan.build.dockerfile.heredoc import marker_of
 from sampan.build.dockerfile.mounts import parse_mount, require_supported
 from sampan.build.dockerfile.ports import MAX_PORTS, parse_port_specs
 from sampan.build.dockerfile.state import Applied, StageState
 from sampan.build.dockerfile.timespan import parse_duration
-from sampan.build.model import CopyOperation, Instruction, RunOperation, WorkdirOperation
-from sampan.errors import Invalid
+from sampan.build.errors import DockerfileUnsupported
+from sampan.build.model import CopyOperation, Heredoc, Instruction, RunOperation, WorkdirOperation
+from sampan.build.modes import parse_mode
+from sampan.errors import Invalid, Unsupported
 from sampan.oci.image import Healthcheck
 
 SUFFIX = " # buildkit"
@@ -34,6 +37,10 @@ def apply(state: StageState, instruction: Instruction) -> Applied:
         if hasattr(error, "place"):
             raise
         raise mistake(instruction, error.message, error.hint) from error
+    except Unsupported as error:
+        if hasattr(error, "place"):
+            raise
+        raise DockerfileUnsupported(error.message, instruction.place(), hint=error.hint) from error
 
 
 def _quoted(items: tuple[str, ...]) -> str:
@@ -121,7 +128,8 @@ def _run(state: StageState, instruction: Instruction) -> Applied:
     args, script = _run_command(state, instruction)
     shown = " ".join(args) if not script else f"{args[0]} ({script.splitlines()[0]})"
     key_args = state.run_args()
-    prefix = f"|{len(key_args)} {' '.join(key_args)} " if key_args else ""
+    told = state.told_args()
+    prefix = f"|{len(told)} {' '.join(told)} " if told else ""
     operation = RunOperation(
         args=args,
         env=state.run_environment(),
@@ -144,14 +152,21 @@ def _run_command(state: StageState, instruction: Instruction) -> tuple[tuple[str
     heredocs = instruction.heredocs
     if not heredocs:
         return (*state.shell, command), ""
-    alone = len(heredocs) == 1 and re.fullmatch(r"\d*<<-?\s*(['\"]?)(.+?)\1", command)
-    if alone and alone[2] == heredocs[0].name:
-        content = heredocs[0].content
+    if marker_of(command) is not None:
+        content = heredocs[0].text
         if content.startswith("#!"):
-            return (f"/dev/pipes/{heredocs[0].name}",), content
+            return (_script_path(instruction, heredocs[0].name),), content
         return (*state.shell, content), ""
-    whole = command + "\n" + "".join(f"{item.content}{item.name}\n" for item in heredocs)
+    whole = command + "".join(f"\n{item.content}{item.name}" for item in heredocs)
     return (*state.shell, whole), ""
+
+
+def _script_path(instruction: Instruction, name: str) -> str:
+    if "/" in name or name in (".", ".."):
+        raise mistake(
+            instruction, f"a here-document with an interpreter can't be called {name!r}", "a file name"
+        )
+    return f"/dev/pipes/{name}"
 
 
 def _cmd(state: StageState, instruction: Instruction) -> Applied:
@@ -177,17 +192,16 @@ def _copy(state: StageState, instruction: Instruction) -> Applied:
     flags = Flags(instruction)
     keyword = instruction.keyword
     names = {item.name for item in instruction.heredocs}
-    words = [_expanded(state, instruction, arg) for arg in instruction.args]
-    destination = words.pop()
-    sources = [
-        word for arg, word in zip(instruction.args, words, strict=False) if not _is_heredoc(arg, names)
-    ]
+    if _is_heredoc(instruction.args[-1], names):
+        raise mistake(instruction, f"{keyword} cannot accept a heredoc as a destination", "a path")
+    words = [_expanded(state, instruction, arg) for arg in instruction.args if not _is_heredoc(arg, names)]
+    *sources, destination = words
     if any(not source for source in sources):
         raise mistake(instruction, f"{keyword}: a source is empty after expansion", "a path")
     absolute = _absolute(state.cwd, destination)
     variables = state.variables()
     heredocs = tuple(
-        replace(item, content=expand_heredoc(item.content, variables, state.escape)) if item.expand else item
+        Heredoc(item.name, expand_heredoc(item.text, variables) if item.expand else item.text, item.expand)
         for item in instruction.heredocs
     )
     chown, chmod = (_expanded(state, instruction, flags.get(name)) for name in ("chown", "chmod"))
@@ -201,7 +215,7 @@ def _copy(state: StageState, instruction: Instruction) -> Applied:
         is_add=keyword == "ADD",
         link=flags.truth("link"),
         parents=flags.truth("parents"),
-        exclude=tuple(_expanded(state, instruction, pattern) for pattern in flags.every("exclude")),
+        exclude=tuple(flags.every("exclude")),
         checksum=_expanded(state, instruction, flags.get("checksum")),
         unpack=flags.truth("unpack") if flags.has("unpack") else None,
         keep_git_dir=flags.truth("keep-git-dir"),
@@ -218,6 +232,7 @@ def _shown_flags(operation: CopyOperation) -> list[tuple[str, str]]:
         ("chmod", operation.chmod),
         ("link", "true" if operation.link else ""),
         ("parents", "true" if operation.parents else ""),
+        ("keep-git-dir", "true" if operation.keep_git_dir else ""),
         ("checksum", operation.checksum),
         ("unpack", "" if operation.unpack is None else str(operation.unpack).lower()),
         *(("exclude", pattern) for pattern in operation.exclude),
@@ -226,18 +241,16 @@ def _shown_flags(operation: CopyOperation) -> list[tuple[str, str]]:
 
 
 def _is_heredoc(arg: str, names: set[str]) -> bool:
-    match = re.fullmatch(r"\d*<<-?\s*(['\"]?)(.+?)\1", arg)
-    return bool(match) and match is not None and match[2] in names
+    marker = marker_of(arg) if names else None
+    return marker is not None and marker.name in names
 
 
 def _checked_mode(instruction: Instruction, chmod: str) -> str:
-    if chmod and not re.fullmatch(r"[0-7]{1,5}", chmod):
-        raise mistake(
-            instruction,
-            f'invalid chmod parameter: "{chmod}". it should be octal string and between 0 and 07777',
-            "an octal number such as 755",
-            "--chmod",
-        )
+    if chmod:
+        try:
+            parse_mode(chmod)
+        except Invalid as error:
+            raise mistake(instruction, error.message, error.hint, "--chmod") from error
     return chmod
 
 
@@ -280,10 +293,7 @@ def _expose(state: StageState, instruction: Instruction) -> Applied:
 
 
 def _volume(state: StageState, instruction: Instruction) -> Applied:
-    if instruction.is_json:
-        paths = [_expanded(state, instruction, arg) for arg in instruction.args]
-    else:
-        paths = _all_words(state, instruction)
+    paths = [_expanded(state, instruction, arg) for arg in instruction.args]
     if not paths or any(not path.strip() for path in paths):
         raise mistake(instruction, "VOLUME specified can not be an empty string", "a path")
     volumes = {**(state.config.volumes or {}), **{path.strip(): {} for path in paths}}
@@ -315,9 +325,8 @@ def _shell(state: StageState, instruction: Instruction) -> Applied:
 
 def _healthcheck(state: StageState, instruction: Instruction) -> Applied:
     kind, rest = instruction.args[0], instruction.args[1:]
-    flags = Flags(instruction)
     if kind == "NONE":
-        if rest or instruction.flags:
+        if rest:
             raise mistake(instruction, "HEALTHCHECK NONE takes no arguments", "nothing after NONE")
         check = Healthcheck(test=("NONE",))
         return Applied(state.with_config(healthcheck=check), "HEALTHCHECK NONE")
@@ -325,9 +334,10 @@ def _healthcheck(state: StageState, instruction: Instruction) -> Applied:
         raise mistake(instruction, f'Unknown type "{kind}" in HEALTHCHECK (try CMD)', "CMD or NONE", kind)
     if not rest:
         raise mistake(instruction, "Missing command after HEALTHCHECK CMD", "a command")
+    flags = Flags(instruction)
     test = ("CMD", *rest) if instruction.is_json else ("CMD-SHELL", rest[0])
     retries = flags.get("retries") or "0"
-    if not re.fullmatch(r"-?\d{1,9}", retries):
+    if not re.fullmatch(r"[-+]?[0-9]{1,9}", retries):
         raise mistake(instruction, f"invalid --retries {retries!r}", "a number", "--retries")
     if int(retries) < 0:
         raise mistake(instruction, f"--retries cannot be negative ({retries})", "a number", "--retries")

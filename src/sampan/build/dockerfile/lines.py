@@ -7,6 +7,7 @@ character, so that `trailing\\\\` is none.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ MAX_LINES = 100_000
 MAX_LINE = 1 << 20
 """Characters of a logical line."""
 
-_DIRECTIVE = re.compile(r"#[ \t]*([A-Za-z][A-Za-z0-9]*)[ \t]*=[ \t]*(.+?)[ \t]*")
+_DIRECTIVE = re.compile(r"(?:#|//)[ \t]*([A-Za-z][A-Za-z0-9]*)[ \t]*=[ \t]*(.+?)[ \t]*")
+_BOM = b"\xef\xbb\xbf"
 _KNOWN_DIRECTIVES = ("escape", "syntax", "check")
 
 
@@ -37,6 +39,7 @@ class LineReader:
     def __init__(self, raw: bytes, file: str) -> None:
         self.file = file
         self.lines = _physical_lines(raw, file)
+        self._raw = raw.removeprefix(_BOM).decode().split("\n")
         self.next = 0
         self.comments: list[str] = []
         """The comments before the logical line that was read last."""
@@ -53,7 +56,7 @@ class LineReader:
     def logical_lines(self) -> Iterator[tuple[str, tuple[Segment, ...]]]:
         """While one is being looked at, `comments` has what was written above it."""
         while self.next < len(self.lines):
-            line = self.lines[self.next].lstrip(" \t\r\f\v")
+            line = self.lines[self.next].lstrip()
             if not line.strip() or line.startswith("#"):
                 self._note_comment(line)
                 self.next += 1
@@ -74,11 +77,11 @@ class LineReader:
                 self.comments = []
 
     def take(self) -> str | None:
-        """The next physical line as it stands, for here-documents; None at the end."""
+        """The next physical line as it stands (a carriage return included), for here-documents; None at the end."""
         if self.next >= len(self.lines):
             return None
         self.next += 1
-        return self.lines[self.next - 1]
+        return self._raw[self.next - 1]
 
     def _join(self) -> tuple[str, tuple[Segment, ...]]:
         parts: list[str] = []
@@ -88,7 +91,7 @@ class LineReader:
         while self.next < len(self.lines):
             physical = self.lines[self.next]
             self.next += 1
-            stripped = physical.lstrip(" \t\r\f\v")
+            stripped = physical.lstrip()
             if parts and (not stripped or stripped.startswith("#")):
                 # What follows the file's last newline is no line.
                 empty |= not stripped and self.next < len(self.lines)
@@ -111,10 +114,17 @@ class LineReader:
         return "".join(parts), tuple(segments)
 
     def _read_directives(self) -> Directives:
-        """Comments of the form `# name=value` at the very top; anything else ends them."""
+        """Comments of the form `# name=value` at the very top; anything else ends them.
+
+        Behind a `#!` line only `syntax` and `check` count: for `escape` that line is a comment like any other.
+        """
         found: dict[str, str] = {}
+        has_shebang = self.lines[0].startswith("#!")
+        self._refuse_other_front_end(1 if has_shebang else 0)
         for number, line in enumerate(self.lines):
-            match = _DIRECTIVE.fullmatch(line.strip())
+            if number == 0 and has_shebang:
+                continue
+            match = _DIRECTIVE.fullmatch(line.strip()) if line.lstrip().startswith("#") else None
             if not match or match[1].lower() not in _KNOWN_DIRECTIVES:
                 break
             name, value = match[1].lower(), match[2]
@@ -124,6 +134,8 @@ class LineReader:
                     self.place(number),
                     expected="one of them",
                 )
+            if name == "escape" and has_shebang:
+                continue
             if name == "escape" and value not in ("\\", "`"):
                 column = line.find(value, line.find("=")) + 1
                 raise DockerfileError(
@@ -135,12 +147,36 @@ class LineReader:
         check = found.get("check", "").partition(" ")[0]
         return Directives(found.get("escape", "\\"), found.get("syntax", ""), check, len(found))
 
+    def _refuse_other_front_end(self, number: int) -> None:
+        """`//syntax=...` and `{"syntax": ...}` begin files in other languages, which name what understands them."""
+        line = self.lines[number].strip() if number < len(self.lines) else ""
+        if line.startswith("//"):
+            match = _DIRECTIVE.fullmatch(line)
+            found = match is not None and match[1].lower() == "syntax"
+        else:
+            found = line.startswith("{") and _has_syntax("\n".join(self.lines[number:]))
+        if found:
+            raise DockerfileError(
+                "the file asks for a front end of its own (syntax): it is no Dockerfile",
+                self.place(number),
+                expected="a Dockerfile, whose comments begin with #",
+                hint="sampan understands Dockerfiles without a front end and loads no other",
+            )
+
+
+def _has_syntax(text: str) -> bool:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and isinstance(value.get("syntax"), str)
+
 
 def _physical_lines(raw: bytes, file: str) -> list[str]:
     start = Place(file, 1, 1, "")
     if len(raw) > MAX_DOCKERFILE:
         raise DockerfileError(f"the Dockerfile is larger than {MAX_DOCKERFILE} bytes", start)
-    raw = raw.removeprefix(b"\xef\xbb\xbf")
+    raw = raw.removeprefix(_BOM)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

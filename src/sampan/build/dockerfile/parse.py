@@ -12,15 +12,13 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from sampan.build.dockerfile.expand import unquoted_words
+from sampan.build.dockerfile.heredoc import Marker, markers_of
 from sampan.build.dockerfile.lines import LineReader
 from sampan.build.errors import DockerfileError
 from sampan.build.model import Dockerfile, Heredoc, Instruction, Place
-from sampan.errors import Invalid
 
 MAX_HEREDOC = 4 << 20
 _BLANK = re.compile(r"[ \t\v\f\r]+")
-_HEREDOC = re.compile(r"(\d*)<<(-?)([^<]+)", re.DOTALL)
 _WITH_HEREDOCS = frozenset({"ADD", "COPY", "RUN"})
 
 Cut = tuple[tuple[str, ...], bool]
@@ -35,9 +33,7 @@ def parse(raw: bytes, file: str = "Dockerfile") -> Dockerfile:
     for text, segments in reader.logical_lines():
         draft = Instruction("", (), text, segments=segments, file=file, comments=tuple(reader.comments))
         instruction = _instruction(draft, 0, escape)
-        if instruction.keyword in _WITH_HEREDOCS and not instruction.is_json and "<<" in text:
-            instruction = replace(instruction, heredocs=_heredocs(instruction, reader, escape))
-        instructions.append(instruction)
+        instructions.append(_with_heredocs(instruction, reader) if "<<" in text else instruction)
     if not instructions:
         raise DockerfileError("file with no instructions", Place(file, 1, 1, ""), expected="FROM or ARG")
     directives, empty = reader.directives, tuple(reader.empty_continuations)
@@ -127,37 +123,34 @@ def _flag_word(rest: str, position: int, escape: str) -> tuple[str, int, bool]:
     return "".join(word), position, not quote
 
 
-def _heredocs(instruction: Instruction, reader: LineReader, escape: str) -> tuple[Heredoc, ...]:
-    found: list[Heredoc] = []
-    for word in raw_words(instruction.text, escape):
-        match = _HEREDOC.fullmatch(word)
-        if not match:
-            continue
-        try:
-            names = unquoted_words(match[3], escape)
-        except Invalid:
-            continue  # an odd quote: the shell's business, no here-document of ours
-        if len(names) != 1 or not names[0]:
-            continue
-        content = _heredoc_content(instruction, reader, names[0], strip_tabs=bool(match[2]))
-        found.append(Heredoc(names[0], content, expand=names[0] == match[3]))
-    return tuple(found)
+def _with_heredocs(instruction: Instruction, reader: LineReader) -> Instruction:
+    """The here-documents that stand behind the line; those of an ONBUILD become part of what it defers."""
+    inner = instruction.trigger or instruction
+    if inner.keyword not in _WITH_HEREDOCS or inner.is_json:
+        return instruction
+    found = tuple(
+        Heredoc(marker.name, _heredoc_content(instruction, reader, marker), marker.expand, marker.strip_tabs)
+        for marker in markers_of(instruction.text)
+    )
+    if not found or instruction.trigger is None:
+        return replace(instruction, heredocs=found)
+    text = instruction.args[0] + "".join(f"\n{item.content}{item.name}" for item in found)
+    return replace(instruction, args=(text,), trigger=replace(inner, heredocs=found))
 
 
-def _heredoc_content(instruction: Instruction, reader: LineReader, name: str, *, strip_tabs: bool) -> str:
+def _heredoc_content(instruction: Instruction, reader: LineReader, marker: Marker) -> str:
     lines: list[str] = []
     size = 0
     while (line := reader.take()) is not None:
-        if strip_tabs:
-            line = line.lstrip("\t")
-        if line == name:
+        bare = line.rstrip("\r")
+        if (bare.lstrip("\t") if marker.strip_tabs else bare) == marker.name:
             return "".join(lines)
         size += len(line) + 1
         if size > MAX_HEREDOC:
             break
         lines.append(line + "\n")
     raise DockerfileError(
-        "unterminated heredoc", instruction.place("<<"), expected=f"a line that consists of {name!r}"
+        "unterminated heredoc", instruction.place("<<"), expected=f"a line that consists of {marker.name!r}"
     )
 
 
@@ -195,7 +188,16 @@ def _cut_string(body: str, escape: str, instruction: Instruction) -> Cut:
 
 
 def _cut_words(body: str, escape: str, instruction: Instruction) -> Cut:
-    return (tuple(body.split()), False)
+    return _split(body), False
+
+
+def _split(body: str) -> tuple[str, ...]:
+    """At ASCII blanks only: any other belongs to its word."""
+    return tuple(word for word in _BLANK.split(body) if word)
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _cut_json(body: str, instruction: Instruction) -> tuple[str, ...] | None:
@@ -203,7 +205,7 @@ def _cut_json(body: str, instruction: Instruction) -> tuple[str, ...] | None:
     if not body.startswith("["):
         return None
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, list):
@@ -215,7 +217,8 @@ def _cut_json(body: str, instruction: Instruction) -> tuple[str, ...] | None:
                 instruction.place(body),
                 expected='["word", "word", ...]',
             )
-    return tuple(value)
+    # Half of a surrogate pair can't be written in UTF-8; Go reads U+FFFD for it.
+    return tuple(item.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for item in value)
 
 
 def _cut_maybe_json(body: str, escape: str, instruction: Instruction) -> Cut:
@@ -227,7 +230,7 @@ def _cut_maybe_json(body: str, escape: str, instruction: Instruction) -> Cut:
 
 def _cut_maybe_json_list(body: str, escape: str, instruction: Instruction) -> Cut:
     items = _cut_json(body, instruction)
-    return (tuple(body.split()), False) if items is None else (items, True)
+    return (_split(body), False) if items is None else (items, True)
 
 
 def _cut_name_values(body: str, escape: str, instruction: Instruction) -> Cut:

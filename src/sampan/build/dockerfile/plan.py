@@ -7,9 +7,11 @@ What depends on a base image's configuration (variables from its ENV, ONBUILD tr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from sampan.build.dockerfile.check import Flags, check, mistake
+from sampan.build.dockerfile.contexts import context_name
 from sampan.build.dockerfile.expand import expand
 from sampan.build.errors import DockerfileError
 from sampan.build.model import Dockerfile, Instruction, Place, Plan, Stage
@@ -27,19 +29,26 @@ def plan(
     target: str = "",
     build_platform: str = "linux/amd64",
     target_platform: str = "",
+    contexts: Collection[str] = (),
 ) -> Plan:
-    """Raises `DockerfileError`, and `NotFound` for an unknown target."""
+    """`contexts`: names of those that replace a stage or an image, as `context_name` writes them.
+
+    Raises `DockerfileError`, and `NotFound` for an unknown target."""
     for instruction in dockerfile.instructions:
         check(instruction)
     head, bodies = _split(dockerfile)
     platform_args = platform_args_of(build_platform, target_platform or build_platform)
     known = {name: build_args.get(name) or value for name, value in platform_args.items()}
+    last = bodies[-1][0].args
+    known["TARGETSTAGE"] = (
+        build_args.get("TARGETSTAGE") or target or (last[2] if len(last) == 3 else "default")
+    )
     global_args = _global_args(head, build_args, known, dockerfile.escape)
     scope = {**known, **global_args}
     stages: list[Stage] = []
     names: dict[str, int] = {}
     for index, body in enumerate(bodies):
-        stage = _stage(index, body, names, scope, dockerfile.escape)
+        stage = _in_context(_stage(index, body, names, scope, dockerfile.escape), contexts)
         stages.append(stage)
         if stage.name:
             names[stage.name] = index
@@ -97,6 +106,7 @@ def platform_args_of(build: str, target: str) -> dict[str, str]:
         values |= {
             f"{prefix}PLATFORM": platform,
             f"{prefix}OS": system,
+            f"{prefix}OSVERSION": "",
             f"{prefix}ARCH": architecture,
             f"{prefix}VARIANT": variant,
         }
@@ -130,8 +140,8 @@ def _stage(
 ) -> Stage:
     origin = body[0]
     name = origin.args[2].lower() if len(origin.args) == 3 else ""
-    if name and (not _STAGE_NAME.fullmatch(name) or name == SCRATCH):
-        what = "name is reserved" if name == SCRATCH else "name can't start with a number or contain symbols"
+    if name and not _STAGE_NAME.fullmatch(name):
+        what = "name can't start with a number or contain symbols"
         raise mistake(
             origin,
             f'invalid name for build stage: "{origin.args[2]}", {what}',
@@ -143,11 +153,23 @@ def _stage(
         raise mistake(
             origin, f"base name ({origin.args[0]}) should not be blank", "an image or a stage", origin.args[0]
         )
-    platform = _expanded(origin, Flags(origin).get("platform"), scope, escape) or None
+    flag = Flags(origin).get("platform")
+    platform = _expanded(origin, flag, scope, escape) or None
+    if flag and platform is None:
+        raise mistake(origin, f"empty platform value from expression {flag}", "os/architecture", flag)
     stage = names.get(base.lower())
     return Stage(
         index, name, origin, "" if stage is not None else base, stage, platform, tuple(body[1:]), frozenset()
     )
+
+
+def _in_context(stage: Stage, contexts: Collection[str]) -> Stage:
+    """A context replaces a stage of its name, whole, and an image that a stage begins with."""
+    if stage.name and context_name(stage.name) in contexts:
+        return replace(stage, base=stage.name, base_stage=None, instructions=(), is_context=True)
+    if stage.base and stage.base != SCRATCH and context_name(stage.base) in contexts:
+        return replace(stage, is_context=True)
+    return stage
 
 
 def _with_needs(stage: Stage, stages: Sequence[Stage], names: Mapping[str, int]) -> Stage:
@@ -162,16 +184,7 @@ def _with_needs(stage: Stage, stages: Sequence[Stage], names: Mapping[str, int])
                 ) from error
             if found is not None:
                 needs.add(found)
-    return Stage(
-        stage.index,
-        stage.name,
-        stage.origin,
-        stage.base,
-        stage.base_stage,
-        stage.platform,
-        stage.instructions,
-        frozenset(needs),
-    )
+    return replace(stage, needs=frozenset(needs))
 
 
 def origins(instruction: Instruction) -> list[str]:

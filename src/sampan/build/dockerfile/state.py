@@ -14,6 +14,8 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHELL = ("/bin/sh", "-c")
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
+EPOCH_ARG = "SOURCE_DATE_EPOCH"
+"""A build argument that says of when the result is; RUN sees it where ARG declares it."""
 PREDEFINED_ARGS = frozenset(name for upper in _PROXIES for name in (upper, upper.lower()))
 """Usable in RUN without ARG, and left out of history and cache unless they are declared."""
 
@@ -77,6 +79,11 @@ class StageState:
             for name, value in sorted(self.args.items())
             if value is not None and name not in environment
         )
+
+    def told_args(self) -> tuple[str, ...]:
+        """The declared build arguments as history shows them: in their order, with what RUN sees."""
+        variables = self.variables()
+        return tuple(f"{name}={variables.get(name, '')}" for name in self.args)
 
     def run_environment(self) -> tuple[str, ...]:
         """Everything a RUN process gets."""

@@ -37,16 +37,27 @@ def read_dockerfile(fd: int, request: BuildRequest) -> bytes:
 
 
 def context_tree(fd: int, request: BuildRequest) -> Tree:
-    """The context without what its ignore file names: `<Dockerfile>.dockerignore` wins over `.dockerignore`."""
-    name = posixpath.normpath(request.dockerfile or "Dockerfile").lstrip("/")
-    text = _read(fd, f"{name}.dockerignore", _MAX_IGNORE)
+    """The context without what its ignore file names."""
+    return Tree(fd, ignore_rules(fd, request) or IgnoreRules(), is_context=True)
+
+
+def ignore_rules(fd: int, request: BuildRequest | None = None) -> IgnoreRules | None:
+    """Those of `<Dockerfile>.dockerignore`, else of `.dockerignore`; None: there is neither. Raises `Invalid`.
+
+    Without a request, for another context than the main one: of `.dockerignore` alone.
+    """
+    text = None
+    if request is not None:
+        name = posixpath.normpath(request.dockerfile or "Dockerfile").lstrip("/")
+        text = _read(fd, f"{name}.dockerignore", _MAX_IGNORE)
     if text is None:
         text = _read(fd, ".dockerignore", _MAX_IGNORE)
+    if text is None:
+        return None
     try:
-        rules = IgnoreRules(text or b"")
+        return IgnoreRules(text)
     except Invalid as error:
         raise Invalid(f"error reading .dockerignore: {error.message}", hint=error.hint) from error
-    return Tree(fd, rules, is_context=True)
 
 
 def _read(fd: int, name: str, limit: int) -> bytes | None:

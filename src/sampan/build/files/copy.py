@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from sampan.build.errors import BuildCancelled
 from sampan.build.files.tree import Entry, Selection, Tree
+from sampan.build.modes import ModeChange
 from sampan.errors import Invalid
 from sampan.linux.paths import change_mode, mkdirs_in_root, open_in_root
 
@@ -32,13 +33,17 @@ class Ownership:
     """What `--chown` and `--chmod` change; None keeps what the source has."""
 
     owner: tuple[int, int] | None = None
-    mode: int | None = None
+    mode: ModeChange | None = None
 
     def of(self, entry: Entry) -> tuple[int, int]:
         return self.owner or (entry.uid, entry.gid)
 
     def mode_of(self, entry: Entry) -> int:
-        return stat.S_IMODE(entry.mode) if self.mode is None else self.mode
+        return self.mode_from(stat.S_IMODE(entry.mode), is_dir=stat.S_ISDIR(entry.mode))
+
+    def mode_from(self, mode: int, *, is_dir: bool = False) -> int:
+        """The permission bits of what would have `mode` without `--chmod`."""
+        return mode if self.mode is None else self.mode.apply(mode, is_dir=is_dir)
 
 
 class RootWriter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -16,10 +17,12 @@ from sampan.build.rules.finding import Finding
 from sampan.build.rules.flow import Flow
 from sampan.build.rules.options import CheckOptions, parse_options
 from sampan.build.rules.origins import Origins
+from sampan.build.rules.practice import practice_findings
 from sampan.build.rules.subject import Subject
 from sampan.build.rules.writing import each_alone, writing_findings
 from sampan.errors import Invalid, SampanError
 from sampan.oci.image import ContainerDefaults
+from sampan.oci.reference import parse_reference
 
 OPTIONS_ARG = "BUILDKIT_DOCKERFILE_CHECK"
 """The build argument that replaces the `check` directive."""
@@ -85,6 +88,8 @@ def check(subject: Subject, options: CheckOptions) -> Report:
     stages = {stage.index for stage in planned.stages} if subject.target else set(planned.every_stage)
     flow = Flow(subject, origins)
     found = [*early, *_walk(flow, origins, stages)]
+    if subject.practice:
+        found += practice_findings(subject, origins.bodies, flow)
     return _report(found, options, _first_mistake(subject, planned, stages))
 
 
@@ -122,6 +127,14 @@ def _before_mistake(raw: bytes, mistake: DockerfileError) -> Report:
     return _report(each_alone(above.instructions), options, mistake)
 
 
+def _is_reference(text: str) -> bool:
+    try:
+        parse_reference(text)
+    except Invalid:
+        return False
+    return True
+
+
 def _first_mistake(subject: Subject, planned: Plan, stages: set[int]) -> SampanError | None:
     """The first instruction whose values can't work, as far as this is known without doing anything."""
     scope = ArgScope(subject.build_args, planned.global_args, planned.platform_args)
@@ -135,6 +148,12 @@ def _first_mistake(subject: Subject, planned: Plan, stages: set[int]) -> SampanE
             config = subject.find_base(stage.base, stage.platform or "")
             defaults, known[index] = (config.defaults, True) if config else (defaults, False)
         state = initial_state(defaults, scope, planned.escape)
+        if stage.base_stage is not None and stage.base_stage in ends:
+            state = replace(state, args=dict(ends[stage.base_stage].args))
+        if index in stages and stage.base not in ("", SCRATCH) and not _is_reference(stage.base):
+            name = json.dumps(stage.base, ensure_ascii=False)
+            reason = f"failed to parse stage name {name}: invalid reference format"
+            return DockerfileError(reason, stage.origin.place())
         for item in stage.instructions:
             try:
                 state = apply(state, item).state

@@ -29,6 +29,10 @@ _NOT_ENVIRONMENT = frozenset({"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_
 _HEREDOC = re.compile(r"\d*<<-?\s*[^<]+")
 _REMOTE = re.compile(r"(?:https?|git|ssh)://|git@[^/]*:")
 _EVERYTHING = frozenset({"*", "**", "**/*"})
+_MAX_NAMES = 100
+"""Undefined variables of one word that are told."""
+_MAX_COMPARISONS = 200_000
+"""Names compared for suggestions in one Dockerfile; it is a stranger's, and comparing is what takes longest."""
 _MAX_VARIABLE = 64 << 10
 """Characters of a value that is carried on: only names matter here."""
 
@@ -55,6 +59,7 @@ class Flow:
         self._subject = subject
         self._origins = origins
         self._escape = subject.dockerfile.escape
+        self._comparisons = 0
         self.end: dict[int, StageFacts] = {}
 
     def stage(self, body: Body) -> Iterator[Finding]:
@@ -133,8 +138,10 @@ class Flow:
         expanded = self.expanded(facts, text, raw=raw)
         if expanded is None or not facts.base_known:
             return
-        for name in sorted(expanded.unset - facts.declared - _NOT_ENVIRONMENT):
-            message = f"Usage of undefined variable '${name}'{did_you_mean(name, facts.env, '$')}"
+        for name in sorted(expanded.unset - facts.declared - _NOT_ENVIRONMENT)[:_MAX_NAMES]:
+            self._comparisons += len(facts.env)
+            meant = did_you_mean(name, facts.env, "$") if self._comparisons <= _MAX_COMPARISONS else ""
+            message = f"Usage of undefined variable '${name}'{meant}"
             yield at(catalog.UNDEFINED_VAR, message, item)
 
     def _arg(self, facts: StageFacts, item: Instruction) -> Iterator[Finding]:

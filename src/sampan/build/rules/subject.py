@@ -28,8 +28,8 @@ class Subject:
     find_base: FindBase = no_base
     ignore: IgnoreRules | None = None
     """None: the context has no ignore file."""
-    whole_context: bool = True
-    """False: no context is known, so that nothing can be said about its ignore file."""
+    practice: bool = True
+    """With our own rules of good practice, not BuildKit's alone."""
 
     @property
     def given(self) -> dict[str, str]:

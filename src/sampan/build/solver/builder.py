@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from sampan.build.contexts import ContextOpener, NoContexts
 from sampan.build.dockerfile.parse import parse
 from sampan.build.dockerfile.plan import plan
-from sampan.build.dockerfile.state import PREDEFINED_ARGS, Applied
+from sampan.build.dockerfile.state import EPOCH_ARG, PREDEFINED_ARGS, Applied
 from sampan.build.errors import BuildCancelled, DockerfileError
 from sampan.build.events import BuildEvent, BuildResult, StageOrder, StepNote
 from sampan.build.files.context import context_tree, read_dockerfile
@@ -22,6 +23,7 @@ from sampan.build.session import NO_CLIENT, ClientSession
 from sampan.build.solver.cache import BuildCache, CacheTable, MetadataTable
 from sampan.build.solver.failures import Failures
 from sampan.build.solver.flights import Flights
+from sampan.build.solver.named import NamedContexts
 from sampan.build.solver.progress import Progress
 from sampan.build.solver.remote_format import encode_inline
 from sampan.build.solver.schedule import Circle, LinkedEvent, Once, perform
@@ -71,11 +73,12 @@ class Builder:
         report: Report,
         cancelled: threading.Event,
         client: ClientSession = NO_CLIENT,
+        opener: ContextOpener | None = None,
     ) -> Digest:
         """Build the image and tag it; its id.
 
         `context_fd` is a directory descriptor of the unpacked context; it stays the caller's. `client` is asked for
-        secrets and agents, and given what is to be stored on its side. Blocks;
+        secrets and agents, and given what is to be stored on its side; `opener` for named contexts. Blocks;
         `report` is called by one thread at a time. Raises `DockerfileError`, `RunFailed` (with `exit_code`),
         `BuildCancelled`, `NotFound`, `Invalid`, ...; nothing half-made remains then.
         """
@@ -90,7 +93,9 @@ class Builder:
             source = read_dockerfile(context_fd, request)
         failures = Failures(source)
         try:
-            return self._build(request, source, failures, context_fd, told, cancelled, client)
+            return self._build(
+                request, source, failures, context_fd, told, cancelled, client, opener or NoContexts()
+            )
         except SampanError as error:
             failure = failures.find(error)
             if failure is not None:
@@ -106,6 +111,7 @@ class Builder:
         report: Report,
         cancelled: threading.Event,
         client: ClientSession,
+        opener: ContextOpener,
     ) -> Digest:
         dockerfile = parse(source, request.dockerfile or "Dockerfile")
         platform = host_platform()
@@ -115,12 +121,22 @@ class Builder:
             target=request.target,
             build_platform=platform,
             target_platform=request.platform or platform,
+            contexts=request.contexts,
         )
 
         def perform() -> Digest:
             self.cache.seen.clear()
             return _Build(
-                self._worker, self.cache, request, planned, failures, context_fd, report, cancelled, client
+                self._worker,
+                self.cache,
+                request,
+                planned,
+                failures,
+                context_fd,
+                report,
+                cancelled,
+                client,
+                opener,
             ).perform()
 
         if self._transfer is None:
@@ -139,18 +155,21 @@ class _Build:
     report: Report
     cancelled: threading.Event
     client: ClientSession
+    opener: ContextOpener
 
     def __post_init__(self) -> None:
         self.stop = LinkedEvent(self.cancelled)
         self.names = plan_names(self.plan)
         self.stages = Once(self._perform_stage)
+        images = BuildImages(self.worker, self.request, self.stop)
         self.common = Common(
             self.worker,
             self.cache,
             self.request,
             self.plan,
             context_tree(self.context_fd, self.request),
-            BuildImages(self.worker, self.request, self.stop),
+            images,
+            NamedContexts(self.request, self.opener, images.get, self.stop),
             self.failures,
             self.plan.step_count + bool(self.request.labels),
             self.stop,
@@ -165,7 +184,8 @@ class _Build:
         steps = StageSteps(self.common, replace(self.plan.target, index=INTERNAL), self.report, 0)
         for instruction in self.plan.global_instructions:
             steps.announce(instruction.text)
-        result = self._perform_stages()
+        with self.common.contexts:
+            result = self._perform_stages()
         steps.number = self.plan.step_count
         result = self._with_labels(result, steps)
         with internal(self.report, "exporting to image") as voice:
@@ -244,7 +264,11 @@ class _Build:
             for argument in instruction.args
         }
         unused = sorted(
-            self.request.build_args.keys() - declared - PREDEFINED_ARGS - self.plan.platform_args.keys()
+            self.request.build_args.keys()
+            - declared
+            - PREDEFINED_ARGS
+            - self.plan.platform_args.keys()
+            - {EPOCH_ARG}
         )
         if unused:
             voice.warn(f"One or more build-args [{' '.join(unused)}] were not consumed")

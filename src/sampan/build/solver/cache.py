@@ -1,9 +1,7 @@
 """The layer cache: what a step gave, by everything that went into it.
 
-A step's key is a SHA-256 over the key of what it was done to (beginning with the base image's id), the
-normalised instruction and the content of the files it copies. An entry whose layer is gone is a miss.
-Metadata-only steps have entries too: they remember when they were first done, so that a repeated build gives
-the identical image.
+`keys.py` says what a key covers. An entry whose layer is gone is a miss. Steps that only change the configuration
+have no entries: they cost nothing, and their times are those of the layers around them.
 """
 
 from __future__ import annotations

@@ -6,30 +6,30 @@ Knows nothing of Dockerfiles: it is given operations. A step that fails or is ca
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sampan.build.dockerfile.state import Applied
 from sampan.build.errors import BuildCancelled, RunFailed
 from sampan.build.files.checksum import checksum
 from sampan.build.files.copy import RootWriter
+from sampan.build.files.owners import resolve_owner
 from sampan.build.model import (
     BuildRequest,
     CopyOperation,
     MountOption,
-    Operation,
     Place,
     RunOperation,
     WorkdirOperation,
 )
-from sampan.build.solver.cache import CacheEntry, key_of
-from sampan.build.solver.placing import Placing, ownership_of
-from sampan.build.solver.progress import Progress
+from sampan.build.solver.cache import CacheEntry
+from sampan.build.solver.keys import chain_of, copy_key, dated_key, run_key, workdir_key
+from sampan.build.solver.placing import Placing, accounts_of, ownership_of
+from sampan.build.solver.progress import Progress, epoch_time
 from sampan.build.solver.sources import CopySources, Surroundings
 from sampan.build.solver.voice import Voice, timestamp
 from sampan.build.worker import EMPTY_LAYER, RunMount, RunRequest
@@ -40,6 +40,8 @@ from sampan.storage.layers import Layer
 
 _LAST_OUTPUT = 8 << 10
 """Bytes of a failed command's output that are kept."""
+_HOSTNAME = "buildkitsandbox"
+"""The same for every step, so that one which writes it down gives the same layer again; BuildKit's name."""
 _ABOUT_SOURCES = ("file not found", "forbidden path", "no source files")
 
 
@@ -53,24 +55,48 @@ class Executor:
         if self.around.cancelled.is_set():
             raise BuildCancelled
         operation = applied.operation
+        if operation is None:
+            return progress.advance(applied)
         if isinstance(operation, CopyOperation):
-            return self._copy_step(progress, applied, operation, voice)
-        content = self._content_key(operation)
-        key = key_of("step", [progress.key, _chain(progress), applied.history, content])
-        entry = self._lookup(key, voice)
-        if entry is None:
-            entry = self._made(key, applied, voice, lambda: self._layer_of(progress, operation, where, voice))
-        return _advanced(progress, applied, key, entry)
+            entry = self._copy_step(progress, applied, operation, voice)
+        else:
+            key = dated_key(self._key(progress, applied, operation), self.request.epoch)
+            entry = self._lookup(key, voice) or self._made(
+                key, applied, voice, lambda: self._layer_of(progress, operation, where, voice)
+            )
+        return progress.advance(applied, entry.created, Digest(entry.layer) if entry.layer else None)
 
     def _copy_step(
         self, progress: Progress, applied: Applied, operation: CopyOperation, voice: Voice
-    ) -> Progress:
+    ) -> CacheEntry:
+        if operation.link and operation.chown:
+            operation = replace(operation, chown=self._numbers(progress, operation.chown))
+        # A linked layer is made on nothing, so that it fits on anything.
+        below = () if operation.link else progress.diff_ids
         with _named(operation), CopySources(self.around, operation, voice) as sources:
-            key = key_of("step", [progress.key, _chain(progress), applied.history, sources.content_key()])
-            entry = self._lookup(key, voice)
-            if entry is None:
-                entry = self._made(key, applied, voice, lambda: self._copied(progress, operation, sources))
-        return _advanced(progress, applied, key, entry)
+            key = copy_key("" if operation.link else chain_of(below), operation, sources.content_key())
+            key = dated_key(key, self.request.epoch)
+            return self._lookup(key, voice) or self._made(
+                key, applied, voice, lambda: self._copied(below, operation, sources)
+            )
+
+    def _numbers(self, progress: Progress, chown: str) -> str:
+        """The owner in numbers, which mean the same on another base."""
+        if all(part.isascii() and part.isdecimal() for part in chown.split(":")):
+            return chown
+        root_fd = self.around.worker.open_root(progress.diff_ids, None)
+        try:
+            uid, gid = resolve_owner(chown, accounts_of(root_fd))
+            return f"{uid}:{gid}"
+        finally:
+            os.close(root_fd)
+
+    def _key(self, progress: Progress, applied: Applied, operation: RunOperation | WorkdirOperation) -> str:
+        chain = chain_of(progress.diff_ids)
+        if isinstance(operation, WorkdirOperation):
+            return workdir_key(chain, operation.path)
+        binds = [self._bind_sum(mount) for mount in operation.mounts if mount.kind == "bind"]
+        return run_key(chain, operation, applied.state, progress.base, self.request, binds)
 
     def _made(self, key: str, applied: Applied, voice: Voice, make: Callable[[], Layer | None]) -> CacheEntry:
         """Done here, or by another stage or build that began with it earlier."""
@@ -86,7 +112,7 @@ class Executor:
     def _remember(self, key: str, applied: Applied, layer: Layer | None) -> CacheEntry:
         changed = layer is not None and layer.diff_id != EMPTY_LAYER
         entry = CacheEntry(
-            created=timestamp(),
+            created=timestamp() if self.request.epoch is None else epoch_time(self.request.epoch),
             layer=layer.diff_id if layer is not None and changed else "",
             size=layer.size if layer is not None else 0,
             step=applied.history[:200],
@@ -94,36 +120,27 @@ class Executor:
         self.around.cache.store(key, entry)
         return entry
 
-    def _content_key(self, operation: Operation | None) -> str:
-        if not isinstance(operation, RunOperation):
-            return ""
-        binds = [self._bind_sum(mount) for mount in operation.mounts if mount.kind == "bind"]
-        mounts = [repr(mount) for mount in operation.mounts]
-        return json.dumps([operation.args, operation.script, operation.network, mounts, binds])
-
     def _bind_sum(self, mount: MountOption) -> str:
         context = self.around.context
         return checksum(context, context.select(mount.source or "."), self.around.cancelled)
 
     def _layer_of(
-        self, progress: Progress, operation: Operation | None, where: Place, voice: Voice
+        self, progress: Progress, operation: RunOperation | WorkdirOperation, where: Place, voice: Voice
     ) -> Layer | None:
         if isinstance(operation, RunOperation):
             return self._run(progress, operation, where, voice)
-        if isinstance(operation, WorkdirOperation):
-            return self._make_workdir(progress, operation)
-        return None
+        return self._make_workdir(progress, operation)
 
     @contextlib.contextmanager
-    def _snapshot(self, progress: Progress) -> Iterator[_Change]:
+    def _snapshot(self, below: Sequence[Digest]) -> Iterator[_Change]:
         """A writable layer that becomes a real one, or is removed when the body fails."""
         worker = self.around.worker
-        change = _Change(worker.create_snapshot(progress.diff_ids))
+        change = _Change(worker.create_snapshot(below))
         try:
             yield change
             if self.around.cancelled.is_set():
                 raise BuildCancelled
-            change.layer = worker.adopt_snapshot(change.snapshot_id)
+            change.layer = worker.adopt_snapshot(change.snapshot_id, latest=self.request.epoch)
         except BaseException as error:
             try:
                 worker.remove_snapshot(change.snapshot_id)
@@ -132,7 +149,7 @@ class Executor:
             raise
 
     def _run(self, progress: Progress, operation: RunOperation, where: Place, voice: Voice) -> Layer:
-        with ExitStack() as stack, self._snapshot(progress) as change:
+        with ExitStack() as stack, self._snapshot(progress.diff_ids) as change:
             name = change.snapshot_id[:12]
             voice.running(name)
             request = RunRequest(
@@ -147,7 +164,7 @@ class Executor:
                 shm_size=self.request.shm_size,
                 limits=self.request.limits,
                 extra_hosts=self.request.extra_hosts,
-                hostname=name,
+                hostname=_HOSTNAME,
             )
             output = _Output(voice)
             status = self.around.worker.run(request, output.write, self.around.cancelled)
@@ -193,23 +210,24 @@ class Executor:
             if not stat.S_ISDIR(found.st_mode):
                 raise Invalid(f"Cannot mkdir: {operation.path} is not a directory")
             return None
-        with self._snapshot(progress) as change, self._writer(progress, change) as (writer, _):
+        below = progress.diff_ids
+        with self._snapshot(below) as change, self._writer(below, change) as (writer, _):
             writer.make_directory(operation.path)
         return change.made()
 
     @contextlib.contextmanager
-    def _writer(self, progress: Progress, change: _Change) -> Iterator[tuple[RootWriter, int]]:
+    def _writer(self, below: Sequence[Digest], change: _Change) -> Iterator[tuple[RootWriter, int]]:
         """The snapshot's root, open for writing; closed again before the snapshot is adopted."""
-        root_fd = self.around.worker.open_root(progress.diff_ids, change.snapshot_id)
+        root_fd = self.around.worker.open_root(below, change.snapshot_id)
         try:
             yield RootWriter(root_fd, self.around.cancelled), root_fd
         finally:
             os.close(root_fd)
 
-    def _copied(self, progress: Progress, operation: CopyOperation, sources: CopySources) -> Layer:
+    def _copied(self, below: Sequence[Digest], operation: CopyOperation, sources: CopySources) -> Layer:
         sources.selections()
         sources.downloads()
-        with self._snapshot(progress) as change, self._writer(progress, change) as (writer, root_fd):
+        with self._snapshot(below) as change, self._writer(below, change) as (writer, root_fd):
             Placing(writer, root_fd, operation, sources, ownership_of(operation, root_fd)).perform()
         return change.made()
 
@@ -239,16 +257,6 @@ class _Output:
 
     def last(self) -> str:
         return self.tail.decode("utf-8", "replace")
-
-
-def _chain(progress: Progress) -> str:
-    """The layers below: a step is not found again on a parent that was rebuilt to something else."""
-    return key_of("chain", progress.diff_ids)
-
-
-def _advanced(progress: Progress, applied: Applied, key: str, entry: CacheEntry) -> Progress:
-    layer = Digest(entry.layer) if entry.layer else None
-    return progress.advance(applied, key, entry.created, layer)
 
 
 @contextlib.contextmanager

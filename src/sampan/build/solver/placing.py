@@ -16,6 +16,7 @@ from sampan.build.files.owners import resolve_owner
 from sampan.build.files.placement import Source, place
 from sampan.build.files.tree import Selection
 from sampan.build.model import CopyOperation
+from sampan.build.modes import parse_mode
 from sampan.build.solver.sources import CopySources
 from sampan.errors import Invalid
 from sampan.linux.paths import open_in_root
@@ -27,11 +28,13 @@ _MAX_ACCOUNTS = 4 << 20
 
 def ownership_of(operation: CopyOperation, root_fd: int) -> Ownership:
     """`--chown` and `--chmod`; names mean what the image's own /etc/passwd and /etc/group say."""
-    owner = resolve_owner(operation.chown, _accounts(root_fd)) if operation.chown else None
-    return Ownership(owner, int(operation.chmod, 8) if operation.chmod else None)
+    owner = resolve_owner(operation.chown, accounts_of(root_fd)) if operation.chown else None
+    return Ownership(owner, parse_mode(operation.chmod) if operation.chmod else None)
 
 
-def _accounts(root_fd: int) -> Callable[[str], str]:
+def accounts_of(root_fd: int) -> Callable[[str], str]:
+    """Reads /etc/passwd and /etc/group of a root, for `resolve_owner`."""
+
     def lookup(path: str) -> str:
         try:
             fd = open_in_root(root_fd, path, os.O_RDONLY | os.O_NONBLOCK)
@@ -76,7 +79,7 @@ class Placing:
             self._place_download(file, next(targets), owner, got.mtime)
         now = datetime.now(UTC).timestamp()
         for item in operation.heredocs:
-            mode = 0o644 if self.ownership.mode is None else self.ownership.mode
+            mode = self.ownership.mode_from(0o644)
             with tempfile.TemporaryFile() as file:
                 file.write(item.content.encode())
                 file.flush()
@@ -135,5 +138,5 @@ class Placing:
             self.writer.make_directory(target, owner)
             self._extract(file, target)
             return
-        mode = 0o600 if self.ownership.mode is None else self.ownership.mode
+        mode = self.ownership.mode_from(0o600)
         self.writer.write_file(target, file.fileno(), mode, owner, mtime)

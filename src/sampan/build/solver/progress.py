@@ -1,8 +1,9 @@
-"""How far a stage has come: layers, history, configuration and cache key. Pure."""
+"""How far a stage has come: layers, history and configuration. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -20,16 +21,18 @@ class Progress:
     base: ImageConfig
     """Where architecture, os and whatever the instructions do not change come from."""
     base_id: Digest | None
-    key: str
     diff_ids: tuple[Digest, ...]
     history: tuple[History, ...]
-    created: str | None
+    epoch: int | None = None
+    """Seconds since 1970: the time of every step from here on."""
     touched: bool = False
     """Whether any instruction was applied: an image that is only FROM is the base itself."""
 
-    def advance(self, applied: Applied, key: str, created: str, layer: Digest | None) -> Progress:
+    def advance(self, applied: Applied, created: str | None = None, layer: Digest | None = None) -> Progress:
+        """`created`: when the layer was made; a step without one has no time of its own."""
+        made = None if layer is None else created
         entry = History(
-            created=created,
+            created=made if self.epoch is None else epoch_time(self.epoch),
             created_by=applied.history,
             author=applied.state.author or None,
             comment=COMMENT,
@@ -38,21 +41,21 @@ class Progress:
         return replace(
             self,
             state=applied.state,
-            key=key,
             diff_ids=self.diff_ids if layer is None else (*self.diff_ids, layer),
             history=(*self.history, entry),
-            created=created,
             touched=True,
         )
 
     def image_config(self) -> ImageConfig:
         """Deterministic: the same steps with the same times encode to the same bytes."""
+        history = dated(self.history)
+        last = next((entry.created for entry in reversed(history) if entry.created), None)
         return msgspec.structs.replace(
             self.base,
             config=self.state.config,
             rootfs=RootFS(diff_ids=self.diff_ids),
-            history=self.history,
-            created=self.created,
+            history=history,
+            created=last or self.base.created,
             author=self.state.author or self.base.author,
             inline_cache=None,
         )
@@ -62,3 +65,31 @@ class Progress:
         if not self.touched:
             return self.base_id
         return digest_of(encode_image_config(self.image_config()))
+
+
+def epoch_time(seconds: int) -> str:
+    """RFC 3339 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def dated(history: tuple[History, ...]) -> tuple[History, ...]:
+    """The steps without a time get one by BuildKit's rule: so a repeated build gives the identical image.
+
+    It is the time of the layer before; for those before the first new layer that layer's.
+    """
+    times = [entry.created for entry in history]
+    if None not in times:
+        return history
+    after = times.index(None)
+    known = next((time for time in times[after:] if time), None) or next(
+        (time for time in reversed(times[:after]) if time), None
+    )
+    filled = []
+    for index, entry in enumerate(history):
+        if entry.created is None:
+            filled.append(msgspec.structs.replace(entry, created=known))
+            continue
+        if index > after:
+            known = entry.created
+        filled.append(entry)
+    return tuple(filled)

@@ -33,8 +33,8 @@ class Surroundings:
     cache: BuildCache
     context: Tree
     cancelled: threading.Event
-    layers_of: Callable[[str, Voice], tuple[Digest, ...]]
-    """The layers of what `--from` names: a stage (built when it must be) or an image."""
+    origin_of: Callable[[str, Voice], tuple[Digest, ...] | Tree]
+    """What `from` names: the layers of a stage (built when it must be) or an image, the files of a named context."""
 
 
 class CopySources:
@@ -48,9 +48,13 @@ class CopySources:
         self._selections: list[Selection] | None = None
         self._downloads: list[tuple[Download, BinaryIO]] = []
         self.tree = around.context
-        self._layers: tuple[Digest, ...] = ()
+        self._layers: tuple[Digest, ...] | None = None
         if operation.origin:
-            self._layers = around.layers_of(operation.origin, voice)
+            origin = around.origin_of(operation.origin, voice)
+            if isinstance(origin, Tree):
+                self.tree = origin
+            else:
+                self._layers = origin
         self.urls = [source for source in operation.sources if operation.is_add and is_remote(source)]
         self.paths = [source for source in operation.sources if source not in self.urls]
         for url in self.urls:
@@ -74,7 +78,7 @@ class CopySources:
         if self.paths:
             parts.append(self._tree_sum())
             parts += self.paths
-        return key_of("copy", [self._operation.destination, *parts])
+        return key_of("content", parts)
 
     def selections(self) -> list[Selection]:
         """Raises `NotFound` when nothing was found."""
@@ -118,7 +122,7 @@ class CopySources:
 
     def _tree_sum(self) -> str:
         """The checksum of files of a stage is remembered by the stage's layers: layers never change."""
-        if not self._operation.origin:
+        if self._layers is None:
             return checksum(self.tree, self.selections(), self._around.cancelled)
         memo = key_of("tree", [*self._layers, "", *self.paths, "", *self._operation.exclude])
         entry = self._around.cache.lookup(memo)
@@ -133,7 +137,7 @@ class CopySources:
         return self.tree
 
     def _open(self) -> None:
-        if not self._operation.origin or self.tree is not self._around.context:
+        if self._layers is None or self.tree is not self._around.context:
             return
         fd = self._around.worker.open_root(self._layers, None)
         self._stack.callback(os.close, fd)

@@ -15,14 +15,15 @@ from sampan.build.dockerfile.check import check
 from sampan.build.dockerfile.instructions import apply
 from sampan.build.dockerfile.parse import parse_trigger
 from sampan.build.dockerfile.plan import SCRATCH, stage_of
-from sampan.build.dockerfile.state import ArgScope, initial_state
+from sampan.build.dockerfile.state import Applied, ArgScope, initial_state
 from sampan.build.errors import DockerfileError
 from sampan.build.events import StepNote
 from sampan.build.files.tree import Tree
-from sampan.build.model import BuildRequest, Instruction, Plan, Stage
-from sampan.build.solver.cache import BuildCache, key_of
+from sampan.build.model import BuildRequest, CopyOperation, Instruction, Plan, Stage
+from sampan.build.solver.cache import BuildCache
 from sampan.build.solver.execute import Executor
 from sampan.build.solver.failures import Failures
+from sampan.build.solver.named import NamedContexts
 from sampan.build.solver.progress import Progress
 from sampan.build.solver.sources import Surroundings
 from sampan.build.solver.vertices import stage_names, trigger_names
@@ -46,6 +47,7 @@ class Common:
     plan: Plan
     context: Tree
     images: BuildImages
+    contexts: NamedContexts
     failures: Failures
     total: int
     """Steps, as `Step 3/7` counts them."""
@@ -93,10 +95,12 @@ class StageSteps:
     number: int
     names: Sequence[Name] = ()
     executor: Executor = field(init=False)
+    _found: bool = False
+    """The last step that works on files was found in the cache."""
 
     def __post_init__(self) -> None:
         common, request = self.common, self.common.request
-        around = Surroundings(common.worker, common.cache, common.context, common.stop, self._layers_of)
+        around = Surroundings(common.worker, common.cache, common.context, common.stop, self._origin_of)
         if not request.no_cache_stages.isdisjoint((self.stage.name, str(self.stage.index))):
             request = replace(request, no_cache=True)
         self.executor = Executor(around, request)
@@ -131,24 +135,29 @@ class StageSteps:
         if stage.base_stage is not None:
             before = self.common.stage_for(stage.base_stage, stage)
             triggers = before.state.config.on_build or ()
-            state = initial_state(before.state.config, scope, plan.escape)
+            # A stage inherits the build arguments that the stage it stands on has declared.
+            state = replace(
+                initial_state(before.state.config, scope, plan.escape), args=dict(before.state.args)
+            )
             base = msgspec.structs.replace(before.base, author=before.state.author or before.base.author)
             return replace(before, state=state, base=base), triggers
-        if stage.base == SCRATCH:
+        if stage.base == SCRATCH and not stage.is_context:
             base = _empty_config(stage.platform or request.platform or host_platform())
             state = initial_state(ContainerDefaults(), scope, plan.escape)
-            key = key_of("scratch", [base.os, base.architecture, base.variant or ""])
-            return Progress(state, base, None, key, (), (), None), ()
-        image = self.common.images.get(stage.base, stage.platform or request.platform, voice)
+            return Progress(state, base, None, (), (), request.epoch), ()
+        platform = stage.platform or request.platform
+        found = self.common.contexts.find(stage.base, platform, voice) if stage.is_context else None
+        if isinstance(found, Tree):
+            return self._copied(stage.base, scope, voice), ()
+        image = found or self.common.images.get(stage.base, platform, voice)
         defaults = image.config.defaults
         progress = Progress(
             initial_state(defaults, scope, plan.escape),
             image.config,
             image.id,
-            key_of("image", [image.id]),
             image.diff_ids,
             image.config.history or (),
-            image.config.created,
+            request.epoch,
         )
         return progress, defaults.on_build or ()
 
@@ -175,16 +184,34 @@ class StageSteps:
     def _apply(self, progress: Progress, instruction: Instruction, voice: Voice) -> Progress:
         applied = apply(progress.state, instruction)
         try:
-            return self.executor.step(progress, applied, instruction.place(), voice)
+            after = self.executor.step(progress, applied, instruction.place(), voice)
         except OSError as error:
             raise _told(error, instruction) from error
+        if applied.operation is not None:
+            self._found = voice.cached
+        elif self._found:
+            voice.found()  # nothing is looked for, but readers of the classic stream expect it
+        return after
 
-    def _layers_of(self, origin: str, voice: Voice) -> tuple[Digest, ...]:
-        """Of the stage or image that `--from` names."""
+    def _copied(self, name: str, scope: ArgScope, voice: Voice) -> Progress:
+        """A stage that begins with the files of a context."""
+        plan = self.common.plan
+        base = _empty_config(self.stage.platform or self.common.request.platform or host_platform())
+        state = initial_state(ContainerDefaults(), scope, plan.escape)
+        whole = CopyOperation((".",), (), "/", origin=name, chown="", chmod="", is_add=False, link=True)
+        applied = Applied(state, f"COPY --from={name} . /", whole)
+        progress = Progress(state, base, None, (), (), self.common.request.epoch)
+        return self.executor.step(progress, applied, self.stage.origin.place(), voice)
+
+    def _origin_of(self, origin: str, voice: Voice) -> tuple[Digest, ...] | Tree:
+        """Of the stage, context or image that `from` names."""
         index = stage_of(origin, self.common.plan.names, len(self.common.plan.every_stage))
         if index is not None:
             return self.common.stage_for(index, self.stage).diff_ids
-        return self.common.images.get(origin, None, voice).diff_ids
+        found = self.common.contexts.find(origin, None, voice)
+        if isinstance(found, Tree):
+            return found
+        return (found or self.common.images.get(origin, None, voice)).diff_ids
 
     def announce(self, text: str, vertex: Digest | None = None) -> None:
         self.number += 1

@@ -86,17 +86,24 @@ _SEEING = (
     Flag("call", "", "string", "What to do with the Dockerfile (build, check, outline, targets)"),
     Flag("check", "", "bool", "Check the Dockerfile and build nothing (short for --call check)"),
     Flag("explain", "", "bool", "Say of every step that was done anew what has changed"),
-    Flag("format", "", "string", "Format of --list-context: json"),
+    Flag("format", "", "string", "Format of --list-context (json) or --check (json, sarif)"),
     Flag("list-context", "", "bool", "Build nothing: list what the context sends and what is left out"),
     Flag("on-error", "", "string", "What to do when a step fails (shell)"),
     Flag(
         "progress",
         "",
         "string",
-        "How to show the build (auto, plain, tty, quiet, rawjson; also BUILDKIT_PROGRESS)",
+        "How to show the build (auto, plain, tty, quiet, rawjson)",
+        default="auto",
         check=_progress,
     ),
     Flag("quiet", "q", "bool", "Print nothing but the image's ID"),
+    Flag(
+        "reproducible",
+        "",
+        "bool",
+        "Same input, same image: nothing is newer than SOURCE_DATE_EPOCH (0 when unset)",
+    ),
 )
 _COMPATIBLE = (
     Flag("builder", "", "string", "Accepted for compatibility: there is one builder"),

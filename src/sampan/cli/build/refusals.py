@@ -10,15 +10,9 @@ if TYPE_CHECKING:
 
 _HINTS = {
     "allow": "",
-    "annotation": "",
     "attest": "",
-    "build-context": "",
-    "call": "",
-    "check": "",
     "explain": "",
     "on-error": "",
-    "output": "the image is kept here; `sampan save` and `sampan push` bring it elsewhere",
-    "push": "push the image with `sampan push` when it is built",
     "sbom": "",
     "secret": "",
     "squash": "put what belongs together into one RUN, or copy the result into a stage of its own",
@@ -28,8 +22,8 @@ _HARMLESS = {
     "attest": (),
     "provenance": ("", "false", "0"),
     "sbom": ("", "false", "0"),
-    "call": ("", "build"),
     "isolation": ("", "default", "process"),
+    "progress": ("auto", "plain", "quiet"),
 }
 """Values that ask for nothing, or for what happens anyway."""
 

@@ -3,31 +3,69 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from sampan.cli import registry_auth, units
-from sampan.cli.build.classic import ClassicOutput, Sending
+from sampan.cli.build.asking import open_session, require_sampan
 from sampan.cli.build.flags import FLAGS
 from sampan.cli.build.refusals import refuse
 from sampan.cli.build.result import Result, forget_old, write_iidfile, write_metadata
-from sampan.cli.build.show import CLASSIC, Display, follow, mode_of
 from sampan.cli.build_context import open_context
 from sampan.cli.create import texts
 from sampan.cli.failure import Failure
 from sampan.cli.flags import Command, Invocation
-from sampan.cli.terminal import is_terminal
+from sampan.cli.progress import show_all
 from sampan.client.codec import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Iterator
+    from typing import Any, TextIO
+
+    from sampan.cli.build.calls import Call
+    from sampan.cli.build.outputs import Outputs
+    from sampan.cli.flags import Values
 
 
-def _build_arguments(values: list[str]) -> dict[str, str | None]:
-    """NAME=value; NAME alone takes the value it has here, and none when it has none."""
+class _Counter:
+    """Counts the bytes of a context on their way, shown on a terminal as they go."""
+
+    def __init__(self, body: Iterator[bytes], out: TextIO, *, shown: bool) -> None:
+        self._body = body
+        self._out = out
+        self._live = shown and out.isatty()
+        self._shown = shown
+        self.total = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        reported = 0
+        for data in self._body:
+            self.total += len(data)
+            if self._live and self.total - reported >= 1 << 19:
+                reported = self.total
+                self._report("\r")
+            yield data
+        if self._shown:
+            self._report("\r\n" if self._live else "\n")
+
+    def _report(self, end: str) -> None:
+        size = units.human_size(self.total)
+        self._out.write(f"Sending build context to Docker daemon  {size:>7}{end}")
+        self._out.flush()
+
+
+def _build_arguments(values: list[str], *, reproducible: bool = False) -> dict[str, str | None]:
+    """NAME=value; NAME alone takes the value it has here, and none when it has none.
+
+    SOURCE_DATE_EPOCH goes along when it is set, as buildx does it; `--reproducible` sets it to 0 otherwise.
+    """
     result: dict[str, str | None] = {}
     for text in values:
         name, equals, value = text.partition("=")
         result[name] = value if equals else os.environ.get(name)
+    epoch = os.environ.get("SOURCE_DATE_EPOCH") or ("0" if reproducible else "")
+    if epoch and not result.get("SOURCE_DATE_EPOCH"):
+        result["SOURCE_DATE_EPOCH"] = epoch
     return result
 
 
@@ -36,16 +74,23 @@ def _caches(values: list[str]) -> list[str]:
     return [part for text in values for part in ([text] if "=" in text else text.split(","))]
 
 
-def _query(invocation: Invocation, dockerfile: str, remote: str, mode: str) -> dict[str, Any]:
+def _contexts(values: list[str]) -> str:
+    if not values:
+        return ""
+    from sampan.cli.build.named import named_contexts
+
+    return dumps(named_contexts(values))
+
+
+def _query(invocation: Invocation, dockerfile: str, remote: str) -> dict[str, Any]:
     flags = invocation.flags
     labels = texts.to_map(flags["label"])
-    arguments = _build_arguments(flags["build-arg"])
+    arguments = _build_arguments(flags["build-arg"], reproducible=flags["reproducible"])
     return {
         "t": flags["tag"],
         "dockerfile": dockerfile,
         "remote": remote,
-        "q": flags["quiet"] and mode == CLASSIC,
-        "progress": "" if mode == CLASSIC else "rawjson",
+        "q": flags["quiet"] or flags["progress"] == "quiet",
         "nocache": flags["no-cache"],
         "nocachefilter": ",".join(flags["no-cache-filter"]) or None,
         "hostca": flags["host-ca"] or None,
@@ -68,6 +113,7 @@ def _query(invocation: Invocation, dockerfile: str, remote: str, mode: str) -> d
         "platform": ",".join(flags["platform"]),
         "buildargs": dumps(arguments) if arguments else "",
         "labels": dumps(labels) if labels else "",
+        "buildcontexts": _contexts(flags["build-context"]),
         "cachefrom": dumps(_caches(flags["cache-from"])) if flags["cache-from"] else "",
         "cacheto": dumps(flags["cache-to"]) if flags["cache-to"] else "",
         "ulimits": dumps(flags["ulimit"]) if flags["ulimit"] else "",
@@ -77,39 +123,70 @@ def _query(invocation: Invocation, dockerfile: str, remote: str, mode: str) -> d
 
 def _build(invocation: Invocation) -> int:
     flags = invocation.flags
-    if flags["format"] and not flags["list-context"]:
-        raise Failure("--format is for --list-context")
     if flags["list-context"]:
         return _list_context(invocation.args[0], flags["file"], flags["format"])
+    if flags["check"] or flags["call"]:
+        from sampan.cli.build.calls import wanted_call
+
+        if call := wanted_call(flags):
+            return _answer(call, invocation)
+    if flags["format"]:
+        raise Failure("--format is for --list-context and --check")
     refuse(flags)
+    outputs = _outputs(flags)
+    out = sys.stderr if outputs is not None and outputs.to_stdout else sys.stdout
     context = open_context(invocation.args[0], flags["file"])
     forget_old(flags["iidfile"], flags["metadata-file"])
     headers = {"Content-Type": "application/x-tar"}
     logins = registry_auth.find_all(invocation.options.config_directory)
     headers["X-Registry-Config"] = registry_auth.encode_header(logins)
-    mode = mode_of(flags["progress"], os.environ, quiet=flags["quiet"], terminal=is_terminal(2))
-    quiet = mode == "quiet" or flags["quiet"]
     client = invocation.client()
-    query = _query(invocation, context.dockerfile, context.remote, mode)
+    quiet = flags["quiet"] or flags["progress"] == "quiet"
+    if outputs is not None or len(flags["platform"]) > 1:
+        require_sampan(client)
+    body = _Counter(context.body, out, shown=not quiet) if context.body is not None else b""
+    query = _query(invocation, context.dockerfile, context.remote)
+    if outputs is not None:
+        query["outputs"] = dumps(outputs.wire)
     result = Result()
-    sending = Sending(live=mode == CLASSIC and not quiet)
-    with Display(mode, os.environ) as display:
-        classic = ClassicOutput(sending if context.body else None, quiet=quiet, begin=display.silence)
-        body = b"" if context.body is None else display.uploading(sending.pieces(context.body))
+    with open_session(client, outputs.offers() if outputs is not None else {}) as session:
+        query["session"] = session
         response = client.request("POST", "/build", query, body, headers)
-        display.uploaded()
-        if mode == CLASSIC:
-            classic.start()
-        follow(response, display, result.remember, classic)
-        client.release(response)
-    if quiet:
-        if not result.id and classic.last.startswith("sha256:"):
-            result.id = classic.last
-        print(result.id)
-    display.summary(result.id, flags["tag"])
+        if quiet:
+            result.id = _quietly(client.messages(response), result.remember) or result.id
+            print(result.id, file=out)
+        else:
+            show_all(client.messages(response), out, aux=result.remember)
     write_iidfile(flags["iidfile"], result.id)
     write_metadata(flags["metadata-file"], result.metadata(flags["tag"]))
     return 0
+
+
+def _outputs(flags: Values) -> Outputs | None:
+    """None: an image in the engine's store, as every engine does it."""
+    if not (flags["output"] or flags["push"] or flags["annotation"]):
+        return None
+    from sampan.cli.build.outputs import parse_outputs
+
+    return parse_outputs(flags)
+
+
+def _answer(call: Call, invocation: Invocation) -> int:
+    from sampan.cli.build import calls
+
+    flags = invocation.flags
+    sent = calls.question(invocation.args[0], flags["file"], sys.stdin.buffer)
+    arguments = _build_arguments(flags["build-arg"])
+    query = {
+        "call": call.name,
+        "dockerfile": sent.name,
+        "target": flags["target"] or None,
+        "platform": ",".join(flags["platform"]) or None,
+        "buildargs": dumps(arguments) if arguments else None,
+    }
+    logins = registry_auth.find_all(invocation.options.config_directory)
+    headers = {"Content-Type": "application/x-tar", "X-Registry-Config": registry_auth.encode_header(logins)}
+    return calls.ask(invocation.client(), call, sent, query, headers)
 
 
 def _list_context(place: str, dockerfile: str, form: str) -> int:
@@ -130,6 +207,27 @@ def _list_context(place: str, dockerfile: str, form: str) -> int:
     for out in listing.left_out:
         print(harmless(f"  {out.path}  by {out.file}:{out.line}: {out.pattern}"))
     return 0
+
+
+def _quietly(messages: Iterator[Any], remember: Any) -> str:
+    """Keep the output back; a failed build shows it after all. The ID, when it came as output."""
+    from io import StringIO
+
+    output = StringIO()
+    last = ""
+
+    def passing() -> Iterator[Any]:
+        nonlocal last
+        for message in messages:
+            last = message.get("stream", "").strip() or last
+            yield message
+
+    try:
+        show_all(passing(), output, aux=remember)
+    except Failure:
+        sys.stderr.write(output.getvalue())
+        raise
+    return last if last.startswith("sha256:") else ""
 
 
 BUILD = Command(

@@ -1,0 +1,118 @@
+"""What can be asked of a Dockerfile without building it: `--call check`, `outline`, `targets`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+from sampan.build.files.context import ignore_rules, read_dockerfile
+from sampan.build.model import BuildRequest, Dockerfile
+from sampan.build.rules.check import check_text
+from sampan.build.rules.report import Json, lint_result
+from sampan.build.rules.subject import FindBase, Subject
+from sampan.build.solver.steps import host_platform
+from sampan.engine.images import Images, platform_of
+from sampan.engine.threads import blocking_chunks
+from sampan.errors import SampanError
+from sampan.oci.image import ImageConfig
+from sampan.oci.reference import parse_reference
+from sampan.registry.config import Credentials
+from sampan.storage.extract import ExtractOptions, extract_tar
+
+log = logging.getLogger(__name__)
+
+_CONTEXT = ExtractOptions(owner=(0, 0), devices=False)
+
+
+class BuildCalls:
+    def __init__(self, images: Images, scratch: Path) -> None:
+        """`scratch`: a directory for contexts, removed after each call."""
+        self._images = images
+        self._scratch = scratch
+
+    async def check(
+        self,
+        request: BuildRequest,
+        context: AsyncIterator[bytes],
+        credentials: Mapping[str, Credentials],
+        *,
+        practice: bool = True,
+    ) -> Json:
+        """BuildKit's `result.json` of a check. The Dockerfile and the ignore file suffice as context.
+
+        `practice`: with sampan's own rules, not BuildKit's alone.
+        """
+
+        def work(fd: int) -> Json:
+            platform = host_platform()
+            raw = read_dockerfile(fd, request)
+            subject = Subject(
+                Dockerfile(()),
+                build_args=request.build_args,
+                target=request.target,
+                build_platform=platform,
+                target_platform=request.platform or platform,
+                find_base=self._find_base(request, credentials),
+                ignore=ignore_rules(fd, request),
+                practice=practice,
+            )
+            name = request.dockerfile or "Dockerfile"
+            return lint_result(check_text(raw, subject, name), raw, name)
+
+        return await self._in_context(context, work)
+
+    async def _in_context(self, context: AsyncIterator[bytes], work: Callable[[int], Json]) -> Json:
+        """Unpack the context, and call `work` with its descriptor in a thread."""
+        loop = asyncio.get_running_loop()
+
+        def unpacked() -> Json:
+            directory = Path(tempfile.mkdtemp(dir=self._scratch))
+            try:
+                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    extract_tar(blocking_chunks(context, loop), fd, _CONTEXT)
+                    return work(fd)
+                finally:
+                    os.close(fd)
+            finally:
+                shutil.rmtree(directory, ignore_errors=True)
+
+        return await asyncio.to_thread(unpacked)
+
+    def _find_base(self, request: BuildRequest, credentials: Mapping[str, Credentials]) -> FindBase:
+        """Configurations of images that are here, else from their registries; nothing is pulled.
+
+        One that can't be had makes the rules that need it say nothing: a check works without a network too.
+        """
+        known: dict[tuple[str, str], ImageConfig | None] = {}
+
+        def find(name: str, platform: str) -> ImageConfig | None:
+            wanted = platform or request.platform or ""
+            if (name, wanted) not in known:
+                known[name, wanted] = self._config(name, wanted, credentials)
+            return known[name, wanted]
+
+        return find
+
+    def _config(self, name: str, platform: str, credentials: Mapping[str, Credentials]) -> ImageConfig | None:
+        image = self._images.store.find(name)
+        if image is not None:
+            return image.config
+        from sampan.registry.pull import fetch_config
+
+        try:
+            reference = parse_reference(name).with_default_tag()
+            client = self._images.client(reference.domain, credentials.get(reference.domain, Credentials()))
+            try:
+                return fetch_config(client, reference, platform_of(platform), threading.Event())
+            finally:
+                client.close()
+        except SampanError as error:
+            log.info("the check goes without the configuration of %s: %s", name, error.message)
+            return None
