@@ -97,7 +97,8 @@ class ClassicBuild:
             told = event.started and event.name.startswith(_TOLD)
             return [_line(event.name)] if told else []
         if isinstance(event, VertexWarning):
-            return [_line(f"[Warning] {event.short}")]
+            # What a check finds on a line of the Dockerfile the classic builder does not know.
+            return [] if event.line else [_line(f"[Warning] {event.short}")]
         if isinstance(event, VertexStatus):
             return _transfer(event) if event.name else []
         decoder = self._decoders.get((event.vertex, event.stream))

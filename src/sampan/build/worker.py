@@ -99,6 +99,10 @@ class Worker(Protocol):
         """
         ...
 
+    def known_config(self, reference: str, platform: str | None) -> ImageConfig | None:
+        """The configuration of an image that is here; None when it would have to be pulled."""
+        ...
+
     def has_layer(self, diff_id: Digest) -> bool:
         """Whether the layer is on disk; asked for before a cache entry is believed."""
         ...

@@ -19,11 +19,13 @@ from sampan.build.rules.subject import FindBase, Subject
 from sampan.build.solver.steps import host_platform
 from sampan.engine.images import Images, platform_of
 from sampan.engine.threads import blocking_chunks
-from sampan.errors import SampanError
+from sampan.errors import NotFound, SampanError
 from sampan.oci.image import ImageConfig
 from sampan.oci.reference import parse_reference
 from sampan.registry.config import Credentials
+from sampan.registry.platforms import serves
 from sampan.storage.extract import ExtractOptions, extract_tar
+from sampan.storage.packing import platform_of_image
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +103,14 @@ class BuildCalls:
         return find
 
     def _config(self, name: str, platform: str, credentials: Mapping[str, Credentials]) -> ImageConfig | None:
-        image = self._images.store.find(name)
-        if image is not None:
-            return image.config
+        try:
+            found = self._images.store.variants(name)
+        except NotFound:
+            found = []
+        if found:
+            wanted = platform_of(platform)
+            fitting = [one for one in found if platform and serves(platform_of_image(one), wanted)]
+            return [*fitting, *found][0].config
         from sampan.registry.pull import fetch_config
 
         try:

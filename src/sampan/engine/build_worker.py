@@ -95,6 +95,10 @@ class EngineWorker:
         exact = [one for one in fitting if one.config.variant == wanted.variant]
         return next(iter([*exact, *fitting]), None)
 
+    def known_config(self, reference: str, platform: str | None) -> ImageConfig | None:
+        known = self._local(reference, platform)
+        return known.config if known is not None else None
+
     def has_layer(self, diff_id: Digest) -> bool:
         return self._images.store.layers.has(diff_id)
 

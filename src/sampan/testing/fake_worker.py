@@ -125,6 +125,10 @@ class FakeWorker:
             )
         return self._bases[reference]
 
+    def known_config(self, reference: str, platform: str | None) -> ImageConfig | None:
+        known = self._bases.get(reference)
+        return known.config if known else None
+
     def has_layer(self, diff_id: Digest) -> bool:
         return diff_id in self._layers
 

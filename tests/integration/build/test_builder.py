@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sampan.build.errors import BuildCancelled, DockerfileError, RunFailed
-from sampan.build.events import Failure, Vertex
+from sampan.build.events import Failure, Vertex, VertexWarning
 from sampan.build.model import BuildRequest
 from sampan.build.solver.builder import Builder
 from sampan.build.worker import RunRequest
@@ -73,6 +73,33 @@ def bench(tmp_path: Path) -> Bench:
 def paths(tree: Path, below: str) -> list[str]:
     top = tree / below.lstrip("/")
     return sorted(str(path.relative_to(top)) for path in top.rglob("*"))
+
+
+def test_findings_are_warnings_of_the_definition_and_not_of_the_classic_stream(bench: Bench) -> None:
+    bench.build("FROM base as one\nENV a b\nFROM base\nRUN echo x\nCMD serve\n")
+    loading = next(item for item in bench.reader.events if isinstance(item, Vertex))
+    warnings = [item for item in bench.reader.events if isinstance(item, VertexWarning)]
+    assert [(item.short, item.line, item.file, item.vertex) for item in warnings] == [
+        (f"{rule} (line {line})", line, "Dockerfile", loading.digest)
+        for rule, line in (
+            ("FromAsCasing: 'as' and 'FROM' keywords' casing do not match", 1),
+            (
+                "JSONArgsRecommended: JSON arguments recommended for CMD to prevent unintended behavior "
+                "related to OS signals",
+                5,
+            ),
+        )
+    ]
+    assert loading.name == "[internal] load build definition from Dockerfile"
+    assert "arning" not in bench.text
+
+
+def test_with_error_true_findings_end_the_build_before_anything_runs(bench: Bench) -> None:
+    dockerfile = "# check=error=true\nFROM base\nRUN echo x\nCMD serve\n"
+    with pytest.raises(Invalid, match=r"^lint violation found for rules: JSONArgsRecommended$"):
+        bench.build(dockerfile)
+    assert bench.worker.runs == []
+    bench.build(dockerfile, build_args={"BUILDKIT_DOCKERFILE_CHECK": "skip=JSONArgsRecommended;error=true"})
 
 
 def test_a_stage_inherits_the_build_arguments_of_the_stage_it_stands_on(bench: Bench) -> None:

@@ -31,6 +31,7 @@ from sampan.build.solver.steps import BuildImages, Common, StageSteps, host_plat
 from sampan.build.solver.transfer import CacheTransfer, with_transfer
 from sampan.build.solver.vertices import announced, plan_names
 from sampan.build.solver.voice import INTERNAL, Name, Voice, internal, vertex_digest
+from sampan.build.solver.warnings import tell_findings
 from sampan.build.worker import Report, Worker
 from sampan.errors import Invalid, SampanError
 from sampan.oci.digest import Digest, digest_of
@@ -122,6 +123,17 @@ class Builder:
             build_platform=platform,
             target_platform=request.platform or platform,
             contexts=request.contexts,
+        )
+
+        tell_findings(
+            dockerfile,
+            planned,
+            request,
+            context_fd,
+            platform,
+            self._worker.known_config,
+            report,
+            vertex_digest(f"[internal] load build definition from {request.dockerfile or 'Dockerfile'}"),
         )
 
         def perform() -> Digest:

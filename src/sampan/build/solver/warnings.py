@@ -1,0 +1,71 @@
+"""BuildKit's checks in an ordinary build: their findings are warnings, and an error where the Dockerfile says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sampan.build.dockerfile.contexts import context_name
+from sampan.build.events import VertexWarning
+from sampan.build.files.context import ignore_rules
+from sampan.build.model import BuildRequest, Dockerfile, Plan
+from sampan.build.rules.check import build_findings, options_of
+from sampan.build.rules.finding import Finding
+from sampan.build.rules.subject import Subject
+from sampan.build.worker import Report
+from sampan.errors import Invalid
+from sampan.oci.digest import Digest
+from sampan.oci.image import ImageConfig
+
+FindConfig = Callable[[str, str | None], ImageConfig | None]
+"""From an image's name and a platform to its configuration when the image is here."""
+
+
+def tell_findings(
+    dockerfile: Dockerfile,
+    planned: Plan,
+    request: BuildRequest,
+    context_fd: int,
+    build_platform: str,
+    find_config: FindConfig,
+    report: Report,
+    vertex: Digest,
+) -> None:
+    """Before anything is done. Nothing is pulled for it: of a base that is not here its variables are not known.
+
+    Raises `Invalid` for `error=true` with findings, and for options that can't be read.
+    """
+    options = options_of(
+        dockerfile, {name: value for name, value in request.build_args.items() if value is not None}
+    )
+
+    def find_base(name: str, platform: str) -> ImageConfig | None:
+        replaced = context_name(name) in request.contexts
+        return None if replaced else find_config(name, platform or request.platform)
+
+    subject = Subject(
+        dockerfile,
+        build_args=request.build_args,
+        target=request.target,
+        build_platform=build_platform,
+        target_platform=request.platform or build_platform,
+        find_base=find_base,
+        ignore=ignore_rules(context_fd, request),
+        practice=False,
+    )
+    found = build_findings(subject, planned, options)
+    for finding in found.findings:
+        report(warning_of(finding, vertex, request.dockerfile or "Dockerfile"))
+    if found.violation:
+        raise Invalid(found.violation, hint="`# check=error=true` in the Dockerfile makes findings errors")
+
+
+def warning_of(finding: Finding, vertex: Digest, file: str) -> VertexWarning:
+    rule = finding.rule
+    return VertexWarning(
+        vertex,
+        f"{rule.name}: {finding.message} (line {finding.first})",
+        detail=(rule.description,),
+        url=rule.url,
+        file=file,
+        line=finding.first,
+    )
