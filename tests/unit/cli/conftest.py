@@ -51,19 +51,31 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         return
 
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
     def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self._body()
         path = self.path.partition("?")[0]
         path = path[path.index("/", 1) :] if path.startswith("/v1.") else path
         self.server.seen.append((self.command, self.path, body))
         status, value = self.server.answers.get((self.command, path), (404, {"message": f"no {path}"}))
-        data = b"" if value is None else json.dumps(value).encode()
+        # Bytes are a stream, as it is.
+        data = value if isinstance(value, bytes) else b"" if value is None else json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
-    do_GET = do_POST = do_DELETE = _answer
+    do_GET = do_POST = do_DELETE = do_HEAD = _answer
 
 
 @pytest.fixture

@@ -1,116 +1,136 @@
-"""`--progress plain`: BuildKit's lines out of SolveStatus objects, one step at a time, for CI logs.
+"""`--progress plain`: BuildKit's lines, for CI logs. Steps that run at the same time are told in turns.
 
-Pure: `PlainProgress.feed` takes one decoded object of the stream and returns the text to be written.
+Pure: `PlainProgress` takes news and gives text. A step that has begun to speak goes on speaking; others wait until
+it has ended or `PATIENCE` is over, so that the lines of a parallel build can be read.
 """
 
 from __future__ import annotations
 
-import base64
-import re
-from datetime import datetime
+from sampan.cli import units
+from sampan.cli.build.steps import Step, Steps
+from sampan.cli.build.text import plain
 
-import msgspec
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.cli.build.status import SolveStatus, Transfer
 
-_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
-
-
-class _Vertex(msgspec.Struct, frozen=True):
-    digest: str
-    name: str
-    started: str = ""
-    completed: str = ""
-    cached: bool = False
-    error: str = ""
+PATIENCE = 2.0
+"""Seconds that a step may be kept waiting with what it has to say."""
+BETWEEN_BYTES = 5.0
+"""Seconds between two lines about the same transfer while it goes on."""
 
 
-class _Log(msgspec.Struct, frozen=True):
-    vertex: str
-    data: str = ""
-    timestamp: str = ""
+class _Waiting:
+    """What a step has to say, and since when (our clock)."""
 
+    __slots__ = ("ended", "lines", "since")
 
-class SolveStatus(msgspec.Struct, frozen=True):
-    """One line of the stream, as far as plain text shows it."""
-
-    vertexes: list[_Vertex] = []
-    logs: list[_Log] = []
+    def __init__(self, since: float) -> None:
+        self.lines: list[str] = []
+        self.since = since
+        self.ended = False
 
 
 class PlainProgress:
-    def __init__(self) -> None:
+    def __init__(self, steps: Steps | None = None) -> None:
+        self.steps = steps or Steps()
+        self._waiting: dict[str, _Waiting] = {}
         self._numbers: dict[str, int] = {}
-        self._names: dict[str, str] = {}
-        self._started: dict[str, float] = {}
-        self._ended: set[str] = set()
-        self._partial: dict[str, bytes] = {}
-        self._shown = ""
+        self._speaking = ""
+        self._told: set[str] = set()
+        """Steps whose end was told."""
+        self._transfers: dict[tuple[str, str, str], float] = {}
+        """When something was last said about a transfer; infinity when its end was."""
 
-    def feed(self, status: SolveStatus) -> str:
-        """Logs come before ends: an object that holds both ends the step after its output."""
+    def feed(self, status: SolveStatus, now: float) -> str:
+        """Take news in; the text to be written now. `now`: a monotonic clock's seconds."""
+        for step in self.steps.feed(status, now):
+            self._queue(step, now)
+        return self.tick(now)
+
+    def tick(self, now: float) -> str:
+        """What becomes due without news: called every second or so."""
         lines: list[str] = []
-        for vertex in status.vertexes:
-            if vertex.started and vertex.digest not in self._started:
-                self._started[vertex.digest] = _seconds(vertex.started)
-                self._names[vertex.digest] = clean(vertex.name)
-                self._switch(vertex.digest, lines)
-        for log in status.logs:
-            self._log(log, lines)
-        for vertex in status.vertexes:
-            if (vertex.completed or vertex.error) and vertex.digest not in self._ended:
-                self._end(vertex, lines)
+        while digest := self._next(now):
+            self._speak(digest, lines)
         return "".join(line + "\n" for line in lines)
 
-    def _switch(self, digest: str, lines: list[str]) -> None:
-        if self._shown == digest:
-            return
-        if self._shown:
-            lines += [f"#{self._numbers[self._shown]} ...", ""]
-        number = self._numbers.setdefault(digest, len(self._numbers) + 1)
-        lines.append(f"#{number} {self._names[digest]}")
-        self._shown = digest
+    def finish(self, now: float) -> str:
+        """The rest, when the stream has ended."""
+        text = self.tick(now)
+        while self._waiting:
+            text += self.tick(now + PATIENCE)
+        return text
 
-    def _log(self, log: _Log, lines: list[str]) -> None:
-        if log.vertex not in self._started:
-            return  # nothing is known of this step that could be shown
-        *whole, rest = (self._partial.pop(log.vertex, b"") + base64.b64decode(log.data)).split(b"\n")
-        if len(rest) > 65536:
-            whole, rest = [*whole, rest], b""  # a line without end must not fill the memory
-        if rest:
-            self._partial[log.vertex] = rest
-        if whole:
-            self._switch(log.vertex, lines)
-        passed = _seconds(log.timestamp) - self._started[log.vertex] if log.timestamp else 0.0
-        lines += [self._line(log.vertex, passed, raw) for raw in whole]
+    def _queue(self, step: Step, now: float) -> None:
+        waiting = self._waiting.get(step.digest)
+        if waiting is None:
+            waiting = self._waiting[step.digest] = _Waiting(now)
+        for transfer in step.transfers.values():
+            line = self._transfer(step, transfer, now)
+            if line:
+                waiting.lines.append(line)
+        waiting.lines += [f"WARN: {note}" for note in step.notes]
+        step.notes.clear()
+        waiting.lines += [f"{passed:.3f} {text}" for passed, text in step.take()]
+        if step.ended and step.digest not in self._told:
+            self._told.add(step.digest)
+            waiting.lines.append(_end(step, now))
+            waiting.ended = True
 
-    def _line(self, digest: str, passed: float, raw: bytes) -> str:
-        text = clean(raw.removesuffix(b"\r").decode("utf-8", "replace"))
-        return f"#{self._numbers[digest]} {max(passed, 0.0):.3f} {text}"
+    def _transfer(self, step: Step, transfer: Transfer, now: float) -> str:
+        key = (step.digest, transfer.id, transfer.name)
+        last = self._transfers.get(key)
+        if last is not None and not transfer.completed and now - last < BETWEEN_BYTES:
+            return ""
+        if last == float("inf"):
+            return ""
+        self._transfers[key] = float("inf") if transfer.completed else now
+        return transfer_text(transfer)
 
-    def _end(self, vertex: _Vertex, lines: list[str]) -> None:
-        self._ended.add(vertex.digest)
-        self._names.setdefault(vertex.digest, clean(vertex.name))
-        self._switch(vertex.digest, lines)
-        started = self._started.get(vertex.digest)
-        passed = _seconds(vertex.completed) - started if started is not None and vertex.completed else 0.0
-        rest = self._partial.pop(vertex.digest, b"")
-        if rest:
-            lines.append(self._line(vertex.digest, passed, rest))
-        if vertex.error:
-            word = f"ERROR: {clean(vertex.error)}"
-        else:
-            word = "CACHED" if vertex.cached else f"DONE {max(passed, 0.0):.1f}s"
-        lines += [f"#{self._numbers[vertex.digest]} {word}", ""]
-        self._shown = ""
+    def _next(self, now: float) -> str:
+        """Whose turn it is; "" when nobody's."""
+        if self._speaking in self._waiting:
+            return self._speaking
+        if not self._waiting:
+            return ""
+        oldest = min(self._waiting, key=lambda digest: self._waiting[digest].since)
+        due = not self._speaking or now - self._waiting[oldest].since >= PATIENCE
+        return oldest if due else ""
+
+    def _speak(self, digest: str, lines: list[str]) -> None:
+        waiting = self._waiting.pop(digest)
+        number = self._numbers.get(digest)
+        if self._speaking != digest:
+            if self._speaking:
+                lines.append(f"#{self._numbers[self._speaking]} ...")
+            if self._numbers:
+                lines.append("")
+            number = self._numbers.setdefault(digest, len(self._numbers) + 1)
+            step = self.steps.find(digest)
+            lines.append(f"#{number} {step.name if step is not None else ''}")
+        lines += [f"#{number} {line}" for line in waiting.lines]
+        self._speaking = "" if waiting.ended else digest
 
 
-def clean(text: str) -> str:
-    """`text` without anything that moves a cursor or sets a title; tabs stay."""
-    return "".join(char if char.isprintable() or char == "\t" else "?" for char in text)
+def _end(step: Step, now: float) -> str:
+    if step.cancelled:
+        return "CANCELED"
+    if step.error:
+        return f"ERROR: {step.error}"
+    return "CACHED" if step.cached else f"DONE {step.passed(now):.1f}s"
 
 
-def _seconds(timestamp: str) -> float:
-    """RFC 3339 in UTC to seconds since 1970; 0.0 for what is not one."""
-    match = _TIME.fullmatch(timestamp)
-    if match is None:
-        return 0.0
-    return datetime.fromisoformat(match[1] + "+00:00").timestamp() + float(f"0.{match[2] or 0}")
+def transfer_text(transfer: Transfer) -> str:
+    """ "sha256:ab12 1.2MB / 3.4MB 0.5s done"."""
+    parts = [plain(f"{transfer.id} {transfer.name}".strip())]
+    if transfer.total:
+        parts.append(f"{units.human_size(transfer.current)} / {units.human_size(transfer.total)}")
+    elif transfer.current:
+        parts.append(units.human_size(transfer.current))
+    until = transfer.completed or transfer.timestamp
+    if transfer.started and until - transfer.started > 0.01:
+        parts.append(f"{until - transfer.started:.1f}s")
+    if transfer.completed:
+        parts.append("done")
+    return " ".join(parts)

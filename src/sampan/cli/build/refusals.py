@@ -23,7 +23,6 @@ _HARMLESS = {
     "provenance": ("", "false", "0"),
     "sbom": ("", "false", "0"),
     "isolation": ("", "default", "process"),
-    "progress": ("auto", "plain", "quiet"),
 }
 """Values that ask for nothing, or for what happens anyway."""
 

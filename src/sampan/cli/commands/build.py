@@ -7,51 +7,27 @@ import sys
 
 from sampan.cli import registry_auth, units
 from sampan.cli.build.asking import open_session, require_sampan
+from sampan.cli.build.classic import ClassicOutput, Sending
 from sampan.cli.build.flags import FLAGS
 from sampan.cli.build.refusals import refuse
 from sampan.cli.build.result import Result, forget_old, write_iidfile, write_metadata
+from sampan.cli.build.show import CLASSIC, Display, follow, mode_of
 from sampan.cli.build_context import open_context
 from sampan.cli.create import texts
 from sampan.cli.failure import Failure
 from sampan.cli.flags import Command, Invocation
-from sampan.cli.progress import show_all
+from sampan.cli.terminal import is_terminal
 from sampan.client.codec import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any, TextIO
 
     from sampan.cli.build.calls import Call
     from sampan.cli.build.outputs import Outputs
+    from sampan.cli.build_context import BuildContext
     from sampan.cli.flags import Values
-
-
-class _Counter:
-    """Counts the bytes of a context on their way, shown on a terminal as they go."""
-
-    def __init__(self, body: Iterator[bytes], out: TextIO, *, shown: bool) -> None:
-        self._body = body
-        self._out = out
-        self._live = shown and out.isatty()
-        self._shown = shown
-        self.total = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        reported = 0
-        for data in self._body:
-            self.total += len(data)
-            if self._live and self.total - reported >= 1 << 19:
-                reported = self.total
-                self._report("\r")
-            yield data
-        if self._shown:
-            self._report("\r\n" if self._live else "\n")
-
-    def _report(self, end: str) -> None:
-        size = units.human_size(self.total)
-        self._out.write(f"Sending build context to Docker daemon  {size:>7}{end}")
-        self._out.flush()
+    from sampan.client.api import Client
 
 
 def _build_arguments(values: list[str], *, reproducible: bool = False) -> dict[str, str | None]:
@@ -82,7 +58,7 @@ def _contexts(values: list[str]) -> str:
     return dumps(named_contexts(values))
 
 
-def _query(invocation: Invocation, dockerfile: str, remote: str) -> dict[str, Any]:
+def _query(invocation: Invocation, dockerfile: str, remote: str, mode: str) -> dict[str, Any]:
     flags = invocation.flags
     labels = texts.to_map(flags["label"])
     arguments = _build_arguments(flags["build-arg"], reproducible=flags["reproducible"])
@@ -90,7 +66,8 @@ def _query(invocation: Invocation, dockerfile: str, remote: str) -> dict[str, An
         "t": flags["tag"],
         "dockerfile": dockerfile,
         "remote": remote,
-        "q": flags["quiet"] or flags["progress"] == "quiet",
+        "q": flags["quiet"] and mode == CLASSIC,
+        "progress": "" if mode == CLASSIC else "rawjson",
         "nocache": flags["no-cache"],
         "nocachefilter": ",".join(flags["no-cache-filter"]) or None,
         "hostca": flags["host-ca"] or None,
@@ -140,26 +117,55 @@ def _build(invocation: Invocation) -> int:
     headers = {"Content-Type": "application/x-tar"}
     logins = registry_auth.find_all(invocation.options.config_directory)
     headers["X-Registry-Config"] = registry_auth.encode_header(logins)
+    mode = mode_of(flags["progress"], os.environ, quiet=flags["quiet"], terminal=is_terminal(2))
     client = invocation.client()
-    quiet = flags["quiet"] or flags["progress"] == "quiet"
     if outputs is not None or len(flags["platform"]) > 1:
         require_sampan(client)
-    body = _Counter(context.body, out, shown=not quiet) if context.body is not None else b""
-    query = _query(invocation, context.dockerfile, context.remote)
+    query = _query(invocation, context.dockerfile, context.remote, mode)
     if outputs is not None:
         query["outputs"] = dumps(outputs.wire)
-    result = Result()
     with open_session(client, outputs.offers() if outputs is not None else {}) as session:
         query["session"] = session
-        response = client.request("POST", "/build", query, body, headers)
-        if quiet:
-            result.id = _quietly(client.messages(response), result.remember) or result.id
-            print(result.id, file=out)
-        else:
-            show_all(client.messages(response), out, aux=result.remember)
+        result = _perform(client, query, headers, context, Shown(mode, out, flags["quiet"], flags["tag"]))
     write_iidfile(flags["iidfile"], result.id)
     write_metadata(flags["metadata-file"], result.metadata(flags["tag"]))
     return 0
+
+
+class Shown:
+    """How a build is shown: `mode` of `show`, `out` for what is no display, `names` of the image."""
+
+    __slots__ = ("mode", "names", "out", "quiet")
+
+    def __init__(self, mode: str, out: TextIO, quiet: bool, names: list[str]) -> None:
+        self.mode = mode
+        self.out = out
+        self.quiet = quiet or mode == "quiet"
+        self.names = names
+
+
+def _perform(
+    client: Client, query: dict[str, Any], headers: dict[str, str], context: BuildContext, shown: Shown
+) -> Result:
+    """Send the request and show the answer. Raises `Failure` when the build failed."""
+    result = Result()
+    sending = Sending(shown.out, live=shown.mode == CLASSIC and not shown.quiet)
+    with Display(shown.mode, os.environ) as display:
+        counted = sending if context.body is not None else None
+        classic = ClassicOutput(shown.out, counted, quiet=shown.quiet, begin=display.silence)
+        body = b"" if context.body is None else display.uploading(sending.pieces(context.body))
+        response = client.request("POST", "/build", query, body, headers)
+        display.uploaded()
+        if shown.mode == CLASSIC:
+            classic.start()
+        follow(response, display, result.remember, classic)
+        client.release(response)
+    if shown.quiet:
+        if not result.id and classic.last.startswith("sha256:"):
+            result.id = classic.last
+        print(result.id, file=shown.out)
+    display.summary(result.id, shown.names)
+    return result
 
 
 def _outputs(flags: Values) -> Outputs | None:
@@ -207,27 +213,6 @@ def _list_context(place: str, dockerfile: str, form: str) -> int:
     for out in listing.left_out:
         print(harmless(f"  {out.path}  by {out.file}:{out.line}: {out.pattern}"))
     return 0
-
-
-def _quietly(messages: Iterator[Any], remember: Any) -> str:
-    """Keep the output back; a failed build shows it after all. The ID, when it came as output."""
-    from io import StringIO
-
-    output = StringIO()
-    last = ""
-
-    def passing() -> Iterator[Any]:
-        nonlocal last
-        for message in messages:
-            last = message.get("stream", "").strip() or last
-            yield message
-
-    try:
-        show_all(passing(), output, aux=remember)
-    except Failure:
-        sys.stderr.write(output.getvalue())
-        raise
-    return last if last.startswith("sha256:") else ""
 
 
 BUILD = Command(

@@ -1,0 +1,178 @@
+"""How far a build has come: its steps, out of the engine's SolveStatus values. Pure; displays read it."""
+
+from __future__ import annotations
+
+from sampan.cli.build.text import plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sampan.cli.build.status import Log, SolveStatus, Transfer, Vertex, Warning
+
+TAIL = 100
+"""Lines of a step's output that are kept: for the window while it runs, and for the message when it fails."""
+LONGEST_LINE = 65536
+"""Bytes; a line without end must not fill the memory."""
+_LOCAL_WORK = ("extract", "export", "unpack", "verif", "writ", "nam")
+"""How transfers begin that move no byte over a network."""
+
+
+class Step:
+    """`started` and `completed` by the engine's clock, `seen` by ours (monotonic), when it was first heard of."""
+
+    __slots__ = (
+        "_moved", "cached", "completed", "digest", "error", "fresh", "name", "notes", "number", "partial", "seen",
+        "started", "tail", "transfers",
+    )  # fmt: skip
+
+    def __init__(self, digest: str, number: int, name: str, now: float) -> None:
+        self.digest = digest
+        self.number = number
+        self.name = name
+        self.started = self.completed = 0.0
+        self.seen = now
+        self.cached = False
+        self.error = ""
+        self.transfers: dict[str, Transfer] = {}
+        self._moved: dict[str, int] = {}
+        self.partial = b""
+        self.tail: list[tuple[float, str]] = []
+        self.fresh: list[tuple[float, str]] = []
+        """Lines (seconds since the start, text) since `take`."""
+        self.notes: list[str] = []
+        """Warnings, each a line."""
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.completed or self.error)
+
+    @property
+    def cacheable(self) -> bool:
+        """A step of the Dockerfile that is work: not the engine's own, and not a base image."""
+        return (
+            self.name.startswith("[")
+            and not self.name.startswith("[internal]")
+            and "] FROM " not in self.name
+        )
+
+    @property
+    def cancelled(self) -> bool:
+        return self.error.endswith(("context canceled", "build cancelled"))
+
+    def passed(self, now: float) -> float:
+        """Seconds that it took, or has taken so far; `now` by our clock."""
+        if self.completed and self.started:
+            return max(self.completed - self.started, 0.0)
+        return 0.0 if self.ended else max(now - self.seen, 0.0)
+
+    @property
+    def moved(self) -> int:
+        """Bytes that came over a network or from the client."""
+        return sum(self._moved.values())
+
+    def note_transfer(self, transfer: Transfer) -> None:
+        before = self.transfers.get(transfer.id)
+        if before is not None and before.name == transfer.name:
+            transfer.started = transfer.started or before.started
+            transfer.total = transfer.total or before.total
+            transfer.current = transfer.current or before.current
+        self.transfers[transfer.id] = transfer
+        if not (transfer.name or transfer.id).lower().startswith(_LOCAL_WORK):
+            self._moved[transfer.id] = max(self._moved.get(transfer.id, 0), transfer.current)
+
+    def take(self) -> list[tuple[float, str]]:
+        fresh, self.fresh = self.fresh, []
+        return fresh
+
+    def write(self, data: bytes, timestamp: float) -> None:
+        *whole, rest = (self.partial + data).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            whole.append(rest)
+            rest = b""
+        self.partial = rest
+        passed = max(timestamp - self.started, 0.0) if timestamp and self.started else 0.0
+        self._add([(passed, plain(line.removesuffix(b"\r").decode("utf-8", "replace"))) for line in whole])
+
+    def end_output(self) -> None:
+        if self.partial:
+            rest, self.partial = self.partial, b""
+            self.write(rest + b"\n", self.completed)
+
+    def _add(self, lines: list[tuple[float, str]]) -> None:
+        self.tail = (self.tail + lines)[-TAIL:]
+        self.fresh += lines
+
+    def last_lines(self, count: int) -> list[str]:
+        """The end of the output, a line that is being written included."""
+        lines = [text for _, text in self.tail[-count:]]
+        if self.partial:
+            lines.append(plain(self.partial[-4096:].decode("utf-8", "replace")))
+        return lines[-count:]
+
+
+class Steps:
+    """All steps of a build in the order in which they started."""
+
+    def __init__(self) -> None:
+        self.started: list[Step] = []
+        self.known: dict[str, str] = {}
+        """Digest -> name of every step that was told of, started or not."""
+        self.warnings: list[Warning] = []
+        self._steps: dict[str, Step] = {}
+
+    def feed(self, status: SolveStatus, now: float) -> list[Step]:
+        """Take news in; the steps that it is about. `now`: a monotonic clock's seconds."""
+        touched: dict[str, Step] = {}
+        for vertex in status.vertexes:
+            self._vertex(vertex, now, touched)
+        for log in status.logs:
+            self._log(log, touched)
+        for transfer in status.transfers:
+            step = self._steps.get(transfer.vertex)
+            if step is not None:
+                step.note_transfer(transfer)
+                touched[step.digest] = step
+        for warning in status.warnings:
+            self.warnings.append(warning)
+            step = self._steps.get(warning.vertex)
+            if step is not None:
+                step.notes.append(plain(warning.short.replace("\n", " ")))
+                touched[step.digest] = step
+        for vertex in status.vertexes:
+            step = self._steps.get(vertex.digest)
+            if step is not None and step.ended:
+                step.end_output()
+        return list(touched.values())
+
+    def find(self, digest: str) -> Step | None:
+        return self._steps.get(digest)
+
+    @property
+    def ended(self) -> int:
+        return sum(step.ended for step in self.started)
+
+    @property
+    def moved(self) -> int:
+        return sum(step.moved for step in self.started)
+
+    def _vertex(self, vertex: Vertex, now: float, touched: dict[str, Step]) -> None:
+        name = plain(vertex.name.replace("\n", " "))
+        self.known[vertex.digest] = name
+        if not (vertex.started or vertex.completed or vertex.error):
+            return
+        step = self._steps.get(vertex.digest)
+        if step is None:
+            step = Step(vertex.digest, len(self.started) + 1, name, now)
+            self._steps[vertex.digest] = step
+            self.started.append(step)
+        step.name = name or step.name
+        step.started = vertex.started or step.started
+        step.completed = vertex.completed or step.completed
+        step.cached = vertex.cached or step.cached
+        step.error = plain(vertex.error.replace("\n", " ")) or step.error
+        touched[step.digest] = step
+
+    def _log(self, log: Log, touched: dict[str, Step]) -> None:
+        step = self._steps.get(log.vertex)
+        if step is not None:  # nothing is known of others that could be shown
+            step.write(log.data, log.timestamp)
+            touched[step.digest] = step
