@@ -104,6 +104,9 @@ def fetch(
 
         try:
             client.fetch_pack(path, wanted, _NothingHere(), file.write, progress=_silent, depth=depth)
+            if file.tell() == 0:
+                abort()
+                return store
             file.flush()
             inspect_pack(file.fileno(), limits.cancelled)
         except BaseException:

@@ -186,7 +186,7 @@ def _checked(url: GitUrl) -> GitUrl:
 
 def _with_query(found: GitSource, query: str) -> GitSource:
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=32)
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=32)
     except ValueError as error:
         raise Invalid(f"invalid query of a git address: {error}") from error
     seen: set[str] = set()

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from sampan.build.errors import BuildCancelled
+from sampan.build.fetch.git_url import is_git
 from sampan.build.worker import TransferReport
-from sampan.errors import Invalid, Unavailable, Unsupported
+from sampan.errors import Invalid, Unavailable
 from sampan.registry.progress import Progress
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 MAX_DOWNLOAD = 64 << 30
 _CHUNK = 1 << 20
-_GIT = re.compile(r"^git@|^git://|^(?:https?|ssh)://[^?#]*\.git(?:[?#].*)?$|^github\.com/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +33,9 @@ class Download:
     """Unix time of Last-Modified; 0 when the server does not say."""
 
 
-def is_remote(source: str) -> bool:
-    return source.startswith(("http://", "https://")) or is_git(source)
-
-
-def is_git(source: str) -> bool:
-    return _GIT.search(source) is not None
-
-
-def refuse_git(source: str) -> None:
-    if is_git(source):
-        raise Unsupported(
-            f"ADD of a git repository is not supported by this version of sampan: {source}",
-            hint="clone it into the build context, or RUN git clone",
-        )
+def is_url(source: str) -> bool:
+    """A file's address; one that ends in `.git` is a repository's."""
+    return source.startswith(("http://", "https://")) and not is_git(source)
 
 
 def parse_checksum(text: str) -> str:
@@ -122,4 +111,5 @@ def _modified(header: str | None) -> float:
 
 
 def _redacted(url: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", url)
+    """Without the credentials: all that stands before the last `@` of the authority."""
+    return re.sub(r"//[^/?#]*@", "//", url)

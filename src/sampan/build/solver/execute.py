@@ -227,6 +227,7 @@ class Executor:
     def _copied(self, below: Sequence[Digest], operation: CopyOperation, sources: CopySources) -> Layer:
         sources.selections()
         sources.downloads()
+        sources.repositories.trees()
         with self._snapshot(below) as change, self._writer(below, change) as (writer, root_fd):
             Placing(writer, root_fd, operation, sources, ownership_of(operation, root_fd)).perform()
         return change.made()

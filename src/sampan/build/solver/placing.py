@@ -61,11 +61,13 @@ class Placing:
     def perform(self) -> None:
         operation = self.operation
         selections, downloads = self.sources.selections(), self.sources.downloads()
+        repositories = self.sources.repositories.trees()
         unpacked = [selection for selection in selections if self._is_archive(selection)]
         rest = [selection for selection in selections if selection not in unpacked]
         listed = [
             *(Source(selection.name, selection.is_dir) for selection in rest),
             *(Source("", is_dir=True) for _ in unpacked),
+            *(Source("", is_dir=True) for _ in repositories),
             *(Source(self._download_name(got.name), is_dir=operation.unpack is True) for got, _ in downloads),
             *(Source(item.name, is_dir=False) for item in operation.heredocs),
         ]
@@ -74,6 +76,8 @@ class Placing:
             self._copy(selection, next(targets))
         for selection in unpacked:
             self._unpack(selection, next(targets))
+        for tree, selection in repositories:
+            self.writer.copy(tree, selection, next(targets), self.ownership)
         owner = self.ownership.owner or (0, 0)
         for got, file in downloads:
             self._place_download(file, next(targets), owner, got.mtime)

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import BinaryIO
 
-from sampan.build.fetch.http import Download, download, is_remote, name_of, parse_checksum, refuse_git
+from sampan.build.fetch.git_url import is_git
+from sampan.build.fetch.http import Download, download, is_url, name_of, parse_checksum
 from sampan.build.files.checksum import checksum
 from sampan.build.files.tree import Selection, Tree
 from sampan.build.model import CopyOperation
 from sampan.build.solver.cache import BuildCache, CacheEntry, key_of
+from sampan.build.solver.repositories import Repositories
 from sampan.build.solver.voice import Voice
 from sampan.build.worker import Worker
 from sampan.errors import Invalid, NotFound
@@ -55,13 +57,12 @@ class CopySources:
                 self.tree = origin
             else:
                 self._layers = origin
-        self.urls = [source for source in operation.sources if operation.is_add and is_remote(source)]
-        self.paths = [source for source in operation.sources if source not in self.urls]
-        for url in self.urls:
-            refuse_git(url)
-        self._sum = parse_checksum(operation.checksum) if operation.checksum else ""
-        if self._sum and (len(self.urls) != 1 or self.paths or operation.heredocs):
-            raise Invalid("checksum can't be specified for multiple sources or a source that is no URL")
+        self.urls = [source for source in operation.sources if is_url(source)]
+        addresses = [source for source in operation.sources if is_git(source)]
+        self.paths = [source for source in operation.sources if source not in (*self.urls, *addresses)]
+        _check_remotes(operation, self.urls, addresses, self.paths)
+        self.repositories = Repositories(operation, addresses, self._stack, voice, around.cancelled)
+        self._sum = parse_checksum(operation.checksum) if operation.checksum and self.urls else ""
 
     def __enter__(self) -> CopySources:
         return self
@@ -75,6 +76,7 @@ class CopySources:
         """Everything that the copied content depends on, as one string."""
         parts = [json.dumps([item.name, item.content]) for item in self._operation.heredocs]
         parts += [f"{url} {self._url_sum(url)}" for url in self.urls]
+        parts += self.repositories.content_keys()
         if self.paths:
             parts.append(self._tree_sum())
             parts += self.paths
@@ -142,3 +144,15 @@ class CopySources:
         fd = self._around.worker.open_root(self._layers, None)
         self._stack.callback(os.close, fd)
         self.tree = Tree(fd, IgnoreRules(), is_context=False)
+
+
+def _check_remotes(
+    operation: CopyOperation, urls: list[str], repositories: list[str], paths: list[str]
+) -> None:
+    """Raises `Invalid`, in BuildKit's words."""
+    if not operation.is_add and (urls or repositories):
+        raise Invalid(f"source can't be {'a URL' if urls else 'a git ref'} for COPY", hint="ADD fetches it")
+    if operation.checksum and len(operation.sources) + len(operation.heredocs) != 1:
+        raise Invalid("checksum can't be specified for multiple sources")
+    if operation.checksum and paths:
+        raise Invalid("checksum requires HTTP(S) or Git sources")

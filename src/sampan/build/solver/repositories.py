@@ -1,0 +1,96 @@
+"""Git repositories that one ADD names: their commits first, their files when the step is not in the cache."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from contextlib import ExitStack
+from dataclasses import replace
+
+from sampan.build.fetch.git import Resolved, check_out, content_key, resolve
+from sampan.build.fetch.git_transport import Limits
+from sampan.build.fetch.git_url import GitSource, parse_git
+from sampan.build.files.tree import Selection, Tree
+from sampan.build.model import CopyOperation
+from sampan.build.solver.voice import Voice
+from sampan.errors import Invalid
+from sampan.oci.ignore import IgnoreRules
+from sampan.registry.progress import Progress
+
+_TOLD_EVERY = 1 << 20
+"""Bytes."""
+
+
+class Repositories:
+    """`stack` of the owner closes and removes what is checked out."""
+
+    def __init__(
+        self,
+        operation: CopyOperation,
+        addresses: list[str],
+        stack: ExitStack,
+        voice: Voice,
+        cancelled: threading.Event,
+    ) -> None:
+        self._operation = operation
+        self._sources = [self._parsed(address) for address in addresses]
+        self._stack = stack
+        self._voice = voice
+        self._cancelled = cancelled
+        self._resolved: dict[int, Resolved] = {}
+        self._trees: list[tuple[Tree, Selection]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._sources)
+
+    def content_keys(self) -> list[str]:
+        """What the files depend on: each repository is asked for its commit. Raises as `fetch.git.resolve` does."""
+        return [
+            content_key(source, self._commit(index), keep_git_dir=bool(source.keep_git_dir))
+            for index, source in enumerate(self._sources)
+        ]
+
+    def trees(self) -> list[tuple[Tree, Selection]]:
+        """The files of each, in a directory of their own; fetched once."""
+        found = self._trees
+        for index, source in enumerate(self._sources[len(found) :], len(found)):
+            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sampan-git-"))
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._stack.callback(os.close, fd)
+            os.fchmod(fd, 0o755)
+            resolved = self._commit(index)
+            check_out(source, resolved, fd, self._limits(source), keep_git_dir=bool(source.keep_git_dir))
+            tree = Tree(fd, IgnoreRules(), is_context=False)
+            found += [(tree, selection) for selection in tree.select(".", self._operation.exclude)]
+        return found
+
+    def _commit(self, index: int) -> Resolved:
+        if index not in self._resolved:
+            source = self._sources[index]
+            self._resolved[index] = resolve(source, self._limits(source))
+        return self._resolved[index]
+
+    def _parsed(self, address: str) -> GitSource:
+        """With what the instruction's flags say; a flag and an address must not contradict each other."""
+        source, operation = parse_git(address), self._operation
+        if operation.keep_git_dir and source.keep_git_dir is False:
+            raise Invalid("inconsistent keep-git-dir configuration")
+        if operation.checksum and source.checksum and operation.checksum != source.checksum:
+            raise Invalid(f'checksum mismatch "{operation.checksum}" != "{source.checksum}"')
+        return replace(
+            source,
+            keep_git_dir=operation.keep_git_dir or source.keep_git_dir,
+            checksum=operation.checksum or source.checksum,
+        )
+
+    def _limits(self, source: GitSource) -> Limits:
+        told = 0
+
+        def progress(count: int) -> None:
+            nonlocal told
+            if count - told >= _TOLD_EVERY:
+                told = count
+                self._voice.transfer(Progress("Downloading", source.url.remote, count))
+
+        return Limits(self._cancelled, progress)
