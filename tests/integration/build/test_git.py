@@ -286,7 +286,8 @@ def test_git_daemon_and_ssh_are_spoken_too(
     programs.mkdir()
     fake = programs / "ssh"
     fake.write_text(
-        f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/args\nfor last; do :; done\ncd {site.root} && exec sh -c "$last"\n'
+        f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/args\n'
+        f'for last; do :; done\ncd {site.root} && exec sh -c "$last"\n'
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
