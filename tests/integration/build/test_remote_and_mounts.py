@@ -14,7 +14,7 @@ import pytest
 from sampan.build.events import Vertex
 from sampan.build.model import BuildRequest
 from sampan.build.solver.builder import Builder
-from sampan.errors import Invalid, NotFound, SampanError, Unavailable
+from sampan.errors import Invalid, SampanError, Unavailable
 from sampan.oci.digest import Digest
 from sampan.testing.fake_worker import FakeTable, FakeWorker
 
@@ -122,7 +122,7 @@ def test_a_url_with_a_checksum_is_not_asked_again(site: Site) -> None:
         ("ADD URL/short /", Unavailable, "cannot download"),
         ("ADD http://127.0.0.1:1/x /", Unavailable, "127.0.0.1:1: connect: connection refused$"),
         ("ADD URL/ /d/", Invalid, "cannot determine filename for source"),
-        ("COPY URL/file.txt /d/", NotFound, "file not found in build context"),
+        ("COPY URL/file.txt /d/", Invalid, "source can.t be a URL for COPY"),
     ],
 )
 def test_a_download_that_fails_is_told(site: Site, line: str, kind: type[SampanError], message: str) -> None:
