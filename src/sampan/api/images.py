@@ -16,6 +16,7 @@ from sampan.api.messages import (
     StreamingResponse,
     json_response,
 )
+from sampan.api.platforms import descriptor_of, manifests, platform_query
 from sampan.engine.engine import Engine
 from sampan.engine.model import NEVER, rfc3339
 from sampan.errors import Invalid, SampanError
@@ -42,7 +43,18 @@ async def list_images(engine: Engine, request: Request) -> AnyResponse:
     if request.flag("shared-size"):
         usage = await engine.images.disk_usage()
         shared = {one.image.id: one.shared for one in usage.images}
-    return json_response([summary(image, shared.get(image.id, -1)) for image in images])
+    listed = [summary(image, shared.get(image.id, -1)) for image in images]
+    if request.flag("manifests"):
+        for image, one in zip(images, listed, strict=True):
+            one.update(several(engine, image))
+    return json_response(listed)
+
+
+def several(engine: Engine, image: Image) -> Json:
+    """What the API says of an image whose name has several platforms."""
+    store = engine.images.store
+    found = manifests(store, image, {image.id: engine.images.containers_of(image.id)})
+    return {} if found is None else {"Manifests": found, "Descriptor": descriptor_of(store, image)}
 
 
 def summary(image: Image, shared: int, containers: int = -1) -> Json:
@@ -63,7 +75,7 @@ def summary(image: Image, shared: int, containers: int = -1) -> Json:
 
 async def inspect(engine: Engine, request: Request) -> AnyResponse:
     # In a thread: the store may be busy with removing data.
-    image = await asyncio.to_thread(engine.images.get, request.match["name"])
+    image = await asyncio.to_thread(engine.images.get, request.match["name"], platform_query(request))
     config = image.config
     body: Json = {
         "Id": image.id,
@@ -86,6 +98,8 @@ async def inspect(engine: Engine, request: Request) -> AnyResponse:
     }
     if not config.variant:
         del body["Variant"]
+    if request.flag("manifests"):
+        body.update(several(engine, image))
     return json_response(body)
 
 
@@ -121,7 +135,7 @@ def config_json(image: Image) -> Json:
 
 
 async def history(engine: Engine, request: Request) -> AnyResponse:
-    items = await asyncio.to_thread(engine.images.history, request.match["name"])
+    items = await asyncio.to_thread(engine.images.history, request.match["name"], platform_query(request))
     return json_response(
         [
             {
@@ -180,7 +194,7 @@ def named(name: str, tag: str, *, default: bool = True) -> Reference:
 
 async def push(engine: Engine, request: Request) -> AnyResponse:
     reference = named(request.match["name"], request.get("tag"), default=False)
-    progress = engine.images.push(reference, credentials(registry_auth(request)))
+    progress = engine.images.push(reference, credentials(registry_auth(request)), platform_query(request))
     return StreamingResponse(progress_lines(progress))
 
 
@@ -229,18 +243,20 @@ async def prune(engine: Engine, request: Request) -> AnyResponse:
 
 
 async def save_one(engine: Engine, request: Request) -> AnyResponse:
-    return StreamingResponse(engine.images.save([request.match["name"]]), "application/x-tar")
+    return StreamingResponse(
+        engine.images.save([request.match["name"]], platform_query(request)), "application/x-tar"
+    )
 
 
 async def save_many(engine: Engine, request: Request) -> AnyResponse:
     names = [name for text in request.query_list("names") for name in text.split(",") if name]
     if not names:
         raise Invalid("names: at least one image must be given")
-    return StreamingResponse(engine.images.save(names), "application/x-tar")
+    return StreamingResponse(engine.images.save(names, platform_query(request)), "application/x-tar")
 
 
 async def load(engine: Engine, request: Request) -> AnyResponse:
-    loaded = engine.images.load(request.stream())
+    loaded = engine.images.load(request.stream(), platform_query(request))
 
     async def lines() -> AsyncIterator[bytes]:
         begun = False

@@ -14,11 +14,12 @@ from sampan.engine.cache_transfer import RegistryCache
 from sampan.engine.containers.build_steps import BuildSteps, HostTrust
 from sampan.engine.images import Images, platform_of
 from sampan.engine.model import new_id
-from sampan.errors import NotFound
+from sampan.errors import NotFound, SampanError
 from sampan.oci.digest import Digest, digest_of
 from sampan.oci.image import ImageConfig, encode_image_config
 from sampan.oci.reference import Reference, parse_reference
 from sampan.oci.rootfs import RootAssembly
+from sampan.registry.choice import choose_image
 from sampan.registry.config import Credentials
 from sampan.registry.platforms import serves
 from sampan.runtime.launcher_client import LauncherClient
@@ -79,21 +80,27 @@ class EngineWorker:
             return _base(known)
         name = parse_reference(reference).with_default_tag()
         credentials = self._credentials.get(name.domain, Credentials())
-        pulled = self._images.pull_now(name, platform_of(platform or ""), credentials, report, cancelled)
-        return _base(pulled)
+        wanted, host = platform_of(platform or ""), platform_of("")
+        foreign = not serves(wanted, host)
+        here = self._images.store.find(reference)
+        try:
+            return _base(self._images.pull_now(name, wanted, credentials, report, cancelled, beside=foreign))
+        except SampanError as error:
+            if here is None or pull or cancelled.is_set():
+                raise
+            raise NotFound(
+                f"image with reference {reference} was found but does not match the specified platform: "
+                f"wanted {wanted}, actual: {platform_of_image(here)}",
+                hint=f"it could not be pulled for {wanted}: {error.message}",
+            ) from error
 
     def _local(self, reference: str, platform: str | None) -> Image | None:
         """The image here that serves the platform; by itself a name means the host's."""
-        wanted = platform_of(platform or "")
         try:
             found = self._images.store.variants(reference)
         except NotFound:
             return None
-        if platform is None:
-            return found[0]
-        fitting = [one for one in found if serves(platform_of_image(one), wanted)]
-        exact = [one for one in fitting if one.config.variant == wanted.variant]
-        return next(iter([*exact, *fitting]), None)
+        return found[0] if platform is None else choose_image(found, platform_of(platform))
 
     def known_config(self, reference: str, platform: str | None) -> ImageConfig | None:
         known = self._local(reference, platform)

@@ -24,6 +24,7 @@ from sampan.oci.digest import Digest
 from sampan.oci.image import ContainerDefaults, History, ImageConfig, RootFS
 from sampan.oci.manifest import Platform
 from sampan.oci.reference import Reference, parse_reference
+from sampan.registry.choice import choose_image
 from sampan.registry.config import Credentials, RegistryConfig
 from sampan.registry.platforms import parse_platform
 from sampan.registry.progress import Progress
@@ -58,9 +59,17 @@ class Images:
 
     # Looking
 
-    def get(self, name: str) -> Image:
-        """Blocking. Raises `NotFound` in Docker's words."""
-        return self.store.get(name)
+    def get(self, name: str, platform: Platform | None = None) -> Image:
+        """Blocking; of a name that has several platforms' images, that one's. Raises `NotFound` in Docker's words."""
+        if platform is None:
+            return self.store.get(name)
+        found = self.store.variants(name)
+        chosen = choose_image(found, platform)
+        if chosen is None:
+            raise NotFound(
+                f"image with reference {name} was found but does not provide the specified platform ({platform})"
+            )
+        return chosen
 
     def containers_of(self, image_id: Digest) -> int:
         return len(self.uses(image_id))
@@ -77,7 +86,8 @@ class Images:
         found = [
             _narrowed(image, filters.get("reference", ()))
             for image in self.store.list()
-            if _matches(image, filters)
+            if (image.tags or image.digests or not image.part_of)
+            and _matches(image, filters)
             and all((image.created < other.created) == before for other, before in bounds)
             and all(image.id != other.id for other, _ in bounds)
             and all(image.created <= moment for moment in until)
@@ -87,9 +97,9 @@ class Images:
     async def disk_usage(self) -> DiskUsage:
         return await asyncio.to_thread(self.store.disk_usage)
 
-    def history(self, name: str) -> builtins.list[HistoryItem]:
+    def history(self, name: str, platform: Platform | None = None) -> builtins.list[HistoryItem]:
         """Newest first. Raises `NotFound`."""
-        return self.store.history(name)
+        return self.store.history(name if platform is None else self.get(name, platform).id)
 
     # Names
 
@@ -98,7 +108,8 @@ class Images:
         if reference.digest is not None:
             raise Invalid("refusing to create a tag with a digest reference")
         image = await asyncio.to_thread(self.store.get, name)
-        await asyncio.to_thread(self.store.tag, image.id, reference)
+        index = self.store.index_of(name)
+        await asyncio.to_thread(self.store.tag, image.id, reference, index[0] if index else None)
         self._announce("tag", image.id, reference.familiar)
 
     def announce_tags(self, names: Iterable[Reference]) -> None:
@@ -169,8 +180,13 @@ class Images:
         credentials: Credentials,
         report: Callable[[Progress], None],
         cancelled: threading.Event,
+        *,
+        beside: bool = False,
     ) -> Image:
-        """One image (tag "latest" if none) in this thread, for the builder."""
+        """One image (tag "latest" if none) in this thread, for the builder.
+
+        `beside`: no tag is given or moved for it.
+        """
         from sampan.registry.pull import pull
 
         with self._client(reference, credentials) as client:
@@ -182,6 +198,7 @@ class Images:
                 report=report,
                 cancelled=cancelled,
                 parallel=self._settings.max_concurrent_downloads,
+                beside=beside,
             )
 
     @contextlib.contextmanager
@@ -192,21 +209,24 @@ class Images:
         finally:
             client.close()
 
-    def push(self, reference: Reference, credentials: Credentials) -> AsyncIterator[Progress]:
-        """Without a tag: every tag of the repository that is here."""
+    def push(
+        self, reference: Reference, credentials: Credentials, platform: Platform | None = None
+    ) -> AsyncIterator[Progress]:
+        """Without a tag: every tag of the repository that is here. `platform`: only that one's image of several."""
 
         def work(report: Report[Progress], cancelled: threading.Event) -> Sequence[Reference]:
             report(Progress(f"The push refers to repository [{reference.name}]"))
-            from sampan.registry.push import push
+            from sampan.registry.push import push_name
 
             chosen = self._pushed(reference)
             with self._client(reference, credentials) as client:
                 for name, image in chosen:
-                    push(
+                    push_name(
                         client,
                         name,
-                        image,
+                        image if platform is None else self.get(str(name), platform),
                         self.store,
+                        whole=platform is None,
                         report=report,
                         cancelled=cancelled,
                         parallel=self._settings.max_concurrent_uploads,
@@ -256,12 +276,14 @@ class Images:
 
     # Archives
 
-    def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
-        """The images as a tar. Raises `NotFound` before the first byte."""
+    def save(self, names: Sequence[str], platform: Platform | None = None) -> AsyncIterator[bytes]:
+        """The images as a tar; of a name with several platforms all, or one. Raises `NotFound` at once."""
         chosen = [pair for name in names for pair in self._saved(name)]
+        if platform is not None:
+            chosen = [(self.get(str(name or image.id), platform), name) for image, name in chosen]
 
         def work(write: Callable[[bytes], object]) -> None:
-            save_archive(self.store, chosen, _Writer(write))
+            save_archive(self.store, chosen, _Writer(write), whole=platform is None)
 
         for image_id in dict.fromkeys(image.id for image, _ in chosen):
             self._announce("save", image_id, str(image_id))
@@ -281,13 +303,15 @@ class Images:
         by_name = reference is not None and reference.with_default_tag() in image.tags
         return [(image, reference if by_name else None)]
 
-    def load(self, upload: AsyncIterator[bytes]) -> AsyncIterator[str]:
-        """Lines that say what was loaded, as Docker prints them."""
+    def load(self, upload: AsyncIterator[bytes], platform: Platform | None = None) -> AsyncIterator[str]:
+        """Lines that say what was loaded, as Docker prints them. `platform`: only that one's image of several."""
         loop = asyncio.get_running_loop()
 
         def work(report: Report[str], cancelled: threading.Event) -> None:
             file = upload_file(upload, loop)
-            for image, names in load_archive(self.store, file, cancelled=cancelled.is_set):
+            for image, names in load_archive(
+                self.store, file, platform=platform, preferred=platform_of(""), cancelled=cancelled.is_set
+            ):
                 for name in names:
                     report(f"Loaded image: {name.familiar}\n")
                 if not names:

@@ -21,6 +21,7 @@ from sampan.registry.client import FetchedManifest, RegistryClient
 from sampan.registry.feeding import LayerFeeder
 from sampan.registry.platforms import choose
 from sampan.registry.progress import Progress, Report, Transfer
+from sampan.registry.pulled_names import PulledNames, give_names
 from sampan.registry.transport import Cancel, Cancelled
 from sampan.storage.content import BlobIngest
 from sampan.storage.images import Image, ImageStore
@@ -54,13 +55,16 @@ def pull(
     report: Report,
     cancelled: threading.Event,
     parallel: int = 3,
+    beside: bool = False,
 ) -> Image:
-    """Pull an image. Raises `NotFound`, `Denied`, `Unauthorized`, `Unavailable`, `Invalid`; what arrived of
+    """Pull an image. `beside`: no tag is given or moved for it.
+
+    Raises `NotFound`, `Denied`, `Unauthorized`, `Unavailable`, `Invalid`; what arrived of
     the layers stays for the next try, nothing half-made gets a name.
     """
     reference = reference.with_default_tag()
     work = _LayerPull(client, reference, images, report, cancelled)
-    image, fresh = _pull_one(work, reference, platform, parallel)
+    image, fresh = _pull_one(work, reference, platform, parallel, beside=beside)
     report(_status(reference, fresh=fresh))
     return image
 
@@ -110,9 +114,9 @@ def _status(reference: Reference, *, fresh: bool) -> Progress:
 
 
 def _pull_one(
-    work: _LayerPull, reference: Reference, platform: Platform, parallel: int
+    work: _LayerPull, reference: Reference, platform: Platform, parallel: int, *, beside: bool = False
 ) -> tuple[Image, bool]:
-    """The image, and whether the name is new for it."""
+    """The image, and whether the name is new for it. What is here of the same index stays under its names."""
     images = work.images
     named = work.client.resolve(reference, work.stopped)
     work.report(Progress(f"Pulling from {reference.path}", reference.tag or reference.familiar, heading=True))
@@ -121,16 +125,18 @@ def _pull_one(
     diff_ids = wanted.config.rootfs.diff_ids
     with images.hold((*diff_ids, *(layer.digest for layer in layers))):
         _pull_layers(work, diff_ids, layers, parallel, known=images.has(digest_of(wanted.config_raw)))
-        digest_name = replace(reference, tag=None, digest=named.descriptor.digest)
+        names = PulledNames(reference, named.descriptor.digest, beside=beside)
         before = images.find(str(reference))
         image = images.register(
             wanted.config_raw,
             manifest_raw=wanted.manifest.raw,
             manifest_descriptor=wanted.manifest.descriptor,
             blobs=layers,
-            names=(digest_name, *(() if reference.tag is None else (replace(reference, digest=None),))),
+            names=names.alone(images, digest_of(wanted.config_raw)),
             repository=reference.name,
         )
+        if not names.alone(images, image.id):
+            give_names(images, image, named, names)
     work.report(Progress(f"Digest: {named.descriptor.digest}"))
     return image, before is None or before.id != image.id
 

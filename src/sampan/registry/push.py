@@ -20,7 +20,7 @@ from sampan.storage.content import ContentStore
 from sampan.storage.images import Image, ImageStore
 from sampan.storage.layer_blobs import compressed_blob
 from sampan.storage.layer_forms import LayerForm, layer_blobs
-from sampan.storage.packing import Packed, PackedManifest, pack_image
+from sampan.storage.packing import Packed, PackedManifest, pack_image, stored_index
 
 _PIECE = 64 << 10
 """Bytes sent at a time: a connection of a few KiB a second manages one within the transport's timeout."""
@@ -56,6 +56,34 @@ def push(
         digest = _push_named(client, reference, packed.descriptor, packed.raw, report)
     images.tag(image.id, replace(reference, tag=None, digest=digest))
     return packed.descriptor
+
+
+def push_name(
+    client: RegistryClient,
+    reference: Reference,
+    image: Image,
+    images: ImageStore,
+    *,
+    whole: bool = True,
+    report: Report,
+    cancelled: threading.Event,
+    parallel: int = 5,
+) -> None:
+    """Push what the name means: an index that is here in full with all of its platforms, else the image. As `push`."""
+    index = images.index_of(str(reference)) if whole else None
+    if index is None or not index[1].complete:
+        push(client, reference, image, images, report=report, cancelled=cancelled, parallel=parallel)
+        return
+    packed = stored_index(images, index[1])
+    with images.hold((*image.diff_ids, *index[1].blobs())):
+        digest = push_packed(
+            client, reference, packed, images, report=report, cancelled=cancelled, parallel=parallel
+        )
+    for member in packed.images:
+        for diff_id, blob in zip(member.diff_ids, member.layers, strict=True):
+            if images.blob_for(diff_id) == Descriptor(blob.media_type, blob.digest, blob.size):
+                images.remember_blob(diff_id, blob, reference.name)
+    images.tag(image.id, replace(reference, tag=None, digest=digest), index[0])
 
 
 def push_packed(

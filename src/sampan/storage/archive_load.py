@@ -8,13 +8,15 @@ need is removed at the end. Documents are few and small, and are kept in memory 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import msgspec
 
 from sampan.errors import Invalid, SampanError, Unsupported
+from sampan.oci import media
+from sampan.oci.attestation import attested, is_image
 from sampan.oci.digest import Digest, digest_of, hex_of
 from sampan.oci.image import parse_image_config
 from sampan.oci.manifest import Descriptor, Index, Manifest, Platform, parse_manifest
@@ -25,6 +27,7 @@ from sampan.storage.content import BLOCK
 from sampan.storage.decompress import decompressed
 from sampan.storage.image_model import Image
 from sampan.storage.images import ImageStore
+from sampan.storage.index_model import IndexAttestation, IndexMember, IndexRecord, best_member
 from sampan.storage.layer_blobs import ingest_layer
 from sampan.storage.tar_reader import TarReader
 
@@ -98,6 +101,23 @@ class _DockerItem(msgspec.Struct, rename="pascal"):
 
 
 @dataclass(frozen=True, slots=True)
+class _FoundAttestation:
+    record: IndexAttestation
+    statements: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _FoundIndex:
+    """An index with those of its images that the archive has."""
+
+    raw: bytes
+    media_type: str
+    names: tuple[Reference, ...]
+    images: tuple[tuple[Descriptor, _Found], ...]
+    attestations: tuple[_FoundAttestation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _Found:
     """An image of the archive that is complete."""
 
@@ -112,18 +132,26 @@ def load_archive(
     file: Source,
     *,
     platform: Platform | None = None,
+    preferred: Platform | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Image, tuple[Reference, ...]]]:
     """The images of the archive (which may be compressed itself), once all of them are in the store.
 
-    `platform`: which one to take where an OCI layout offers several; None takes the only one or all that
-    are complete. Raises `Invalid` for what is no such archive; nothing of it is left then.
+    `platform`: which one to take where an index offers several; None takes all that are complete, under the
+    index's names, which by themselves mean the `preferred` platform's.
+
+    Raises `Invalid` for what is no such archive; nothing of it is left then.
     """
     archive = _Archive()
     try:
         with store.no_collection():
             _read(store, file, archive, cancelled)
-            loaded = [_register(store, found) for found in _images(archive, platform)]
+            loaded = [
+                _register_index(store, found, preferred)
+                if isinstance(found, _FoundIndex)
+                else _register(store, found)
+                for found in _images(archive, platform)
+            ]
     finally:
         # What no image needs: after a failure, all of it.
         store.collect({layer.diff_id for layer in archive.layers.values()})
@@ -140,6 +168,36 @@ def _register(store: ImageStore, found: _Found) -> tuple[Image, tuple[Reference,
         manifest_descriptor=descriptor,
     )
     return image, found.names
+
+
+def _register_index(
+    store: ImageStore, found: _FoundIndex, preferred: Platform | None
+) -> tuple[Image, tuple[Reference, ...]]:
+    images = {}
+    members = []
+    for descriptor, one in found.images:
+        image, _ = _register(store, one)
+        images[image.id] = image
+        if one.manifest is not None:
+            raw = one.manifest[1].decode("utf-8")
+            members.append(IndexMember(image.id, descriptor, raw, one.blobs))
+    if not members:  # the layers are not compressed as the manifests say: images, but no index of them
+        chosen = next(iter(images.values()))
+        for name in found.names:
+            store.tag(chosen.id, name)
+        return chosen, found.names
+    attestations = tuple(_keep_attestation(store, one) for one in found.attestations)
+    record = IndexRecord(found.raw.decode("utf-8"), found.media_type, tuple(members), attestations)
+    best = best_member(record, preferred) if preferred is not None else record.members[0]
+    if found.names:
+        store.put_index(record, best.image, found.names)
+    return images[best.image], found.names
+
+
+def _keep_attestation(store: ImageStore, found: _FoundAttestation) -> IndexAttestation:
+    for statement in found.statements:
+        store.content.put(statement)
+    return found.record
 
 
 def _read(store: ImageStore, file: Source, archive: _Archive, cancelled: Callable[[], bool]) -> None:
@@ -187,7 +245,9 @@ def _member_chunks(reader: TarReader, first: bytes) -> Iterator[bytes]:
         yield bytes(chunk)
 
 
-def _images(archive: _Archive, platform: Platform | None) -> list[_Found]:
+def _images(archive: _Archive, platform: Platform | None) -> Sequence[_Found | _FoundIndex]:
+    if "index.json" in archive.documents and _has_indexes(archive):
+        return _oci_images(archive, platform)
     if "manifest.json" in archive.documents:
         return [_docker_image(archive, item) for item in _docker_items(archive)]
     if "index.json" in archive.documents:
@@ -229,44 +289,90 @@ def _check_depth(name: str, layers: int) -> None:
         raise Invalid(f"the image {name} has {layers} layers, more than {MAX_LAYERS}")
 
 
-def _oci_images(archive: _Archive, platform: Platform | None) -> list[_Found]:
+def _top(archive: _Archive) -> Index:
     index = parse_manifest(archive.documents["index.json"])
     if not isinstance(index, Index):
         raise Invalid("the archive's index.json is no image index")
-    found: dict[Digest, _Found] = {}
-    for descriptor, names in _flat(archive, index, platform):
-        image = _oci_image(archive, descriptor, names)
-        key = descriptor.digest
-        if key in found:
-            image = replace(image, names=tuple(dict.fromkeys((*found[key].names, *names))))
-        found[key] = image
+    return index
+
+
+def _has_indexes(archive: _Archive) -> bool:
+    return any(entry.media_type in media.INDEXES for entry in _top(archive).manifests)
+
+
+def _oci_images(archive: _Archive, platform: Platform | None) -> Sequence[_Found | _FoundIndex]:
+    found: dict[Digest, _Found | _FoundIndex] = {}
+    for entry in _top(archive).manifests:
+        for key, image in _entry(archive, entry, platform):
+            if key in found:
+                image = replace(image, names=tuple(dict.fromkeys((*found[key].names, *image.names))))
+            found[key] = image
     if not found:
         raise Invalid("the archive has no image" + (f" for {platform}" if platform else ""))
     return list(found.values())
 
 
-def _flat(
-    archive: _Archive, index: Index, platform: Platform | None
-) -> Iterable[tuple[Descriptor, tuple[Reference, ...]]]:
-    """Manifests of images, with their names; one level of indexes inside the index."""
-    for entry in index.manifests:
-        names = _annotated_names(entry)
-        raw = archive.blob(entry.digest)
-        parsed = parse_manifest(raw, entry.media_type)
-        inner = parsed.manifests if isinstance(parsed, Index) else (entry,)
-        for descriptor in inner:
-            present = _BLOBS + hex_of(descriptor.digest) in archive.documents
-            if present and _is_wanted(descriptor, platform):
-                yield descriptor, names
+def _entry(
+    archive: _Archive, entry: Descriptor, platform: Platform | None
+) -> Iterable[tuple[Digest, _Found | _FoundIndex]]:
+    """The image of index.json's entry, or the images that it has for several platforms; their digest."""
+    names = _annotated_names(entry)
+    raw = archive.blob(entry.digest)
+    parsed = parse_manifest(raw, entry.media_type)
+    if isinstance(parsed, Manifest):
+        if _is_wanted(entry, platform):
+            yield entry.digest, _oci_image(archive, entry, names)
+        return
+    present = [one for one in parsed.manifests if _BLOBS + hex_of(one.digest) in archive.documents]
+    wanted = [one for one in present if _is_wanted(one, platform)]
+    attestations = [one for one in present if attested(one) in {each.digest for each in wanted}]
+    if not wanted:
+        return
+    if len(wanted) == 1 and not (attestations and platform is None):
+        yield wanted[0].digest, _oci_image(archive, wanted[0], names)
+        return
+    yield (
+        entry.digest,
+        _FoundIndex(
+            raw,
+            parsed.media_type or entry.media_type,
+            names,
+            tuple((one, _oci_image(archive, one, ())) for one in wanted),
+            tuple(_attestation(archive, one) for one in attestations),
+        ),
+    )
+
+
+def _attestation(archive: _Archive, descriptor: Descriptor) -> _FoundAttestation:
+    raw = archive.blob(descriptor.digest)
+    manifest = parse_manifest(raw, descriptor.media_type)
+    if not isinstance(manifest, Manifest):
+        raise Invalid(f"the archive's attestation {descriptor.digest} is an index")
+    _check_depth(descriptor.digest, len(manifest.layers))
+    record = IndexAttestation(
+        descriptor,
+        raw.decode("utf-8"),
+        manifest.config,
+        _text(archive.blob(manifest.config.digest)),
+        manifest.layers,
+    )
+    return _FoundAttestation(record, tuple(archive.blob(layer.digest) for layer in manifest.layers))
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Invalid(f"a document of the archive is no text: {error}") from error
 
 
 def _is_wanted(descriptor: Descriptor, platform: Platform | None) -> bool:
     own = descriptor.platform
-    if own is None:
-        return True
-    if "unknown" in (own.os, own.architecture):
+    if not is_image(descriptor):
         return False  # an attestation
-    return platform is None or (own.os, own.architecture) == (platform.os, platform.architecture)
+    return (
+        platform is None or own is None or (own.os, own.architecture) == (platform.os, platform.architecture)
+    )
 
 
 def _oci_image(archive: _Archive, descriptor: Descriptor, names: tuple[Reference, ...]) -> _Found:

@@ -67,20 +67,23 @@ def save_archive(
     out: Sink,
     *,
     form: Literal["docker", "oci"] = "docker",
+    whole: bool = True,
 ) -> None:
     """Write the images, each under the name given with it, to `out` as one tar, in one pass.
 
-    With "docker" a name that points to an index is written with all of its platforms, as compressed blobs.
+    `whole`: a name that points to an index is written with all of its platforms, as compressed blobs.
     Raises `Internal` when data of an image is missing.
     """
     with store.hold({diff_id for image, _ in images for diff_id in image.diff_ids}):
         writer = _Writer(store, out)
         entries: dict[Digest, _Entry] = {}
         for image, name in images:
-            index = store.index_of(str(name)) if name is not None else None
-            key = index[0] if index is not None and index[1].complete else image.id
+            index = store.index_of(str(name)) if name is not None and whole else None
+            if index is not None and not (index[1].complete and image.id in index[1].images()):
+                index = None
+            key = index[0] if index is not None else image.id
             if key not in entries:
-                if index is not None and index[1].complete:
+                if index is not None:
                     entries[key] = writer.packed(stored_index(store, index[1]), image.id)
                 else:
                     entries[key] = writer.docker(image) if form == "docker" else writer.oci(image)

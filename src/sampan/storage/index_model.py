@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from sampan.oci.digest import Digest
+from sampan.oci.digest import Digest, digest_of
 from sampan.oci.manifest import Descriptor, Index, Platform, parse_manifest
 
 
@@ -37,6 +37,10 @@ class IndexRecord(msgspec.Struct, frozen=True):
     media_type: str
     members: tuple[IndexMember, ...]
     attestations: tuple[IndexAttestation, ...] = ()
+
+    @property
+    def digest(self) -> Digest:
+        return digest_of(self.raw.encode())
 
     def blobs(self) -> frozenset[Digest]:
         """What the content store has to keep for it."""

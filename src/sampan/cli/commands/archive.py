@@ -7,6 +7,7 @@ import sys
 
 from sampan.cli.failure import Failure
 from sampan.cli.flags import Command, Flag, Invocation
+from sampan.cli.platform import platform_json
 from sampan.cli.progress import show_all
 from sampan.client.api import quote_path
 from sampan.oci.reference import parse_reference
@@ -75,7 +76,8 @@ def _save(invocation: Invocation) -> int:
     path = invocation.flags["output"]
     check_output(path, "save")
     client = invocation.client()
-    write_out(client.request("GET", "/images/get", {"names": invocation.args}), path)
+    query = {"names": invocation.args, "platform": platform_json(invocation.flags["platform"])}
+    write_out(client.request("GET", "/images/get", query), path)
     return 0
 
 
@@ -104,7 +106,7 @@ def _load(invocation: Invocation) -> int:
         response = client.request(
             "POST",
             "/images/load",
-            {"quiet": "1" if quiet else "0"},
+            {"quiet": "1" if quiet else "0", "platform": platform_json(flags["platform"])},
             read_all(source),
             {"Content-Type": "application/x-tar"},
         )
@@ -142,7 +144,13 @@ def _import(invocation: Invocation) -> int:
 
 
 _OUTPUT = Flag("output", "o", "string", "Write to this file instead of STDOUT")
-SAVE = Command(_save, "IMAGE [IMAGE...]", (_OUTPUT,), minimum=1, aliases=("image save", "save"))
+SAVE = Command(
+    _save,
+    "IMAGE [IMAGE...]",
+    (_OUTPUT, Flag("platform", "", "string", "Write only this platform of images that have several")),
+    minimum=1,
+    aliases=("image save", "save"),
+)
 EXPORT = Command(
     _export, "CONTAINER", (_OUTPUT,), minimum=1, maximum=1, aliases=("container export", "export")
 )
@@ -151,7 +159,7 @@ LOAD = Command(
     "",
     (
         Flag("input", "i", "string", "Read from this file instead of STDIN"),
-        Flag("platform", "", "string", "Load only this platform", hidden=True),
+        Flag("platform", "", "string", "Load only this platform of images that have several"),
         Flag("quiet", "q", "bool", "Show no progress"),
     ),
     maximum=0,

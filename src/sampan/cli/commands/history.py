@@ -6,6 +6,7 @@ from sampan.cli import units
 from sampan.cli.commands.ps import shorten
 from sampan.cli.flags import Command, Flag, Invocation
 from sampan.cli.listing import FORMAT_HELP, print_listing
+from sampan.cli.platform import platform_json
 from sampan.cli.template_functions import Record
 from sampan.client.api import quote_path
 
@@ -51,7 +52,8 @@ def _row(item: dict[str, Any], *, full: bool, human: bool) -> Record:
 
 def _history(invocation: Invocation) -> int:
     flags = invocation.flags
-    items = invocation.client().call("GET", f"/images/{quote_path(invocation.args[0])}/history") or []
+    query = {"platform": platform_json(flags["platform"])}
+    items = invocation.client().call("GET", f"/images/{quote_path(invocation.args[0])}/history", query) or []
     rows = [_row(item, full=flags["no-trunc"], human=flags["human"]) for item in items]
     if flags["quiet"] and flags["format"] in ("", "table"):
         for row in rows:
@@ -69,6 +71,7 @@ HISTORY = Command(
         Flag("format", "", "string", FORMAT_HELP),
         Flag("human", "H", "bool", "Print sizes and times for people", default=True),
         Flag("no-trunc", "", "bool", "Shorten nothing"),
+        Flag("platform", "", "string", "Show this platform of an image that has several"),
         Flag("quiet", "q", "bool", "Show only IDs"),
     ),
     minimum=1,

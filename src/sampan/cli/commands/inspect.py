@@ -120,7 +120,14 @@ def _inspect(invocation: Invocation) -> int:
 def _one_kind(kind: str) -> Callable[[Invocation], int]:
     def run(invocation: Invocation) -> int:
         flags = invocation.flags
-        query = {"size": flags.get("size") or None, "verbose": flags.get("verbose") or None}
+        query: dict[str, Any] = {
+            "size": flags.get("size") or None,
+            "verbose": flags.get("verbose") or None,
+        }
+        if flags.get("platform"):
+            from sampan.cli.platform import platform_json
+
+            query["platform"] = platform_json(flags["platform"])
         return show(invocation.args, _getter(invocation.client(), kind, query), flags["format"])
 
     return run
@@ -136,7 +143,10 @@ INSPECT = Command(
 )
 CONTAINER_INSPECT = Command(_one_kind("container"), "CONTAINER [CONTAINER...]", (_FORMAT, _SIZE), minimum=1)
 IMAGE_INSPECT = Command(
-    _one_kind("image"), "IMAGE [IMAGE...]", (_FORMAT, Flag("platform", hidden=True)), minimum=1
+    _one_kind("image"),
+    "IMAGE [IMAGE...]",
+    (_FORMAT, Flag("platform", "", "string", "Show this platform of an image that has several")),
+    minimum=1,
 )
 NETWORK_INSPECT = Command(
     _one_kind("network"),

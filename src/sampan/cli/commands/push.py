@@ -5,6 +5,7 @@ from __future__ import annotations
 from sampan.cli import registry_auth
 from sampan.cli.failure import Failure
 from sampan.cli.flags import Command, Flag, Invocation
+from sampan.cli.platform import platform_json
 from sampan.cli.progress import show_all
 from sampan.client.api import quote_path
 from sampan.oci.reference import parse_reference
@@ -26,7 +27,7 @@ def _push(invocation: Invocation) -> int:
     response = client.request(
         "POST",
         f"/images/{quote_path(reference.familiar_name)}/push",
-        {"tag": reference.tag or "", "platform": _platform(flags["platform"])},
+        {"tag": reference.tag or "", "platform": platform_json(flags["platform"])},
         b"",
         {"X-Registry-Auth": credentials.header()},
     )
@@ -38,15 +39,6 @@ def _push(invocation: Invocation) -> int:
     else:
         show_all(client.messages(response))
     return 0
-
-
-def _platform(text: str) -> str:
-    """os/arch/variant as the API's JSON."""
-    if not text:
-        return ""
-    from sampan.client.codec import dumps
-
-    return dumps(dict(zip(("os", "architecture", "variant"), text.split("/"), strict=False)))
 
 
 PUSH = Command(

@@ -34,7 +34,10 @@ from sampan.errors import Conflict, Internal, Invalid, NotFound
 from sampan.linux.paths import open_in_root
 from sampan.oci.manifest import Platform
 from sampan.oci.rootfs import RootAssembly
-from sampan.registry.platforms import parse_platform, serves
+from sampan.registry.choice import choose_image
+from sampan.registry.platforms import parse_platform
+from sampan.storage.image_model import Image
+from sampan.storage.packing import platform_of_image
 
 
 class Creator:
@@ -52,9 +55,7 @@ class Creator:
             name = names.check_name(name)
         if not body.image:
             raise Invalid("Config cannot be empty in order to create a container")
-        image = await asyncio.to_thread(parts.images.get, body.image)
-        if platform:
-            check_platform(body.image, image, parse_platform(platform))
+        image = await asyncio.to_thread(self._image, body.image, platform)
         config = self._config(body, image, container_id)
         merged = merge_log_config(body.host_config.log_config, parts.settings)
         host, warnings = validate.check_host(replace(body.host_config, log_config=merged), parts.facts)
@@ -100,6 +101,12 @@ class Creator:
             raise
         parts.announce(record, "create")
         return container_id, warnings
+
+    def _image(self, name: str, platform: str) -> Image:
+        images = self._parts.images
+        return (
+            fitting(name, images.variants(name), parse_platform(platform)) if platform else images.get(name)
+        )
 
     def _config(self, body: CreateBody, image: ImageView, container_id: str) -> ContainerConfig:
         config = merge.merge(body.config(), image.config.defaults)
@@ -278,15 +285,15 @@ class Creator:
                 shutil.rmtree(directory)
 
 
-def check_platform(reference: str, image: ImageView, wanted: Platform) -> None:
-    """Raises `NotFound`, upon which a client pulls the image for its platform."""
-    config = image.config
-    found = Platform(config.architecture, config.os, config.variant)
-    if not serves(found, wanted):
+def fitting(reference: str, found: Sequence[Image], wanted: Platform) -> Image:
+    """The image of that platform. Raises `NotFound`, upon which a client pulls the image for its platform."""
+    chosen = choose_image(found, wanted)
+    if chosen is None:
         raise NotFound(
             f"image with reference {reference} was found but does not match the specified platform: "
-            f"wanted {wanted}, actual: {found}"
+            f"wanted {wanted}, actual: {platform_of_image(found[0])}"
         )
+    return chosen
 
 
 def _copy_into(source: int, point: MountPoint) -> None:
