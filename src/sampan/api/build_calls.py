@@ -26,4 +26,8 @@ async def build_call(
     call, calls = request.get("call"), engine.build_calls
     if call in ("check", "lint"):
         return json_response(await calls.check(wanted, request.stream(), sent, practice=call == "check"))
-    raise Invalid(f"unknown call {call!r}", hint="check")
+    if call == "outline":
+        return json_response(await calls.outline(wanted, request.stream(), sent))
+    if call == "targets":
+        return json_response(await calls.targets(wanted, request.stream()))
+    raise Invalid(f"unknown call {call!r}", hint="check, lint, outline or targets")

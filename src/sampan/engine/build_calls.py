@@ -9,11 +9,15 @@ import shutil
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from sampan.build.dockerfile.parse import parse
+from sampan.build.dockerfile.plan import plan
 from sampan.build.files.context import ignore_rules, read_dockerfile
 from sampan.build.model import BuildRequest, Dockerfile
 from sampan.build.rules.check import check_text
+from sampan.build.rules.outline import outline, targets
 from sampan.build.rules.report import Json, lint_result
 from sampan.build.rules.subject import FindBase, Subject
 from sampan.build.solver.steps import host_platform
@@ -52,22 +56,62 @@ class BuildCalls:
         """
 
         def work(fd: int) -> Json:
-            platform = host_platform()
             raw = read_dockerfile(fd, request)
-            subject = Subject(
-                Dockerfile(()),
-                build_args=request.build_args,
-                target=request.target,
-                build_platform=platform,
-                target_platform=request.platform or platform,
-                find_base=self._find_base(request, credentials),
-                ignore=ignore_rules(fd, request),
-                practice=practice,
-            )
+            subject = self._subject(fd, request, credentials, practice=practice)
             name = request.dockerfile or "Dockerfile"
             return lint_result(check_text(raw, subject, name), raw, name)
 
         return await self._in_context(context, work)
+
+    async def outline(
+        self, request: BuildRequest, context: AsyncIterator[bytes], credentials: Mapping[str, Credentials]
+    ) -> Json:
+        """What the target can be given. Raises `DockerfileError`, `NotFound` for an unknown target."""
+
+        def work(fd: int) -> Json:
+            raw = read_dockerfile(fd, request)
+            subject = self._subject(fd, request, credentials)
+            subject = replace(subject, dockerfile=parse(raw, request.dockerfile or "Dockerfile"))
+            planned = plan(
+                subject.dockerfile,
+                build_args=subject.build_args,
+                target=subject.target,
+                build_platform=subject.build_platform,
+                target_platform=subject.target_platform,
+            )
+            return outline(subject, planned, raw)
+
+        return await self._in_context(context, work)
+
+    async def targets(self, request: BuildRequest, context: AsyncIterator[bytes]) -> Json:
+        """The stages. Raises `DockerfileError`."""
+
+        def work(fd: int) -> Json:
+            raw = read_dockerfile(fd, request)
+            return targets(parse(raw, request.dockerfile or "Dockerfile"), raw)
+
+        return await self._in_context(context, work)
+
+    def _subject(
+        self,
+        fd: int,
+        request: BuildRequest,
+        credentials: Mapping[str, Credentials],
+        *,
+        practice: bool = False,
+    ) -> Subject:
+        """All but the Dockerfile."""
+        platform = host_platform()
+        return Subject(
+            Dockerfile(()),
+            build_args=request.build_args,
+            target=request.target,
+            build_platform=platform,
+            target_platform=request.platform or platform,
+            find_base=self._find_base(request, credentials),
+            ignore=ignore_rules(fd, request),
+            practice=practice,
+        )
 
     async def _in_context(self, context: AsyncIterator[bytes], work: Callable[[int], Json]) -> Json:
         """Unpack the context, and call `work` with its descriptor in a thread."""

@@ -59,3 +59,17 @@ def test_a_dockerfile_that_cannot_be_built_is_told_with_its_line(sampan: Sampan,
     assert "WARNING: FromAsCasing" in done.stdout
     assert "unknown instruction: BADCMD" in done.stderr
     assert "   2 | >>> BADCMD x" in done.stderr
+
+
+def test_outline_and_targets_are_printed(sampan: Sampan, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("# one the first\nFROM scratch AS one\nARG A=1\nFROM one\n")
+    outline = sampan.run("build", "--call", "outline", str(tmp_path))
+    assert (outline.returncode, outline.stdout) == (
+        0,
+        "BUILD ARG   VALUE   DESCRIPTION\nA           1       \n\n",
+    )
+    listed = sampan.run("build", "--call", "targets", str(tmp_path))
+    assert listed.stdout == "TARGET    DESCRIPTION\none       the first\n(default) \n"
+    found = json.loads(sampan.ok("build", "--call", "targets,format=json", str(tmp_path)))
+    assert found["targets"][0]["description"] == "the first"
+    assert sampan.run("build", "--call", "nonsense", str(tmp_path)).returncode == 1

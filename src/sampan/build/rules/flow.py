@@ -17,7 +17,7 @@ from sampan.build.rules import catalog
 from sampan.build.rules.finding import Finding, at
 from sampan.build.rules.nearest import did_you_mean
 from sampan.build.rules.origins import Origins
-from sampan.build.rules.subject import Body, Subject
+from sampan.build.rules.subject import Body, Declared, Subject
 from sampan.build.rules.writing import written
 from sampan.errors import Invalid
 
@@ -61,14 +61,17 @@ class Flow:
         self._escape = subject.dockerfile.escape
         self._comparisons = 0
         self.end: dict[int, StageFacts] = {}
+        self.declared: dict[int, list[Declared]] = {}
+        """Of each stage."""
 
     def stage(self, body: Body) -> Iterator[Finding]:
         facts, triggers = self._start(body)
         last: dict[str, Instruction] = {}
+        declared = self.declared[body.index] = list[Declared]()
         for item in (*triggers, *body.instructions):
             if item.keyword in ("CMD", "ENTRYPOINT", "HEALTHCHECK"):
                 yield from _repeated(item, last)
-            yield from self._instruction(facts, item)
+            yield from self._instruction(facts, item, declared)
         self.end[body.index] = facts
 
     def _start(self, body: Body) -> tuple[StageFacts, list[Instruction]]:
@@ -96,10 +99,12 @@ class Flow:
             return  # the builder refuses it
         yield replace(item, segments=origin.segments[:1], heredocs=(), comments=(), file=origin.file)
 
-    def _instruction(self, facts: StageFacts, item: Instruction) -> Iterator[Finding]:
+    def _instruction(
+        self, facts: StageFacts, item: Instruction, declared: list[Declared]
+    ) -> Iterator[Finding]:
         keyword = item.keyword
         if keyword == "ARG":
-            yield from self._arg(facts, item)
+            yield from self._arg(facts, item, declared)
         elif keyword == "ONBUILD":
             facts.triggers.extend(item.args[:1])
         else:
@@ -144,18 +149,19 @@ class Flow:
             message = f"Usage of undefined variable '${name}'{meant}"
             yield at(catalog.UNDEFINED_VAR, message, item)
 
-    def _arg(self, facts: StageFacts, item: Instruction) -> Iterator[Finding]:
+    def _arg(self, facts: StageFacts, item: Instruction, declared: list[Declared]) -> Iterator[Finding]:
         given, inherited = self._subject.given, self._origins.global_args
         for argument in item.args:
             name, equals, default = argument.partition("=")
             yield from _sensitive("ARG", name, item)
-            value = given.get(name)
+            value, from_head = given.get(name), False
             if value is None and equals:
                 yield from self._unset(facts, item, default)
                 expanded = self.expanded(facts, default)
                 value = expanded.text if expanded else ""
             elif value is None:
-                value = inherited.get(name)
+                value, from_head = inherited.get(name), name in inherited
+            declared.append(Declared(name, value or "", item, inherited=from_head))
             if value is not None and name not in _NOT_ENVIRONMENT:
                 facts.env[name] = value[:_MAX_VARIABLE]
             facts.declared.add(name)

@@ -10,7 +10,7 @@ from sampan.build.model import Instruction
 from sampan.build.rules import catalog
 from sampan.build.rules.finding import Finding, at
 from sampan.build.rules.nearest import did_you_mean
-from sampan.build.rules.subject import Body, Subject
+from sampan.build.rules.subject import Body, Declared, Subject
 from sampan.errors import Invalid
 from sampan.oci.reference import parse_reference
 from sampan.registry.platforms import parse_platform
@@ -27,7 +27,10 @@ class Origins:
         predefined["TARGETSTAGE"] = subject.target or "default"
         self.predefined = {name: subject.given.get(name, value) for name, value in predefined.items()}
         self._declared = {arg.partition("=")[0] for item in head for arg in item.args}
+        self.declared: list[Declared] = []
+        """The build arguments before the first FROM, as they are in this build."""
         self._defaults = self._globals(head, {})
+        self.declared.clear()
         self.global_args = self._globals(head, subject.given)
         self.bodies = self._bodies(bodies)
 
@@ -46,10 +49,12 @@ class Origins:
             for arg in item.args:
                 name, equals, default = arg.partition("=")
                 expanded = self._expanded(default, values)
+                needs = frozenset[str]()
                 if name in given:
                     values[name] = given[name]
                 elif equals and expanded is not None:
-                    values[name] = expanded.text
+                    values[name], needs = expanded.text, frozenset(expanded.used)
+                self.declared.append(Declared(name, values.get(name, ""), item, needs))
         return values
 
     def _expanded(self, text: str, values: Mapping[str, str]) -> Expansion | None:
@@ -63,10 +68,16 @@ class Origins:
         bodies: list[Body] = []
         for index, (origin, *rest) in enumerate(parts):
             base = self._expanded(origin.args[0], self.global_args)
-            platform = self._expanded(_platform_flag(origin), self.global_args)
+            platform = self._expanded(written_platform(origin), self.global_args)
             text = base.text if base else ""
             body = Body(
-                index, origin, tuple(rest), text, platform.text if platform else "", names.get(text.lower())
+                index,
+                origin,
+                tuple(rest),
+                text,
+                platform.text if platform else "",
+                names.get(text.lower()),
+                frozenset((base.used if base else set()) | (platform.used if platform else set())),
             )
             bodies.append(body)
             if body.name:
@@ -92,7 +103,7 @@ class Origins:
             yield at(catalog.UNDEFINED_ARG_IN_FROM, message, origin)
 
     def _platform(self, body: Body) -> Iterator[Finding]:
-        origin, flag = body.origin, _platform_flag(body.origin)
+        origin, flag = body.origin, written_platform(body.origin)
         if not flag:
             return
         yield from self._undeclared(origin, flag)
@@ -139,7 +150,7 @@ def _constant_platform(body: Body, text: str) -> Iterator[Finding]:
         yield at(catalog.CONST_PLATFORM, message, body.origin)
 
 
-def _platform_flag(origin: Instruction) -> str:
+def written_platform(origin: Instruction) -> str:
     values = [flag.removeprefix("--platform=") for flag in origin.flags if flag.startswith("--platform=")]
     return values[0] if values else ""
 

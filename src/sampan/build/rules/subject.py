@@ -37,6 +37,19 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
+class Declared:
+    """A build argument as an ARG declares it."""
+
+    name: str
+    value: str
+    item: Instruction
+    needs: frozenset[str] = frozenset()
+    """Arguments in its default value."""
+    inherited: bool = False
+    """Its value is the one from before the first FROM."""
+
+
+@dataclass(frozen=True, slots=True)
 class Body:
     """A stage as it is written."""
 
@@ -49,6 +62,8 @@ class Body:
     """FROM's --platform, expanded."""
     parent: int | None
     """The stage that it stands on."""
+    uses: frozenset[str] = frozenset()
+    """Build arguments in FROM."""
 
     @property
     def name(self) -> str:

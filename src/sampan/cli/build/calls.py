@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from sampan.client.api import Client
 
 _TRUTH = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
-_FORMATS = {"check": ("", "json", "sarif"), "lint": ("", "json", "sarif")}
+_FORMATS = {
+    "check": ("", "json", "sarif"),
+    "lint": ("", "json", "sarif"),
+    "outline": ("", "json"),
+    "targets": ("", "json"),
+}
 _MAX_DOCKERFILE = 8 << 20
 
 
@@ -115,7 +120,15 @@ def ask(client: Client, call: Call, sent: Question, query: dict[str, Any], heade
         raise Failure("--call and --check need sampan's engine", hint="with Docker's use docker buildx build")
     response = client.request("POST", "/build", query, sent.body, headers)
     result: dict[str, Any] = loads(client.finish(response))
-    return _checked(call, result, sent.shown)
+    if call.name in ("check", "lint"):
+        return _checked(call, result, sent.shown)
+    from sampan.cli.build.outline import outline_text, targets_text
+
+    if call.format:
+        print(pretty(result, "  "))
+    else:
+        print(outline_text(result) if call.name == "outline" else targets_text(result), end="")
+    return 0
 
 
 def _checked(call: Call, result: dict[str, Any], shown: str) -> int:
