@@ -160,7 +160,8 @@ class MountOption:
     gid: int | None = None
     size: int = 0
     required: bool = False
-    env: str = ""
+    env: str | None = None
+    """The variable that a secret goes into; None: it is a file only."""
 
 
 @dataclass(frozen=True, slots=True)

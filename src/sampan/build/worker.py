@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from sampan.build.events import BuildEvent
 from sampan.build.model import RunLimits
+from sampan.build.session import Duplex
 from sampan.oci.digest import Digest
 from sampan.oci.image import ImageConfig
 from sampan.oci.reference import Reference
@@ -44,19 +46,46 @@ class BaseImage:
 
 @dataclass(frozen=True, slots=True)
 class RunMount:
-    """A mount for one RUN.
+    """A mount for one RUN. The mount point is created in the container's root when it is missing.
 
-    bind: `source` is an absolute path on the host, a directory or a file; nothing is created there.
-    tmpfs: `size` in bytes (0: the kernel's default), `mode` of its root.
-    The mount point is created in the container's root when it is missing.
+    bind: what lies at `path` in the directory that the descriptor `base` refers to, looked up as in a root file
+    system of its own: no link leads out of it. `base` stays the caller's. Or `source`, the builder's own file on the
+    host. `discard`: it can be written, and what was written is thrown away.
+    tmpfs: `size` in bytes (0: the kernel's default).
+    secret: `data` in a file that only memory holds, with `mode`, `uid` and `gid` as the step sees them.
+    ssh: a socket with `mode`, `uid` and `gid`; each connection to it is joined with a new one that `connect` gives.
     """
 
-    kind: Literal["bind", "tmpfs"]
+    kind: Literal["bind", "tmpfs", "secret", "ssh"]
     target: str
     source: str = ""
     readonly: bool = False
     size: int = 0
-    mode: int | None = None
+    mode: int = 0o400
+    uid: int = 0
+    gid: int = 0
+    base: int = -1
+    path: str = ""
+    discard: bool = False
+    data: bytes = field(default=b"", repr=False)
+    connect: Callable[[], Duplex] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheWish:
+    """The directory behind a `RUN --mount=type=cache`.
+
+    A new one gets a copy of the directory behind the descriptor `seed`; `seed_key` says what that is: a cache that
+    began with something else is another one. So is one with another owner or mode.
+    """
+
+    id: str
+    sharing: Literal["shared", "private", "locked"] = "shared"
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    seed_key: str = ""
+    seed: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +109,8 @@ class RunRequest:
     limits: RunLimits = field(default_factory=RunLimits)
     extra_hosts: tuple[str, ...] = ()
     hostname: str = ""
+    secret_env: tuple[str, ...] = field(default=(), repr=False)
+    """`name=value`, for the process alone: kept nowhere."""
 
 
 class Worker(Protocol):
@@ -150,8 +181,12 @@ class Worker(Protocol):
         """Throw the changes away; no error when it is gone already."""
         ...
 
-    def cache_directory(self, cache_id: str) -> str:
-        """The host's path of the directory behind `RUN --mount=type=cache,id=...`; made when missing."""
+    def open_cache(self, wish: CacheWish, cancelled: threading.Event) -> AbstractContextManager[int]:
+        """A descriptor of the directory, made when missing; it is this step's as `wish.sharing` says until the end.
+
+        `locked` waits for another step that has it, `private` takes another directory instead. Raises
+        `BuildCancelled`.
+        """
         ...
 
     def create_image(self, config: ImageConfig, parent: Digest | None) -> Digest:

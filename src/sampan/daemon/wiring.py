@@ -33,6 +33,7 @@ from sampan.engine.build_calls import BuildCalls
 from sampan.engine.build_job import Tools
 from sampan.engine.build_worker import EngineWorker, host_trust
 from sampan.engine.builds import Builds
+from sampan.engine.cache_leases import CacheLeases
 from sampan.engine.cache_mounts import CacheMounts
 from sampan.engine.cache_transfer import RegistryCache
 from sampan.engine.cache_use import CacheUse
@@ -248,6 +249,7 @@ def _builds(
     use = CacheUse()
     mounts = CacheMounts(settings.root / "caches", stores.metadata, use.__contains__)
     mounts.sweep()
+    leases = CacheLeases(mounts)
 
     def make_tools(credentials: Mapping[str, Credentials], host_ca: bool, stored: bool) -> Tools:
         transfer = RegistryCache(images, credentials)
@@ -257,6 +259,7 @@ def _builds(
             launcher,
             containers.build_steps,
             mounts,
+            leases,
             use.touch,
             loop,
             credentials,

@@ -6,9 +6,11 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from sampan.build.worker import EMPTY_LAYER, BaseImage, RunRequest, TransferReport
+from sampan.build.worker import EMPTY_LAYER, BaseImage, CacheWish, RunRequest, TransferReport
+from sampan.engine.cache_leases import CacheLeases
 from sampan.engine.cache_mounts import CacheMounts
 from sampan.engine.cache_transfer import RegistryCache
 from sampan.engine.containers.build_steps import BuildSteps, HostTrust
@@ -39,6 +41,7 @@ class EngineWorker:
         launcher: LauncherClient,
         steps: BuildSteps,
         caches: CacheMounts,
+        leases: CacheLeases,
         touched: Callable[[str], None],
         loop: asyncio.AbstractEventLoop,
         credentials: Mapping[str, Credentials],
@@ -57,6 +60,7 @@ class EngineWorker:
         self._launcher = launcher
         self._steps = steps
         self._caches = caches
+        self._leases = leases
         self._touched = touched
         self._loop = loop
         self._credentials = credentials
@@ -148,8 +152,8 @@ class EngineWorker:
     def remove_snapshot(self, snapshot_id: str) -> None:
         self._snapshots.remove(snapshot_id)
 
-    def cache_directory(self, cache_id: str) -> str:
-        return str(self._caches.directory(cache_id, self._touched))
+    def open_cache(self, wish: CacheWish, cancelled: threading.Event) -> AbstractContextManager[int]:
+        return self._leases.lease(wish, self._touched, cancelled)
 
     def create_image(self, config: ImageConfig, parent: Digest | None) -> Digest:
         self._lazy.ensure(config.rootfs.diff_ids)

@@ -62,18 +62,46 @@ class CacheMounts:
             if name.startswith("remove-"):
                 remove_tree(self._root / name)
 
-    def directory(self, cache_id: str, touch: Callable[[str], None]) -> Path:
-        """The directory of the mount, made when missing; `touch` is told its name before it can be removed."""
-        name = name_of(cache_id)
+    def open(
+        self, cache_id: str, name: str, touch: Callable[[str], None], fill: Callable[[int], None]
+    ) -> int:
+        """A descriptor of the mount's directory, which stays the caller's; made when missing, and filled by `fill`.
+
+        `touch` is told its name before it can be removed.
+        """
+        path = self._root / name
         with self._lock:
             touch(name)
             now = int(time.time())
             known = self._record(name)
             record = CacheMountRecord(cache_id, known.created or now, now, known.uses + 1)
             self._metadata.put(Table.CACHE_MOUNTS, name, msgspec.json.encode(record))
-            path = self._root / name
-            path.mkdir(parents=True, exist_ok=True, mode=0o755)
-            return path
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            self._make(path, fill)
+        return os.open(path, flags)
+
+    def _make(self, path: Path, fill: Callable[[int], None]) -> None:
+        """It appears when it is complete; another build that makes it meanwhile may be faster."""
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o755)
+        fresh = self._root / f"remove-{secrets.token_hex(8)}"  # the name that the next start sweeps up
+        fresh.mkdir(mode=0o755)
+        try:
+            fd = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fill(fd)
+            finally:
+                os.close(fd)
+            with self._lock:
+                if not path.exists():
+                    os.rename(fresh, path)
+                    return
+        except BaseException:
+            remove_tree(fresh)
+            raise
+        remove_tree(fresh)
 
     def write_tar(self, cache_id: str, out: Sink) -> None:
         """The mount's content as a tar. The caller keeps it in use. Raises `NotFound`."""

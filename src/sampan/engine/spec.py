@@ -27,7 +27,7 @@ from sampan.oci.spec import (
     Spec,
 )
 from sampan.runtime.messages import INIT_ANNOTATION
-from sampan.runtime.options import WITHIN_OPTION
+from sampan.runtime.options import GIVEN_OPTION, WITHIN_OPTION
 
 OCI_VERSION = "1.0.2"
 _TMPFS_DEFAULTS = ("noexec", "nosuid", "nodev")
@@ -237,6 +237,7 @@ def point_mount(point: MountPoint, idmap: tuple[str, ...] = ()) -> Mount:
             source="tmpfs",
             options=(*defaults, *kept, *read_only),
         )
+    given = (*point.options, f"{GIVEN_OPTION}={point.given}") if point.given >= 0 else ()
     within = (f"{WITHIN_OPTION}={point.within}",) if point.within else ()
     return Mount(
         destination=point.destination,
@@ -248,6 +249,7 @@ def point_mount(point: MountPoint, idmap: tuple[str, ...] = ()) -> Mount:
             point.propagation or "rprivate",
             *idmap,
             *within,
+            *given,
         ),
     )
 

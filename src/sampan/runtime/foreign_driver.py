@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import stat
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
@@ -22,6 +23,7 @@ from sampan.runtime.execute import quote, resolve_identity
 from sampan.runtime.failure import NOT_EXECUTABLE, NOT_FOUND, ExecFailed, failure_of
 from sampan.runtime.init import Setup
 from sampan.runtime.messages import Console, Done, Forked, InitOrder, Ready, Start
+from sampan.runtime.options import GIVEN_OPTION
 from sampan.runtime.reaper import exit_code_of
 
 _ORDERS: Final[wire.Codec[Start | Done]] = wire.Codec(InitOrder)
@@ -180,9 +182,33 @@ def _create(foreign: Foreign, setup: Setup, channel: socket.socket) -> None:
         os.unlink(program.log)  # of an earlier start: what it says is not about this one
     place = os.open(f"{program.bundle}/rootfs", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     mount.attach(root, place, f"{program.bundle}/rootfs")
+    spec = _with_given(foreign.spec, setup.given, f"{program.bundle}/given")
     with open(f"{program.bundle}/config.json", "wb") as file:
-        file.write(oci.encode_spec(configuration(foreign.spec, setup, root, os.getpid())))
+        file.write(oci.encode_spec(configuration(spec, setup, root, os.getpid())))
     _make_process(foreign, setup, channel, "create", "--bundle", program.bundle)
+
+
+def _with_given(spec: oci.Spec, trees: tuple[int, ...], directory: str) -> oci.Spec:
+    """The mounts that came with the request get places in our mount namespace, and the specification their paths."""
+    mounts = []
+    for one in spec.mounts:
+        given = [option for option in one.options if option.startswith(f"{GIVEN_OPTION}=")]
+        if not given:
+            mounts.append(one)
+            continue
+        number = int(given[0].partition("=")[2])
+        place = f"{directory}/{number}"
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        if stat.S_ISDIR(os.fstat(trees[number]).st_mode):
+            os.makedirs(place, exist_ok=True)
+        else:
+            os.close(os.open(place, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600))
+        target = os.open(place, os.O_PATH | os.O_CLOEXEC)
+        mount.attach(trees[number], target, place)
+        os.close(target)
+        options = tuple(option for option in one.options if option not in given)
+        mounts.append(msgspec.structs.replace(one, source=place, options=options))
+    return msgspec.structs.replace(spec, mounts=tuple(mounts))
 
 
 def _execute(foreign: Foreign, setup: Setup, channel: socket.socket) -> None:

@@ -52,7 +52,8 @@ class Setup(msgspec.Struct, frozen=True):
     `stdio`: what becomes descriptors 0 to 2, None with a terminal. `listener`: a listening socket on which to
     wait for `Start`, when the maker will be gone by then. `state`: the runtime-spec's state (its status left
     open) for hooks. `early_lookup`: a missing program is reported before `Ready`. `reaping`: stay PID 1 as a
-    reaping init. `user_namespace`: the container's, as long as it is not entered; `trees` were taken before that, and
+    reaping init. `given`: detached mounts that came with the request.
+    `user_namespace`: the container's, as long as it is not entered; `trees` were taken before that, and
     `in_user_namespace` says that it is. `preserved`: how many of the maker's descriptors from 3 on the program gets.
     `pid_namespace`: of another container, entered by the plan's `EnterPidNamespace`.
     `notify`: a socket connected to the agent that gets the filter's listener, with `listener_metadata`.
@@ -70,6 +71,7 @@ class Setup(msgspec.Struct, frozen=True):
     pid_namespace: int = -1
     in_user_namespace: bool = False
     trees: tuple[int, ...] = ()
+    given: tuple[int, ...] = ()
     stdio: tuple[int, int, int] | None = None
     listener: int = -1
     seccomp: SeccompProgram | None = None
@@ -264,7 +266,8 @@ def _loopback_up(scene: Scene, step: s.LoopbackUp) -> None:
 
 
 def _take_trees(scene: Scene, step: s.TakeTrees) -> None:
-    scene.trees = tuple(take_trees(step, scene.setup.host_mounts, scene.setup.user_namespace))
+    setup = scene.setup
+    scene.trees = tuple(take_trees(step, setup.host_mounts, setup.user_namespace, setup.given))
 
 
 def _attach_root(scene: Scene, step: s.AttachRoot) -> None:

@@ -149,9 +149,18 @@ class Launcher:
         root = _directory_root(request) if overlay is None else -1
         try:
             network = rest[0] if call.network else -1
-            user = rest[-1] if call.user_namespace else -1
+            user = rest[call.network] if call.user_namespace else -1
+            trees = tuple(rest[call.network + call.user_namespace :])
             given = Given(
-                root, overlay, self._host_mounts, stdio, network, filter_program, self._cgroup_host, user
+                root,
+                overlay,
+                self._host_mounts,
+                stdio,
+                network,
+                filter_program,
+                self._cgroup_host,
+                user,
+                trees,
             )
             job, make = container_job(request, given), Shim
             if request.runtime:

@@ -83,15 +83,16 @@ class LauncherClient:
         stdio: tuple[int, int, int] | None = None,
         network: int | None = None,
         user_namespace: int | None = None,
+        trees: Sequence[int] = (),
     ) -> Created:
         """Make a container up to the point where its init waits before execve (`ShimClient.start` lets it go).
 
         `stdio`: descriptors that the container uses directly (no log, no attach). `network`: a descriptor of
-        its network namespace, instead of a path in the specification; `user_namespace` likewise. All stay the
-        caller's.
+        its network namespace, instead of a path in the specification; `user_namespace` likewise. `trees`: detached
+        mounts, bound where the specification has `x-sampan-given=N`. All stay the caller's.
         """
         namespaces = [number for number in (network, user_namespace) if number is not None]
-        descriptors = [*(stdio or ()), *namespaces]
+        descriptors = [*(stdio or ()), *namespaces, *trees]
         spec, profile = filters.detached(request.spec)
         request = msgspec.structs.replace(request, spec=spec)
         call = CreateCall(

@@ -119,7 +119,7 @@ class AttachOptions(msgspec.Struct, frozen=True):
 
 class CreateCall(msgspec.Struct, frozen=True, tag=True):
     """Descriptors: answer; standard input, output and error if `stdio`; the network namespace if `network`; the user
-    namespace if `user_namespace`.
+    namespace if `user_namespace`; detached mounts, which the specification names by `x-sampan-given=N`.
 
     `seccomp`: the profile, taken out of the specification and encoded (see `filters.encode`); empty: none.
     """

@@ -44,6 +44,8 @@ _PROPAGATIONS = {
 _IDMAP = {"idmap": "mount", "ridmap": "tree"}
 WITHIN_OPTION = "x-sampan-within"
 """`x-sampan-within=DIRECTORY`, of a bind mount: no symbolic link of its source is followed below that directory."""
+GIVEN_OPTION = "x-sampan-given"
+"""`x-sampan-given=N`, of a bind mount: its source is the Nth detached mount that came with the request."""
 _NOTHING = frozenset(
     {"defaults", "async", "loud", "nomand", "nolazytime", "noiversion", "iversion", "_netdev", "auto", "user"}
 )

@@ -53,7 +53,9 @@ def prepare(
     for step in before:
         init.perform(scene, step)
     scene.close_proc()
-    return msgspec.structs.replace(setup, plan=lambda: rest, trees=scene.trees, in_user_namespace=True)
+    return msgspec.structs.replace(
+        setup, plan=lambda: rest, trees=scene.trees, given=(), in_user_namespace=True
+    )
 
 
 def _own_stdio(stdio: tuple[int, ...], owner: Owner) -> None:

@@ -17,6 +17,7 @@ from sampan.linux import namespaces as ns
 from sampan.oci.spec import Hooks, IoPriority, Linux, Mount, Personality, Process, Spec
 from sampan.runtime import steps as s
 from sampan.runtime.options import (
+    GIVEN_OPTION,
     WITHIN_OPTION,
     old_data,
     old_flags,
@@ -268,8 +269,8 @@ _OF_PROCESS = re.compile(r"/proc/([1-9][0-9]*)/root(/.*)?")
 def _tree(mount: Mount, step: s.BindMount, namespaces: Namespaces, late: bool) -> s.Tree | None:
     """How the source is taken beforehand; None when that is not needed.
 
-    Needed: when it is `late`, for mount events, from another mount namespace, with mapped ids, and when the container's
-    root is nobody on the host and could not reach the source.
+    Needed: when it is `late`, for mount events, from another mount namespace, with mapped ids, when the container's
+    root is nobody on the host and could not reach the source, and when it came with the request.
     """
     shared = any(one.flag == m.MS_SHARED for one in step.propagation)
     process = _OF_PROCESS.fullmatch(step.source)
@@ -279,6 +280,9 @@ def _tree(mount: Mount, step: s.BindMount, namespaces: Namespaces, late: bool) -
     idmap = parse_options(mount.options).idmap or ("mount" if mapped else "")
     if idmap and not mapped and ns.NEWUSER not in namespaces:
         raise Invalid(f"without mappings only a container with a user namespace has any: {mount.destination}")
+    given = dict(parse_options(mount.options).data).get(GIVEN_OPTION) or ""
+    if given.isdecimal() and len(given) < 4:
+        return s.Tree(step.source, idmap=idmap, given=int(given))
     if not (late or shared or process or idmap or ns.NEWUSER in namespaces):
         return None
     source, number = (process[2] or "/", int(process[1])) if process else (step.source, 0)

@@ -94,7 +94,8 @@ class Job(msgspec.Struct, frozen=True):
 class Given(msgspec.Struct, frozen=True):
     """What the launcher gives to the shim of a container: descriptors (-1: none), and the compiled filter.
 
-    The root file system is `overlay`, or the detached mount `root`.
+    The root file system is `overlay`, or the detached mount `root`. `trees`: detached mounts that
+    came with the request.
     """
 
     root: int
@@ -105,6 +106,7 @@ class Given(msgspec.Struct, frozen=True):
     filter_program: SeccompProgram | None
     cgroup_host: CgroupHost | None
     user_namespace: int = -1
+    trees: tuple[int, ...] = ()
 
 
 def container_job(request: CreateRequest, given: Given) -> Job:
@@ -124,6 +126,7 @@ def container_job(request: CreateRequest, given: Given) -> Job:
         overlay=given.overlay,
         network=given.network,
         host_mounts=given.host_mounts,
+        given=given.trees,
         stdio=given.stdio,
         seccomp=given.filter_program,
         start_hooks=hooks.start_container if hooks is not None else (),
@@ -318,6 +321,7 @@ class Shim:
             setup.host_mounts,
             job.entry.target,
             job.entry.user_namespace,
+            *setup.given,
         ):
             if descriptor >= 0:
                 os.close(descriptor)

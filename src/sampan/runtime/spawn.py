@@ -326,6 +326,7 @@ def _needed(entry: Entry, setup: init.Setup, channel: socket.socket) -> set[int]
         entry.target,
         channel.fileno(),
         *setup.trees,
+        *setup.given,
         setup.notify,
         *(setup.stdio or ()),
         *range(3, 3 + setup.preserved),

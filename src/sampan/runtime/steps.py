@@ -56,7 +56,8 @@ class Tree(msgspec.Struct, frozen=True):
 
     Taken from the runtime's mount namespace, the host's (`from_host`, so that mount events travel) or the root of the
     process `of_process`. `within`: see `BindMount`. `idmap`: "" no, "mount" the mount alone, "tree" those below it too;
-    by these mappings, or when there are none by the container's user namespace.
+    by these mappings, or when there are none by the container's user namespace. `given`: which of the detached mounts
+    that came with the request it is; then it is taken from nowhere.
     """
 
     source: str
@@ -67,6 +68,7 @@ class Tree(msgspec.Struct, frozen=True):
     uid_mappings: tuple[IdMapping, ...] = ()
     gid_mappings: tuple[IdMapping, ...] = ()
     within: str = ""
+    given: int = -1
 
 
 class TakeTrees(Step, frozen=True):

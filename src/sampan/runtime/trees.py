@@ -14,16 +14,19 @@ from sampan.runtime.failure import describe
 from sampan.runtime.usernamespace import make_user_namespace
 
 
-def take_trees(step: s.TakeTrees, host_mounts: int, user_namespace: int) -> list[int]:
+def take_trees(
+    step: s.TakeTrees, host_mounts: int, user_namespace: int, given: tuple[int, ...] = ()
+) -> list[int]:
     """Detached mounts, in the step's order.
 
     `host_mounts`: a descriptor of the host's mount namespace, or -1 when we are in it. `user_namespace`: the
-    container's, or -1. Raises `NotFound`, `Conflict` (the process has ended), `Unsupported` (no idmapped mounts here).
+    container's, or -1. `given`: those that came with the request; they are used up.
+    Raises `NotFound`, `Conflict` (the process has ended), `Unsupported` (no idmapped mounts here).
     """
     taken: list[int] = []
     try:
         for tree in step.trees:
-            taken.append(_take(tree, host_mounts))
+            taken.append(_take(tree, host_mounts, given))
             if tree.idmap:
                 _map_ids(taken[-1], tree, user_namespace)
     except BaseException:
@@ -33,7 +36,11 @@ def take_trees(step: s.TakeTrees, host_mounts: int, user_namespace: int) -> list
     return taken
 
 
-def _take(tree: s.Tree, host_mounts: int) -> int:
+def _take(tree: s.Tree, host_mounts: int, given: tuple[int, ...]) -> int:
+    if tree.given >= 0:
+        if tree.given >= len(given):
+            raise Invalid(f"no mount came with the request for {tree.source}")
+        return given[tree.given]
     if tree.of_process:
         return _take_of_process(tree)
     if not tree.from_host or host_mounts < 0:

@@ -20,7 +20,8 @@ T = TypeVar("T")
 
 MAX_INLINE = 64 * 1024
 MAX_MESSAGE = 32 * 1024 * 1024
-MAX_DESCRIPTORS = 8
+MAX_DESCRIPTORS = 128
+"""The kernel takes up to 253 (SCM_MAX_FD)."""
 
 _NUMBER_SIZE = array.array("i").itemsize
 _INLINE = b"\x00"

@@ -6,6 +6,7 @@ is a small script that `run_script` understands, or whatever a test's own runner
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -13,10 +14,10 @@ import shutil
 import stat
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from sampan.build.worker import EMPTY_LAYER, BaseImage, RunRequest, TransferReport
+from sampan.build.worker import EMPTY_LAYER, BaseImage, CacheWish, RunRequest, TransferReport
 from sampan.errors import NotFound
 from sampan.oci.digest import Digest, digest_of
 from sampan.oci.image import ContainerDefaults, ImageConfig, RootFS, encode_image_config
@@ -71,6 +72,7 @@ class FakeWorker:
         self.images: dict[Digest, ImageConfig] = {}
         self.tags: dict[str, Digest] = {}
         self.runs: list[RunRequest] = []
+        self.caches: list[CacheWish] = []
         self.snapshots_made = 0
         self.roots_opened = 0
         self.images_made = 0
@@ -172,10 +174,16 @@ class FakeWorker:
         if self._snapshots.pop(snapshot_id, None) is not None:
             shutil.rmtree(self._snapshot_path(snapshot_id))
 
-    def cache_directory(self, cache_id: str) -> str:
-        path = self._root / "caches" / hashlib.sha256(cache_id.encode()).hexdigest()
+    @contextlib.contextmanager
+    def open_cache(self, wish: CacheWish, cancelled: threading.Event) -> Iterator[int]:
+        self.caches.append(wish)
+        path = self._root / "caches" / hashlib.sha256(wish.id.encode()).hexdigest()
         path.mkdir(parents=True, exist_ok=True)
-        return str(path)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def create_image(self, config: ImageConfig, parent: Digest | None) -> Digest:
         image_id = digest_of(encode_image_config(config))

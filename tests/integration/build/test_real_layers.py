@@ -9,6 +9,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from sampan.build.errors import BuildCancelled, RunFailed
 from sampan.build.events import BuildEvent, VertexLog
 from sampan.build.model import BuildRequest
 from sampan.build.solver.builder import Builder
-from sampan.build.worker import EMPTY_LAYER, BaseImage, Report, RunRequest
+from sampan.build.worker import EMPTY_LAYER, BaseImage, CacheWish, Report, RunRequest
 from sampan.oci.digest import Digest, digest_of
 from sampan.oci.image import ContainerDefaults, ImageConfig, RootFS, encode_image_config
 from sampan.oci.reference import Reference
@@ -130,7 +131,7 @@ class RealWorker:
     def remove_snapshot(self, snapshot_id: str) -> None:
         self.snapshots.remove(snapshot_id)
 
-    def cache_directory(self, cache_id: str) -> str:
+    def open_cache(self, wish: CacheWish, cancelled: threading.Event) -> AbstractContextManager[int]:
         raise NotImplementedError("these tests use no cache mount")
 
     def create_image(self, config: ImageConfig, parent: Digest | None) -> Digest:

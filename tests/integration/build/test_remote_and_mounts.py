@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from sampan.build.events import Vertex
+from sampan.build.events import Failure, Vertex
 from sampan.build.model import BuildRequest
+from sampan.build.session import NO_CLIENT, ClientSession
 from sampan.build.solver.builder import Builder
-from sampan.errors import Invalid, SampanError, Unavailable
+from sampan.build.worker import CacheWish
+from sampan.errors import Invalid, NotFound, SampanError, Unavailable
 from sampan.oci.digest import Digest
+from sampan.testing.fake_client import FakeClient
 from sampan.testing.fake_worker import FakeTable, FakeWorker
 
 pytestmark = pytest.mark.root
@@ -57,14 +60,15 @@ class Site:
         self.context.mkdir()
         self.text = ""
         self.hits = 0
+        self.failures: list[Failure] = []
 
-    def build(self, dockerfile: str) -> Digest:
+    def build(self, dockerfile: str, client: ClientSession = NO_CLIENT) -> Digest:
         self.text = ""
         self.hits = 0
         fd = os.open(self.context, os.O_RDONLY | os.O_DIRECTORY)
         request = BuildRequest(dockerfile_text=dockerfile.replace("URL", self.url).encode())
         try:
-            return self.builder.build(request, fd, self._report, threading.Event())
+            return self.builder.build(request, fd, self._report, threading.Event(), client)
         finally:
             os.close(fd)
             assert self.worker.open_snapshots == []
@@ -72,6 +76,7 @@ class Site:
     def _report(self, event: object) -> None:
         self.text += getattr(event, "data", b"").decode()
         self.hits += isinstance(event, Vertex) and event.cached
+        self.failures += [event] if isinstance(event, Failure) else []
 
 
 @pytest.fixture
@@ -139,14 +144,47 @@ def test_run_gets_its_mounts(site: Site) -> None:
     )
     site.build(dockerfile)
     bind, cache, tmpfs = site.worker.runs[0].mounts
-    assert (bind.kind, bind.target, bind.source, bind.readonly) == (
-        "bind",
-        "/c",
-        str(site.context / "conf"),
-        True,
-    )
-    assert (cache.kind, cache.target, cache.source) == ("bind", "/k", site.worker.cache_directory("pip"))
+    assert (bind.kind, bind.target, bind.path, bind.readonly) == ("bind", "/c", "conf", True)
+    assert (cache.kind, cache.target, cache.path, cache.readonly) == ("bind", "/k", ".", False)
+    assert site.worker.caches == [CacheWish("pip")]
     assert (tmpfs.kind, tmpfs.target, tmpfs.size) == ("tmpfs", "/w/t", 4096)
+
+
+def test_a_step_gets_the_secrets_that_its_client_has(site: Site) -> None:
+    client = FakeClient({"token": b"hunter2", "word": b"w"})
+    site.build(
+        "FROM base\nWORKDIR /w\nRUN --mount=type=secret,id=token "
+        "--mount=type=secret,id=word,env=WORD,target=x,mode=644 "
+        "--mount=type=secret,id=none true\nRUN --mount=type=secret,target=/etc/token,uid=7,gid=8 true\n",
+        client,
+    )
+    first, second = site.worker.runs
+    assert [(one.kind, one.target, one.data, one.mode) for one in first.mounts] == [
+        ("secret", "/run/secrets/token", b"hunter2", 0o400),
+        ("secret", "/w/x", b"w", 0o644),
+    ]
+    assert first.secret_env == ("WORD=w",)
+    assert "hunter2" not in repr(first) and "WORD=w" not in repr(first)
+    (mount,) = second.mounts
+    assert (mount.target, mount.data, mount.uid, mount.gid) == ("/etc/token", b"hunter2", 7, 8)
+    assert client.asked == [("secret", name) for name in ("token", "word", "none", "token")]
+
+
+def test_a_required_secret_that_is_missing_is_told_with_its_place(site: Site) -> None:
+    for client in (NO_CLIENT, FakeClient({"other": b""})):
+        with pytest.raises(NotFound, match=r"^secret token: not found$"):
+            site.build("FROM base\nRUN --mount=type=secret,id=token,required true\n", client)
+        assert site.failures[-1].line == 2
+    assert site.worker.runs == []
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [(b"a\0b", "zero byte"), (b"\xff", "UTF-8"), (b"x" * 131_000, "too large")]
+)
+def test_a_secret_that_can_be_no_variable_is_refused(site: Site, data: bytes, words: str) -> None:
+    with pytest.raises(Invalid, match=words) as caught:
+        site.build("FROM base\nRUN --mount=type=secret,id=s,env=S true\n", FakeClient({"s": data}))
+    assert data.decode("latin-1") not in caught.value.message
 
 
 def test_the_content_of_a_bound_directory_counts(site: Site) -> None:

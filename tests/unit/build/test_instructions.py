@@ -9,7 +9,6 @@ from sampan.build.dockerfile.parse import parse
 from sampan.build.dockerfile.state import Applied, ArgScope, StageState, initial_state
 from sampan.build.errors import DockerfileError
 from sampan.build.model import CopyOperation, RunOperation
-from sampan.errors import SampanError
 from sampan.oci.image import ContainerDefaults
 
 NOTHING = ContainerDefaults()
@@ -127,8 +126,8 @@ def test_mounts_of_run_are_parsed() -> None:
         ("ENV A=${B:?needed}", "B: needed"),
         ("COPY --chmod=u+y a b", "invalid chmod parameter"),
         ("RUN --mount=type=nothing,target=/x y", 'unsupported mount type "nothing"'),
-        ("RUN --mount=type=cache y", "needs a target"),
-        ("RUN --mount=type=bind,target=/x,uid=1 y", "unexpected key 'uid' for mount type 'bind'"),
+        ("RUN --mount=type=cache y", r'invalid mount target "/"'),
+        ("RUN --mount=type=bind,target=/x,uid=1 y", r'uid not allowed for "bind" type mounts'),
         ("RUN --network=mars y", 'invalid network mode: "mars"'),
         ("RUN --security=insecure y", "security.insecure is not allowed"),
     ],
@@ -137,13 +136,6 @@ def test_a_value_that_can_not_work_is_refused_with_its_place(text: str, message:
     with pytest.raises(DockerfileError, match=message) as caught:
         _applied(text)
     assert caught.value.line == 1
-
-
-@pytest.mark.parametrize("kind", ["secret,id=x", "ssh", "bind,from=other,target=/x"])
-def test_mounts_that_do_not_work_yet_say_so(kind: str) -> None:
-    with pytest.raises(SampanError, match="not supported by this version") as caught:
-        _applied(f"RUN --mount=type={kind} x")
-    assert caught.value.kind == "unsupported"
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "term", "15", "RTMIN+3", "SIGRTMAX-2", "sigquit"])

@@ -16,7 +16,7 @@ from dataclasses import replace
 from sampan.build.dockerfile.check import Flags, mistake
 from sampan.build.dockerfile.expand import expand, expand_heredoc, expand_words
 from sampan.build.dockerfile.heredoc import marker_of
-from sampan.build.dockerfile.mounts import parse_mount, require_supported
+from sampan.build.dockerfile.mounts import parse_mount
 from sampan.build.dockerfile.ports import MAX_PORTS, parse_port_specs
 from sampan.build.dockerfile.state import Applied, StageState
 from sampan.build.dockerfile.timespan import parse_duration
@@ -123,8 +123,6 @@ def _run(state: StageState, instruction: Instruction) -> Applied:
         parse_mount(text, lambda value: _expanded(state, instruction, value), state.cwd)
         for text in flags.every("mount")
     )
-    for mount in mounts:
-        require_supported(mount)
     args, script = _run_command(state, instruction)
     shown = " ".join(args) if not script else f"{args[0]} ({script.splitlines()[0]})"
     key_args = state.run_args()

@@ -186,6 +186,7 @@ class _Build:
             self.plan.step_count + bool(self.request.labels),
             self.stop,
             self._stage_for,
+            self.client,
         )
         self.numbers = _first_numbers(self.plan)
 

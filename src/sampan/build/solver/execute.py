@@ -8,9 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from sampan.build.dockerfile.state import Applied
@@ -18,6 +16,7 @@ from sampan.build.errors import BuildCancelled, RunFailed
 from sampan.build.files.checksum import checksum
 from sampan.build.files.copy import RootWriter
 from sampan.build.files.owners import resolve_owner
+from sampan.build.files.tree import Tree
 from sampan.build.model import (
     BuildRequest,
     CopyOperation,
@@ -26,15 +25,15 @@ from sampan.build.model import (
     RunOperation,
     WorkdirOperation,
 )
-from sampan.build.solver.cache import CacheEntry
+from sampan.build.solver.cache import CacheEntry, key_of
 from sampan.build.solver.keys import chain_of, copy_key, dated_key, run_key, workdir_key
 from sampan.build.solver.placing import Placing, accounts_of, ownership_of
 from sampan.build.solver.progress import Progress, epoch_time
+from sampan.build.solver.run_mounts import RunMounts
 from sampan.build.solver.sources import CopySources, Surroundings
 from sampan.build.solver.voice import Voice, timestamp
-from sampan.build.worker import EMPTY_LAYER, RunMount, RunRequest
+from sampan.build.worker import EMPTY_LAYER, RunRequest
 from sampan.errors import Invalid, NotFound, SampanError
-from sampan.linux.paths import open_in_root
 from sampan.oci.digest import Digest
 from sampan.storage.layers import Layer
 
@@ -60,7 +59,7 @@ class Executor:
         if isinstance(operation, CopyOperation):
             entry = self._copy_step(progress, applied, operation, voice)
         else:
-            key = dated_key(self._key(progress, applied, operation), self.request.epoch)
+            key = dated_key(self._key(progress, applied, operation, voice), self.request.epoch)
             entry = self._lookup(key, voice) or self._made(
                 key, applied, voice, lambda: self._layer_of(progress, operation, where, voice)
             )
@@ -91,11 +90,13 @@ class Executor:
         finally:
             os.close(root_fd)
 
-    def _key(self, progress: Progress, applied: Applied, operation: RunOperation | WorkdirOperation) -> str:
+    def _key(
+        self, progress: Progress, applied: Applied, operation: RunOperation | WorkdirOperation, voice: Voice
+    ) -> str:
         chain = chain_of(progress.diff_ids)
         if isinstance(operation, WorkdirOperation):
             return workdir_key(chain, operation.path)
-        binds = [self._bind_sum(mount) for mount in operation.mounts if mount.kind == "bind"]
+        binds = [self._bind_sum(mount, voice) for mount in operation.mounts if mount.kind == "bind"]
         return run_key(chain, operation, applied.state, progress.base, self.request, binds)
 
     def _made(self, key: str, applied: Applied, voice: Voice, make: Callable[[], Layer | None]) -> CacheEntry:
@@ -120,9 +121,14 @@ class Executor:
         self.around.cache.store(key, entry)
         return entry
 
-    def _bind_sum(self, mount: MountOption) -> str:
-        context = self.around.context
-        return checksum(context, context.select(mount.source or "."), self.around.cancelled)
+    def _bind_sum(self, mount: MountOption, voice: Voice) -> str:
+        tree = self.around.context
+        if mount.origin:
+            origin = self.around.origin_of(mount.origin, voice)
+            if not isinstance(origin, Tree):
+                return key_of("bind", [*origin, "", mount.source])
+            tree = origin
+        return checksum(tree, tree.select(mount.source or "."), self.around.cancelled)
 
     def _layer_of(
         self, progress: Progress, operation: RunOperation | WorkdirOperation, where: Place, voice: Voice
@@ -149,22 +155,24 @@ class Executor:
             raise
 
     def _run(self, progress: Progress, operation: RunOperation, where: Place, voice: Voice) -> Layer:
-        with ExitStack() as stack, self._snapshot(progress.diff_ids) as change:
+        with self._run_mounts(voice) as mounts, self._snapshot(progress.diff_ids) as change:
+            mounts.prepare(operation)
             name = change.snapshot_id[:12]
             voice.running(name)
             request = RunRequest(
                 snapshot_id=change.snapshot_id,
                 diff_ids=progress.diff_ids,
                 args=operation.args,
-                env=operation.env,
+                env=mounts.env + operation.env,
                 cwd=operation.cwd,
                 user=operation.user,
                 network=operation.network or self.request.network,
-                mounts=self._run_mounts(operation, stack),
+                mounts=tuple(mounts.mounts),
                 shm_size=self.request.shm_size,
                 limits=self.request.limits,
                 extra_hosts=self.request.extra_hosts,
                 hostname=_HOSTNAME,
+                secret_env=mounts.secret_env,
             )
             output = _Output(voice)
             status = self.around.worker.run(request, output.write, self.around.cancelled)
@@ -175,29 +183,15 @@ class Executor:
             voice.removed(name)
         return change.made()
 
-    def _run_mounts(self, operation: RunOperation, stack: ExitStack) -> tuple[RunMount, ...]:
-        mounts = [self._run_mount(mount) for mount in operation.mounts]
-        if operation.script:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sampan-heredoc-"))
-            path = os.path.join(folder, "script")
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(operation.script)
-            os.chmod(path, 0o755)
-            mounts.append(RunMount("bind", operation.args[0], source=path, readonly=True))
-        return tuple(mounts)
-
-    def _run_mount(self, mount: MountOption) -> RunMount:
-        if mount.kind == "tmpfs":
-            return RunMount("tmpfs", mount.target, size=mount.size, mode=mount.mode)
-        if mount.kind == "cache":
-            source = self.around.worker.cache_directory(mount.id)
-            return RunMount("bind", mount.target, source=source, readonly=mount.readonly)
-        fd = open_in_root(self.around.context.fd, mount.source.lstrip("/") or ".", os.O_PATH | os.O_CLOEXEC)
-        try:
-            source = os.readlink(f"/proc/self/fd/{fd}")
-        finally:
-            os.close(fd)
-        return RunMount("bind", mount.target, source=source, readonly=True)
+    def _run_mounts(self, voice: Voice) -> RunMounts:
+        around = self.around
+        return RunMounts(
+            around.worker,
+            around.client,
+            around.context.fd,
+            lambda origin: around.origin_of(origin, voice),
+            around.cancelled,
+        )
 
     def _make_workdir(self, progress: Progress, operation: WorkdirOperation) -> Layer | None:
         """No layer when the directory is there already."""

@@ -18,6 +18,7 @@ from sampan.build.fetch.http import Download, download, is_url, name_of, parse_c
 from sampan.build.files.checksum import checksum
 from sampan.build.files.tree import Selection, Tree
 from sampan.build.model import CopyOperation
+from sampan.build.session import ClientSession
 from sampan.build.solver.cache import BuildCache, CacheEntry, key_of
 from sampan.build.solver.repositories import Repositories
 from sampan.build.solver.voice import Voice
@@ -37,6 +38,7 @@ class Surroundings:
     cancelled: threading.Event
     origin_of: Callable[[str, Voice], tuple[Digest, ...] | Tree]
     """What `from` names: the layers of a stage (built when it must be) or an image, the files of a named context."""
+    client: ClientSession
 
 
 class CopySources:

@@ -20,6 +20,7 @@ from sampan.build.errors import DockerfileError
 from sampan.build.events import StepNote
 from sampan.build.files.tree import Tree
 from sampan.build.model import BuildRequest, CopyOperation, Instruction, Plan, Stage
+from sampan.build.session import ClientSession
 from sampan.build.solver.cache import BuildCache
 from sampan.build.solver.execute import Executor
 from sampan.build.solver.failures import Failures
@@ -54,6 +55,7 @@ class Common:
     stop: threading.Event
     stage_for: Callable[[int, Stage], Progress]
     """The end of the stage with that index, for a stage that needs it."""
+    client: ClientSession
 
 
 class BuildImages:
@@ -100,7 +102,9 @@ class StageSteps:
 
     def __post_init__(self) -> None:
         common, request = self.common, self.common.request
-        around = Surroundings(common.worker, common.cache, common.context, common.stop, self._origin_of)
+        around = Surroundings(
+            common.worker, common.cache, common.context, common.stop, self._origin_of, common.client
+        )
         if not request.no_cache_stages.isdisjoint((self.stage.name, str(self.stage.index))):
             request = replace(request, no_cache=True)
         self.executor = Executor(around, request)

@@ -1,16 +1,11 @@
-"""What a build needs of the engine beyond Docker's classic builder: that it is sampan's, and a session with it."""
+"""What a build needs of the engine beyond Docker's classic builder: that it is sampan's."""
 
 from __future__ import annotations
-
-from contextlib import contextmanager
 
 from sampan.cli.failure import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from sampan.cli.build.session import Offers
     from sampan.client.api import Client
 
 
@@ -22,15 +17,3 @@ def require_sampan(client: Client) -> None:
         raise Failure(
             "outputs and several platforms need sampan's engine", hint="with Docker's use docker buildx build"
         )
-
-
-@contextmanager
-def open_session(client: Client, offers: Offers) -> Iterator[str]:
-    """The id of a session that offers these, open meanwhile; "" when there is nothing to offer."""
-    if not offers:
-        yield ""
-        return
-    from sampan.cli.build.session import BuildSession
-
-    with BuildSession(client, offers) as session:
-        yield session.id

@@ -14,9 +14,7 @@ _HINTS = {
     "explain": "",
     "on-error": "",
     "sbom": "",
-    "secret": "",
     "squash": "put what belongs together into one RUN, or copy the result into a stage of its own",
-    "ssh": "",
 }
 _HARMLESS = {
     "attest": (),

@@ -6,9 +6,10 @@ import os
 import sys
 
 from sampan.cli import registry_auth, units
-from sampan.cli.build.asking import open_session, require_sampan
+from sampan.cli.build.asking import require_sampan
 from sampan.cli.build.classic import ClassicOutput, Sending
 from sampan.cli.build.flags import FLAGS
+from sampan.cli.build.offers import build_session
 from sampan.cli.build.refusals import refuse
 from sampan.cli.build.result import Result, forget_old, write_iidfile, write_metadata
 from sampan.cli.build.show import CLASSIC, Display, follow, mode_of
@@ -124,7 +125,7 @@ def _build(invocation: Invocation) -> int:
     query = _query(invocation, context.dockerfile, context.remote, mode)
     if outputs is not None:
         query["outputs"] = dumps(outputs.wire)
-    with open_session(client, outputs.offers() if outputs is not None else {}) as session:
+    with build_session(client, flags, outputs.offers() if outputs is not None else {}) as session:
         query["session"] = session
         result = _perform(client, query, headers, context, Shown(mode, out, flags["quiet"], flags["tag"]))
     write_iidfile(flags["iidfile"], result.id)

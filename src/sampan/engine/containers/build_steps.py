@@ -11,17 +11,18 @@ import select
 import shutil
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from sampan.build.worker import RunMount, RunRequest
+from sampan.build.worker import RunRequest
 from sampan.engine.config import ContainerConfig, HostConfig, Ulimit
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.files import engine_places
 from sampan.engine.containers.runner import end_shim, remove_run_directory
 from sampan.engine.containers.specs import SpecMaker
+from sampan.engine.containers.step_mounts import StepMounts
 from sampan.engine.containers.step_places import MadePlaces
 from sampan.engine.containers.wiring import Plan, Wiring
 from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, now
@@ -67,25 +68,41 @@ class BuildSteps:
 
         The network is made and taken back on `loop`, where the engine's addresses are kept.
         """
-        record = self._record(request, trust)
+        directory = self._parts.directory(request.snapshot_id)
+        directory.mkdir(mode=0o710, parents=True, exist_ok=True)
+        with ExitStack() as ending:
+            ending.callback(shutil.rmtree, directory, ignore_errors=True)
+            mounts = ending.enter_context(StepMounts(self._parts.settings.id_maps, directory))
+            mounts.prepare(request.mounts)
+            record = self._record(request, trust, mounts.points)
+            return self._run_on_network(record, mounts.trees, output, cancelled, loop)
+
+    def _run_on_network(
+        self,
+        record: ContainerRecord,
+        trees: Sequence[int],
+        output: Output,
+        cancelled: threading.Event,
+        loop: asyncio.AbstractEventLoop,
+    ) -> int:
         places = MadePlaces.look(self._parts, record, engine_places(record))
         plan = asyncio.run_coroutine_threadsafe(self._connect(record), loop).result()
         run_dir = self._parts.run_directory(record.id)
         try:
-            self._parts.directory(record.id).mkdir(mode=0o710, parents=True, exist_ok=True)
-            return self._run(record, plan, run_dir, output, cancelled)
+            return self._run(record, plan, run_dir, trees, output, cancelled)
         finally:
             with ExitStack() as ending:  # from the last to the first, each whatever becomes of the others
                 ending.callback(lambda: places.remove(self._parts.snapshots.upper(record.id)))
-                ending.callback(shutil.rmtree, self._parts.directory(record.id), ignore_errors=True)
                 ending.callback(remove_run_directory, run_dir)
                 ending.callback(self._disconnect_now, record, plan, loop)
                 ending.callback(end_shim, run_dir, self._parts.cgroup(record))
 
-    def _record(self, request: RunRequest, trust: HostTrust | None) -> ContainerRecord:
+    def _record(
+        self, request: RunRequest, trust: HostTrust | None, points: Sequence[MountPoint]
+    ) -> ContainerRecord:
         limits = request.limits
-        mounts = [_mount_point(mount) for mount in request.mounts]
-        environment = request.env
+        mounts = list(points)
+        environment = request.env + request.secret_env
         if trust is not None:
             mounts.append(MountPoint("bind", trust.place, str(trust.bundle), rw=False, internal=True))
             environment = (*trust.environment, *environment)
@@ -154,7 +171,13 @@ class BuildSteps:
             plan.close()
 
     def _run(
-        self, record: ContainerRecord, plan: Plan, run_dir: Path, output: Output, cancelled: threading.Event
+        self,
+        record: ContainerRecord,
+        plan: Plan,
+        run_dir: Path,
+        trees: Sequence[int],
+        output: Output,
+        cancelled: threading.Event,
     ) -> int:
         request = self._specs.request(
             record, plan.specs, {}, embedded_dns=self._wiring.embedded_dns(plan.endpoints), log=False
@@ -167,6 +190,7 @@ class BuildSteps:
                 stdio=(null, pipes[0][1], pipes[1][1]),
                 network=plan.namespace if plan.own else None,
                 user_namespace=plan.user_namespace if plan.user_namespace >= 0 else None,
+                trees=trees,
             )
         except BaseException:
             for read_end, _ in pipes:
@@ -212,11 +236,3 @@ def _copy_output(ends: list[int], shim: ShimClient, output: Output, cancelled: t
                 del streams[end]
         if ready == [shim.fileno()]:
             return
-
-
-def _mount_point(mount: RunMount) -> MountPoint:
-    if mount.kind == "bind":
-        return MountPoint("bind", mount.target, mount.source, rw=not mount.readonly, internal=True)
-    options = [f"size={mount.size}"] if mount.size else []
-    options += [f"mode={mount.mode:o}"] if mount.mode is not None else []
-    return MountPoint("tmpfs", mount.target, rw=not mount.readonly, options=tuple(options))

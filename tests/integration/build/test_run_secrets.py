@@ -1,0 +1,120 @@
+"""Secrets of a build on a real engine: what a step sees, and that nothing else ever has a byte of them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+SECRET = "sEcReT-4711-do-not-keep-me"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("secrets")
+    (path / "token").write_text(SECRET)
+    (path / "context").mkdir()
+    yield path
+
+
+def build(sampan: Any, site: Path, dockerfile: str, *flags: str) -> Any:
+    (site / "context/Dockerfile").write_text(dockerfile)
+    return sampan.run("build", "--no-cache", *flags, str(site / "context"))
+
+
+def holders(*places: Path) -> list[str]:
+    """Files below the places that have the secret's bytes, database and memory files among them."""
+    found = subprocess.run(
+        ["grep", "-rlaF", "-D", "skip", "--", SECRET, *map(str, places)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.splitlines()
+
+
+def engine_places(sampan: Any) -> tuple[Path, ...]:
+    engine = sampan.engine
+    return engine.root, engine.run_dir, engine.log
+
+
+def test_a_step_sees_its_secrets_and_nobody_else_ever_does(
+    sampan: Any, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAMPAN_TEST_WORD", "plainword")
+    dockerfile = (
+        "FROM busybox\n"
+        'RUN --mount=type=secret,id=token stat -c "first %a %u %g %s" /run/secrets/token && touch /made\n'
+        "USER 1000:1000\n"
+        "RUN --mount=type=secret,id=token,target=conf/t,mode=0440,uid=1000,gid=7 "
+        'stat -c "second %a %u %g" /conf/t && wc -c < /conf/t\n'
+        "USER 0\n"
+        "RUN --mount=type=secret,id=token,env=TOKEN "
+        'test ${#TOKEN} = 26 && test ! -e /run/secrets/token && test "$TOKEN" = "$(echo $TOKEN)" && echo third\n'
+        'RUN --mount=type=secret,id=word,target=/w,env=WORD test "$(cat /w)" = "$WORD" && echo fourth $WORD\n'
+        "RUN --mount=type=secret,id=none test ! -e /run/secrets/none && test ! -e /run/secrets && echo fifth\n"
+        "RUN --mount=type=secret,id=token (echo x > /run/secrets/token) 2>&1 | grep -c Read-only\n"
+    )
+    done = build(
+        sampan,
+        site,
+        dockerfile,
+        "--secret",
+        f"id=token,src={site}/token",
+        "--secret",
+        "id=word,env=SAMPAN_TEST_WORD",
+        "-t",
+        "secrets",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for line in ("first 400 0 0 26", "second 440 1000 7\n26", "third", "fourth plainword", "fifth", "\n1\n"):
+        assert line in done.stdout
+    assert SECRET not in done.stdout + done.stderr
+    history = sampan.ok("history", "--no-trunc", "secrets") + sampan.ok("inspect", "secrets")
+    assert SECRET not in history and "plainword" not in history
+    listing = sampan.ok("run", "--rm", "secrets", "sh", "-c", "ls -d /run /conf /w /made 2>/dev/null; env")
+    assert listing.splitlines()[0] == "/made" and "TOKEN" not in listing
+    assert holders(*engine_places(sampan)) == []
+
+
+def test_a_step_that_fails_leaves_no_secret(sampan: Any, site: Path) -> None:
+    done = build(
+        sampan,
+        site,
+        "FROM busybox\nRUN --mount=type=secret,id=token,env=TOKEN --mount=type=secret,id=token false\n",
+        "--secret",
+        f"id=token,src={site}/token",
+    )
+    assert done.returncode != 0
+    assert SECRET not in done.stdout + done.stderr
+    assert holders(*engine_places(sampan)) == []
+
+
+def test_a_cancelled_build_leaves_no_secret(sampan: Any, site: Path, find_problems: Any) -> None:
+    (site / "context/Dockerfile").write_text(
+        "FROM busybox\nRUN --mount=type=secret,id=token,env=TOKEN --mount=type=secret,id=token "
+        "echo under way && sleep 60\n"
+    )
+    command = ("build", "--no-cache", "--secret", f"id=token,src={site}/token", str(site / "context"))
+    process = sampan.start(*command, stdout=subprocess.PIPE)
+    assert any(b"under way" in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    process.wait(30)
+    assert find_problems(sampan) == []
+    assert holders(*engine_places(sampan)) == []
+
+
+def test_a_secret_that_another_build_has_is_asked_for_anew(sampan: Any, site: Path) -> None:
+    """It counts nothing in the cache's key: other bytes find the same step."""
+    dockerfile = "FROM busybox\nRUN --mount=type=secret,id=token echo a step with a secret > /made\n"
+    (site / "context/Dockerfile").write_text(dockerfile)
+    context = str(site / "context")
+    first = sampan.ok("build", "-q", "--secret", f"id=token,src={site}/token", context)
+    second = sampan.ok("build", "-q", "--secret", "id=token,src=/etc/hostname", context)
+    assert first == second
