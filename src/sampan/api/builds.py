@@ -146,6 +146,7 @@ def build_request(request: Request) -> BuildRequest:
         platform=platforms[0] if len(platforms) == 1 else None,
         platforms=platforms if len(platforms) > 1 else (),
         outputs=outputs,
+        explain=request.flag("explain"),
         no_cache=request.flag("nocache"),
         no_cache_stages=frozenset(name.lower() for name in request.get("nocachefilter").split(",") if name),
         pull=request.flag("pull"),

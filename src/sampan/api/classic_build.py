@@ -14,6 +14,7 @@ from sampan.api.solve_status import response_of
 from sampan.build.events import (
     BuildEvent,
     BuildResult,
+    Explanation,
     Failure,
     StageOrder,
     StepNote,
@@ -90,12 +91,16 @@ class ClassicBuild:
         self._open.clear()
         return said
 
-    def _of_vertex(self, event: Vertex | VertexLog | VertexStatus | VertexWarning) -> list[Message]:
+    def _of_vertex(
+        self, event: Vertex | VertexLog | VertexStatus | VertexWarning | Explanation
+    ) -> list[Message]:
         if isinstance(event, Vertex):
             if event.completed or event.error:
                 return self._last_words(event.digest)
             told = event.started and event.name.startswith(_TOLD)
             return [_line(event.name)] if told else []
+        if isinstance(event, Explanation):
+            return [_line(f" ---> Not cached: {reason}") for reason in event.reasons]
         if isinstance(event, VertexWarning):
             # What a check finds on a line of the Dockerfile the classic builder does not know.
             return [] if event.line else [_line(f"[Warning] {event.short}")]

@@ -7,6 +7,7 @@ import base64
 from sampan.build.events import (
     BuildEvent,
     BuildResult,
+    Explanation,
     Failure,
     StageOrder,
     StepNote,
@@ -31,6 +32,8 @@ def status_of(event: BuildEvent) -> Message | None:
         return {"warnings": [_warning(event)]}
     if isinstance(event, BuildResult):
         return {"aux": {"ID": event.image, "Tags": event.tags, **response_of(event)}}
+    if isinstance(event, Explanation):
+        return {"sampan": {"explain": event}}
     if isinstance(event, StageOrder | StepNote | Failure):
         return None
     raise TypeError(event)

@@ -93,6 +93,13 @@ class StepNote(msgspec.Struct, frozen=True, omit_defaults=True):
     """The stage says nothing more."""
 
 
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a step was not found in the cache, for builds that ask for it; told before the step is done."""
+
+    vertex: Digest
+    reasons: tuple[str, ...]
+
+
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the error that ends the build belongs; told right before it is raised. Lines count from 1."""
 
@@ -121,4 +128,14 @@ class BuildResult(msgspec.Struct, frozen=True):
     """What came out of exports, with BuildKit's keys; empty when the request named none."""
 
 
-BuildEvent = Vertex | VertexStatus | VertexLog | VertexWarning | StageOrder | StepNote | Failure | BuildResult
+BuildEvent = (
+    Vertex
+    | VertexStatus
+    | VertexLog
+    | VertexWarning
+    | StageOrder
+    | StepNote
+    | Explanation
+    | Failure
+    | BuildResult
+)

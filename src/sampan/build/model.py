@@ -8,6 +8,7 @@ from typing import Literal
 
 from sampan.build.cache_options import CacheFrom, CacheTo
 from sampan.build.output_options import Output
+from sampan.oci.digest import Digest
 from sampan.oci.reference import Reference
 
 MAX_DOCKERFILE = 4 << 20
@@ -183,6 +184,14 @@ class RunOperation:
 
 
 @dataclass(frozen=True, slots=True)
+class StateBefore:
+    """What a step begins with: enough to look around where it failed. `diff_ids`: the layers of its root."""
+
+    diff_ids: tuple[Digest, ...]
+    operation: RunOperation
+
+
+@dataclass(frozen=True, slots=True)
 class CopyOperation:
     sources: tuple[str, ...]
     heredocs: tuple[Heredoc, ...]
@@ -240,6 +249,8 @@ class BuildRequest:
     labels: dict[str, str] = field(default_factory=dict)
     target: str = ""
     platform: str | None = None
+    explain: bool = False
+    """Tell of every step that is not found in the cache what has changed."""
     no_cache: bool = False
     no_cache_stages: frozenset[str] = frozenset()
     """Lower-case names (or numbers) of stages that are built without looking into the cache."""

@@ -26,6 +26,7 @@ from sampan.api.router import Router
 from sampan.build.solver.builder import Builder
 from sampan.build.solver.cache import BuildCache, MetadataTable
 from sampan.build.solver.flights import Flights
+from sampan.build.solver.inputs import InputsStore, MetadataInputs
 from sampan.daemon.remap import check_kernel, with_id_maps
 from sampan.engine import apparmor, selinux
 from sampan.engine.build_cache import BuildCacheKeeper
@@ -267,10 +268,13 @@ def _builds(
             transfer,
             keep_images=stored,
         )
-        builder = Builder(worker, stores.metadata, touched=use.touch, transfer=transfer, flights=flights)
+        builder = Builder(
+            worker, stores.metadata, touched=use.touch, transfer=transfer, flights=flights, inputs=inputs
+        )
         return Tools(builder, worker, images, credentials)
 
     flights = Flights()
+    inputs = InputsStore(MetadataInputs(stores.metadata))
     cache = BuildCacheKeeper(
         stores.cache, mounts, stores.images, stores.metadata, use, settings.builder_gc, settings.root
     )

@@ -40,11 +40,12 @@ class Table(enum.Enum):
     VOLUMES = "volumes"
     SNAPSHOTS = "snapshots"
     BUILD_CACHE = "build_cache"
+    BUILD_INPUTS = "build_inputs"  # see build.solver.inputs
     CACHE_MOUNTS = "cache_mounts"
     SETTINGS = "settings"
 
 
-RELAXED = frozenset({Table.BLOBS, Table.BUILD_CACHE, Table.CACHE_MOUNTS, Table.SNAPSHOTS})
+RELAXED = frozenset({Table.BLOBS, Table.BUILD_CACHE, Table.BUILD_INPUTS, Table.CACHE_MOUNTS, Table.SNAPSHOTS})
 """Tables whose commits are not flushed to disk unless `durable=True` is given."""
 
 

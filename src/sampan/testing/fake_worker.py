@@ -228,8 +228,8 @@ class FakeTable:
     def delete(self, key: str) -> None:
         self.rows.pop(key, None)
 
-    def items(self) -> list[tuple[str, bytes]]:
-        return sorted(self.rows.items())
+    def items(self, prefix: str = "") -> list[tuple[str, bytes]]:
+        return sorted(row for row in self.rows.items() if row[0].startswith(prefix))
 
 
 def _description(top: Path) -> list[tuple[str, int, int, int, str]]:

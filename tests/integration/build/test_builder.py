@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sampan.build.errors import BuildCancelled, DockerfileError, RunFailed
-from sampan.build.events import Failure, Vertex, VertexWarning
+from sampan.build.events import Explanation, Failure, Vertex, VertexWarning
 from sampan.build.model import BuildRequest
 from sampan.build.solver.builder import Builder
+from sampan.build.solver.inputs import InputsStore
 from sampan.build.worker import RunRequest
 from sampan.errors import Invalid, NotFound, Unavailable
 from sampan.oci.digest import Digest
@@ -37,7 +39,8 @@ class Bench:
         self.worker = FakeWorker(tmp_path / "worker")
         self.worker.add_image("base", BASE_FILES)
         self.table = FakeTable()
-        self.builder = Builder(self.worker, None, table=self.table)
+        self.inputs = FakeTable()
+        self.builder = Builder(self.worker, None, table=self.table, inputs=InputsStore(self.inputs))
         self.reader = BuildReader()
         self.cancelled = threading.Event()
 
@@ -228,6 +231,31 @@ def test_a_linked_copy_is_the_same_layer_on_any_base(bench: Bench) -> None:
     assert (third / "etc/a").stat().st_uid == 34
 
 
+def test_a_step_that_is_not_found_says_what_has_changed(bench: Bench) -> None:
+    bench.file("src/a", "1")
+    bench.file("src/b", "1")
+
+    def reasons(dockerfile: str, **options: object) -> list[tuple[str, ...]]:
+        bench.build(dockerfile, explain=True, **options)
+        return [event.reasons for event in bench.reader.events if isinstance(event, Explanation)]
+
+    text = "FROM base AS one\nARG V=1\nRUN env V\nFROM base\nCOPY src /s\nCOPY --from=one /made /\n"
+    text = text.replace("RUN env V", "RUN env V; write /made x")
+    assert reasons(text) == [("no earlier build of this step",)] * 3
+    rows = dict(bench.inputs.rows)
+    assert reasons(text) == []
+    assert bench.inputs.rows == rows  # a hit writes nothing
+    bench.file("src/b", "2")
+    assert reasons(text) == [("file changed: src/b",), ("an earlier step changed",)]
+    assert reasons(text, build_args={"V": "secret word"}) == [("argument changed: V",)]
+    assert reasons(text.replace("FROM base\n", "FROM base\nWORKDIR /w\n"))[0] == (
+        "no earlier build of this step",
+    )
+    assert reasons(text, no_cache=True)[0] == ("the cache is off for this step (--no-cache)",)
+    kept = [zlib.decompress(body) for body in bench.inputs.rows.values()]
+    assert not any(b"secret word" in body for body in kept)
+
+
 def test_a_step_without_a_layer_has_the_time_of_the_layer_before_it(bench: Bench) -> None:
     dockerfile = "FROM scratch\nENV A=1\nWORKDIR /w\nENV B=1\nRUN true\nWORKDIR /v\nCMD x\n"
     config = bench.worker.images[bench.build(dockerfile)]
@@ -347,6 +375,9 @@ def test_a_failed_command_passes_its_code_and_leaves_nothing(bench: Bench) -> No
     assert (failure.file, failure.line, failure.last_line) == ("Dockerfile", 3, 3)
     assert (failure.text, failure.last_output) == ("RUN echo doing; exit 7", "doing\n")
     assert failure.excerpt == ((1, "FROM base"), (2, "RUN write /x 1"), (3, "RUN echo doing; exit 7"))
+    before = caught.value.before
+    assert bench.worker.runs[-1].diff_ids == before.diff_ids
+    assert (before.operation.args[-1], before.operation.cwd) == ("echo doing; exit 7", "/")
     failed = [event for event in bench.reader.events if isinstance(event, Vertex) and event.error]
     assert [(event.digest, event.name) for event in failed] == [
         (failure.vertex, "[3/3] RUN echo doing; exit 7")
@@ -507,7 +538,6 @@ def test_a_mistake_in_a_later_line_is_told_before_anything_runs(bench: Bench) ->
         ("COPY a /etc/passwd/x", "cannot copy to non-directory: /etc/passwd"),
         ("COPY --chown=nobody2 a /", "no such user: nobody2"),
         ("COPY outside /x", "file not found in build context"),
-        ("ADD https://example.com/x.git /", "git repository is not supported"),
     ],
 )
 def test_a_copy_that_can_not_work_is_refused(bench: Bench, line: str, message: str) -> None:

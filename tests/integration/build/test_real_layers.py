@@ -66,6 +66,9 @@ class RealWorker:
     ) -> BaseImage:
         return self._bases[reference]
 
+    def known_config(self, reference: str, platform: str | None) -> ImageConfig | None:
+        return self._bases[reference].config
+
     def has_layer(self, diff_id: Digest) -> bool:
         return self.layers.has(diff_id)
 

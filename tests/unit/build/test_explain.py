@@ -15,6 +15,7 @@ _BEFORE = StepInputs(
     args={"V": "1"},
     env={"E": "1"},
     files={"a": "1", "b": "1"},
+    settings={"user": "web"},
 )
 
 
@@ -26,6 +27,7 @@ _BEFORE = StepInputs(
         ({"parent": "p2"}, ("an earlier step changed",)),
         ({"args": {"V": "2"}}, ("argument changed: V",)),
         ({"env": {}}, ("environment removed: E",)),
+        ({"settings": {"user": "root"}}, ("setting changed: user",)),
         (
             {"files": {"a": "2", "c": "1"}},
             ("file changed: a", "file removed: b", "file added: c"),

@@ -23,6 +23,7 @@ from sampan.build.session import NO_CLIENT, ClientSession
 from sampan.build.solver.cache import BuildCache, CacheTable, MetadataTable
 from sampan.build.solver.failures import Failures
 from sampan.build.solver.flights import Flights
+from sampan.build.solver.inputs import InputsStore
 from sampan.build.solver.named import NamedContexts
 from sampan.build.solver.progress import Progress
 from sampan.build.solver.remote_format import encode_inline
@@ -51,12 +52,14 @@ class Builder:
         touched: Callable[[str], None] = lambda _key: None,
         transfer: CacheTransfer | None = None,
         flights: Flights | None = None,
+        inputs: InputsStore | None = None,
     ) -> None:
         """`table` replaces the cache table of `metadata` (for tests); one of the two must be given.
 
         `touched` is told the keys of the cache that builds find or store. With `transfer`, which is of one
         build, this builder is for one build too; without it requests can't import or export caches.
-        `flights` is shared by builders whose equal steps, done at the same time, are to be done once.
+        `flights` is shared by builders whose equal steps, done at the same time, are to be done once; in `inputs`,
+        if there is one, builds keep what went into the steps that they had to do.
         """
         self._worker = worker
         if table is None:
@@ -64,6 +67,7 @@ class Builder:
                 raise Invalid("a builder needs a metadata database or a cache table")
             table = MetadataTable(metadata)
         self._transfer = transfer
+        self._inputs = inputs
         imported = transfer.find if transfer is not None else lambda _key: None
         self.cache = BuildCache(table, worker.has_layer, touched, imported, flights)
 
@@ -141,6 +145,7 @@ class Builder:
             return _Build(
                 self._worker,
                 self.cache,
+                self._inputs,
                 request,
                 planned,
                 failures,
@@ -160,6 +165,7 @@ class Builder:
 class _Build:
     worker: Worker
     cache: BuildCache
+    inputs: InputsStore | None
     request: BuildRequest
     plan: Plan
     failures: Failures
@@ -177,6 +183,7 @@ class _Build:
         self.common = Common(
             self.worker,
             self.cache,
+            self.inputs,
             self.request,
             self.plan,
             context_tree(self.context_fd, self.request),

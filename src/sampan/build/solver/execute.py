@@ -23,9 +23,12 @@ from sampan.build.model import (
     MountOption,
     Place,
     RunOperation,
+    StateBefore,
     WorkdirOperation,
 )
 from sampan.build.solver.cache import CacheEntry, key_of
+from sampan.build.solver.explain import StepInputs, explain
+from sampan.build.solver.inputs import inputs_of, with_copy, with_run
 from sampan.build.solver.keys import chain_of, copy_key, dated_key, run_key, workdir_key
 from sampan.build.solver.placing import Placing, accounts_of, ownership_of
 from sampan.build.solver.progress import Progress, epoch_time
@@ -48,6 +51,9 @@ _ABOUT_SOURCES = ("file not found", "forbidden path", "no source files")
 class Executor:
     around: Surroundings
     request: BuildRequest
+    stage: str = ""
+    """What people call the stage, and `base` what it begins with."""
+    base: str = ""
 
     def step(self, progress: Progress, applied: Applied, where: Place, voice: Voice) -> Progress:
         """Do what `applied` asks for, or find it in the cache."""
@@ -61,7 +67,11 @@ class Executor:
         else:
             key = dated_key(self._key(progress, applied, operation, voice), self.request.epoch)
             entry = self._lookup(key, voice) or self._made(
-                key, applied, voice, lambda: self._layer_of(progress, operation, where, voice)
+                key,
+                applied,
+                voice,
+                lambda: self._inputs_of(progress, applied, operation),
+                lambda: self._layer_of(progress, operation, where, voice),
             )
         return progress.advance(applied, entry.created, Digest(entry.layer) if entry.layer else None)
 
@@ -76,7 +86,11 @@ class Executor:
             key = copy_key("" if operation.link else chain_of(below), operation, sources.content_key())
             key = dated_key(key, self.request.epoch)
             return self._lookup(key, voice) or self._made(
-                key, applied, voice, lambda: self._copied(below, operation, sources)
+                key,
+                applied,
+                voice,
+                lambda: with_copy(self._inputs(progress, applied), operation, sources.files()),
+                lambda: self._copied(below, operation, sources),
             )
 
     def _numbers(self, progress: Progress, chown: str) -> str:
@@ -99,10 +113,46 @@ class Executor:
         binds = [self._bind_sum(mount, voice) for mount in operation.mounts if mount.kind == "bind"]
         return run_key(chain, operation, applied.state, progress.base, self.request, binds)
 
-    def _made(self, key: str, applied: Applied, voice: Voice, make: Callable[[], Layer | None]) -> CacheEntry:
+    def _made(
+        self,
+        key: str,
+        applied: Applied,
+        voice: Voice,
+        inputs: Callable[[], StepInputs],
+        make: Callable[[], Layer | None],
+    ) -> CacheEntry:
         """Done here, or by another stage or build that began with it earlier."""
         with self.around.cache.flights.alone(key, self.around.cancelled):
-            return self._lookup(key, voice) or self._remember(key, applied, make())
+            found = self._lookup(key, voice)
+            if found is not None:
+                return found
+            self._note(key, voice, inputs)
+            return self._remember(key, applied, make())
+
+    def _note(self, key: str, voice: Voice, inputs: Callable[[], StepInputs]) -> None:
+        """Keep what goes into the step for later builds, and tell what has changed since earlier ones."""
+        store = self.around.inputs
+        if store is None:
+            return
+        now = inputs()
+        if self.request.explain:
+            voice.explain(explain(now, store.earlier(now, self.around.begun), no_cache=self.request.no_cache))
+        store.store(key, now)
+
+    def _inputs(self, progress: Progress, applied: Applied) -> StepInputs:
+        operation = applied.operation
+        # The history of RUN has the arguments' values in it.
+        shown = f"RUN {operation.shown}" if isinstance(operation, RunOperation) else applied.history
+        return inputs_of(progress, self.stage, self.base, shown.removesuffix(" # buildkit"))
+
+    def _inputs_of(
+        self, progress: Progress, applied: Applied, operation: RunOperation | WorkdirOperation
+    ) -> StepInputs:
+        inputs = self._inputs(progress, applied)
+        if isinstance(operation, WorkdirOperation):
+            return inputs
+        network = operation.network or self.request.network
+        return with_run(inputs, operation, applied.state, {"network": network})
 
     def _lookup(self, key: str, voice: Voice) -> CacheEntry | None:
         entry = None if self.request.no_cache else self.around.cache.lookup(key)
@@ -179,7 +229,8 @@ class Executor:
             if self.around.cancelled.is_set():
                 raise BuildCancelled
             if status != 0:
-                raise RunFailed(operation.shown, status, where, output.last())
+                before = StateBefore(progress.diff_ids, operation)
+                raise RunFailed(operation.shown, status, where, output.last(), before)
             voice.removed(name)
         return change.made()
 

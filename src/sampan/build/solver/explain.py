@@ -27,6 +27,8 @@ class StepInputs(msgspec.Struct, frozen=True, omit_defaults=True):
     args: Mapping[str, str] = {}
     env: Mapping[str, str] = {}
     files: Mapping[str, str] = {}
+    settings: Mapping[str, str] = {}
+    """Whatever else counts, by words for people: "user", "working directory"."""
 
 
 def explain(now: StepInputs, earlier: Sequence[StepInputs], *, no_cache: bool = False) -> tuple[str, ...]:
@@ -45,6 +47,7 @@ def explain(now: StepInputs, earlier: Sequence[StepInputs], *, no_cache: bool = 
         reasons.append("an earlier step changed")
     reasons.extend(_names("argument", before.args, now.args))
     reasons.extend(_names("environment", before.env, now.env))
+    reasons.extend(_names("setting", before.settings, now.settings))
     reasons.extend(_files(before.files, now.files))
     return tuple(reasons) or ("nothing changed, but the cache no longer has this step's result",)
 
@@ -64,7 +67,12 @@ def nearest(now: StepInputs, earlier: Sequence[StepInputs]) -> StepInputs | None
 
 
 def _distance(before: StepInputs, now: StepInputs) -> int:
-    pairs = ((before.args, now.args), (before.env, now.env), (before.files, now.files))
+    pairs = (
+        (before.args, now.args),
+        (before.env, now.env),
+        (before.files, now.files),
+        (before.settings, now.settings),
+    )
     changes = sum(len(_changed(old, new)) for old, new in pairs)
     return changes + (before.base != now.base) + (before.parent != now.parent) + (before.stage != now.stage)
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import BinaryIO
 
-from sampan.build.fetch.git_url import is_git
+from sampan.build.fetch.git_url import is_git, redacted
 from sampan.build.fetch.http import Download, download, is_url, name_of, parse_checksum
 from sampan.build.files.checksum import checksum
 from sampan.build.files.tree import Selection, Tree
 from sampan.build.model import CopyOperation
 from sampan.build.session import ClientSession
 from sampan.build.solver.cache import BuildCache, CacheEntry, key_of
+from sampan.build.solver.inputs import InputsStore, files_of, short_sum
 from sampan.build.solver.repositories import Repositories
 from sampan.build.solver.voice import Voice
 from sampan.build.worker import Worker
@@ -34,8 +35,11 @@ class Surroundings:
 
     worker: Worker
     cache: BuildCache
+    inputs: InputsStore | None
     context: Tree
     cancelled: threading.Event
+    begun: int
+    """When the build began, in nanoseconds since 1970."""
     origin_of: Callable[[str, Voice], tuple[Digest, ...] | Tree]
     """What `from` names: the layers of a stage (built when it must be) or an image, the files of a named context."""
     client: ClientSession
@@ -60,10 +64,10 @@ class CopySources:
             else:
                 self._layers = origin
         self.urls = [source for source in operation.sources if is_url(source)]
-        addresses = [source for source in operation.sources if is_git(source)]
-        self.paths = [source for source in operation.sources if source not in (*self.urls, *addresses)]
-        _check_remotes(operation, self.urls, addresses, self.paths)
-        self.repositories = Repositories(operation, addresses, self._stack, voice, around.cancelled)
+        self._addresses = [source for source in operation.sources if is_git(source)]
+        self.paths = [source for source in operation.sources if source not in (*self.urls, *self._addresses)]
+        _check_remotes(operation, self.urls, self._addresses, self.paths)
+        self.repositories = Repositories(operation, self._addresses, self._stack, voice, around.cancelled)
         self._sum = parse_checksum(operation.checksum) if operation.checksum and self.urls else ""
 
     def __enter__(self) -> CopySources:
@@ -108,6 +112,18 @@ class CopySources:
             for url in self.urls[len(self._downloads) :]:
                 self._downloads.append(self._fetch(url))
         return self._downloads
+
+    def files(self) -> dict[str, str]:
+        """What is copied, each with its checksum, for people who ask what has changed."""
+        remote = [(url, self._url_sum(url)) for url in self.urls]
+        remote += zip(self._addresses, self.repositories.content_keys(), strict=True)
+        found = {redacted(address): short_sum(content) for address, content in remote}
+        if self.paths and self._layers is None:
+            found |= files_of(self.tree, self.selections())
+        elif self.paths:
+            # Whether the files of layers were read depends on what is remembered: their checksum is always there.
+            found[f"{self._operation.origin}: {' '.join(self.paths)}"] = self._tree_sum()
+        return found
 
     def _fetch(self, url: str) -> tuple[Download, BinaryIO]:
         out = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)

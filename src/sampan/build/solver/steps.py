@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -24,6 +25,7 @@ from sampan.build.session import ClientSession
 from sampan.build.solver.cache import BuildCache
 from sampan.build.solver.execute import Executor
 from sampan.build.solver.failures import Failures
+from sampan.build.solver.inputs import InputsStore
 from sampan.build.solver.named import NamedContexts
 from sampan.build.solver.progress import Progress
 from sampan.build.solver.sources import Surroundings
@@ -44,6 +46,7 @@ class Common:
 
     worker: Worker
     cache: BuildCache
+    inputs: InputsStore | None
     request: BuildRequest
     plan: Plan
     context: Tree
@@ -56,6 +59,7 @@ class Common:
     stage_for: Callable[[int, Stage], Progress]
     """The end of the stage with that index, for a stage that needs it."""
     client: ClientSession
+    begun: int = field(default_factory=time.time_ns)
 
 
 class BuildImages:
@@ -103,11 +107,20 @@ class StageSteps:
     def __post_init__(self) -> None:
         common, request = self.common, self.common.request
         around = Surroundings(
-            common.worker, common.cache, common.context, common.stop, self._origin_of, common.client
+            common.worker,
+            common.cache,
+            common.inputs,
+            common.context,
+            common.stop,
+            common.begun,
+            self._origin_of,
+            common.client,
         )
         if not request.no_cache_stages.isdisjoint((self.stage.name, str(self.stage.index))):
             request = replace(request, no_cache=True)
-        self.executor = Executor(around, request)
+        stage = self.stage
+        base = stage.base or f"stage {stage.base_stage}"
+        self.executor = Executor(around, request, stage.name or f"stage-{stage.index}", base)
 
     def perform(self) -> Progress:
         names = self.names or stage_names(self.stage, {}, self.common.plan)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from sampan.build.events import StepNote, Vertex, VertexLog, VertexStatus, VertexWarning
+from sampan.build.events import Explanation, StepNote, Vertex, VertexLog, VertexStatus, VertexWarning
 from sampan.build.solver.cache import key_of
 from sampan.build.worker import Report
 from sampan.oci.digest import Digest
@@ -78,6 +78,9 @@ class Voice:
 
     def image(self, image_id: Digest | None) -> None:
         self.report(StepNote(self.stage, self.vertex, image=image_id or ""))
+
+    def explain(self, reasons: tuple[str, ...]) -> None:
+        self.report(Explanation(self.vertex, reasons))
 
     def log(self, stream: int, data: bytes) -> None:
         self.report(VertexLog(self.vertex, stream, data, timestamp()))
