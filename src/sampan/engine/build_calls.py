@@ -19,7 +19,7 @@ from sampan.build.model import BuildRequest, Dockerfile
 from sampan.build.rules.check import check_text
 from sampan.build.rules.outline import outline, targets
 from sampan.build.rules.report import Json, lint_result
-from sampan.build.rules.subject import FindBase, Subject
+from sampan.build.rules.subject import FindBase, Subject, replaceable
 from sampan.build.solver.steps import host_platform
 from sampan.engine.images import Images, platform_of
 from sampan.engine.threads import blocking_chunks
@@ -78,6 +78,7 @@ class BuildCalls:
                 target=subject.target,
                 build_platform=subject.build_platform,
                 target_platform=subject.target_platform,
+                contexts=subject.contexts,
             )
             return outline(subject, planned, raw)
 
@@ -108,7 +109,8 @@ class BuildCalls:
             target=request.target,
             build_platform=platform,
             target_platform=request.platform or platform,
-            find_base=self._find_base(request, credentials),
+            find_base=replaceable(self._find_base(request, credentials), request.contexts),
+            contexts=request.contexts,
             ignore=ignore_rules(fd, request),
             practice=practice,
         )

@@ -11,7 +11,7 @@ from sampan.build.rules.catalog import RULES
 from sampan.build.rules.check import Report, check_text
 from sampan.build.rules.nearest import distance, nearest
 from sampan.build.rules.options import parse_options
-from sampan.build.rules.subject import Subject
+from sampan.build.rules.subject import Subject, replaceable
 from sampan.errors import Invalid
 from sampan.oci.ignore import IgnoreRules
 from sampan.oci.image import ContainerDefaults, ImageConfig, RootFS
@@ -205,6 +205,24 @@ def test_every_rule_has_a_bad_example() -> None:
 )
 def test_messages_are_buildkits(text: str, message: str) -> None:
     assert messages(text) == [message]
+
+
+def test_a_named_context_takes_the_place_of_a_stage_or_of_an_image() -> None:
+    text = "FROM plain AS one\nCOPY $ANY /\nFROM one\nCOPY $JAVA_HOME /\n"
+
+    def found_with(contexts: dict[str, str]) -> list[int]:
+        def find(name: str, _platform: str) -> ImageConfig | None:
+            return _BASES.get(name, _BARE)
+
+        subject = Subject(
+            Dockerfile(()), contexts=contexts, find_base=replaceable(find, contexts), practice=False
+        )
+        return [item.first for item in check_text(text.encode(), subject).findings]
+
+    assert found_with({}) == [2, 4]
+    assert found_with({"plain": "docker-image://java"}) == [2]
+    assert found_with({"plain": "../directory"}) == []
+    assert found_with({"one": "docker-image://java"}) == []
 
 
 def test_build_arguments_count_as_in_a_build() -> None:

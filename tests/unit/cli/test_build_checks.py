@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sampan.cli.build.calls import Call, parse_call
+from sampan.cli.build.calls import Call, Question, ask, parse_call
 from sampan.cli.build.checks import as_sarif, as_text, excerpt, mistake, summary
 from sampan.cli.failure import Failure
 
@@ -133,3 +134,24 @@ def test_a_call_is_read_as_buildx_reads_it(text: str, call: Call) -> None:
 def test_a_wrong_call_is_refused(text: str) -> None:
     with pytest.raises(Failure, match="invalid"):
         parse_call(text)
+
+
+class _OtherEngine:
+    """A dockerd: it would build what it is sent."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def request(self, method: str, path: str, *_: object) -> Any:
+        self.asked.append(f"{method} {path}")
+        return SimpleNamespace(headers={"server": "Docker/20.10.24 (linux)"})
+
+    def release(self, _response: object) -> None:
+        pass
+
+
+def test_an_engine_that_would_build_instead_is_not_asked() -> None:
+    client = _OtherEngine()
+    with pytest.raises(Failure, match="need sampan's engine"):
+        ask(client, Call("check"), Question(iter(()), "Dockerfile", "Dockerfile"), {}, {})  # type: ignore[arg-type]
+    assert client.asked == ["HEAD /_ping"]

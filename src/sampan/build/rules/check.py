@@ -82,6 +82,7 @@ def check(subject: Subject, options: CheckOptions) -> Report:
             target=subject.target,
             build_platform=subject.build_platform,
             target_platform=subject.target_platform,
+            contexts=subject.contexts,
         )
     except SampanError as mistake:
         return _report(early, options, mistake)

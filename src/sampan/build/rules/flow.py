@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from sampan.build.dockerfile.contexts import context_name
 from sampan.build.dockerfile.expand import Expansion, process
 from sampan.build.dockerfile.parse import parse_trigger
 from sampan.build.dockerfile.plan import SCRATCH
@@ -66,6 +67,9 @@ class Flow:
 
     def stage(self, body: Body) -> Iterator[Finding]:
         facts, triggers = self._start(body)
+        if body.name and context_name(body.name) in self._subject.contexts:
+            self.end[body.index] = StageFacts(base_known=False)  # nothing of it is done
+            return
         last: dict[str, Instruction] = {}
         declared = self.declared[body.index] = list[Declared]()
         for item in (*triggers, *body.instructions):

@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sampan.build.dockerfile.contexts import IMAGE, context_name
 from sampan.build.model import Dockerfile, Instruction
 from sampan.oci.ignore import IgnoreRules
 from sampan.oci.image import ImageConfig
 
 FindBase = Callable[[str, str], ImageConfig | None]
 """From an image's name and a platform ("": the build's) to its configuration; None: it is not known."""
+
+
+def replaceable(find: FindBase, contexts: Mapping[str, str]) -> FindBase:
+    """Of an image that a named context replaces: the configuration of what it is replaced by, if that is an image."""
+
+    def found(name: str, platform: str) -> ImageConfig | None:
+        context = contexts.get(context_name(name), "") if contexts else ""
+        if context and not context.startswith(IMAGE):
+            return None
+        return find(context.removeprefix(IMAGE) or name, platform)
+
+    return found
 
 
 def no_base(_name: str, _platform: str) -> ImageConfig | None:
@@ -28,6 +41,8 @@ class Subject:
     find_base: FindBase = no_base
     ignore: IgnoreRules | None = None
     """None: the context has no ignore file."""
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    """Named contexts: they replace the stages and images of their names (`context_name`)."""
     practice: bool = True
     """With our own rules of good practice, not BuildKit's alone."""
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sampan.build.dockerfile.contexts import context_name
 from sampan.build.events import VertexWarning
 from sampan.build.files.context import ignore_rules
 from sampan.build.model import BuildRequest, Dockerfile, Plan
 from sampan.build.rules.check import build_findings, options_of
 from sampan.build.rules.finding import Finding
-from sampan.build.rules.subject import Subject
+from sampan.build.rules.subject import Subject, replaceable
 from sampan.build.worker import Report
 from sampan.errors import Invalid
 from sampan.oci.digest import Digest
@@ -39,8 +38,7 @@ def tell_findings(
     )
 
     def find_base(name: str, platform: str) -> ImageConfig | None:
-        replaced = context_name(name) in request.contexts
-        return None if replaced else find_config(name, platform or request.platform)
+        return find_config(name, platform or request.platform)
 
     subject = Subject(
         dockerfile,
@@ -48,7 +46,8 @@ def tell_findings(
         target=request.target,
         build_platform=build_platform,
         target_platform=request.platform or build_platform,
-        find_base=find_base,
+        find_base=replaceable(find_base, request.contexts),
+        contexts=request.contexts,
         ignore=ignore_rules(context_fd, request),
         practice=False,
     )

@@ -168,7 +168,8 @@ def summary_text(steps: Steps, passed: float, image: str, names: list[str]) -> s
         count = len(steps.warnings)
         lines.append(f"{count} warning{'s' if count > 1 else ''}:")
         for warning in steps.warnings:
-            place = f" ({plain(warning.file) or 'Dockerfile'}:{warning.line})" if warning.line else ""
+            told = not warning.line or warning.short.endswith(f"(line {warning.line})")
+            place = "" if told else f" ({plain(warning.file) or 'Dockerfile'}:{warning.line})"
             lines.append(f" - {plain(warning.short)}{place}")
     return "\n".join(lines) + "\n"
 

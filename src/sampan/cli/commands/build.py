@@ -190,6 +190,7 @@ def _answer(call: Call, invocation: Invocation) -> int:
         "target": flags["target"] or None,
         "platform": ",".join(flags["platform"]) or None,
         "buildargs": dumps(arguments) if arguments else None,
+        "buildcontexts": _contexts(flags["build-context"]) or None,
     }
     logins = registry_auth.find_all(invocation.options.config_directory)
     headers = {"Content-Type": "application/x-tar", "X-Registry-Config": registry_auth.encode_header(logins)}
