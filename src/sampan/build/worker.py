@@ -94,7 +94,8 @@ class RunRequest:
 
     `user` is the text of USER ("name", "uid", "name:group", ...), resolved by the worker in the root's
     /etc/passwd and /etc/group. `network`: "" or "default" (bridge), "none", "host", or a network's name.
-    `extra_hosts`: "name:address". `shm_size` in bytes, 0 is the default (64 MiB).
+    `extra_hosts`: "name:address". `shm_size` in bytes, 0 is the default (64 MiB). `architecture`: Go's name of the
+    one that the image is for, "" when it does not say.
     """
 
     snapshot_id: str
@@ -111,6 +112,7 @@ class RunRequest:
     hostname: str = ""
     secret_env: tuple[str, ...] = field(default=(), repr=False)
     """`name=value`, for the process alone: kept nowhere."""
+    architecture: str = ""
 
 
 class Worker(Protocol):
@@ -163,8 +165,9 @@ class Worker(Protocol):
         `output(stream, data)` gets what it writes, stream 1 or 2, in order, from the calling thread. When
         `cancelled` is set the process is killed and the call returns soon. A command that can't be
         executed raises a `SampanError` with the runtime's words, or returns 126/127. HOME is set from
-        /etc/passwd when the environment has none. The mount points and files that the runtime makes for
-        itself (/etc/hosts, /etc/resolv.conf, /dev, ...) must not stay in the snapshot.
+        /etc/passwd when the environment has none.
+        An architecture that the host can't run raises `Unsupported`. The mount points and files that the
+        runtime makes for itself (/etc/hosts, /etc/resolv.conf, /dev, ...) must not stay in the snapshot.
         """
         ...
 

@@ -17,6 +17,7 @@ from sampan.engine.containers.build_steps import BuildSteps, HostTrust
 from sampan.engine.images import Images, platform_of
 from sampan.engine.model import new_id
 from sampan.errors import NotFound, SampanError
+from sampan.linux import binfmt
 from sampan.oci.digest import Digest, digest_of
 from sampan.oci.image import ImageConfig, encode_image_config
 from sampan.oci.reference import Reference, parse_reference
@@ -143,7 +144,18 @@ class EngineWorker:
     def run(
         self, request: RunRequest, output: Callable[[int, bytes], None], cancelled: threading.Event
     ) -> int:
-        return self._steps.run(request, output, cancelled, self._loop, self._trust)
+        host = binfmt.host_architecture()
+        if request.architecture not in ("", host):
+            binfmt.require_architecture(request.architecture, host, binfmt.handlers())
+        try:
+            return self._steps.run(request, output, cancelled, self._loop, self._trust)
+        except SampanError as error:
+            if error.message.endswith("exec format error"):
+                own = request.architecture or host
+                error.hint = (
+                    f"it is no script with a #! line, and no program for the image's platform, linux/{own}"
+                )
+            raise
 
     def adopt_snapshot(self, snapshot_id: str, *, latest: int | None = None) -> Layer:
         layer = self._snapshots.adopt(snapshot_id, latest=latest)

@@ -223,6 +223,7 @@ class Executor:
                 extra_hosts=self.request.extra_hosts,
                 hostname=_HOSTNAME,
                 secret_env=mounts.secret_env,
+                architecture=progress.base.architecture,
             )
             output = _Output(voice)
             status = self.around.worker.run(request, output.write, self.around.cancelled)
