@@ -28,6 +28,7 @@ CONTENT = b"downloaded " * 1000
 
 class _Handler(BaseHTTPRequestHandler):
     asked: list[str]
+    etag = '"one"'
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
@@ -39,12 +40,23 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", "/file.txt")
             self.end_headers()
             return
+        if self.path.startswith(("/tagged", "/dated")) and self._is_known():
+            self.asked[-1] += " unchanged"
+            self.send_response(304)
+            self.end_headers()
+            return
         self.send_response(200)
+        if self.path.startswith("/tagged"):
+            self.send_header("ETag", self.etag)
         length = len(CONTENT) + (10 if self.path.startswith("/short") else 0)
         self.send_header("Content-Length", str(length))
         self.send_header("Last-Modified", "Sun, 09 Sep 2001 01:46:40 GMT")
         self.end_headers()
         self.wfile.write(CONTENT)
+
+    def _is_known(self) -> bool:
+        since = self.headers.get("If-Modified-Since") == "Sun, 09 Sep 2001 01:46:40 GMT"
+        return self.headers.get("If-None-Match") == self.etag or (since and self.path.startswith("/dated"))
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -109,6 +121,25 @@ def test_a_url_is_asked_again_and_cached_by_content(site: Site) -> None:
         site.build("FROM base\nADD URL/file.txt /\n")
     assert site.asked == ["/file.txt", "/file.txt"]
     assert site.hits == 1
+
+
+@pytest.mark.parametrize("name", ["tagged", "dated"])
+def test_a_url_is_not_downloaded_again_when_its_server_calls_it_unchanged(site: Site, name: str) -> None:
+    for base in ("base", "base", "other"):
+        site.worker.add_image("other", {"/y": ""})
+        tree = site.worker.tree(site.build(f"FROM {base}\nADD URL/{name} /\n"))
+        assert (tree / name).read_bytes() == CONTENT
+    # Another base needs the file itself after all.
+    assert site.asked == [f"/{name}", f"/{name} unchanged", f"/{name} unchanged", f"/{name}"]
+
+
+def test_a_url_with_another_tag_is_downloaded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.build("FROM base\nADD URL/tagged /\n")
+    monkeypatch.setattr(_Handler, "etag", '"two"')
+    site.build("FROM base\nADD URL/tagged /\n")
+    assert (site.asked, site.hits) == (["/tagged", "/tagged"], 1)
+    site.build("FROM base\nADD URL/tagged /\n")
+    assert (site.asked[2:], site.hits) == (["/tagged unchanged"], 1)
 
 
 def test_a_url_with_a_checksum_is_not_asked_again(site: Site) -> None:

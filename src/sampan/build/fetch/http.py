@@ -11,6 +11,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
+import msgspec
+
 from sampan.build.errors import BuildCancelled
 from sampan.build.fetch.git_url import is_git
 from sampan.build.worker import TransferReport
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_DOWNLOAD = 64 << 30
 _CHUNK = 1 << 20
+_MAX_VALIDATOR = 1024
+"""Characters of an ETag that is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,21 @@ class Download:
     sha256: str
     mtime: float
     """Unix time of Last-Modified; 0 when the server does not say."""
+    validator: Validator | None = None
+
+
+class Validator(msgspec.Struct, frozen=True, omit_defaults=True):
+    """By what a server tells whether a file is still the one that was downloaded, and what that one was."""
+
+    sha256: str
+    mtime: float = 0.0
+    etag: str = ""
+    modified: str = ""
+
+    def conditions(self) -> dict[str, str]:
+        if self.etag:
+            return {"If-None-Match": self.etag}
+        return {"If-Modified-Since": self.modified} if self.modified else {}
 
 
 def is_url(source: str) -> bool:
@@ -51,8 +70,29 @@ def name_of(url: str) -> str:
     return "" if name in (".", "..") or "/" in name or "\0" in name else name
 
 
-def download(url: str, out: BinaryIO, report: TransferReport, cancelled: threading.Event) -> Download:
-    """Raises `Unavailable` when the server does not give it, `BuildCancelled`."""
+def encode_validator(validator: Validator) -> str:
+    return msgspec.json.encode(validator).decode()
+
+
+def decode_validator(text: str) -> Validator | None:
+    """None for anything else."""
+    try:
+        return msgspec.json.decode(text, type=Validator)
+    except msgspec.MsgspecError:
+        return None
+
+
+def download(
+    url: str,
+    out: BinaryIO,
+    report: TransferReport,
+    cancelled: threading.Event,
+    known: Validator | None = None,
+) -> Download | None:
+    """None when the server says that the file is still the `known` one: nothing is written to `out` then.
+
+    Raises `Unavailable` when the server does not give it, `BuildCancelled`.
+    """
     import urllib3  # not before it is needed: few builds download, and it takes 3 MB in every engine
 
     from sampan.registry.failures import describe
@@ -60,10 +100,11 @@ def download(url: str, out: BinaryIO, report: TransferReport, cancelled: threadi
     timeout = urllib3.Timeout(connect=30, read=60)
     with urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(3, redirect=10)) as pool:
         try:
-            response = pool.request(
-                "GET", url, preload_content=False, headers={"Accept-Encoding": "identity"}
-            )
+            headers = {"Accept-Encoding": "identity", **(known.conditions() if known else {})}
+            response = pool.request("GET", url, preload_content=False, headers=headers)
             try:
+                if response.status == 304 and known is not None and known.conditions():
+                    return None
                 return _receive(url, response, out, report, cancelled)
             finally:
                 response.release_conn()
@@ -98,7 +139,18 @@ def _receive(
         report(Progress("Downloading", current=count, total=total))
     out.flush()
     os.lseek(out.fileno(), 0, os.SEEK_SET)
-    return Download(name_of(url), digest.hexdigest(), _modified(response.headers.get("Last-Modified")))
+    if total and count != total:
+        raise Unavailable(f"{_redacted(url)} ended after {count} of {total} bytes")
+    return _download(
+        url, digest.hexdigest(), response.headers.get("ETag"), response.headers.get("Last-Modified")
+    )
+
+
+def _download(url: str, digest: str, etag: str | None, modified: str | None) -> Download:
+    mtime = _modified(modified)
+    kept = [text if text and len(text) <= _MAX_VALIDATOR else "" for text in (etag, modified)]
+    validator = Validator(digest, mtime, *kept) if any(kept) else None
+    return Download(name_of(url), digest, mtime, validator)
 
 
 def _modified(header: str | None) -> float:

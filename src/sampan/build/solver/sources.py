@@ -14,7 +14,16 @@ from types import TracebackType
 from typing import BinaryIO
 
 from sampan.build.fetch.git_url import is_git, redacted
-from sampan.build.fetch.http import Download, download, is_url, name_of, parse_checksum
+from sampan.build.fetch.http import (
+    Download,
+    Validator,
+    decode_validator,
+    download,
+    encode_validator,
+    is_url,
+    name_of,
+    parse_checksum,
+)
 from sampan.build.files.checksum import checksum
 from sampan.build.files.tree import Selection, Tree
 from sampan.build.model import CopyOperation
@@ -24,7 +33,7 @@ from sampan.build.solver.inputs import InputsStore, files_of, short_sum
 from sampan.build.solver.repositories import Repositories
 from sampan.build.solver.voice import Voice
 from sampan.build.worker import Worker
-from sampan.errors import Invalid, NotFound
+from sampan.errors import Invalid, NotFound, Unavailable
 from sampan.oci.digest import Digest
 from sampan.oci.ignore import IgnoreRules
 
@@ -128,6 +137,9 @@ class CopySources:
     def _fetch(self, url: str) -> tuple[Download, BinaryIO]:
         out = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
         got = download(url, out, self._voice.transfer, self._around.cancelled)
+        if got is None:
+            raise Unavailable(f"{url} was not sent although nothing of it is known")
+        self._remember(url, got)
         if self._sum and got.sha256 != self._sum:
             raise Invalid(f"digest mismatch sha256:{got.sha256}: sha256:{self._sum} for {url}")
         return got, out
@@ -137,8 +149,33 @@ class CopySources:
         if self._sum:
             return self._sum
         index = self.urls.index(url)
+        known = self._known(url) if index >= len(self._downloads) else None
+        if known is not None and self._is_unchanged(url, known):
+            return f"{known.sha256} {name_of(url)} {known.mtime}"
         got = self.downloads()[index][0]
         return f"{got.sha256} {name_of(url)} {got.mtime}"
+
+    def _known(self, url: str) -> Validator | None:
+        entry = self._around.cache.lookup(key_of("url", [url]))
+        return decode_validator(entry.content) if entry is not None and entry.content else None
+
+    def _is_unchanged(self, url: str, known: Validator) -> bool:
+        """Asks the server; when the file is another one, that is downloaded."""
+        out = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
+        got = download(url, out, self._voice.transfer, self._around.cancelled, known)
+        if got is None:
+            return True
+        if len(self._downloads) == self.urls.index(url):
+            self._downloads.append((got, out))
+        self._remember(url, got)
+        return False
+
+    def _remember(self, url: str, got: Download) -> None:
+        """So that the next build need not download what the server calls unchanged."""
+        if got.validator is not None:
+            content = encode_validator(got.validator)
+            entry = CacheEntry(created="", content=content, step="ADD (what the server said)")
+            self._around.cache.store(key_of("url", [url]), entry)
 
     def _tree_sum(self) -> str:
         """The checksum of files of a stage is remembered by the stage's layers: layers never change."""
