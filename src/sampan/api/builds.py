@@ -14,6 +14,7 @@ from sampan.api.classic_build import ClassicBuild
 from sampan.api.images import credentials
 from sampan.api.messages import AnyResponse, Request, Route, StreamingResponse
 from sampan.api.solve_status import failure_detail, status_of
+from sampan.build.attest.options import parse_attests
 from sampan.build.cache_options import parse_cache_from, parse_cache_to
 from sampan.build.dockerfile.contexts import IMAGE, context_name
 from sampan.build.dockerfile.state import EPOCH_ARG
@@ -135,10 +136,17 @@ def build_request(request: Request) -> BuildRequest:
     platforms = tuple(dict.fromkeys(str(parse_platform(text)) for text in _listed(request.get("platform"))))
     tags = tuple(_tag(text) for text in request.query_list("t") if text)
     outputs = _outputs(request)
+    attests = parse_attests(_json(request, "attests", list[str]) or [])
+    if attests and any(one.kind in ("local", "tar") for one in outputs):
+        raise Unsupported(
+            "attestations go with images and OCI archives only",
+            hint="use --output type=oci, or leave them out",
+        )
     check_outputs(outputs, tagged=bool(tags), platforms=len(platforms))
     return BuildRequest(
         dockerfile=dockerfile,
         build_args=build_args,
+        attests=attests,
         epoch=_epoch(build_args.get(EPOCH_ARG)),
         tags=tags,
         labels=_json(request, "labels", dict[str, str]) or {},

@@ -18,6 +18,7 @@ from sampan.build.events import (
     Failure,
     StageOrder,
     StepNote,
+    UsedSource,
     Vertex,
     VertexLog,
     VertexStatus,
@@ -80,6 +81,8 @@ class ClassicBuild:
         if isinstance(event, BuildResult):
             aux = {"ID": event.image, **response_of(event)}
             return [{"aux": aux}, *(_line(text) for text in _result(event))]
+        if isinstance(event, UsedSource):
+            return []
         if isinstance(event, Failure):
             return self.rest()  # the error comes next
         vertex = event.digest if isinstance(event, Vertex) else event.vertex

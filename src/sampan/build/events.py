@@ -67,6 +67,16 @@ class StageOrder(msgspec.Struct, frozen=True):
     stages: tuple[int, ...]
 
 
+class UsedSource(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something from elsewhere that went into the result, for its provenance; nobody is shown it."""
+
+    vertex: Digest
+    uri: str
+    algorithm: str
+    digest: str
+    """Hexadecimal."""
+
+
 class StepNote(msgspec.Struct, frozen=True, omit_defaults=True):
     """About an instruction what a vertex does not tell. A vertex's first note comes before its output.
 
@@ -136,6 +146,7 @@ BuildEvent = (
     | StageOrder
     | StepNote
     | Explanation
+    | UsedSource
     | Failure
     | BuildResult
 )

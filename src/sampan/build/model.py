@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sampan.build.attest.options import Attests
 from sampan.build.cache_options import CacheFrom, CacheTo
 from sampan.build.output_options import Output
 from sampan.oci.digest import Digest
@@ -260,6 +261,8 @@ class BuildRequest:
     extra_hosts: tuple[str, ...] = ()
     shm_size: int = 0
     limits: RunLimits = field(default_factory=RunLimits)
+    attests: Attests = field(default_factory=Attests)
+    """Statements that are to go with the result."""
     epoch: int | None = None
     """Seconds since 1970 (SOURCE_DATE_EPOCH): nothing that the build makes is newer, and it is told to be of then."""
     contexts: dict[str, str] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from sampan.build.events import BuildEvent, BuildResult, StageOrder, StepNote, Vertex
+from sampan.build.files.context import read_dockerfile
 from sampan.build.model import BuildRequest
 from sampan.build.output_options import Output
 from sampan.build.result import PlatformImage
@@ -17,7 +18,8 @@ from sampan.build.solver.builder import Builder
 from sampan.build.solver.steps import host_platform
 from sampan.build.solver.voice import vertex_digest
 from sampan.build.worker import Report
-from sampan.engine.build_outputs import BuildOutputs, Surroundings
+from sampan.engine.build_attest import Statements
+from sampan.engine.build_outputs import BuildOutputs, Surroundings, no_attestations
 from sampan.engine.build_worker import EngineWorker
 from sampan.engine.images import Images
 from sampan.oci.digest import Digest
@@ -51,7 +53,16 @@ def run_job(
     """Build and bring the result where the request says; the names that were given. Raises as `Builder.build`."""
     platforms: Sequence[str | None] = request.platforms or (request.platform,)
     outputs = request.outputs or (Output("image"),)
-    if len(platforms) == 1 and outputs == (Output("image"),):
+    statements = Statements(
+        request,
+        request.attests,
+        read_dockerfile(context_fd, request) if request.attests else b"",
+        lambda: tools.worker.bases,
+        lambda diff_ids: tools.worker.open_root(diff_ids, None),
+        cancelled,
+    )
+    report = statements.listening(report)
+    if len(platforms) == 1 and outputs == (Output("image"),) and not request.attests:
         one = replace(request, platform=platforms[0])
         tools.builder.build(one, context_fd, report, cancelled, client)
         return request.tags
@@ -70,6 +81,7 @@ def run_job(
         cancelled,
         lambda diff_ids: tools.worker.open_root(diff_ids, None),
         host_platform(),
+        statements if request.attests else no_attestations,
     )
     exports = BuildOutputs(around, built, request.tags)
     exports.perform(outputs)

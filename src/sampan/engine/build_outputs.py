@@ -296,7 +296,7 @@ class _Packing:
         return packed
 
     def _member(self, built: PlatformImage, oci: bool | None) -> PackedManifest:
-        if self._around.attest is not no_attestations:
+        if self._attested():
             oci = True
         notes = Annotations(self._notes("manifest", built), self._notes("manifest-descriptor", built))
         packed = pack_image(self._store, built.image, self._blobs, oci=oci, notes=notes)
@@ -304,8 +304,14 @@ class _Packing:
         self._voice.did(f"exporting config {packed.config.digest}")
         return packed
 
+    def _attested(self) -> bool:
+        """A docker archive has no place for attestations: what it is loaded into would take them for images."""
+        return self._around.attest is not no_attestations and self._output.kind != "docker"
+
     def _attestations(self, members: Sequence[PackedManifest]) -> list[PackedManifest]:
-        found = []
+        found: list[PackedManifest] = []
+        if not self._attested():
+            return found
         for built, member in zip(self._built, members, strict=True):
             statements = self._around.attest(built, member.descriptor.digest, self._names)
             if statements:

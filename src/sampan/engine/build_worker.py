@@ -70,6 +70,8 @@ class EngineWorker:
         self._keep_images = keep_images
         self._made: dict[Digest, Image] = {}
         """Images that the store doesn't get."""
+        self.bases: dict[str, Image] = {}
+        """What was resolved, by the name that the build has for it."""
 
     def resolve_image(
         self,
@@ -82,6 +84,7 @@ class EngineWorker:
     ) -> BaseImage:
         known = self._local(reference, platform)
         if known is not None and not pull:
+            self.bases[reference] = known
             return _base(known)
         name = parse_reference(reference).with_default_tag()
         credentials = self._credentials.get(name.domain, Credentials())
@@ -89,7 +92,7 @@ class EngineWorker:
         foreign = not serves(wanted, host)
         here = self._images.store.find(reference)
         try:
-            return _base(self._images.pull_now(name, wanted, credentials, report, cancelled, beside=foreign))
+            pulled = self._images.pull_now(name, wanted, credentials, report, cancelled, beside=foreign)
         except SampanError as error:
             if here is None or pull or cancelled.is_set():
                 raise
@@ -98,6 +101,8 @@ class EngineWorker:
                 f"wanted {wanted}, actual: {platform_of_image(here)}",
                 hint=f"it could not be pulled for {wanted}: {error.message}",
             ) from error
+        self.bases[reference] = pulled
+        return _base(pulled)
 
     def _local(self, reference: str, platform: str | None) -> Image | None:
         """The image here that serves the platform; by itself a name means the host's."""

@@ -40,7 +40,7 @@ FACTS = Facts(
     secrets=("token",),
     materials=(Material("pkg:docker/debian@12?platform=linux%2Famd64", {"sha256": "cd" * 32}),),
     dockerfile=b"FROM debian:12\n",
-    steps=(Step("[1/2] FROM debian:12", 1, None), Step("[2/2] RUN make", 2, DIGEST)),
+    steps=(Step("FROM debian:12", None), Step("RUN make", DIGEST)),
 )
 
 

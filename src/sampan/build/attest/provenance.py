@@ -31,10 +31,9 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of the result's stages, for `mode=max`. `line` counts from 1."""
+    """A step that the result consists of, for `mode=max`, as the image's history tells it."""
 
     name: str
-    line: int
     layer: Digest | None
 
 
@@ -136,12 +135,11 @@ def _materials(facts: Facts) -> list[dict[str, object]]:
 
 
 def _steps(facts: Facts) -> list[dict[str, object]]:
-    """What BuildKit tells as LLB operations: sampan's steps have names, lines and layers."""
+    """What BuildKit tells as LLB operations: sampan's steps have names and layers."""
     return [
         {
             "id": f"step{number}",
             "name": step.name,
-            "line": step.line,
             **({"layer": {"sha256": hex_of(step.layer)}} if step.layer else {}),
         }
         for number, step in enumerate(facts.steps)

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from sampan.build.errors import BuildCancelled
-from sampan.build.fetch.git_url import is_git
+from sampan.build.fetch.git_url import is_git, redacted
 from sampan.build.worker import TransferReport
 from sampan.errors import Invalid, Unavailable
 from sampan.registry.progress import Progress
@@ -112,7 +112,7 @@ def download(
             host = urlsplit(url).netloc.rpartition("@")[2]
             reason = getattr(error, "reason", None)  # of the last attempt
             words = describe(reason if isinstance(reason, Exception) else error, host)
-            raise Unavailable(f"cannot download {_redacted(url)}: {words}") from error
+            raise Unavailable(f"cannot download {redacted(url)}: {words}") from error
 
 
 def _receive(
@@ -123,7 +123,7 @@ def _receive(
     cancelled: threading.Event,
 ) -> Download:
     if response.status != 200:
-        raise Unavailable(f"invalid response status {response.status} for {_redacted(url)}")
+        raise Unavailable(f"invalid response status {response.status} for {redacted(url)}")
     length = response.headers.get("Content-Length", "")
     total = int(length) if length.isdecimal() else 0
     digest = hashlib.sha256()
@@ -135,12 +135,12 @@ def _receive(
         out.write(chunk)
         count += len(chunk)
         if count > MAX_DOWNLOAD:
-            raise Invalid(f"{_redacted(url)} is larger than {MAX_DOWNLOAD} bytes")
+            raise Invalid(f"{redacted(url)} is larger than {MAX_DOWNLOAD} bytes")
         report(Progress("Downloading", current=count, total=total))
     out.flush()
     os.lseek(out.fileno(), 0, os.SEEK_SET)
     if total and count != total:
-        raise Unavailable(f"{_redacted(url)} ended after {count} of {total} bytes")
+        raise Unavailable(f"{redacted(url)} ended after {count} of {total} bytes")
     return _download(
         url, digest.hexdigest(), response.headers.get("ETag"), response.headers.get("Last-Modified")
     )
@@ -160,8 +160,3 @@ def _modified(header: str | None) -> float:
         return max(parsedate_to_datetime(header).timestamp(), 0.0)
     except (TypeError, ValueError, OverflowError):
         return 0.0
-
-
-def _redacted(url: str) -> str:
-    """Without the credentials: all that stands before the last `@` of the authority."""
-    return re.sub(r"//[^/?#]*@", "//", url)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import BinaryIO
 
+from sampan.build.events import UsedSource
 from sampan.build.fetch.git_url import is_git, redacted
 from sampan.build.fetch.http import (
     Download,
@@ -144,15 +145,20 @@ class CopySources:
             raise Invalid(f"digest mismatch sha256:{got.sha256}: sha256:{self._sum} for {url}")
         return got, out
 
+    def _used(self, url: str, sha256: str) -> None:
+        self._voice.report(UsedSource(self._voice.vertex, redacted(url), "sha256", sha256))
+
     def _url_sum(self, url: str) -> str:
         """With `--checksum` nothing needs to be downloaded to know the content."""
         if self._sum:
+            self._used(url, self._sum)
             return self._sum
         index = self.urls.index(url)
         known = self._known(url) if index >= len(self._downloads) else None
         if known is not None and self._is_unchanged(url, known):
             return f"{known.sha256} {name_of(url)} {known.mtime}"
         got = self.downloads()[index][0]
+        self._used(url, got.sha256)
         return f"{got.sha256} {name_of(url)} {got.mtime}"
 
     def _known(self, url: str) -> Validator | None:

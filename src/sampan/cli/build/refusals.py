@@ -10,16 +10,11 @@ if TYPE_CHECKING:
 
 _HINTS = {
     "allow": "",
-    "attest": "",
     "explain": "",
     "on-error": "",
-    "sbom": "",
     "squash": "put what belongs together into one RUN, or copy the result into a stage of its own",
 }
 _HARMLESS = {
-    "attest": (),
-    "provenance": ("", "false", "0"),
-    "sbom": ("", "false", "0"),
     "isolation": ("", "default", "process"),
 }
 """Values that ask for nothing, or for what happens anyway."""

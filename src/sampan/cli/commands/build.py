@@ -7,6 +7,7 @@ import sys
 
 from sampan.cli import registry_auth, units
 from sampan.cli.build.asking import require_sampan
+from sampan.cli.build.attests import attests
 from sampan.cli.build.classic import ClassicOutput, Sending
 from sampan.cli.build.flags import FLAGS
 from sampan.cli.build.offers import build_session
@@ -70,6 +71,7 @@ def _query(invocation: Invocation, dockerfile: str, remote: str, mode: str) -> d
         "q": flags["quiet"] and mode == CLASSIC,
         "progress": "" if mode == CLASSIC else "rawjson",
         "nocache": flags["no-cache"],
+        "attests": dumps(found) if (found := attests(flags)) else "",
         "nocachefilter": ",".join(flags["no-cache-filter"]) or None,
         "hostca": flags["host-ca"] or None,
         "pull": flags["pull"],
