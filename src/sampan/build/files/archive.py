@@ -11,6 +11,8 @@ from collections.abc import Callable
 import zstandard
 
 _HEAD = 64 << 10
+_BLOCKWISE_HEAD = 1 << 20
+"""bzip2 and zstd give nothing before a whole block has come: up to 900,000 bytes, and a little more."""
 _BLOCK = 512
 
 
@@ -19,6 +21,8 @@ def is_tar(fd: int) -> bool:
     head = os.pread(fd, _HEAD, 0)
     for magic, decompress in _FORMATS:
         if head.startswith(magic):
+            if magic in _BLOCKWISE:
+                head = os.pread(fd, _BLOCKWISE_HEAD, 0)
             try:
                 return _is_header(decompress(head))
             except (zlib.error, OSError, EOFError, lzma.LZMAError, zstandard.ZstdError, ValueError):
@@ -44,6 +48,7 @@ def _zstd(head: bytes) -> bytes:
     return zstandard.ZstdDecompressor().decompressobj().decompress(head)
 
 
+_BLOCKWISE = (b"BZh", b"\x28\xb5\x2f\xfd")
 _FORMATS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
     (b"\x1f\x8b", lambda head: zlib.decompressobj(31).decompress(head, _BLOCK)),
     (b"BZh", lambda head: bz2.BZ2Decompressor().decompress(head, _BLOCK)),
