@@ -231,6 +231,25 @@ def test_a_linked_copy_is_the_same_layer_on_any_base(bench: Bench) -> None:
     assert (third / "etc/a").stat().st_uid == 34
 
 
+def test_the_files_that_run_sees_of_another_stage_count_and_no_others(bench: Bench) -> None:
+    def runs(first: str, mount: str) -> int:
+        before = len(bench.worker.runs)
+        bench.build(f"FROM base AS b\nRUN {first}\nFROM base\nRUN --mount=from=b,target=/m,{mount} true\n")
+        return len(bench.worker.runs) - before
+
+    one, other = "mkdir /[d]; write /[d]/f 1", "mkdir /[d]; write /[d]/f 1; write /more x"
+    changed = "mkdir /[d]; write /[d]/f 2"
+    assert [runs(first, "source=/[d]") for first in (one, other, changed, one)] == [2, 1, 2, 0]
+    # Of a whole root its layers are what counts.
+    assert [runs(first, "rw") for first in (one, other, one)] == [1, 1, 0]
+    bench.file("[d]/f", "1")
+    for content, count in (("1", 1), ("1", 0), ("2", 1)):
+        bench.file("[d]/f", content)
+        before = len(bench.worker.runs)
+        bench.build("FROM base\nRUN --mount=target=/m,source=[d] true\n")
+        assert len(bench.worker.runs) - before == count
+
+
 def test_a_step_that_is_not_found_says_what_has_changed(bench: Bench) -> None:
     bench.file("src/a", "1")
     bench.file("src/b", "1")

@@ -82,6 +82,10 @@ class Tree:
             return [self._selection(found, exclude) for found in sorted(self._matches(path))]
         return [self._selection(path, exclude)]
 
+    def exactly(self, path: str) -> Selection:
+        """What stands at a path in which no character is a pattern. Raises as `select` does."""
+        return self._selection(self._inside(path), ())
+
     def open(self, selection: Selection, entry: Entry, flags: int = os.O_RDONLY) -> int:
         """A descriptor of the entry itself; symbolic links on the way stay inside the tree."""
         path = posixpath.join(selection.location, entry.path) if entry.path else selection.location

@@ -26,14 +26,14 @@ from sampan.build.model import (
     StateBefore,
     WorkdirOperation,
 )
-from sampan.build.solver.cache import CacheEntry, key_of
+from sampan.build.solver.cache import CacheEntry
 from sampan.build.solver.explain import StepInputs, explain
 from sampan.build.solver.inputs import inputs_of, with_copy, with_run
 from sampan.build.solver.keys import chain_of, copy_key, dated_key, run_key, workdir_key
 from sampan.build.solver.placing import Placing, accounts_of, ownership_of
 from sampan.build.solver.progress import Progress, epoch_time
 from sampan.build.solver.run_mounts import RunMounts
-from sampan.build.solver.sources import CopySources, Surroundings
+from sampan.build.solver.sources import CopySources, Surroundings, bind_sum
 from sampan.build.solver.voice import Voice, timestamp
 from sampan.build.worker import EMPTY_LAYER, RunRequest
 from sampan.errors import Invalid, NotFound, SampanError
@@ -176,9 +176,9 @@ class Executor:
         if mount.origin:
             origin = self.around.origin_of(mount.origin, voice)
             if not isinstance(origin, Tree):
-                return key_of("bind", [*origin, "", mount.source])
+                return bind_sum(self.around, origin, mount.source)
             tree = origin
-        return checksum(tree, tree.select(mount.source or "."), self.around.cancelled)
+        return checksum(tree, [tree.exactly(mount.source)], self.around.cancelled)
 
     def _layer_of(
         self, progress: Progress, operation: RunOperation | WorkdirOperation, where: Place, voice: Voice

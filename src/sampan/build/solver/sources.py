@@ -184,16 +184,15 @@ class CopySources:
             self._around.cache.store(key_of("url", [url]), entry)
 
     def _tree_sum(self) -> str:
-        """The checksum of files of a stage is remembered by the stage's layers: layers never change."""
+        around = self._around
         if self._layers is None:
-            return checksum(self.tree, self.selections(), self._around.cancelled)
-        memo = key_of("tree", [*self._layers, "", *self.paths, "", *self._operation.exclude])
-        entry = self._around.cache.lookup(memo)
-        if entry is not None and entry.content:
-            return entry.content
-        content = checksum(self._opened(), self.selections(), self._around.cancelled)
-        self._around.cache.store(memo, CacheEntry(created="", content=content, step="COPY --from"))
-        return content
+            return checksum(self.tree, self.selections(), around.cancelled)
+        return remembered(
+            around.cache,
+            key_of("tree", [*self._layers, "", *self.paths, "", *self._operation.exclude]),
+            lambda: checksum(self._opened(), self.selections(), around.cancelled),
+            "COPY --from",
+        )
 
     def _opened(self) -> Tree:
         self._open()
@@ -205,6 +204,32 @@ class CopySources:
         fd = self._around.worker.open_root(self._layers, None)
         self._stack.callback(os.close, fd)
         self.tree = Tree(fd, IgnoreRules(), is_context=False)
+
+
+def bind_sum(around: Surroundings, layers: Sequence[Digest], source: str) -> str:
+    """Of what a bind mount shows of a stage or an image. Raises `NotFound`."""
+    if not source.strip("/"):
+        return key_of("bind", layers)  # reading a whole image would cost more than it saves
+
+    def read() -> str:
+        fd = around.worker.open_root(layers, None)
+        try:
+            tree = Tree(fd, IgnoreRules(), is_context=False)
+            return checksum(tree, [tree.exactly(source)], around.cancelled)
+        finally:
+            os.close(fd)
+
+    return remembered(around.cache, key_of("tree", [*layers, "", source, ""]), read, "RUN --mount from")
+
+
+def remembered(cache: BuildCache, memo: str, read: Callable[[], str], step: str) -> str:
+    """A checksum of files of layers: layers never change, so that it is known by theirs."""
+    entry = cache.lookup(memo)
+    if entry is not None and entry.content:
+        return entry.content
+    content = read()
+    cache.store(memo, CacheEntry(created="", content=content, step=step))
+    return content
 
 
 def _check_remotes(
