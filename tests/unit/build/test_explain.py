@@ -65,3 +65,19 @@ def test_the_build_with_the_fewest_differences_is_the_nearest_and_the_newest_of_
 def test_values_of_arguments_and_control_characters_of_names_are_not_shown() -> None:
     now = msgspec.structs.replace(_BEFORE, args={"V": "hunter2"}, files={**_BEFORE.files, "x\x1b]0;t": "1"})
     assert explain(now, [_BEFORE]) == ("argument changed: V", "file added: x?]0;t")
+
+
+def test_an_edited_step_is_compared_with_the_one_at_its_place_and_else_with_the_most_similar_text() -> None:
+    now = StepInputs(stage="app", instruction="RUN make all docs", parent="p2")
+    first = StepInputs(stage="app", instruction="RUN make all", parent="p1")
+    second = StepInputs(stage="app", instruction="RUN echo", parent="p2")
+    third = StepInputs(stage="app", instruction="RUN rm -rf /tmp", parent="p3")
+    assert nearest(now, [third, first, second]) is second
+    assert nearest(msgspec.structs.replace(now, parent="p9"), [third, second, first]) is first
+
+
+def test_a_step_of_a_renamed_stage_is_found_when_its_text_is_much_the_same() -> None:
+    now = StepInputs(stage="built", instruction="RUN make all docs")
+    before = StepInputs(stage="app", instruction="RUN make all")
+    assert nearest(now, [StepInputs(stage="app", instruction="RUN true"), before]) is before
+    assert nearest(now, [StepInputs(stage="app", instruction="RUN true")]) is None

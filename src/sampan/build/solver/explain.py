@@ -6,6 +6,7 @@ Pure: the solver hands in what it keeps for every cache entry and gets reasons a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
 
 import msgspec
 
@@ -13,6 +14,10 @@ FILES_SHOWN = 10
 """Names of files in one reason; the rest is counted."""
 
 _TEXT_SHOWN = 120
+_SHELL = "RUN /bin/sh -c "
+_WORDS = 200
+"""Of an instruction, that are compared."""
+_MUCH_THE_SAME = 0.5
 
 
 class StepInputs(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -40,7 +45,7 @@ def explain(now: StepInputs, earlier: Sequence[StepInputs], *, no_cache: bool = 
         return ("no earlier build of this step",)
     reasons = []
     if before.instruction != now.instruction:
-        reasons.append(f"instruction changed: was {_short(before.instruction)}")
+        reasons.append(f"instruction changed: was {_short(_as_written(before.instruction))}")
     if before.base != now.base:
         reasons.append(f"base image changed: {before.base or 'none'} -> {now.base or 'none'}")
     elif before.parent != now.parent:
@@ -55,15 +60,44 @@ def explain(now: StepInputs, earlier: Sequence[StepInputs], *, no_cache: bool = 
 def nearest(now: StepInputs, earlier: Sequence[StepInputs]) -> StepInputs | None:
     """The build of the same step with the fewest differences, the newest of equals.
 
-    The same step is the same text, or in the same stage one with the same instruction's word.
+    The same step is the same text; else one with the same instruction's word at the same place (in a stage of that
+    name, on the same layers); else one whose text is much the same, in a stage of that name if there is one.
     """
     same = [one for one in earlier if one.instruction == now.instruction]
     if not same:
         word = now.instruction.split(maxsplit=1)[:1]
-        same = [
-            one for one in earlier if one.stage == now.stage and one.instruction.split(maxsplit=1)[:1] == word
-        ]
+        alike = [one for one in earlier if one.instruction.split(maxsplit=1)[:1] == word]
+        same = [one for one in alike if (one.stage, one.parent) == (now.stage, now.parent)]
+        if not same:
+            return _most_similar(now, alike)
     return min(same, key=lambda one: _distance(one, now), default=None)
+
+
+def _most_similar(now: StepInputs, alike: Sequence[StepInputs]) -> StepInputs | None:
+    rated = [(_similarity(one, now), one) for one in alike]
+    enough = [each for each in rated if each[0] >= _MUCH_THE_SAME]
+    if not enough:
+        return None
+
+    def order(each: tuple[float, StepInputs]) -> tuple[bool, float, int]:
+        return each[1].stage != now.stage, -each[0], _distance(each[1], now)
+
+    return min(enough, key=order)[1]
+
+
+def _similarity(before: StepInputs, now: StepInputs) -> float:
+    """From 0 to 1, by the words of the instructions."""
+    return SequenceMatcher(None, _words(before), _words(now), autojunk=False).ratio()
+
+
+def _as_written(instruction: str) -> str:
+    return f"RUN {instruction.removeprefix(_SHELL)}" if instruction.startswith(_SHELL) else instruction
+
+
+def _words(inputs: StepInputs) -> list[str]:
+    """Without what all instructions of the kind have in common."""
+    words = _as_written(inputs.instruction).split()
+    return [word for word in words[:_WORDS] if not word.isupper()]
 
 
 def _distance(before: StepInputs, now: StepInputs) -> int:

@@ -15,5 +15,6 @@ def require_sampan(client: Client) -> None:
     client.release(ping)
     if not ping.headers.get("server", "").startswith("Sampan/"):
         raise Failure(
-            "outputs and several platforms need sampan's engine", hint="with Docker's use docker buildx build"
+            "outputs, several platforms and explanations need sampan's engine",
+            hint="with Docker's use docker buildx build",
         )

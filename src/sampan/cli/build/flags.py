@@ -86,7 +86,7 @@ _SEEING = (
     Flag("call", "", "string", "What to do with the Dockerfile (build, check, outline, targets)"),
     Flag("check", "", "bool", "Check the Dockerfile and build nothing (short for --call check)"),
     Flag("explain", "", "bool", "Say of every step that was done anew what has changed"),
-    Flag("format", "", "string", "Format of --list-context (json) or --check (json, sarif)"),
+    Flag("format", "", "string", "Format of --list-context and --explain (json) or --check (json, sarif)"),
     Flag("list-context", "", "bool", "Build nothing: list what the context sends and what is left out"),
     Flag("on-error", "", "string", "What to do when a step fails (shell)"),
     Flag(

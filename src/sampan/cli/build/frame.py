@@ -61,7 +61,8 @@ def final_frame(steps: Steps, passed: float, *, failed: bool) -> list[Line]:
     lines = [_head(steps, passed, "ERROR" if failed else "FINISHED")]
     for step in steps.started:
         lines.append(_block(step, 0.0))
-        lines += [Line(f" => => WARN: {note}", style=YELLOW) for note in step.notes]
+        lines += [Line(f" => => NOT CACHED: {reason}", style=DIM) for reason in step.reasons]
+        lines += [Line(f" => => WARN: {warning}", style=YELLOW) for warning in step.warnings]
     return lines
 
 

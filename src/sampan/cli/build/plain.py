@@ -70,7 +70,7 @@ class PlainProgress:
             line = self._transfer(step, transfer, now)
             if line:
                 waiting.lines.append(line)
-        waiting.lines += [f"WARN: {note}" for note in step.notes]
+        waiting.lines += step.notes
         step.notes.clear()
         waiting.lines += [f"{passed:.3f} {text}" for passed, text in step.take()]
         if step.ended and step.digest not in self._told:

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
 _HINTS = {
     "allow": "",
-    "explain": "",
     "on-error": "",
     "squash": "put what belongs together into one RUN, or copy the result into a stage of its own",
 }

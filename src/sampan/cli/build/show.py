@@ -10,6 +10,7 @@ import select
 import time
 
 from sampan.cli import units
+from sampan.cli.build.explain import note_reasons
 from sampan.cli.build.failed import BuildFailed, build_failed
 from sampan.cli.build.frame import final_frame, running_frame
 from sampan.cli.build.plain import PlainProgress
@@ -203,6 +204,8 @@ def _handle(message: Any, display: Display, aux: Callable[[Any], None], classic:
         aux(message["aux"])
     elif is_status(message):
         display.feed(message)
+    elif "sampan" in message:
+        note_reasons(display.steps, message["sampan"])
     elif classic.used or not ("error" in message or "errorDetail" in message):
         classic.show(message)
     else:

@@ -20,8 +20,8 @@ class Step:
     """`started` and `completed` by the engine's clock, `seen` by ours (monotonic), when it was first heard of."""
 
     __slots__ = (
-        "_moved", "cached", "completed", "digest", "error", "fresh", "name", "notes", "number", "partial", "seen",
-        "started", "tail", "transfers",
+        "_moved", "cached", "completed", "digest", "error", "fresh", "name", "notes", "number", "partial", "reasons",
+        "seen", "started", "tail", "transfers", "warnings",
     )  # fmt: skip
 
     def __init__(self, digest: str, number: int, name: str, now: float) -> None:
@@ -39,7 +39,10 @@ class Step:
         self.fresh: list[tuple[float, str]] = []
         """Lines (seconds since the start, text) since `take`."""
         self.notes: list[str] = []
-        """Warnings, each a line."""
+        """Warnings and reasons that `--progress plain` has not shown yet, each a line."""
+        self.warnings: list[str] = []
+        self.reasons: list[str] = []
+        """Why it was not found in the cache, when that was asked for."""
 
     @property
     def ended(self) -> bool:
@@ -135,7 +138,9 @@ class Steps:
             self.warnings.append(warning)
             step = self._steps.get(warning.vertex)
             if step is not None:
-                step.notes.append(plain(warning.short.replace("\n", " ")))
+                short = plain(warning.short.replace("\n", " "))
+                step.warnings.append(short)
+                step.notes.append(f"WARN: {short}")
                 touched[step.digest] = step
         for vertex in status.vertexes:
             step = self._steps.get(vertex.digest)

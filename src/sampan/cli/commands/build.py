@@ -9,6 +9,7 @@ from sampan.cli import registry_auth, units
 from sampan.cli.build.asking import require_sampan
 from sampan.cli.build.attests import attests
 from sampan.cli.build.classic import ClassicOutput, Sending
+from sampan.cli.build.explain import as_json, wants_json
 from sampan.cli.build.flags import FLAGS
 from sampan.cli.build.offers import build_session
 from sampan.cli.build.refusals import refuse
@@ -72,6 +73,7 @@ def _query(invocation: Invocation, dockerfile: str, remote: str, mode: str) -> d
         "progress": "" if mode == CLASSIC else "rawjson",
         "nocache": flags["no-cache"],
         "attests": dumps(found) if (found := attests(flags)) else "",
+        "explain": flags["explain"],
         "nocachefilter": ",".join(flags["no-cache-filter"]) or None,
         "hostca": flags["host-ca"] or None,
         "pull": flags["pull"],
@@ -110,8 +112,7 @@ def _build(invocation: Invocation) -> int:
 
         if call := wanted_call(flags):
             return _answer(call, invocation)
-    if flags["format"]:
-        raise Failure("--format is for --list-context and --check")
+    explained = wants_json(flags)
     refuse(flags)
     outputs = _outputs(flags)
     out = sys.stderr if outputs is not None and outputs.to_stdout else sys.stdout
@@ -122,29 +123,36 @@ def _build(invocation: Invocation) -> int:
     headers["X-Registry-Config"] = registry_auth.encode_header(logins)
     mode = mode_of(flags["progress"], os.environ, quiet=flags["quiet"], terminal=is_terminal(2))
     client = invocation.client()
-    if outputs is not None or len(flags["platform"]) > 1:
+    if outputs is not None or len(flags["platform"]) > 1 or flags["explain"]:
         require_sampan(client)
+    if explained and mode == CLASSIC:
+        mode = "plain"
     query = _query(invocation, context.dockerfile, context.remote, mode)
     if outputs is not None:
         query["outputs"] = dumps(outputs.wire)
     with build_session(client, flags, outputs.offers() if outputs is not None else {}) as session:
         query["session"] = session
-        result = _perform(client, query, headers, context, Shown(mode, out, flags["quiet"], flags["tag"]))
+        shown = Shown(mode, out, flags["quiet"], flags["tag"], explained)
+        result = _perform(client, query, headers, context, shown)
     write_iidfile(flags["iidfile"], result.id)
     write_metadata(flags["metadata-file"], result.metadata(flags["tag"]))
     return 0
 
 
 class Shown:
-    """How a build is shown: `mode` of `show`, `out` for what is no display, `names` of the image."""
+    """How a build is shown: `mode` of `show`, `out` for what is no display, `names` of the image.
 
-    __slots__ = ("mode", "names", "out", "quiet")
+    `explained`: the reasons of `--explain` go to `out` as JSON, instead of the image's ID.
+    """
 
-    def __init__(self, mode: str, out: TextIO, quiet: bool, names: list[str]) -> None:
+    __slots__ = ("explained", "mode", "names", "out", "quiet")
+
+    def __init__(self, mode: str, out: TextIO, quiet: bool, names: list[str], explained: bool) -> None:
         self.mode = mode
         self.out = out
         self.quiet = quiet or mode == "quiet"
         self.names = names
+        self.explained = explained
 
 
 def _perform(
@@ -166,7 +174,10 @@ def _perform(
     if shown.quiet:
         if not result.id and classic.last.startswith("sha256:"):
             result.id = classic.last
-        print(result.id, file=shown.out)
+        if not shown.explained:
+            print(result.id, file=shown.out)
+    if shown.explained:
+        print(dumps(as_json(display.steps, result.id)), file=shown.out)
     display.summary(result.id, shown.names)
     return result
 
