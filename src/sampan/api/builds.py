@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -20,8 +22,9 @@ from sampan.build.dockerfile.contexts import IMAGE, context_name
 from sampan.build.dockerfile.state import EPOCH_ARG
 from sampan.build.errors import RunFailed
 from sampan.build.events import BuildEvent, BuildResult, Failure
-from sampan.build.model import BuildRequest, RunLimits
+from sampan.build.model import MAX_DOCKERFILE, BuildRequest, RunLimits
 from sampan.build.output_options import Output, check_outputs, parse_output
+from sampan.engine.client_directory import ClientDirectory
 from sampan.engine.engine import Engine
 from sampan.errors import Invalid, SampanError, Unsupported
 from sampan.oci.reference import Reference, parse_reference
@@ -62,12 +65,24 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
     progress = request.get("progress")
     if progress not in ("", "rawjson"):
         raise Invalid(f"invalid progress {progress!r}: the engine tells rawjson, or Docker's classic stream")
+    context: AsyncIterator[bytes] | ClientDirectory = request.stream()
+    if request.get("contextdir"):
+        context = await _directory(request)
+        if request.flag("dockerfilebody"):
+            wanted = replace(wanted, dockerfile_text=await request.body(MAX_DOCKERFILE))
     events = engine.builds.build(
-        wanted, request.stream(), sent, host_ca=request.flag("hostca"), session_id=request.get("session")
+        wanted, context, sent, host_ca=request.flag("hostca"), session_id=request.get("session")
     )
     if progress:
         return StreamingResponse(_raw_lines(events), flush_headers=True)
     return StreamingResponse(_classic_lines(events, quiet=wanted.quiet), flush_headers=True)
+
+
+async def _directory(request: Request) -> ClientDirectory:
+    """A context that the client names; the body is the Dockerfile then, if that is not in it. Raises `Conflict`."""
+    directory = _decoded("contextdir", request.get("contextdir"), ClientDirectory)
+    await asyncio.to_thread(directory.verify)
+    return directory
 
 
 async def _classic_lines(events: AsyncIterator[BuildEvent], *, quiet: bool) -> AsyncIterator[bytes]:

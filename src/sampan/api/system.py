@@ -35,7 +35,12 @@ class AuthBody(msgspec.Struct, rename="lower"):
 async def ping(engine: Engine, request: Request) -> AnyResponse:
     headers = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"}
     # 1: the classic builder; a client must not try to open BuildKit's session.
-    return Response(200, b"OK", {**headers, "Builder-Version": "1"}, "text/plain; charset=utf-8")
+    return Response(
+        200,
+        b"OK",
+        {**headers, "Builder-Version": "1"},
+        "text/plain; charset=utf-8",
+    )
 
 
 async def version(engine: Engine, request: Request) -> AnyResponse:

@@ -49,6 +49,17 @@ class RunFailed(Internal):
         self.before = before
 
 
+class SourceChanged(Invalid):
+    """A file was written, replaced or removed between its hashing and its copying; nothing of it was kept."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"changed while the build read it: {path}",
+            hint="build again when nothing writes to the build context, or leave the file out in .dockerignore",
+        )
+        self.path = path
+
+
 class BuildCancelled(Internal):
     def __init__(self) -> None:
         super().__init__("build cancelled")

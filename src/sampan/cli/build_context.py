@@ -23,12 +23,38 @@ _ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 class BuildContext:
     """The body of a build request: `dockerfile` names the Dockerfile inside, `remote` a context the engine fetches."""
 
-    __slots__ = ("body", "dockerfile", "remote")
+    __slots__ = ("body", "directory", "dockerfile", "remote")
 
-    def __init__(self, dockerfile: str, body: Iterator[bytes] | None, remote: str = "") -> None:
+    def __init__(
+        self,
+        dockerfile: str,
+        body: Iterator[bytes] | None,
+        remote: str = "",
+        directory: ContextDirectory | None = None,
+    ) -> None:
         self.dockerfile = dockerfile
         self.body = body
         self.remote = remote
+        self.directory = directory
+
+
+class ContextDirectory:
+    """What the body is made of: an engine that sees the same directory needs no body.
+
+    `outside`: the Dockerfile when it is not in the directory; `dockerfile`: its name then, else its path in it.
+    """
+
+    __slots__ = ("dockerfile", "outside", "path")
+
+    def __init__(self, path: str, dockerfile: str, outside: bytes | None) -> None:
+        self.path = path
+        self.dockerfile = dockerfile
+        self.outside = outside
+
+    def named(self) -> dict[str, str | int]:
+        """What the engine must find there."""
+        status = os.stat(self.path)
+        return {"path": self.path, "device": status.st_dev, "inode": status.st_ino}
 
 
 def open_context(place: str, dockerfile: str) -> BuildContext:
@@ -54,14 +80,16 @@ def is_remote(place: str) -> bool:
 def _from_directory(root: str, dockerfile: str) -> BuildContext:
     outside: bytes | None = None
     if dockerfile == "-":
-        outside, name = sys.stdin.buffer.read(_MAX_DOCKERFILE + 1), ""
+        outside, name = sys.stdin.buffer.read(_MAX_DOCKERFILE + 1), "Dockerfile"
     else:
         name = relative_dockerfile(root, dockerfile)
         if name.startswith("../"):
             outside = _read(os.path.join(root, name))
+            name = os.path.basename(name)
+    directory = ContextDirectory(root, name, outside)
     if outside is not None:
         name = f".dockerfile.{os.getpid():x}{id(outside) & 0xFFFFFF:x}"
-    return BuildContext(name, _stream(root, _ignore_rules(root, name), name, outside))
+    return BuildContext(name, _stream(root, name, outside), directory=directory)
 
 
 def relative_dockerfile(root: str, dockerfile: str) -> str:
@@ -110,8 +138,8 @@ def ignore_file(root: str, dockerfile: str) -> tuple[str, bytes]:
     return "", b""
 
 
-def _stream(root: str, rules: IgnoreRules | None, dockerfile: str, outside: bytes | None) -> Iterator[bytes]:
-    yield from TreeWriter().tree(root, "", rules)
+def _stream(root: str, dockerfile: str, outside: bytes | None) -> Iterator[bytes]:
+    yield from TreeWriter().tree(root, "", _ignore_rules(root, dockerfile))
     if outside is not None:
         yield file_entry(dockerfile, outside, 0o600)
     yield END

@@ -67,6 +67,7 @@ class Client:
         self._headers = {"User-Agent": user_agent}
         self._idle: list[Connection] = []
         self._started = False
+        self._server: str | None = None
 
     def call(
         self,
@@ -167,10 +168,23 @@ class Client:
         """Learn the server's version before a request whose body can be sent only once."""
         if not self._negotiable or self.address.managed:
             return
+        self._use_older(self._ping().get("api-version", ""))
+        self._negotiable = False
+
+    def is_sampan(self) -> bool:
+        """Whether the engine is one of ours, that knows more than Docker's API."""
+        if self.address.managed:
+            return True
+        self.negotiate()
+        if self._server is None:
+            self._ping()
+        return (self._server or "").startswith("Sampan")
+
+    def _ping(self) -> Mapping[str, str]:
         response = self._exchange("HEAD", "/_ping", None, None, None, versioned=False)
         self.release(response)
-        self._use_older(response.headers.get("api-version", ""))
-        self._negotiable = False
+        self._server = response.headers.get("server", "")
+        return response.headers
 
     def close(self) -> None:
         for connection in self._idle:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from sampan.build.events import BuildEvent, BuildResult, StageOrder, StepNote, Vertex
-from sampan.build.files.context import read_dockerfile
+from sampan.build.files.context import Context, read_dockerfile
 from sampan.build.model import BuildRequest
 from sampan.build.output_options import Output
 from sampan.build.result import PlatformImage
@@ -45,7 +45,7 @@ class Tools:
 def run_job(
     tools: Tools,
     request: BuildRequest,
-    context_fd: int,
+    context: Context,
     report: Report,
     cancelled: threading.Event,
     client: ClientSession,
@@ -56,7 +56,7 @@ def run_job(
     statements = Statements(
         request,
         request.attests,
-        read_dockerfile(context_fd, request) if request.attests else b"",
+        read_dockerfile(context.fd, request) if request.attests else b"",
         lambda: tools.worker.bases,
         lambda diff_ids: tools.worker.open_root(diff_ids, None),
         cancelled,
@@ -64,14 +64,14 @@ def run_job(
     report = statements.listening(report)
     if len(platforms) == 1 and outputs == (Output("image"),) and not request.attests:
         one = replace(request, platform=platforms[0])
-        tools.builder.build(one, context_fd, report, cancelled, client)
+        tools.builder.build(one, context, report, cancelled, client)
         return request.tags
     told = _Told(report)
     built = []
     for platform in dict.fromkeys(platforms):
         one = replace(request, platform=platform, platforms=(), outputs=(), tags=())
         heard = told.of(platform or "") if len(platforms) > 1 else told.single
-        image = tools.worker.built(tools.builder.build(one, context_fd, heard, cancelled, client))
+        image = tools.worker.built(tools.builder.build(one, context, heard, cancelled, client))
         built.append(PlatformImage(platform_of_image(image), image))
     around = Surroundings(
         tools.images,

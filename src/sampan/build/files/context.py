@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import posixpath
+from dataclasses import dataclass, field
 
+from sampan.build.files.checksums import Checksums
 from sampan.build.files.tree import Tree
 from sampan.build.model import MAX_DOCKERFILE, BuildRequest
 from sampan.errors import Invalid, NotFound
@@ -36,18 +38,33 @@ def read_dockerfile(fd: int, request: BuildRequest) -> bytes:
     return raw
 
 
-def context_tree(fd: int, request: BuildRequest) -> Tree:
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A directory to build from: `fd` is its descriptor, the caller's.
+
+    One that lies in place, where others may write to it, comes with what earlier builds knew of its files, and with
+    a directory on disk for copies that a build needs for itself.
+    """
+
+    fd: int
+    checksums: Checksums = field(default_factory=Checksums)
+    scratch: str = ""
+
+
+def context_tree(context: Context, request: BuildRequest) -> Tree:
     """The context without what its ignore file names."""
-    return Tree(fd, ignore_rules(fd, request) or IgnoreRules(), is_context=True)
+    rules = ignore_rules(context.fd, request) or IgnoreRules()
+    return Tree(context.fd, rules, True, context.checksums, context.scratch)
 
 
 def ignore_rules(fd: int, request: BuildRequest | None = None) -> IgnoreRules | None:
     """Those of `<Dockerfile>.dockerignore`, else of `.dockerignore`; None: there is neither. Raises `Invalid`.
 
-    Without a request, for another context than the main one: of `.dockerignore` alone.
+    Without a request, for another context than the main one: of `.dockerignore` alone. A Dockerfile that does not
+    come from the context has no ignore file there either.
     """
     text = None
-    if request is not None:
+    if request is not None and request.dockerfile_text is None:
         name = posixpath.normpath(request.dockerfile or "Dockerfile").lstrip("/")
         text = _read(fd, f"{name}.dockerignore", _MAX_IGNORE)
     if text is None:

@@ -1,31 +1,28 @@
 """Files of a tree written into the root of a snapshot.
 
 Destinations are resolved inside the root (`openat2` with RESOLVE_IN_ROOT): a symbolic link of the image never
-leads to the host. Content moves without passing through Python where the kernel can (reflink,
-copy_file_range).
+leads to the host.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import posixpath
 import stat
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sampan.build.errors import BuildCancelled
-from sampan.build.files.tree import Entry, Selection, Tree
+from sampan.build.files.scan import Entry, Xattrs
+from sampan.build.files.transfer import Transfer
+from sampan.build.files.tree import Opener, Selection, Tree
 from sampan.build.modes import ModeChange
 from sampan.errors import Invalid
 from sampan.linux.paths import change_mode, mkdirs_in_root, open_in_root
 
-_FICLONE = 0x40049409
-"""ioctl of linux/fs.h: share the source's blocks."""
-_CHUNK = 16 << 20
 _MAX_LINKS = 40
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,7 @@ class RootWriter:
     def __init__(self, root_fd: int, cancelled: threading.Event) -> None:
         self._root = root_fd
         self._cancelled = cancelled
-        self.written = 0
+        self._transfer = Transfer(cancelled)
 
     def resolve(self, path: str) -> tuple[str, os.stat_result | None]:
         """`path` with all its symbolic links followed inside the root, and what is there (None: nothing).
@@ -89,10 +86,9 @@ class RootWriter:
         """A regular file with the content behind the descriptor `source`; `mtime` is Unix time."""
         parent_fd, name = self._parent(path, owner)
         try:
-            self._clear(parent_fd, name, path)
-            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=parent_fd)
+            fd = self._create(parent_fd, name, path)
             try:
-                self.written += _transfer(source, fd, self._cancelled)
+                self._transfer.copy(source, fd)
                 _finish(fd, mode, owner, (), int(mtime * 1e9))
             finally:
                 os.close(fd)
@@ -100,26 +96,28 @@ class RootWriter:
             os.close(parent_fd)
 
     def copy(self, tree: Tree, selection: Selection, destination: str, ownership: Ownership) -> None:
-        """A directory's contents go below `destination`; anything else becomes `destination`."""
-        if not selection.is_dir:
+        """A directory's contents go below `destination`; anything else becomes `destination`.
+
+        Raises `SourceChanged` when a file of a context is no longer what was hashed.
+        """
+        with Opener(tree, selection) as opener:
+            work = _Copying(tree, selection, ownership, opener)
+            if selection.is_dir:
+                self.make_directory(destination, ownership.owner or (0, 0))
+                self._copy_contents(work, destination)
+                return
             parent_fd, name = self._parent(destination, ownership.owner or (0, 0))
             try:
-                self._copy_one(
-                    tree, selection, selection.entries[0], parent_fd, name, destination, ownership, {}
-                )
+                self._copy_one(work, selection.entries[0], parent_fd, name, destination)
             finally:
                 os.close(parent_fd)
-            return
-        self.make_directory(destination, ownership.owner or (0, 0))
-        self._copy_contents(tree, selection, destination, ownership)
 
-    def _copy_contents(self, tree: Tree, selection: Selection, top: str, ownership: Ownership) -> None:
+    def _copy_contents(self, work: _Copying, top: str) -> None:
         """Entries come parents first; a directory's times are set after all of its contents are written."""
-        links: dict[tuple[int, int], str] = {}
         open_path, parent_fd = top, open_in_root(self._root, top, _DIRECTORY)
         times: list[tuple[str, int]] = []
         try:
-            for entry in selection.entries[1:]:
+            for entry in work.selection.entries[1:]:
                 destination = posixpath.join(top, entry.path)
                 parent, name = posixpath.split(destination)
                 if parent != open_path:
@@ -127,9 +125,9 @@ class RootWriter:
                     parent_fd = -1
                     parent_fd = open_in_root(self._root, parent, _DIRECTORY)
                     open_path = parent
-                made = self._copy_one(tree, selection, entry, parent_fd, name, destination, ownership, links)
+                made = self._copy_one(work, entry, parent_fd, name, destination)
                 if made and stat.S_ISDIR(entry.mode):
-                    times.append((destination, entry.mtime_ns))
+                    times.append((destination, work.tree.mtime_of(entry)))
             for path, mtime in reversed(times):
                 fd = open_in_root(self._root, path, _DIRECTORY)
                 os.utime(fd, ns=(mtime, mtime))
@@ -138,44 +136,29 @@ class RootWriter:
             if parent_fd >= 0:
                 os.close(parent_fd)
 
-    def _copy_one(
-        self,
-        tree: Tree,
-        selection: Selection,
-        entry: Entry,
-        parent_fd: int,
-        name: str,
-        destination: str,
-        ownership: Ownership,
-        links: dict[tuple[int, int], str],
-    ) -> bool:
+    def _copy_one(self, work: _Copying, entry: Entry, parent_fd: int, name: str, destination: str) -> bool:
         """Whether something was made (an existing directory is entered and left as it is)."""
         if self._cancelled.is_set():
             raise BuildCancelled
-        owner = ownership.of(entry)
-        if stat.S_ISDIR(entry.mode):
-            return self._copy_directory(entry, parent_fd, name, destination, ownership)
-        self._clear(parent_fd, name, destination)
+        owner, mtime = work.ownership.of(entry), work.tree.mtime_of(entry)
         if stat.S_ISREG(entry.mode):
-            if entry.links > 1:
-                first = links.setdefault(entry.inode, destination)
-                if first != destination:
-                    self._link(first, parent_fd, name)
-                    return True
-            self._copy_file(tree, selection, entry, parent_fd, name, ownership)
-        elif stat.S_ISLNK(entry.mode):
+            self._copy_file(work, entry, parent_fd, name, destination)
+            return True
+        if stat.S_ISDIR(entry.mode):
+            return self._copy_directory(work, entry, parent_fd, name, destination)
+        self._clear(parent_fd, name, destination)
+        if stat.S_ISLNK(entry.mode):
             os.symlink(entry.target, name, dir_fd=parent_fd)
             os.chown(name, *owner, dir_fd=parent_fd, follow_symlinks=False)
-            os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent_fd, follow_symlinks=False)
         else:
             os.mknod(name, stat.S_IFMT(entry.mode) | 0o600, entry.device, dir_fd=parent_fd)
             os.chown(name, *owner, dir_fd=parent_fd, follow_symlinks=False)
-            change_mode(parent_fd, name, ownership.mode_of(entry))
-            os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent_fd, follow_symlinks=False)
+            change_mode(parent_fd, name, work.ownership.mode_of(entry))
+        os.utime(name, ns=(mtime, mtime), dir_fd=parent_fd, follow_symlinks=False)
         return True
 
     def _copy_directory(
-        self, entry: Entry, parent_fd: int, name: str, destination: str, ownership: Ownership
+        self, work: _Copying, entry: Entry, parent_fd: int, name: str, destination: str
     ) -> bool:
         """A link to a directory that stands there already is followed: `/lib` of a merged-usr image."""
         try:
@@ -187,25 +170,36 @@ class RootWriter:
             return False
         fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
         try:
-            _finish(fd, ownership.mode_of(entry), ownership.of(entry), entry.xattrs, entry.mtime_ns)
+            work.finish(fd, entry)
         finally:
             os.close(fd)
         return True
 
-    def _copy_file(
-        self, tree: Tree, selection: Selection, entry: Entry, parent_fd: int, name: str, ownership: Ownership
-    ) -> None:
-        source = tree.open(selection, entry)
+    def _copy_file(self, work: _Copying, entry: Entry, parent_fd: int, name: str, destination: str) -> None:
+        if entry.links > 1:
+            first = work.links.setdefault(entry.inode, destination)
+            if first != destination:
+                self._clear(parent_fd, name, destination)
+                self._link(first, parent_fd, name)
+                return
+        source = work.opener.open(entry)
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            target = os.open(name, flags, 0o600, dir_fd=parent_fd)
+            target = self._create(parent_fd, name, destination)
             try:
-                self.written += _transfer(source, target, self._cancelled)
-                _finish(target, ownership.mode_of(entry), ownership.of(entry), entry.xattrs, entry.mtime_ns)
+                self._transfer.copy_entry(work.tree, work.selection, entry, source, target)
+                work.finish(target, entry)
             finally:
                 os.close(target)
         finally:
             os.close(source)
+
+    def _create(self, parent_fd: int, name: str, destination: str) -> int:
+        """A new file in place of whatever is there and no directory."""
+        try:
+            return os.open(name, _NEW_FILE, 0o600, dir_fd=parent_fd)
+        except FileExistsError:
+            self._clear(parent_fd, name, destination)
+            return os.open(name, _NEW_FILE, 0o600, dir_fd=parent_fd)
 
     def _link(self, first: str, parent_fd: int, name: str) -> None:
         directory_fd = open_in_root(self._root, posixpath.dirname(first), _DIRECTORY)
@@ -251,9 +245,23 @@ class RootWriter:
         return posixpath.normpath(posixpath.join(parent, target))
 
 
-def _finish(
-    fd: int, mode: int, owner: tuple[int, int], xattrs: tuple[tuple[str, bytes], ...], mtime_ns: int
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Copying:
+    """One selection on its way."""
+
+    tree: Tree
+    selection: Selection
+    ownership: Ownership
+    opener: Opener
+    links: dict[tuple[int, int], str] = field(default_factory=dict)
+    """Where the first name of a file with several has become what."""
+
+    def finish(self, fd: int, entry: Entry) -> None:
+        mtime_ns = self.tree.mtime_of(entry)
+        _finish(fd, self.ownership.mode_of(entry), self.ownership.of(entry), entry.xattrs, mtime_ns)
+
+
+def _finish(fd: int, mode: int, owner: tuple[int, int], xattrs: Xattrs, mtime_ns: int) -> None:
     """The order matters: changing the owner drops set-id bits and capabilities."""
     if owner != (0, 0) or os.geteuid() != 0:
         os.fchown(fd, *owner)
@@ -261,32 +269,3 @@ def _finish(
     for name, value in xattrs:
         os.setxattr(fd, name, value)
     os.utime(fd, ns=(mtime_ns, mtime_ns))
-
-
-def _transfer(source: int, target: int, cancelled: threading.Event) -> int:
-    """Bytes copied."""
-    size = os.fstat(source).st_size
-    if size >= 1 << 16:
-        try:
-            fcntl.ioctl(target, _FICLONE, source)
-        except OSError:
-            pass  # another file system, or one without reflinks
-        else:
-            return size
-    return _stream(source, target, cancelled)
-
-
-def _stream(source: int, target: int, cancelled: threading.Event) -> int:
-    total = 0
-    while True:
-        if cancelled.is_set():
-            raise BuildCancelled
-        try:
-            count = os.copy_file_range(source, target, _CHUNK)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF):
-                raise
-            count = os.sendfile(target, source, None, _CHUNK)
-        if count == 0:
-            return total
-        total += count

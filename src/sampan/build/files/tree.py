@@ -11,34 +11,18 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from types import TracebackType
 
+from sampan.build.errors import SourceChanged
+from sampan.build.files.checksums import Checksums
+from sampan.build.files.scan import Entry, Scanner
 from sampan.errors import Invalid, NotFound
 from sampan.linux.paths import open_in_root
 from sampan.oci.ignore import IgnoreRules, compile_match, has_wildcards
 
-MAX_ENTRIES = 2_000_000
-MAX_DEPTH = 512
-_KEPT_XATTRS = ("user.", "security.capability")
 _NOT_FOUND = "file not found in build context or excluded by .dockerignore"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One file as it lies in the tree. `path` is relative to the selected source; "" is the source itself."""
-
-    path: str
-    mode: int
-    """Type and permission bits."""
-    uid: int
-    gid: int
-    size: int
-    mtime_ns: int
-    device: int
-    inode: tuple[int, int]
-    links: int
-    target: str = ""
-    xattrs: tuple[tuple[str, bytes], ...] = ()
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +53,10 @@ class Tree:
     fd: int
     rules: IgnoreRules
     is_context: bool
-    hashes: dict[tuple[int, int], str] = field(default_factory=dict)
-    """SHA-256 of files' content by (device, inode), for the time of one build."""
+    checksums: Checksums = field(default_factory=Checksums)
+    """Of the files' content: what this build knows, and for a context in place also what earlier ones knew."""
+    scratch: str = ""
+    """A directory for copies: others may write to this tree. Empty for a tree of the engine's own."""
 
     def select(self, source: str, exclude: Sequence[str] = ()) -> list[Selection]:
         """What `source` (a path or a pattern) names, sorted by path.
@@ -90,6 +76,13 @@ class Tree:
         """A descriptor of the entry itself; symbolic links on the way stay inside the tree."""
         path = posixpath.join(selection.location, entry.path) if entry.path else selection.location
         return open_in_root(self.fd, path or ".", flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def mtime_of(self, entry: Entry) -> int:
+        """Nanoseconds. Whole seconds for a context's file, as a tar has them."""
+        return max(entry.mtime_ns, 0) // 10**9 * 10**9 if self.is_context else entry.mtime_ns
+
+    def changed(self, selection: Selection, entry: Entry) -> SourceChanged:
+        return SourceChanged(posixpath.join(selection.location, entry.path).rstrip("/"))
 
     def _inside(self, source: str) -> str:
         path = posixpath.normpath(source.lstrip("/") or ".")
@@ -116,9 +109,14 @@ class Tree:
         for checked in {path, location} - {""}:
             if self.rules.prunes(checked) if is_dir else self.rules.excludes(checked):
                 raise self._missing(path)
+        flags = _DIRECTORY if is_dir else os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = open_in_root(self.fd, location or ".", flags)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise SourceChanged(path) from error
         below = IgnoreRules("\n".join(exclude))
-        entries = tuple(_scan(self.fd, location, info, self.rules, below, self.is_context))
-        return Selection(location, path, entries)
+        scanner = Scanner(location, self.rules, below, is_context=self.is_context)
+        return Selection(location, path, tuple(scanner.scan(fd, info)))
 
     def _location_of(self, fd: int) -> str:
         """The path below the root of the file behind `fd`.
@@ -168,102 +166,42 @@ class Tree:
         return NotFound(f"{words}: stat {path}: file does not exist")
 
 
-def _scan(
-    root_fd: int,
-    location: str,
-    info: os.stat_result,
-    rules: IgnoreRules,
-    below: IgnoreRules,
-    is_context: bool,
-) -> Iterator[Entry]:
-    """The source and everything in it, parents before children, each directory sorted by name."""
-    top = _entry("", info, "", (), is_context)
-    if not stat.S_ISDIR(info.st_mode):
-        fd = open_in_root(root_fd, location, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+class Opener:
+    """Opens a selection's entries for reading, in their order: each directory is resolved once. Closed at the end."""
+
+    def __init__(self, tree: Tree, selection: Selection) -> None:
+        self._tree = tree
+        self._selection = selection
+        self._parent: str | None = None
+        self._fd = -1
+
+    def open(self, entry: Entry) -> int:
+        """Raises `SourceChanged` when something else is there now."""
+        parent, _, name = entry.path.rpartition("/")
         try:
-            yield replace(top, xattrs=_xattrs(fd))
-        finally:
-            os.close(fd)
-        return
-    yield top
-    count = 0
-    pending: list[Entry] = []
-    fd = open_in_root(root_fd, location or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for entry in _walk(fd, location, "", rules, below, is_context, 0):
-        count += 1
-        if count > MAX_ENTRIES:
-            raise Invalid(f"the source has more than {MAX_ENTRIES} files")
-        # An ignored directory exists only for what a later `!` brings back in it.
-        pending = [parent for parent in pending if entry.path.startswith(parent.path + "/")]
-        path = posixpath.join(location, entry.path)
-        if rules.excludes(path) or below.excludes(entry.path):
-            if stat.S_ISDIR(entry.mode):
-                pending.append(entry)
-            continue
-        yield from pending
-        pending = []
-        yield entry
+            if not self._selection.is_dir:
+                return self._tree.open(self._selection, entry, os.O_RDONLY | os.O_NONBLOCK)
+            if parent != self._parent:
+                self.close()
+                self._fd = open_in_root(
+                    self._tree.fd, posixpath.join(self._selection.location, parent) or ".", _DIRECTORY
+                )
+                self._parent = parent
+            return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+                raise
+            raise self._tree.changed(self._selection, entry) from error
 
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._parent = -1, None
 
-def _walk(
-    fd: int, location: str, base: str, rules: IgnoreRules, below: IgnoreRules, is_context: bool, depth: int
-) -> Iterator[Entry]:
-    """Closes `fd`."""
-    if depth > MAX_DEPTH:
-        os.close(fd)
-        raise Invalid(f"directories are nested deeper than {MAX_DEPTH}: {base[:200]}...")
-    try:
-        for name in sorted(os.listdir(fd)):
-            path = f"{base}/{name}" if base else name
-            info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            if stat.S_ISSOCK(info.st_mode):
-                continue
-            if not stat.S_ISDIR(info.st_mode):
-                target = os.readlink(name, dir_fd=fd) if stat.S_ISLNK(info.st_mode) else ""
-                yield _entry(path, info, target, _xattrs_at(fd, name, info), is_context)
-                continue
-            full = posixpath.join(location, path)
-            if rules.prunes(full) or below.prunes(path):
-                continue
-            yield _entry(path, info, "", _xattrs_at(fd, name, info), is_context)
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            child = os.open(name, flags, dir_fd=fd)
-            yield from _walk(child, location, path, rules, below, is_context, depth + 1)
-    finally:
-        os.close(fd)
+    def __enter__(self) -> Opener:
+        return self
 
-
-def _entry(
-    path: str, info: os.stat_result, target: str, xattrs: tuple[tuple[str, bytes], ...], is_context: bool
-) -> Entry:
-    return Entry(
-        path,
-        info.st_mode,
-        0 if is_context else info.st_uid,
-        0 if is_context else info.st_gid,
-        info.st_size,
-        info.st_mtime_ns,
-        info.st_rdev,
-        (info.st_dev, info.st_ino),
-        info.st_nlink,
-        target,
-        xattrs,
-    )
-
-
-def _xattrs_at(fd: int, name: str, info: os.stat_result) -> tuple[tuple[str, bytes], ...]:
-    if not stat.S_ISREG(info.st_mode) and not stat.S_ISDIR(info.st_mode):
-        return ()
-    return _read_xattrs(f"/proc/self/fd/{fd}/{name}")
-
-
-def _xattrs(fd: int) -> tuple[tuple[str, bytes], ...]:
-    return _read_xattrs(f"/proc/self/fd/{fd}")
-
-
-def _read_xattrs(path: str) -> tuple[tuple[str, bytes], ...]:
-    try:
-        names = os.listxattr(path)
-    except OSError:
-        return ()  # a file system without extended attributes
-    return tuple((name, os.getxattr(path, name)) for name in sorted(names) if name.startswith(_KEPT_XATTRS))
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

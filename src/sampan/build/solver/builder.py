@@ -17,7 +17,8 @@ from sampan.build.dockerfile.plan import plan
 from sampan.build.dockerfile.state import EPOCH_ARG, PREDEFINED_ARGS, Applied
 from sampan.build.errors import BuildCancelled, DockerfileError
 from sampan.build.events import BuildEvent, BuildResult, StageOrder, StepNote
-from sampan.build.files.context import context_tree, read_dockerfile
+from sampan.build.files.context import Context, context_tree, read_dockerfile
+from sampan.build.files.tree import Tree
 from sampan.build.model import BuildRequest, Plan, Stage
 from sampan.build.session import NO_CLIENT, ClientSession
 from sampan.build.solver.cache import BuildCache, CacheTable, MetadataTable
@@ -74,7 +75,7 @@ class Builder:
     def build(
         self,
         request: BuildRequest,
-        context_fd: int,
+        context: Context | int,
         report: Report,
         cancelled: threading.Event,
         client: ClientSession = NO_CLIENT,
@@ -82,8 +83,9 @@ class Builder:
     ) -> Digest:
         """Build the image and tag it; its id.
 
-        `context_fd` is a directory descriptor of the unpacked context; it stays the caller's. `client` is asked for
-        secrets and agents, and given what is to be stored on its side; `opener` for named contexts. Blocks;
+        `context` is open as long as the build goes on; a descriptor alone: nobody else can change what is there.
+        `client` is asked for secrets and agents, and given what is to be stored on its side; `opener` for named
+        contexts. Blocks;
         `report` is called by one thread at a time. Raises `DockerfileError`, `RunFailed` (with `exit_code`),
         `BuildCancelled`, `NotFound`, `Invalid`, ...; nothing half-made remains then.
         """
@@ -95,11 +97,12 @@ class Builder:
 
         name = request.dockerfile or "Dockerfile"
         with internal(told, f"[internal] load build definition from {name}"):
-            source = read_dockerfile(context_fd, request)
+            source = read_dockerfile(context if isinstance(context, int) else context.fd, request)
         failures = Failures(source)
         try:
+            tree = context_tree(Context(context) if isinstance(context, int) else context, request)
             return self._build(
-                request, source, failures, context_fd, told, cancelled, client, opener or NoContexts()
+                request, source, failures, tree, told, cancelled, client, opener or NoContexts()
             )
         except SampanError as error:
             failure = failures.find(error)
@@ -112,7 +115,7 @@ class Builder:
         request: BuildRequest,
         source: bytes,
         failures: Failures,
-        context_fd: int,
+        context: Tree,
         report: Report,
         cancelled: threading.Event,
         client: ClientSession,
@@ -149,7 +152,7 @@ class Builder:
                 request,
                 planned,
                 failures,
-                context_fd,
+                context,
                 report,
                 cancelled,
                 client,
@@ -169,7 +172,7 @@ class _Build:
     request: BuildRequest
     plan: Plan
     failures: Failures
-    context_fd: int
+    context: Tree
     report: Report
     cancelled: threading.Event
     client: ClientSession
@@ -186,7 +189,7 @@ class _Build:
             self.inputs,
             self.request,
             self.plan,
-            context_tree(self.context_fd, self.request),
+            self.context,
             images,
             NamedContexts(self.request, self.opener, images.get, self.stop),
             self.failures,

@@ -240,7 +240,7 @@ class Executor:
         return RunMounts(
             around.worker,
             around.client,
-            around.context.fd,
+            around.context,
             lambda origin: around.origin_of(origin, voice),
             around.cancelled,
         )

@@ -123,9 +123,11 @@ class Placing:
 
     def _unpack(self, selection: Selection, target: str) -> None:
         self.writer.make_directory(target, self.ownership.owner or (0, 0))
-        fd = self.sources.tree.open(selection, selection.entries[0])
-        with os.fdopen(fd, "rb") as file:
+        tree, entry = self.sources.tree, selection.entries[0]
+        with os.fdopen(tree.open(selection, entry), "rb") as file:
             self._extract(file, target)
+            if tree.is_context and not entry.is_still(os.fstat(file.fileno())):
+                raise tree.changed(selection, entry)
 
     def _extract(self, file: BinaryIO, target: str) -> None:
         options = ExtractOptions(owner=self.ownership.owner)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from sampan.build.files.checksum import checksum
+from sampan.build.files.private import private_copy
 from sampan.build.files.tree import Tree
 from sampan.build.model import MountOption, RunOperation
 from sampan.build.session import ClientSession, no_agent
@@ -33,7 +34,7 @@ class RunMounts:
 
     worker: Worker
     client: ClientSession
-    context_fd: int
+    context: Tree
     origin_of: Callable[[str], tuple[Digest, ...] | Tree]
     cancelled: threading.Event
     mounts: list[RunMount] = field(default_factory=list)
@@ -74,8 +75,11 @@ class RunMounts:
                 )  # with an origin it is all that the cache began with
                 self._bind(mount, base, source, readonly=mount.readonly, discard=False)
             case "bind":
-                base = self._root_of(mount) if mount.origin else self.context_fd
-                self._bind(mount, base, mount.source, readonly=mount.readonly, discard=not mount.readonly)
+                if mount.origin:
+                    base, source = self._root_of(mount), mount.source
+                else:
+                    base, source = self._copied(self.context, mount.source)
+                self._bind(mount, base, source, readonly=mount.readonly, discard=not mount.readonly)
             case "secret":
                 self._add_secret(mount)
             case "ssh":
@@ -98,12 +102,15 @@ class RunMounts:
     def _root_of(self, mount: MountOption) -> int:
         layers = self.origin_of(mount.origin)
         if isinstance(layers, Tree):
-            return layers.fd
+            return self._copied(layers, ".")[0]
         if layers not in self._roots:
             root = self.worker.open_root(layers, None)
             self._stack.callback(os.close, root)
             self._roots[layers] = root
         return self._roots[layers]
+
+    def _copied(self, tree: Tree, source: str) -> tuple[int, str]:
+        return self._stack.enter_context(private_copy(tree, source, self.cancelled))
 
     def _lock_caches(self, mounts: list[MountOption]) -> None:
         """In one order for every step: none waits for what another has while that waits for what it has."""

@@ -11,6 +11,7 @@ from sampan.cli.build.attests import attests
 from sampan.cli.build.classic import ClassicOutput, Sending
 from sampan.cli.build.explain import as_json, wants_json
 from sampan.cli.build.flags import FLAGS
+from sampan.cli.build.in_place import request_in_place
 from sampan.cli.build.offers import build_session
 from sampan.cli.build.refusals import refuse
 from sampan.cli.build.result import Result, forget_old, write_iidfile, write_metadata
@@ -161,12 +162,14 @@ def _perform(
     """Send the request and show the answer. Raises `Failure` when the build failed."""
     result = Result()
     sending = Sending(shown.out, live=shown.mode == CLASSIC and not shown.quiet)
+    response = request_in_place(client, context, query, headers)
     with Display(shown.mode, os.environ) as display:
-        counted = sending if context.body is not None else None
+        counted = sending if context.body is not None and response is None else None
         classic = ClassicOutput(shown.out, counted, quiet=shown.quiet, begin=display.silence)
-        body = b"" if context.body is None else display.uploading(sending.pieces(context.body))
-        response = client.request("POST", "/build", query, body, headers)
-        display.uploaded()
+        if response is None:
+            body = b"" if context.body is None else display.uploading(sending.pieces(context.body))
+            response = client.request("POST", "/build", query, body, headers)
+            display.uploaded()
         if shown.mode == CLASSIC:
             classic.start()
         follow(response, display, result.remember, classic)

@@ -1,0 +1,95 @@
+"""Where a build's context is: a directory of the client's read in place, or a tar unpacked for the build's time."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sampan.build.files.checksums import checksums_of
+from sampan.build.files.context import Context
+from sampan.build.solver.voice import internal
+from sampan.build.worker import Report
+from sampan.engine.client_directory import ClientDirectory
+from sampan.storage.extract import ExtractOptions, extract_tar
+
+log = logging.getLogger(__name__)
+
+SMALL_CONTEXT = 4 << 20
+"""Bytes of a tar. Its files can't be larger, but for sparse ones, whose holes take no space."""
+
+_CONTEXT = ExtractOptions(owner=(0, 0), devices=False)
+"""Everything in a build context belongs to root, as Docker has it; a device in it makes no sense."""
+
+
+class BuildContexts:
+    def __init__(self, root: Path, small: Path, known: Path) -> None:
+        """`root` and `small` are directories for contexts under way; what an earlier engine left there is removed.
+
+        Contexts of up to `SMALL_CONTEXT` bytes go to `small`, which mostly is in memory: making and removing
+        hundreds of little files is what takes longest in a build from the cache. `known`: where checksums of the
+        files that were read in place are kept between builds.
+        """
+        self._root = root
+        self._small = small
+        self._known = known
+        for directory in (root, small):
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True, mode=0o700)
+
+    @contextmanager
+    def in_place(self, directory: ClientDirectory) -> Iterator[Context]:
+        """With what earlier builds knew of its files. Raises `Conflict`."""
+        fd = directory.open()
+        try:
+            checksums = checksums_of(fd, self._known)
+            try:
+                yield Context(fd, checksums, str(self._root))
+            finally:
+                checksums.save()
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def unpacked(self, archive: Iterator[bytes] | None, report: Report) -> Iterator[Context]:
+        """A directory with the tar's content, which is removed in the end; None: it is empty."""
+        start = b"" if archive is None else _start_of(archive)
+        directory = Path(tempfile.mkdtemp(dir=self._small if _is_small_tar(start) else self._root))
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if archive is not None:
+                    with internal(report, "[internal] load build context"):
+                        extract_tar(itertools.chain((start,), archive), fd, _CONTEXT)
+                yield Context(fd)
+            finally:
+                os.close(fd)
+        finally:
+            # Nobody has to wait for it; what an engine that ends meanwhile leaves is swept at the next start.
+            threading.Thread(target=_remove, args=(directory,), name="context removal").start()
+
+
+def _start_of(archive: Iterator[bytes]) -> bytes:
+    """The archive itself when it is small, else more than `SMALL_CONTEXT` bytes of it."""
+    start = bytearray()
+    while len(start) <= SMALL_CONTEXT and (piece := next(archive, b"")):
+        start += piece
+    return bytes(start)
+
+
+def _is_small_tar(start: bytes) -> bool:
+    """Not for compressed ones, whose size is not known yet."""
+    return len(start) <= SMALL_CONTEXT and start[257:262] == b"ustar"
+
+
+def _remove(directory: Path) -> None:
+    try:
+        shutil.rmtree(directory)
+    except OSError as error:
+        log.warning("build context %s could not be removed: %s", directory, error)
