@@ -136,7 +136,7 @@ class Builder:
             dockerfile,
             planned,
             request,
-            context_fd,
+            context.fd,
             platform,
             self._worker.known_config,
             report,
