@@ -146,7 +146,7 @@ def files_of(tree: Tree, selections: Iterable[Selection]) -> dict[str, str]:
         for entry in selection.entries:
             if stat.S_ISDIR(entry.mode) and len(selection.entries) > 1:
                 continue
-            content = tree.hashes.get(entry.inode, "") or entry.target
+            content = (tree.checksums.find(entry) or b"").hex() or entry.target
             path = posixpath.join(selection.location, entry.path).rstrip("/") or "."
             files[path] = f"{entry.mode:o} {entry.uid} {entry.gid} {content[:_SUM]}"
     return files
