@@ -18,6 +18,7 @@ from sampan.api.messages import AnyResponse, Request, Route, StreamingResponse
 from sampan.api.solve_status import failure_detail, status_of
 from sampan.build.attest.options import parse_attests
 from sampan.build.cache_options import parse_cache_from, parse_cache_to
+from sampan.build.consent import NETWORK_HOST, parse_entitlements
 from sampan.build.dockerfile.contexts import IMAGE, context_name
 from sampan.build.dockerfile.state import EPOCH_ARG
 from sampan.build.errors import RunFailed
@@ -158,8 +159,12 @@ def build_request(request: Request) -> BuildRequest:
             hint="use --output type=oci, or leave them out",
         )
     check_outputs(outputs, tagged=bool(tags), platforms=len(platforms))
+    entitlements = parse_entitlements(_json(request, "entitlements", list[str]) or ())
+    if request.get("networkmode") == "host":
+        entitlements |= {NETWORK_HOST}  # who asks for it for the whole build has agreed, as in Docker
     return BuildRequest(
         dockerfile=dockerfile,
+        entitlements=entitlements,
         build_args=build_args,
         attests=attests,
         epoch=_epoch(build_args.get(EPOCH_ARG)),

@@ -182,6 +182,8 @@ class RunOperation:
     """The command as messages and history show it."""
     script: str = ""
     """Content of a here-document with a `#!` line, to be placed at `args[0]`."""
+    security: str = ""
+    """"" or "insecure"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +260,8 @@ class BuildRequest:
     pull: bool = False
     quiet: bool = False
     network: str = ""
+    entitlements: frozenset[str] = frozenset()
+    """What steps may ask for beyond the ordinary (see `consent`)."""
     extra_hosts: tuple[str, ...] = ()
     shm_size: int = 0
     limits: RunLimits = field(default_factory=RunLimits)

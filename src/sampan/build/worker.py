@@ -113,6 +113,8 @@ class RunRequest:
     secret_env: tuple[str, ...] = field(default=(), repr=False)
     """`name=value`, for the process alone: kept nowhere."""
     architecture: str = ""
+    insecure: bool = False
+    """With every power that the engine itself has."""
 
 
 class Worker(Protocol):

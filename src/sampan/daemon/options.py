@@ -14,6 +14,7 @@ from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sampan.daemon.builder_entitlements import allowed_entitlements
 from sampan.daemon.builder_gc import collection_rules
 from sampan.daemon.runtimes import check_default, parse_runtimes
 from sampan.engine.seccomp_profile import load_profile
@@ -90,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
         help="collect the build cache by size and age (default on)",
     )
     add("--builder-gc-keep-storage", help="size that the build cache may have (default 10GB)")
+    add(
+        "--builder-entitlement",
+        action="append",
+        help="what builds may be granted: network.host (by default), security.insecure, or none",
+    )
     add("-D", "--debug", action=argparse.BooleanOptionalAction, default=None)
     return parser
 
@@ -181,6 +187,7 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         builder_gc=collection_rules(
             values["builder"], values["builder_gc"], values["builder_gc_keep_storage"]
         ),
+        builder_entitlements=allowed_entitlements(values["builder"], values["builder_entitlement"]),
         labels=_strings(values, "label"),
         debug=bool(values["debug"]),
     )

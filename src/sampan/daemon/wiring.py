@@ -280,7 +280,9 @@ def _builds(
     )
     keep_layers = stores.images.no_collection
     builds, small = settings.root / "builds", settings.run / "builds"
-    return Builds(builds, small, make_tools, cache, keep_layers, images.announce_tags)
+    return Builds(
+        builds, small, make_tools, cache, keep_layers, images.announce_tags, settings.builder_entitlements
+    )
 
 
 def host_resolvers(

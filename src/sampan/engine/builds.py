@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from sampan.build.consent import DEFAULT_ALLOWED, check_granted
 from sampan.build.events import BuildEvent
 from sampan.build.model import BuildRequest
 from sampan.build.solver.collection import Rule
@@ -40,17 +41,20 @@ class Builds:
         cache: BuildCacheKeeper,
         keep_layers: Callable[[], AbstractContextManager[None]] = nullcontext,
         tagged: Callable[[Sequence[Reference]], None] = lambda _names: None,
+        allowed: frozenset[str] = DEFAULT_ALLOWED,
     ) -> None:
         """`root` and `small` are for contexts under way, see `BuildContexts`.
 
         `keep_layers`: while a build is under way no layer is collected; one that it stands on may belong to an image
         that is removed meanwhile. `tagged` is told in the event loop of the names that a build has given.
+        `allowed`: entitlements that builds may be granted.
         """
         self._contexts = BuildContexts(root, small, root.with_name("context-checksums"))
         self._make_tools = make_tools
         self._cache = cache
         self._keep_layers = keep_layers
         self._tagged = tagged
+        self._allowed = allowed
         self.sessions = BuildSessions()
         self._built = asyncio.Event()
 
@@ -72,6 +76,7 @@ class Builds:
         Giving the iteration up cancels the build.
         """
         loop = asyncio.get_running_loop()
+        check_granted(request.entitlements, self._allowed)
         session = self.sessions.claim(session_id)
 
         def work(report: Report[BuildEvent], cancelled: threading.Event) -> None:

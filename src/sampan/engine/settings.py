@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sampan.build.consent import DEFAULT_ALLOWED
 from sampan.build.solver.collection import Rule, default_rules
 from sampan.engine.userns import IdMaps
 
@@ -54,6 +55,8 @@ class Settings:
     id_maps: IdMaps | None = None
     builder_gc: tuple[Rule, ...] = default_rules(10 * 1000**3)
     """Rules by which the build cache is collected; () is never."""
+    builder_entitlements: frozenset[str] = DEFAULT_ALLOWED
+    """What builds may be granted."""
     shutdown_timeout: int = 15
     labels: tuple[str, ...] = ()
     debug: bool = False

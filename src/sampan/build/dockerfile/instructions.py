@@ -112,8 +112,9 @@ def _run(state: StageState, instruction: Instruction) -> Applied:
     network = flags.get("network")
     if network not in ("", "default", "none", "host"):
         raise mistake(instruction, f'invalid network mode: "{network}"', "default, none or host")
-    if flags.get("security") not in ("", "sandbox"):
-        raise mistake(instruction, "security.insecure is not allowed", "--security=sandbox")
+    security = flags.get("security")
+    if security not in ("", "sandbox", "insecure"):
+        raise mistake(instruction, f'security "{security}" is not valid', "sandbox or insecure")
     if flags.has("device"):
         # Without its device the command would do something else than what the author asked for.
         raise mistake(
@@ -138,6 +139,7 @@ def _run(state: StageState, instruction: Instruction) -> Applied:
         mounts=mounts,
         shown=shown,
         script=script,
+        security="" if security == "sandbox" else security,
     )
     return Applied(state, f"RUN {prefix}{shown}{SUFFIX}", operation)
 

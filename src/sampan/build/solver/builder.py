@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from sampan.build import consent
 from sampan.build.contexts import ContextOpener, NoContexts
 from sampan.build.dockerfile.parse import parse
 from sampan.build.dockerfile.plan import plan
@@ -132,6 +133,9 @@ class Builder:
             contexts=request.contexts,
         )
 
+        for instruction, wanted in consent.wanted_by(planned):
+            with failures.noted(instruction, Digest("")):
+                consent.require(wanted, request.entitlements)
         tell_findings(
             dockerfile,
             planned,

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from sampan.build import consent
 from sampan.build.dockerfile.state import Applied
 from sampan.build.errors import BuildCancelled, RunFailed
 from sampan.build.files.checksum import checksum
@@ -62,6 +63,8 @@ class Executor:
         operation = applied.operation
         if operation is None:
             return progress.advance(applied)
+        if isinstance(operation, RunOperation):
+            consent.require(consent.needed(operation.network, operation.security), self.request.entitlements)
         if isinstance(operation, CopyOperation):
             entry = self._copy_step(progress, applied, operation, voice)
         else:
@@ -224,6 +227,7 @@ class Executor:
                 hostname=_HOSTNAME,
                 secret_env=mounts.secret_env,
                 architecture=progress.base.architecture,
+                insecure=operation.security == "insecure",
             )
             output = _Output(voice)
             status = self.around.worker.run(request, output.write, self.around.cancelled)

@@ -45,6 +45,7 @@ def run_key(
         request.extra_hosts,
         [repr(mount) for mount in operation.mounts],
         binds,
+        operation.security,
         [base.os, base.architecture, base.variant or ""],
     ]
     return key_of("run", [chain, json.dumps(parts)])

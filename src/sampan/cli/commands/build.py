@@ -90,6 +90,7 @@ def _query(invocation: Invocation, dockerfile: str, remote: str, mode: str) -> d
         "cpusetmems": flags["cpuset-mems"],
         "cgroupparent": flags["cgroup-parent"],
         "networkmode": flags["network"],
+        "entitlements": dumps(flags["allow"]) if flags["allow"] else "",
         "extrahosts": flags["add-host"],
         "securityopt": flags["security-opt"],
         "target": flags["target"],

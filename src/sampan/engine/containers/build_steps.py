@@ -16,10 +16,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from sampan.build.worker import RunRequest
 from sampan.engine.config import ContainerConfig, HostConfig, Ulimit
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.files import engine_places
+from sampan.engine.containers.insecure import first_free_loop, insecure
 from sampan.engine.containers.runner import end_shim, remove_run_directory
 from sampan.engine.containers.specs import SpecMaker
 from sampan.engine.containers.step_mounts import StepMounts
@@ -27,6 +30,7 @@ from sampan.engine.containers.step_places import MadePlaces
 from sampan.engine.containers.wiring import Plan, Wiring
 from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, now
 from sampan.engine.validate import check_host
+from sampan.errors import Unsupported
 from sampan.runtime.shim_client import ShimClient
 
 Output = Callable[[int, bytes], None]
@@ -48,6 +52,15 @@ class HostTrust:
             "GIT_SSL_CAINFO",
         )  # fmt: skip
         return tuple(f"{name}={self.place}" for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """`trees`: the detached mounts that the record's mount points name."""
+
+    record: ContainerRecord
+    trees: tuple[int, ...]
+    insecure: bool
 
 
 class BuildSteps:
@@ -75,21 +88,27 @@ class BuildSteps:
             mounts = ending.enter_context(StepMounts(self._parts.settings.id_maps, directory))
             mounts.prepare(request.mounts)
             record = self._record(request, trust, mounts.points)
-            return self._run_on_network(record, mounts.trees, output, cancelled, loop)
+            if request.secret_env and self._specs.runtime(record.host.runtime):
+                raise Unsupported(
+                    "another OCI runtime would write a secret in a variable to the disk",
+                    hint="let the step read it from a file: without env=",
+                )
+            step = _Step(record, tuple(mounts.trees), request.insecure)
+            return self._run_on_network(step, output, cancelled, loop)
 
     def _run_on_network(
         self,
-        record: ContainerRecord,
-        trees: Sequence[int],
+        step: _Step,
         output: Output,
         cancelled: threading.Event,
         loop: asyncio.AbstractEventLoop,
     ) -> int:
+        record = step.record
         places = MadePlaces.look(self._parts, record, engine_places(record))
         plan = asyncio.run_coroutine_threadsafe(self._connect(record), loop).result()
         run_dir = self._parts.run_directory(record.id)
         try:
-            return self._run(record, plan, run_dir, trees, output, cancelled)
+            return self._run(step, plan, run_dir, output, cancelled)
         finally:
             with ExitStack() as ending:  # from the last to the first, each whatever becomes of the others
                 ending.callback(lambda: places.remove(self._parts.snapshots.upper(record.id)))
@@ -120,6 +139,7 @@ class BuildSteps:
                 cpuset_cpus=limits.cpuset_cpus,
                 cpuset_mems=limits.cpuset_mems,
                 cgroup_parent=limits.cgroup_parent,
+                privileged=request.insecure,
                 ulimits=tuple(Ulimit(name, hard, soft) for name, soft, hard in limits.ulimits) or None,
             ),
             self._parts.facts,
@@ -170,18 +190,12 @@ class BuildSteps:
             self._wiring.forget_plan(record, plan)
             plan.close()
 
-    def _run(
-        self,
-        record: ContainerRecord,
-        plan: Plan,
-        run_dir: Path,
-        trees: Sequence[int],
-        output: Output,
-        cancelled: threading.Event,
-    ) -> int:
+    def _run(self, step: _Step, plan: Plan, run_dir: Path, output: Output, cancelled: threading.Event) -> int:
         request = self._specs.request(
-            record, plan.specs, {}, embedded_dns=self._wiring.embedded_dns(plan.endpoints), log=False
+            step.record, plan.specs, {}, embedded_dns=self._wiring.embedded_dns(plan.endpoints), log=False
         )
+        if step.insecure:
+            request = msgspec.structs.replace(request, spec=insecure(request.spec, first_free_loop()))
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
         try:
@@ -190,7 +204,7 @@ class BuildSteps:
                 stdio=(null, pipes[0][1], pipes[1][1]),
                 network=plan.namespace if plan.own else None,
                 user_namespace=plan.user_namespace if plan.user_namespace >= 0 else None,
-                trees=trees,
+                trees=step.trees,
             )
         except BaseException:
             for read_end, _ in pipes:
