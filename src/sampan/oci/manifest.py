@@ -18,10 +18,14 @@ MAX_MANIFEST_SIZE = 4 * 1024 * 1024
 
 
 class Platform(
-    msgspec.Struct, frozen=True, rename={"os_version": "os.version", "os_features": "os.features"}
+    msgspec.Struct,
+    frozen=True,
+    omit_defaults=True,
+    rename={"os_version": "os.version", "os_features": "os.features"},
 ):
-    architecture: str = "amd64"
-    os: str = "linux"
+    # Both are always written, which a default that is made anew each time sees to.
+    architecture: str = msgspec.field(default_factory=lambda: "amd64")
+    os: str = msgspec.field(default_factory=lambda: "linux")
     variant: str | None = None
     os_version: str | None = None
     os_features: tuple[str, ...] | None = None

@@ -82,10 +82,11 @@ def test_an_index_goes_through_a_registry(sampan: Any, session_registry: Any, tm
 
 
 def test_the_store_keeps_all_platforms_under_one_name(sampan: Any, tmp_path: Path) -> None:
+    before = sampan.ok("images", "-a", "--format", "{{.Repository}}:{{.Tag}}").split()
     built(sampan, "--platform", BOTH, "-t", "both:1", "-t", "both:2")
     listed = sampan.ok("images", "-a", "--format", "{{.Repository}}:{{.Tag}}").split()
     assert sorted(one for one in listed if one.startswith("both")) == ["both:1", "both:2"]
-    assert "<none>:<none>" not in listed
+    assert listed.count("<none>:<none>") == before.count("<none>:<none>")
     own, other = inspect(sampan, "both:1"), inspect(sampan, "both:1", "--platform", "linux/arm64")
     assert (own["Architecture"], other["Architecture"]) == ("amd64", "arm64")
     history = sampan.ok("history", "--platform", "linux/arm64", "--format", "{{.CreatedBy}}", "both:1")
