@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -24,8 +26,10 @@ from sampan.build.fetch.git import check_out, resolve
 from sampan.build.fetch.git_transport import Limits
 from sampan.build.fetch.git_url import parse_git
 from sampan.build.model import BuildRequest
+from sampan.build.session import NO_CLIENT, ClientSession, Duplex
 from sampan.build.solver.builder import Builder
 from sampan.errors import Invalid, NotFound, SampanError, Unavailable
+from sampan.testing.fake_client import FakeClient
 from sampan.testing.fake_worker import FakeTable, FakeWorker
 
 pytestmark = pytest.mark.root
@@ -55,6 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     root: Path
     asked: list[str]
+    authorizations: set[str]
 
     def do_GET(self) -> None:
         self._run(b"")
@@ -65,6 +70,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _run(self, body: bytes) -> None:
         path, _, query = self.path.partition("?")
         self.asked.append(path.rpartition("/")[2])
+        self.authorizations.add(self.headers.get("Authorization", ""))
+        if path.startswith("/private/") and not self.headers.get("Authorization"):
+            self.send_response(401)
+            self.end_headers()
+            return
         env = {
             **_ENV,
             "GIT_PROJECT_ROOT": str(self.root),
@@ -95,9 +105,9 @@ class Site:
         self.root = top / "repositories"
         self.root.mkdir()
         self.asked: list[str] = []
-        self.server = ThreadingHTTPServer(
-            ("127.0.0.1", 0), type("Handler", (_Handler,), {"root": self.root, "asked": self.asked})
-        )
+        self.authorizations: set[str] = set()
+        known = {"root": self.root, "asked": self.asked, "authorizations": self.authorizations}
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), known))
         self.server.socket.settimeout(1)
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
         self.thread.start()
@@ -126,13 +136,13 @@ class Site:
         git(folder, "commit", "-q", "-m", "change")
         return git(folder, "rev-parse", "HEAD")
 
-    def tree(self, dockerfile: str) -> Path:
+    def tree(self, dockerfile: str, client: ClientSession = NO_CLIENT) -> Path:
         self.hits = 0
         self.asked.clear()
         fd = os.open(self.context, os.O_RDONLY | os.O_DIRECTORY)
         request = BuildRequest(dockerfile_text=dockerfile.replace("URL", self.url).encode())
         try:
-            return self.worker.tree(self.builder.build(request, fd, self._report, threading.Event()))
+            return self.worker.tree(self.builder.build(request, fd, self._report, threading.Event(), client))
         finally:
             os.close(fd)
             assert self.worker.open_snapshots == []
@@ -299,6 +309,63 @@ def test_git_daemon_and_ssh_are_spoken_too(
     with pytest.raises((Unavailable, NotFound)):
         site.tree(f'FROM base\nADD ["git@host.example:x\'; touch {tmp_path}/pwned; \'.git", "/d"]\n')
     assert not (tmp_path / "pwned").exists()
+
+
+class _WithAgent(FakeClient):
+    """Its agent answers what it is told."""
+
+    def has_ssh_agent(self, agent_id: str) -> bool:
+        return agent_id == "default"
+
+    def ssh_agent(self, agent_id: str) -> Duplex:
+        return _Echo()
+
+
+class _Echo:
+    def __init__(self) -> None:
+        self._here, self._there = socket.socketpair()
+
+    def read(self, limit: int = 4096, /) -> bytes:
+        return self._there.recv(limit)
+
+    def write(self, data: bytes, /) -> int:
+        return self._here.send(data)
+
+    def end(self) -> None:
+        self._here.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._here.close()
+
+
+def test_the_clients_agent_is_there_for_ssh(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.repository("r.git", {"a": "1"})
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "ssh").write_text(
+        f"#!{sys.executable}\nimport os, socket, sys\ns = socket.socket(socket.AF_UNIX)\n"
+        "s.connect(os.environ['SSH_AUTH_SOCK'])\ns.sendall(b'key?')\n"
+        f"open('{tmp_path}/said', 'wb').write(s.recv(4))\ns.close()\n"
+        f"os.chdir('{site.root}')\nos.execvp('sh', ['sh', '-c', sys.argv[-1]])\n"
+    )
+    (programs / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    tree = site.tree("FROM base\nADD git@host.example:r.git /d\n", _WithAgent())
+    assert (tree / "d/a").read_text() == "1" and (tmp_path / "said").read_bytes() == b"key?"
+
+
+def test_a_private_repository_is_fetched_with_the_clients_token(site: Site) -> None:
+    site.repository("private/r.git", {"a": "1"})
+    text = "FROM base\nADD --keep-git-dir URL/private/r.git /d\n"
+    with pytest.raises(Unavailable, match="asks for a password"):
+        site.tree(text)
+    site.authorizations.clear()
+    tree = site.tree(text, FakeClient({"GIT_AUTH_TOKEN.127.0.0.1": b"t0ken\n"}))
+    assert (tree / "d/a").read_text() == "1"
+    assert site.authorizations == {"Basic " + base64.b64encode(b"x-access-token:t0ken").decode()}
+    assert all(b"t0ken" not in path.read_bytes() for path in tree.rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize(

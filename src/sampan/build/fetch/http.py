@@ -88,6 +88,8 @@ def download(
     report: TransferReport,
     cancelled: threading.Event,
     known: Validator | None = None,
+    *,
+    authorization: str = "",
 ) -> Download | None:
     """None when the server says that the file is still the `known` one: nothing is written to `out` then.
 
@@ -101,6 +103,8 @@ def download(
     with urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(3, redirect=10)) as pool:
         try:
             headers = {"Accept-Encoding": "identity", **(known.conditions() if known else {})}
+            if authorization:
+                headers["Authorization"] = authorization  # it does not follow a redirect to another host
             response = pool.request("GET", url, preload_content=False, headers=headers)
             try:
                 if response.status == 304 and known is not None and known.conditions():

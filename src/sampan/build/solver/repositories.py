@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
+from sampan.build.agent_socket import AgentSocket
 from sampan.build.fetch.git import Resolved, check_out, content_key, resolve
 from sampan.build.fetch.git_transport import Limits
 from sampan.build.fetch.git_url import GitSource, parse_git
 from sampan.build.files.tree import Selection, Tree
 from sampan.build.model import CopyOperation
+from sampan.build.session import ClientSession
 from sampan.build.solver.voice import Voice
-from sampan.errors import Invalid
+from sampan.errors import Invalid, NotFound
 from sampan.oci.ignore import IgnoreRules
 from sampan.registry.progress import Progress
 
+DEFAULT_AGENT = "default"
+"""What `--ssh default` is called."""
 _TOLD_EVERY = 1 << 20
 """Bytes."""
 
@@ -32,12 +39,15 @@ class Repositories:
         stack: ExitStack,
         voice: Voice,
         cancelled: threading.Event,
+        client: ClientSession,
     ) -> None:
         self._operation = operation
-        self._sources = [self._parsed(address) for address in addresses]
         self._stack = stack
         self._voice = voice
         self._cancelled = cancelled
+        self._client = client
+        self._agent: str | None = None
+        self._sources = [self._parsed(address) for address in addresses]
         self._resolved: dict[int, Resolved] = {}
         self._trees: list[tuple[Tree, Selection]] = []
 
@@ -79,7 +89,7 @@ class Repositories:
         if operation.checksum and source.checksum and operation.checksum != source.checksum:
             raise Invalid(f'checksum mismatch "{operation.checksum}" != "{source.checksum}"')
         return replace(
-            source,
+            with_credentials(source, self._client),
             keep_git_dir=operation.keep_git_dir or source.keep_git_dir,
             checksum=operation.checksum or source.checksum,
         )
@@ -93,4 +103,46 @@ class Repositories:
                 told = count
                 self._voice.transfer(Progress("Downloading", source.url.remote, count))
 
-        return Limits(self._cancelled, progress)
+        return Limits(self._cancelled, progress, self._agent_for(source))
+
+    def _agent_for(self, source: GitSource) -> str:
+        """The path of a socket that leads to the client's agent; empty when it forwards none."""
+        if self._agent is None and source.url.scheme == "ssh":
+            self._agent = self._stack.enter_context(forwarded_agent(self._client))
+        return self._agent or ""
+
+
+def with_credentials(source: GitSource, client: ClientSession) -> GitSource:
+    """With Docker's secrets for a server: GIT_AUTH_TOKEN.<host>, GIT_AUTH_TOKEN. They stay with that server."""
+    url = source.url
+    if url.scheme not in ("http", "https") or url.password:
+        return source
+    for name in (f"GIT_AUTH_TOKEN.{url.host}", "GIT_AUTH_TOKEN"):
+        if token := offered_secret(client, name):
+            return replace(source, url=replace(url, user="x-access-token", password=token))
+    return source
+
+
+def offered_secret(client: ClientSession, name: str) -> str:
+    """Empty when the client offers none of that name. Raises `Invalid` for one that is no header's text."""
+    try:
+        text = client.secret(name).decode("utf-8", "replace").strip()
+    except NotFound:
+        return ""
+    if not text.isprintable() or not text.isascii():
+        raise Invalid(
+            f"secret {name} can't be sent in a header: it has other characters than printable ASCII"
+        )
+    return text
+
+
+@contextlib.contextmanager
+def forwarded_agent(client: ClientSession) -> Iterator[str]:
+    """A socket's path that leads to the agent `default` of the client; empty when it forwards none."""
+    if not client.has_ssh_agent(DEFAULT_AGENT):
+        yield ""
+        return
+    with tempfile.TemporaryDirectory(prefix="sampan-ssh-") as folder:
+        path = os.path.join(folder, "agent")
+        with AgentSocket(path, partial(client.ssh_agent, DEFAULT_AGENT)):
+            yield path

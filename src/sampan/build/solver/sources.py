@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 from sampan.build.events import UsedSource
 from sampan.build.fetch.git_url import is_git, redacted
@@ -31,7 +32,7 @@ from sampan.build.model import CopyOperation
 from sampan.build.session import ClientSession
 from sampan.build.solver.cache import BuildCache, CacheEntry, key_of
 from sampan.build.solver.inputs import InputsStore, files_of, short_sum
-from sampan.build.solver.repositories import Repositories
+from sampan.build.solver.repositories import Repositories, offered_secret
 from sampan.build.solver.voice import Voice
 from sampan.build.worker import Worker
 from sampan.errors import Invalid, NotFound, Unavailable
@@ -77,7 +78,9 @@ class CopySources:
         self._addresses = [source for source in operation.sources if is_git(source)]
         self.paths = [source for source in operation.sources if source not in (*self.urls, *self._addresses)]
         _check_remotes(operation, self.urls, self._addresses, self.paths)
-        self.repositories = Repositories(operation, self._addresses, self._stack, voice, around.cancelled)
+        self.repositories = Repositories(
+            operation, self._addresses, self._stack, voice, around.cancelled, around.client
+        )
         self._sum = parse_checksum(operation.checksum) if operation.checksum and self.urls else ""
 
     def __enter__(self) -> CopySources:
@@ -137,7 +140,9 @@ class CopySources:
 
     def _fetch(self, url: str) -> tuple[Download, BinaryIO]:
         out = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
-        got = download(url, out, self._voice.transfer, self._around.cancelled)
+        got = download(
+            url, out, self._voice.transfer, self._around.cancelled, authorization=self._authorization(url)
+        )
         if got is None:
             raise Unavailable(f"{url} was not sent although nothing of it is known")
         self._remember(url, got)
@@ -168,13 +173,27 @@ class CopySources:
     def _is_unchanged(self, url: str, known: Validator) -> bool:
         """Asks the server; when the file is another one, that is downloaded."""
         out = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
-        got = download(url, out, self._voice.transfer, self._around.cancelled, known)
+        got = download(
+            url,
+            out,
+            self._voice.transfer,
+            self._around.cancelled,
+            known,
+            authorization=self._authorization(url),
+        )
         if got is None:
             return True
         if len(self._downloads) == self.urls.index(url):
             self._downloads.append((got, out))
         self._remember(url, got)
         return False
+
+    def _authorization(self, url: str) -> str:
+        """Docker's secrets for a server: HTTP_AUTH_HEADER_<host>, HTTP_AUTH_TOKEN_<host>."""
+        host = urlsplit(url).hostname or ""
+        header = offered_secret(self._around.client, f"HTTP_AUTH_HEADER_{host}")
+        token = offered_secret(self._around.client, f"HTTP_AUTH_TOKEN_{host}")
+        return header or (f"Bearer {token}" if token else "")
 
     def _remember(self, url: str, got: Download) -> None:
         """So that the next build need not download what the server calls unchanged."""

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from sampan.build.agent_socket import AgentSocket
 from sampan.build.worker import RunMount
-from sampan.engine.containers.agent_socket import AgentSocket
 from sampan.engine.model import MountPoint
 from sampan.engine.userns import IdMaps
 from sampan.errors import Internal, Invalid, NotFound

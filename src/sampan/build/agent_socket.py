@@ -1,4 +1,4 @@
-"""What a build step sees as its ssh agent: each connection is joined with a new one to the client's agent."""
+"""The ssh agent that a build step or a fetch sees: each connection is joined with a new one to the client's agent."""
 
 from __future__ import annotations
 
