@@ -26,6 +26,10 @@ class CacheTo:
     """mode=max: every step of the build; min: those whose layers are in the image."""
     ignore_error: bool = False
 
+    @property
+    def inline(self) -> bool:
+        return self.reference is None
+
 
 def parse_cache_from(text: str) -> CacheFrom:
     """`type=registry,ref=IMAGE`, or IMAGE alone. Raises `Invalid`, `Unsupported`."""

@@ -68,8 +68,13 @@ def run_job(
         return request.tags
     told = _Told(report)
     built = []
-    for platform in dict.fromkeys(platforms):
+    for number, platform in enumerate(platforms, 1):
         one = replace(request, platform=platform, platforms=(), outputs=(), tags=())
+        # Caches are read once, and written once, with what all platforms have done; but inline ones are in each image.
+        if number > 1:
+            one = replace(one, cache_from=())
+        if number < len(platforms):
+            one = replace(one, cache_to=tuple(target for target in one.cache_to if target.inline))
         heard = told.of(platform or "") if len(platforms) > 1 else told.single
         image = tools.worker.built(tools.builder.build(one, context, heard, cancelled, client))
         built.append(PlatformImage(platform_of_image(image), image))

@@ -150,3 +150,21 @@ def test_a_base_image_of_another_platform_is_not_taken_for_the_wanted_one(sampan
     )
     assert done.returncode != 0
     assert "does not match the specified platform: wanted linux/arm64, actual: linux/amd64" in done.stderr
+
+
+def test_a_cache_has_the_steps_of_all_platforms(sampan: Any, session_registry: Any) -> None:
+    text = DOCKERFILE.replace("echo", "echo cached")
+    cache = f"type=registry,ref={session_registry.host}/platforms/cache"
+    arguments = ["--progress", "plain", "--platform", BOTH, "-t", "cached"]
+    assert "CACHED" not in shown(sampan, *arguments, "--cache-to", f"{cache},mode=max", text=text)
+    sampan.ok("rmi", "cached")
+    sampan.ok("builder", "prune", "-af")
+    again = shown(sampan, *arguments, "--cache-from", cache, text=text)
+    assert again.count("CACHED") == 4  # RUN and COPY for both
+    sampan.ok("rmi", "cached")
+
+
+def shown(sampan: Any, *arguments: str, text: str) -> str:
+    done = sampan.run("build", *arguments, "-", stdin=text.encode(), timeout=120)
+    assert done.returncode == 0, done.stderr
+    return str(done.stderr + done.stdout)

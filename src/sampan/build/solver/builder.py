@@ -22,7 +22,7 @@ from sampan.build.files.context import Context, context_tree, read_dockerfile
 from sampan.build.files.tree import Tree
 from sampan.build.model import BuildRequest, Plan, Stage
 from sampan.build.session import NO_CLIENT, ClientSession
-from sampan.build.solver.cache import BuildCache, CacheTable, MetadataTable
+from sampan.build.solver.cache import BuildCache, CacheEntry, CacheTable, MetadataTable
 from sampan.build.solver.failures import Failures
 from sampan.build.solver.flights import Flights
 from sampan.build.solver.inputs import InputsStore
@@ -69,6 +69,9 @@ class Builder:
                 raise Invalid("a builder needs a metadata database or a cache table")
             table = MetadataTable(metadata)
         self._transfer = transfer
+        # With `transfer`: what was seen and made for other platforms of the same build.
+        self._earlier: dict[str, CacheEntry] = {}
+        self._images: list[Digest] = []
         self._inputs = inputs
         imported = transfer.find if transfer is not None else lambda _key: None
         self.cache = BuildCache(table, worker.has_layer, touched, imported, flights)
@@ -149,6 +152,7 @@ class Builder:
 
         def perform() -> Digest:
             self.cache.seen.clear()
+            self.cache.seen.update(self._earlier)
             return _Build(
                 self._worker,
                 self.cache,
@@ -165,7 +169,12 @@ class Builder:
 
         if self._transfer is None:
             return perform()
-        return with_transfer(self._transfer, self.cache, self._worker, request, perform, report, cancelled)
+        image_id = with_transfer(
+            self._transfer, self.cache, self._worker, request, perform, report, cancelled, self._images
+        )
+        self._earlier.update(self.cache.seen)
+        self._images.append(image_id)
+        return image_id
 
 
 @dataclass

@@ -54,8 +54,11 @@ def with_transfer(
     perform: Callable[[], Digest],
     report: Report,
     cancelled: threading.Event,
+    earlier: Sequence[Digest] = (),
 ) -> Digest:
     """A build with its imports before it and its exports after it; the image's id.
+
+    `earlier`: images of the same build for other platforms, whose layers are exported too.
 
     What was imported and can't be had makes no build fail: it begins anew, and what it has done is cached.
     """
@@ -70,7 +73,8 @@ def with_transfer(
     cache.keep_imported()
     for target in request.cache_to:
         try:
-            transfer.save(target, dict(cache.seen), worker.layers_of(image_id), report, cancelled)
+            layers = dict.fromkeys(layer for one in (*earlier, image_id) for layer in worker.layers_of(one))
+            transfer.save(target, dict(cache.seen), tuple(layers), report, cancelled)
         except SampanError as error:
             if not target.ignore_error or cancelled.is_set():
                 raise
