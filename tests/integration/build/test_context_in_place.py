@@ -1,0 +1,119 @@
+"""A context that is read where it is gives what a tar of it gives, and is sent where the engine can't see it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    """What a tar tells of files, and what it does not."""
+    path = tmp_path / "context"
+    (path / "d/sub").mkdir(parents=True)
+    (path / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    for name in ("Dockerfile.dockerignore", ".dockerignore"):  # Docker's own client knows the second one
+        (path / name).write_text("ignored*\n")
+    (path / "ignored").write_text("secret")
+    (path / "d/set").write_text("1")
+    (path / "d/large").write_bytes(os.urandom(100_000))
+    (path / "d/sub/empty").touch()
+    (path / "d/one").write_text("two names")
+    os.link(path / "d/one", path / "d/two")
+    os.link(path / "d/set", tmp_path / "a name elsewhere")
+    (path / "link").symlink_to("../../../etc/passwd")
+    os.mkfifo(path / "ignored.fifo")
+    os.chown(path / "d/set", 1000, 1000)
+    (path / "d/set").chmod(0o4755)
+    os.setxattr(path / "d/set", "user.note", b"not in a tar")
+    (path / "d/sub").chmod(0o1777)
+    os.utime(path / "d/sub", ns=(0, 1_600_000_000_987_654_321))
+    return path
+
+
+def layers(sampan: Any, image: str) -> list[str]:
+    return list(json.loads(sampan.ok("image", "inspect", image))[0]["RootFS"]["Layers"])
+
+
+def in_place(sampan: Any, context: Path) -> bool:
+    """Whether the engine has read files of that directory itself."""
+    found = (sampan.engine.root / "context-checksums").glob(f"*-{context.stat().st_ino:x}.files")
+    return bool(list(found))
+
+
+def test_the_layers_are_those_of_a_context_that_was_sent(fresh_sampan: Any, context: Path) -> None:
+    fresh_sampan.docker("build", "--no-cache", "-q", "-t", "sent", str(context))
+    fresh_sampan.ok("build", "--no-cache", "-q", "-t", "named", str(context))
+    assert layers(fresh_sampan, "named") == layers(fresh_sampan, "sent")
+    again = fresh_sampan.run("build", "--progress", "plain", str(context))
+    assert "CACHED" in again.stderr
+    assert "load build context" not in again.stderr
+
+
+def test_what_runs_sees_the_files_that_were_hashed_and_no_ignored_ones(
+    fresh_sampan: Any, context: Path
+) -> None:
+    (context / "Dockerfile").write_text(
+        "FROM busybox\n"
+        "RUN --mount=target=/context ls -ln /context /context/d >/listing && ls -a /context >/names\n"
+    )
+    fresh_sampan.ok("build", "-q", "-t", "bind", str(context))
+    names = fresh_sampan.ok("run", "--rm", "bind", "cat", "/names").split()
+    assert set(names) == {".", "..", "d", "link", ".dockerignore", "Dockerfile", "Dockerfile.dockerignore"}
+    listing = fresh_sampan.ok("run", "--rm", "bind", "cat", "/listing").splitlines()
+    assert {tuple(line.split()[2:4]) for line in listing if len(line.split()) > 8} == {("0", "0")}
+    assert not list((fresh_sampan.engine.root / "builds").iterdir())
+
+
+def test_a_dockerfile_from_elsewhere_is_no_file_of_the_context(
+    fresh_sampan: Any, context: Path, tmp_path: Path
+) -> None:
+    text = "FROM busybox\nCOPY d/one* Dockerfile* .dockerfile* /got/\nRUN ls -a /got >/names\n"
+    (tmp_path / "Outside").write_text(text)
+    expected = {".", "..", "one", "Dockerfile", "Dockerfile.dockerignore"}
+    for file, stdin in (("-", text.encode()), (str(tmp_path / "Outside"), None)):
+        fresh_sampan.ok("build", "-q", "-t", "outside", "-f", file, str(context), stdin=stdin)
+        assert set(fresh_sampan.ok("run", "--rm", "outside", "cat", "/names").split()) == expected
+    empty = fresh_sampan.run("build", "-f", "-", str(context), stdin=b"")
+    assert empty.returncode != 0
+    assert "cannot be empty" in empty.stderr
+
+
+def test_the_context_is_sent_when_the_engine_sees_another_directory_there(
+    fresh_sampan: Any, context: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "Dockerfile").write_text("FROM busybox\nCOPY mine /mine\n")
+    (other / "mine").write_text("the client's own")
+    script = f"mount --bind {other} {context} && exec {sys.executable} -m sampan.cli.main build -q -t apart {context}"
+    done = subprocess.run(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", script],
+        env=fresh_sampan.engine.environment,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert fresh_sampan.ok("run", "--rm", "apart", "cat", "/mine") == "the client's own"
+    assert not in_place(fresh_sampan, context)
+    assert not in_place(fresh_sampan, other)
+
+
+def test_other_content_under_equal_metadata_is_built_anew(sampan: Any, context: Path) -> None:
+    (context / "Dockerfile").write_text("FROM busybox\nCOPY d/one /one\n")
+    first = sampan.ok("build", "-q", str(context))
+    before = (context / "d/one").stat()
+    (context / "d/one").write_text("TWO NAMES")
+    os.utime(context / "d/one", ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = sampan.ok("build", "-q", "-t", "two", str(context))
+    assert second != first
+    assert sampan.ok("run", "--rm", "two", "cat", "/one") == "TWO NAMES"

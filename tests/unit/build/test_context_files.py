@@ -1,0 +1,204 @@
+"""Files of a context that lies in place: what is copied is what was hashed, and what is remembered is still true."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sampan.build.errors import SourceChanged
+from sampan.build.files import checksums as kept
+from sampan.build.files.checksum import checksum
+from sampan.build.files.checksums import Checksums
+from sampan.build.files.copy import Ownership, RootWriter
+from sampan.build.files.scan import Entry
+from sampan.build.files.tree import Opener, Selection, Tree
+from sampan.oci.ignore import IgnoreRules
+
+NEVER = threading.Event()
+LARGE = 100_000
+
+MakeTree = Callable[[Checksums], Tree]
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    path = tmp_path / "context"
+    path.mkdir()
+    (path / "small").write_bytes(b"one")
+    (path / "large").write_bytes(b"1" * LARGE)
+    return path
+
+
+@pytest.fixture
+def make_tree(context: Path) -> Iterator[MakeTree]:
+    fd = os.open(context, os.O_RDONLY | os.O_DIRECTORY)
+    yield lambda checksums: Tree(fd, IgnoreRules(), True, checksums)
+    os.close(fd)
+
+
+@pytest.fixture
+def all_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every file had been written long ago."""
+    monkeypatch.setattr(kept, "SETTLED", -(10**18))
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are opened."""
+    paths: list[str] = []
+    original = Opener.open
+
+    def open_entry(self: Opener, entry: Entry) -> int:
+        paths.append(entry.path)
+        return original(self, entry)
+
+    monkeypatch.setattr(Opener, "open", open_entry)
+    return paths
+
+
+def sum_of(tree: Tree) -> str:
+    return checksum(tree, tree.select("."), NEVER)
+
+
+def rewrite_unnoticed(path: Path, data: bytes) -> None:
+    """Other content with the same size and modification time, as anybody can make it; ctime tells."""
+    before = path.stat()
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.usefixtures("all_settled")
+def test_what_was_hashed_in_an_earlier_build_is_not_read_again(
+    make_tree: MakeTree, tmp_path: Path, context: Path, opened: list[str]
+) -> None:
+    first = Checksums(tmp_path / "kept/one")
+    expected = sum_of(make_tree(first))
+    first.save()
+    assert sorted(opened) == ["large", "small"]
+    opened.clear()
+    assert sum_of(make_tree(Checksums(tmp_path / "kept/one"))) == expected
+    assert opened == []
+    (context / "small").write_bytes(b"two")
+    assert sum_of(make_tree(Checksums(tmp_path / "kept/one"))) != expected
+    assert opened == ["small"]
+
+
+@pytest.mark.usefixtures("all_settled")
+@pytest.mark.parametrize("name", ["small", "large"])
+def test_other_content_under_equal_metadata_gives_another_checksum(
+    make_tree: MakeTree, tmp_path: Path, context: Path, name: str
+) -> None:
+    first = Checksums(tmp_path / "kept/one")
+    before = sum_of(make_tree(first))
+    first.save()
+    rewrite_unnoticed(context / name, bytes((context / name).stat().st_size))
+    assert sum_of(make_tree(Checksums(tmp_path / "kept/one"))) != before
+
+
+def test_a_file_written_a_moment_before_it_was_hashed_is_hashed_again_by_the_next_build(
+    make_tree: MakeTree, tmp_path: Path, opened: list[str]
+) -> None:
+    first = Checksums(tmp_path / "kept/one")
+    expected = sum_of(make_tree(first))
+    first.save()
+    opened.clear()
+    assert sum_of(make_tree(Checksums(tmp_path / "kept/one"))) == expected
+    assert sorted(opened) == ["large", "small"]
+
+
+@pytest.mark.usefixtures("all_settled")
+@pytest.mark.parametrize("suffix", [".files", ".trees"])
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"?", lambda _: b""])
+def test_damaged_records_are_not_believed(
+    make_tree: MakeTree, tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes]
+) -> None:
+    first = Checksums(tmp_path / "kept/one")
+    expected = sum_of(make_tree(first))
+    first.save()
+    path = tmp_path / f"kept/one{suffix}"
+    path.write_bytes(damage(path.read_bytes()))
+    assert sum_of(make_tree(Checksums(tmp_path / "kept/one"))) == expected
+
+
+@pytest.mark.usefixtures("all_settled")
+def test_nothing_is_written_when_nothing_is_new(make_tree: MakeTree, tmp_path: Path) -> None:
+    first = Checksums(tmp_path / "kept/one")
+    sum_of(make_tree(first))
+    first.save()
+    before = {path.name: path.stat().st_ino for path in (tmp_path / "kept").iterdir()}
+    again = Checksums(tmp_path / "kept/one")
+    sum_of(make_tree(again))
+    again.save()
+    assert {path.name: path.stat().st_ino for path in (tmp_path / "kept").iterdir()} == before
+
+
+@pytest.mark.usefixtures("all_settled")
+def test_the_records_of_all_directories_are_bounded(
+    make_tree: MakeTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "MAX_BYTES", 700)
+    for number in range(5):
+        one = Checksums(tmp_path / f"kept/{number}")
+        sum_of(make_tree(one))
+        one.save()
+        os.utime(tmp_path / f"kept/{number}.files", (number, number))
+        os.utime(tmp_path / f"kept/{number}.trees", (number, number))
+    left = {path.stem for path in (tmp_path / "kept").iterdir()}
+    assert "4" in left
+    assert "0" not in left
+
+
+def _copy(tree: Tree, selection: Selection, target: Path) -> None:
+    target.mkdir()
+    fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        owner = Ownership((os.getuid(), os.getgid()))
+        RootWriter(fd, NEVER).copy(tree, selection, "/", owner)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("name", ["small", "large"])
+@pytest.mark.parametrize("change", ["rewritten", "removed", "longer", "a link"])
+def test_a_file_that_changes_between_hashing_and_copying_ends_the_build_with_its_path(
+    make_tree: MakeTree, tmp_path: Path, context: Path, name: str, change: str
+) -> None:
+    tree = make_tree(Checksums(tmp_path / "kept/one"))
+    (selection,) = tree.select(".")
+    checksum(tree, [selection], NEVER)
+    path = context / name
+    if change == "rewritten":
+        rewrite_unnoticed(path, bytes(path.stat().st_size))
+    elif change == "longer":
+        path.write_bytes(path.read_bytes() + b"more")
+    else:
+        path.unlink()
+    if change == "a link":
+        path.symlink_to("/etc/hostname")
+    with pytest.raises(SourceChanged) as raised:
+        _copy(tree, selection, tmp_path / "target")
+    assert raised.value.message == f"changed while the build read it: {name}"
+
+
+def test_a_young_file_is_hashed_once_more_in_the_copy(make_tree: MakeTree, tmp_path: Path) -> None:
+    """Two writes within one tick of the clock leave equal metadata."""
+    tree = make_tree(Checksums(tmp_path / "kept/one"))
+    (selection,) = tree.select(".")
+    checksum(tree, [selection], NEVER)
+    entry = next(entry for entry in selection.entries if entry.path == "large")
+    tree.checksums.add(entry, hashlib.sha256(b"what was there at hashing").digest(), entry.ctime_ns)
+    with pytest.raises(SourceChanged, match="large"):
+        _copy(tree, selection, tmp_path / "target")
+
+
+def test_a_hard_link_to_a_file_outside_of_the_selection_does_not_count(
+    make_tree: MakeTree, tmp_path: Path, context: Path
+) -> None:
+    before = sum_of(make_tree(Checksums()))
+    os.link(context / "small", tmp_path / "elsewhere")
+    assert sum_of(make_tree(Checksums())) == before
