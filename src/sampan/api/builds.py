@@ -27,6 +27,7 @@ from sampan.build.model import MAX_DOCKERFILE, BuildRequest, RunLimits
 from sampan.build.output_options import Output, check_outputs, parse_output
 from sampan.engine.client_directory import ClientDirectory
 from sampan.engine.engine import Engine
+from sampan.engine.remote_context import check_remote
 from sampan.errors import Invalid, SampanError, Unsupported
 from sampan.oci.reference import Reference, parse_reference
 from sampan.registry.platforms import parse_platform
@@ -60,13 +61,14 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
     if is_call(request):
         return await build_call(engine, request, build_request(request), sent)
     _refuse(request)
-    if request.get("remote"):
-        raise Unsupported("a build context from a URL is not supported yet", hint="send the context as a tar")
     wanted = build_request(request)
     progress = request.get("progress")
     if progress not in ("", "rawjson"):
         raise Invalid(f"invalid progress {progress!r}: the engine tells rawjson, or Docker's classic stream")
-    context: AsyncIterator[bytes] | ClientDirectory = request.stream()
+    context: AsyncIterator[bytes] | ClientDirectory | str = request.stream()
+    if remote := request.get("remote"):
+        check_remote(remote)
+        context = remote
     if request.get("contextdir"):
         context = await _directory(request)
         if request.flag("dockerfilebody"):

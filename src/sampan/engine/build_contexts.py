@@ -12,11 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sampan.build.fetch.git_url import redacted
 from sampan.build.files.checksums import checksums_of
 from sampan.build.files.context import Context
+from sampan.build.model import BuildRequest
+from sampan.build.session import ClientSession
 from sampan.build.solver.voice import internal
 from sampan.build.worker import Report
 from sampan.engine.client_directory import ClientDirectory
+from sampan.engine.remote_context import load_remote
 from sampan.storage.extract import ExtractOptions, extract_tar
 
 log = logging.getLogger(__name__)
@@ -57,17 +61,46 @@ class BuildContexts:
             os.close(fd)
 
     @contextmanager
+    def fetched(
+        self,
+        address: str,
+        request: BuildRequest,
+        report: Report,
+        cancelled: threading.Event,
+        client: ClientSession,
+    ) -> Iterator[Context]:
+        """A directory with what is behind a URL; removed in the end. Raises as `load_remote`."""
+        with self._directory(self._root) as fd:
+            with internal(report, f"[internal] load remote build context {redacted(address)}") as voice:
+                text = load_remote(address, fd, request, voice.transfer, cancelled, client)
+            yield Context(fd, dockerfile=text)
+
+    @contextmanager
+    def scratch(self) -> Iterator[str]:
+        """A directory for further contexts of a build, made when it is asked for; removed in the end."""
+        directory = tempfile.mkdtemp(dir=self._root)
+        try:
+            yield directory
+        finally:
+            threading.Thread(target=_remove, args=(Path(directory),), name="context removal").start()
+
+    @contextmanager
     def unpacked(self, archive: Iterator[bytes] | None, report: Report) -> Iterator[Context]:
         """A directory with the tar's content, which is removed in the end; None: it is empty."""
         start = b"" if archive is None else _start_of(archive)
-        directory = Path(tempfile.mkdtemp(dir=self._small if _is_small_tar(start) else self._root))
+        with self._directory(self._small if _is_small_tar(start) else self._root) as fd:
+            if archive is not None:
+                with internal(report, "[internal] load build context"):
+                    extract_tar(itertools.chain((start,), archive), fd, _CONTEXT)
+            yield Context(fd)
+
+    @contextmanager
+    def _directory(self, parent: Path) -> Iterator[int]:
+        directory = Path(tempfile.mkdtemp(dir=parent))
         try:
             fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                if archive is not None:
-                    with internal(report, "[internal] load build context"):
-                        extract_tar(itertools.chain((start,), archive), fd, _CONTEXT)
-                yield Context(fd)
+                yield fd
             finally:
                 os.close(fd)
         finally:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from sampan.build.contexts import ContextOpener
 from sampan.build.events import BuildEvent, BuildResult, StageOrder, StepNote, Vertex
 from sampan.build.files.context import Context, read_dockerfile
 from sampan.build.model import BuildRequest
@@ -49,6 +50,7 @@ def run_job(
     report: Report,
     cancelled: threading.Event,
     client: ClientSession,
+    opener: ContextOpener,
 ) -> Sequence[Reference]:
     """Build and bring the result where the request says; the names that were given. Raises as `Builder.build`."""
     platforms: Sequence[str | None] = request.platforms or (request.platform,)
@@ -64,7 +66,7 @@ def run_job(
     report = statements.listening(report)
     if len(platforms) == 1 and outputs == (Output("image"),) and not request.attests:
         one = replace(request, platform=platforms[0])
-        tools.builder.build(one, context, report, cancelled, client)
+        tools.builder.build(one, context, report, cancelled, client, opener)
         return request.tags
     told = _Told(report)
     built = []
@@ -76,7 +78,7 @@ def run_job(
         if number < len(platforms):
             one = replace(one, cache_to=tuple(target for target in one.cache_to if target.inline))
         heard = told.of(platform or "") if len(platforms) > 1 else told.single
-        image = tools.worker.built(tools.builder.build(one, context, heard, cancelled, client))
+        image = tools.worker.built(tools.builder.build(one, context, heard, cancelled, client, opener))
         built.append(PlatformImage(platform_of_image(image), image))
     around = Surroundings(
         tools.images,

@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from sampan.build.consent import DEFAULT_ALLOWED, check_granted
@@ -19,6 +20,7 @@ from sampan.engine.build_job import Tools, run_job
 from sampan.engine.build_sessions import BuildSessions
 from sampan.engine.cache_mounts import Writer, name_of
 from sampan.engine.client_directory import ClientDirectory
+from sampan.engine.remote_context import NamedSources
 from sampan.engine.threads import Report, ReportedWork, blocking_chunks, streamed
 from sampan.oci.reference import Reference
 from sampan.registry.config import Credentials
@@ -61,7 +63,7 @@ class Builds:
     def build(
         self,
         request: BuildRequest,
-        context: AsyncIterator[bytes] | ClientDirectory | None,
+        context: AsyncIterator[bytes] | ClientDirectory | str | None,
         credentials: Credentialed,
         *,
         host_ca: bool = False,
@@ -69,9 +71,9 @@ class Builds:
     ) -> AsyncIterator[BuildEvent]:
         """The events of the build; errors of the build are raised at their end.
 
-        `context` is a tar, plain or compressed, or a directory to be read where it is; None: the request brings its
-        Dockerfile along and copies nothing. `host_ca`: RUN trusts the host's CA certificates, without a trace in the
-        image.
+        `context` is a tar, plain or compressed, a directory to be read where it is, or a URL to fetch; None: the
+        request brings its Dockerfile along and copies nothing. `host_ca`: RUN trusts the host's CA certificates,
+        without a trace in the image.
         `session_id`: the session that the client opened for this build; it ends with it.
         Giving the iteration up cancels the build.
         """
@@ -82,15 +84,24 @@ class Builds:
         def work(report: Report[BuildEvent], cancelled: threading.Event) -> None:
             if isinstance(context, ClientDirectory):
                 provided = self._contexts.in_place(context)
+            elif isinstance(context, str):
+                provided = self._contexts.fetched(context, request, report, cancelled, session.client)
             else:
                 archive = None if context is None else blocking_chunks(context, loop)
                 provided = self._contexts.unpacked(archive, report)
-            with provided as opened:
+            with (
+                provided as opened,
+                self._contexts.scratch() if request.contexts else nullcontext("") as scratch,
+            ):
+                wanted = request
+                if opened.dockerfile is not None:
+                    wanted = replace(request, dockerfile_text=opened.dockerfile)
+                opener = NamedSources(scratch, session.client)
                 try:
                     with self._keep_layers(), self._cache.use.build():
                         stored = any(one.kind == "image" and one.store for one in request.outputs)
                         tools = self._make_tools(credentials, host_ca, stored or not request.outputs)
-                        names = run_job(tools, request, opened, report, cancelled, session.client)
+                        names = run_job(tools, wanted, opened, report, cancelled, session.client, opener)
                     loop.call_soon_threadsafe(self._tagged, names)
                 finally:
                     loop.call_soon_threadsafe(self._built.set)

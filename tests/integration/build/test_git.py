@@ -31,110 +31,20 @@ from sampan.build.solver.builder import Builder
 from sampan.errors import Invalid, NotFound, SampanError, Unavailable
 from sampan.testing.fake_client import FakeClient
 from sampan.testing.fake_worker import FakeTable, FakeWorker
+from sampan.testing.git_server import ENVIRONMENT, GitServer, git
 
 pytestmark = pytest.mark.root
 
-BACKEND = "/usr/lib/git-core/git-http-backend"
-_ENV = {
-    "PATH": os.environ.get("PATH", os.defpath),
-    "HOME": "/nonexistent",
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_AUTHOR_NAME": "A",
-    "GIT_AUTHOR_EMAIL": "a@example.com",
-    "GIT_COMMITTER_NAME": "A",
-    "GIT_COMMITTER_EMAIL": "a@example.com",
-    "GIT_AUTHOR_DATE": "2001-09-09T01:46:40Z",
-    "GIT_COMMITTER_DATE": "2001-09-09T01:46:40Z",
-}
 
-
-def git(folder: Path, *args: str, data: bytes | None = None) -> str:
-    command = ["git", "-c", "init.defaultBranch=main", "-c", "protocol.file.allow=always", *args]
-    done = subprocess.run(command, cwd=folder, env=_ENV, input=data, check=True, capture_output=True)
-    return done.stdout.decode().strip()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """CGI for git-http-backend; counts what is asked."""
-
-    root: Path
-    asked: list[str]
-    authorizations: set[str]
-
-    def do_GET(self) -> None:
-        self._run(b"")
-
-    def do_POST(self) -> None:
-        self._run(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
-
-    def _run(self, body: bytes) -> None:
-        path, _, query = self.path.partition("?")
-        self.asked.append(path.rpartition("/")[2])
-        self.authorizations.add(self.headers.get("Authorization", ""))
-        if path.startswith("/private/") and not self.headers.get("Authorization"):
-            self.send_response(401)
-            self.end_headers()
-            return
-        env = {
-            **_ENV,
-            "GIT_PROJECT_ROOT": str(self.root),
-            "GIT_HTTP_EXPORT_ALL": "1",
-            "PATH_INFO": path,
-            "QUERY_STRING": query,
-            "REQUEST_METHOD": self.command,
-            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
-        }
-        done = subprocess.run([BACKEND], input=body, env=env, capture_output=True, check=False)
-        head, _, rest = done.stdout.partition(b"\r\n\r\n")
-        fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if ": " in line)
-        self.send_response(int(fields.pop("Status", "200").split()[0]))
-        for name, value in fields.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(rest)))
-        self.end_headers()
-        self.wfile.write(rest)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-class Site:
+class Site(GitServer):
     def __init__(self, top: Path) -> None:
-        self.root = top / "repositories"
-        self.root.mkdir()
-        self.asked: list[str] = []
-        self.authorizations: set[str] = set()
-        known = {"root": self.root, "asked": self.asked, "authorizations": self.authorizations}
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), known))
-        self.server.socket.settimeout(1)
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
-        self.thread.start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        super().__init__(top / "repositories")
         self.worker = FakeWorker(top / "worker")
         self.worker.add_image("base", {"/x": ""})
         self.builder = Builder(self.worker, None, table=FakeTable())
         self.context = top / "context"
         self.context.mkdir()
         self.hits = 0
-
-    def repository(self, name: str, files: dict[str, str]) -> Path:
-        folder = self.root / name
-        folder.mkdir(parents=True)
-        git(folder, "init", "-q")
-        git(folder, "config", "uploadpack.allowAnySHA1InWant", "true")
-        self.commit(folder, files)
-        return folder
-
-    def commit(self, folder: Path, files: dict[str, str]) -> str:
-        for path, text in files.items():
-            target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
-        git(folder, "add", "-A")
-        git(folder, "commit", "-q", "-m", "change")
-        return git(folder, "rev-parse", "HEAD")
 
     def tree(self, dockerfile: str, client: ClientSession = NO_CLIENT) -> Path:
         self.hits = 0
@@ -152,11 +62,6 @@ class Site:
 
     def _report(self, event: object) -> None:
         self.hits += isinstance(event, Vertex) and event.cached
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
 
 
 @pytest.fixture
@@ -278,7 +183,7 @@ def test_git_daemon_and_ssh_are_spoken_too(
         "--listen=127.0.0.1",
         f"--port={port}",
     ]
-    daemon = subprocess.Popen([*command, "--reuseaddr"], env=_ENV)
+    daemon = subprocess.Popen([*command, "--reuseaddr"], env=ENVIRONMENT)
     try:
         deadline = time.monotonic() + 20
         while True:

@@ -49,6 +49,8 @@ class Context:
     fd: int
     checksums: Checksums = field(default_factory=Checksums)
     scratch: str = ""
+    dockerfile: bytes | None = None
+    """The Dockerfile itself, when it came alone."""
 
 
 def context_tree(context: Context, request: BuildRequest) -> Tree:

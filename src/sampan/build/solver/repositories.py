@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from urllib.parse import urlsplit
 
 from sampan.build.agent_socket import AgentSocket
 from sampan.build.fetch.git import Resolved, check_out, content_key, resolve
@@ -121,6 +122,15 @@ def with_credentials(source: GitSource, client: ClientSession) -> GitSource:
         if token := offered_secret(client, name):
             return replace(source, url=replace(url, user="x-access-token", password=token))
     return source
+
+
+def authorization_for(url: str, client: ClientSession) -> str:
+    """A header's value by Docker's secrets for a server: HTTP_AUTH_HEADER_<host>, HTTP_AUTH_TOKEN_<host>."""
+    host = urlsplit(url).hostname or ""
+    if header := offered_secret(client, f"HTTP_AUTH_HEADER_{host}"):
+        return header
+    token = offered_secret(client, f"HTTP_AUTH_TOKEN_{host}")
+    return f"Bearer {token}" if token else ""
 
 
 def offered_secret(client: ClientSession, name: str) -> str:

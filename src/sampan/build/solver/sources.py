@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import BinaryIO
-from urllib.parse import urlsplit
 
 from sampan.build.events import UsedSource
 from sampan.build.fetch.git_url import is_git, redacted
@@ -32,7 +31,7 @@ from sampan.build.model import CopyOperation
 from sampan.build.session import ClientSession
 from sampan.build.solver.cache import BuildCache, CacheEntry, key_of
 from sampan.build.solver.inputs import InputsStore, files_of, short_sum
-from sampan.build.solver.repositories import Repositories, offered_secret
+from sampan.build.solver.repositories import Repositories, authorization_for
 from sampan.build.solver.voice import Voice
 from sampan.build.worker import Worker
 from sampan.errors import Invalid, NotFound, Unavailable
@@ -141,7 +140,11 @@ class CopySources:
     def _fetch(self, url: str) -> tuple[Download, BinaryIO]:
         out = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
         got = download(
-            url, out, self._voice.transfer, self._around.cancelled, authorization=self._authorization(url)
+            url,
+            out,
+            self._voice.transfer,
+            self._around.cancelled,
+            authorization=authorization_for(url, self._around.client),
         )
         if got is None:
             raise Unavailable(f"{url} was not sent although nothing of it is known")
@@ -179,7 +182,7 @@ class CopySources:
             self._voice.transfer,
             self._around.cancelled,
             known,
-            authorization=self._authorization(url),
+            authorization=authorization_for(url, self._around.client),
         )
         if got is None:
             return True
@@ -187,13 +190,6 @@ class CopySources:
             self._downloads.append((got, out))
         self._remember(url, got)
         return False
-
-    def _authorization(self, url: str) -> str:
-        """Docker's secrets for a server: HTTP_AUTH_HEADER_<host>, HTTP_AUTH_TOKEN_<host>."""
-        host = urlsplit(url).hostname or ""
-        header = offered_secret(self._around.client, f"HTTP_AUTH_HEADER_{host}")
-        token = offered_secret(self._around.client, f"HTTP_AUTH_TOKEN_{host}")
-        return header or (f"Bearer {token}" if token else "")
 
     def _remember(self, url: str, got: Download) -> None:
         """So that the next build need not download what the server calls unchanged."""
