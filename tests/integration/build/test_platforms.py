@@ -65,7 +65,17 @@ def test_an_index_goes_through_a_registry(sampan: Any, session_registry: Any, tm
             f"linux/{architecture}",
         )
     # Everything is there: skopeo copies all of it, checking digests.
-    skopeo("copy", "--all", "--src-tls-verify=false", f"docker://{name}", f"oci:{tmp_path}/copy:1")
+    copy = f"{tmp_path}/copy.tar"
+    skopeo(
+        "copy",
+        "--all",
+        "--src-tls-verify=false",
+        f"docker://{name}",
+        f"oci-archive:{copy}:localhost/copied:1",
+    )
+    assert "Loaded image: localhost/copied:1" in sampan.ok("load", "-i", copy)
+    assert inspect(sampan, "localhost/copied:1", "--platform", "linux/arm64")["Architecture"] == "arm64"
+    sampan.ok("rmi", "localhost/copied:1")
     # And back again: one platform, then the other beside it; the name means the one pulled last.
     sampan.ok("rmi", name)
     assert sampan.run("image", "inspect", digest).returncode != 0
@@ -94,6 +104,11 @@ def test_the_store_keeps_all_platforms_under_one_name(sampan: Any, tmp_path: Pat
     refused = sampan.run("image", "inspect", "--platform", "linux/s390x", "both:1")
     assert refused.returncode == 1
     # A container of a certain platform is of that image.
+    sampan.ok("tag", other["Id"], "foreign:1")
+    warned = sampan.run("create", "foreign:1")
+    assert "platform (linux/arm64) does not match the detected host platform (linux/amd64)" in warned.stderr
+    sampan.ok("rm", warned.stdout.strip())
+    sampan.ok("rmi", "foreign:1")
     created = sampan.ok("create", "--platform", "linux/arm64", "both:1")
     assert json.loads(sampan.ok("inspect", created))[0]["Image"] == other["Id"]
     sampan.ok("rm", created)

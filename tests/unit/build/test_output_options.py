@@ -121,6 +121,7 @@ def test_short_flags_are_outputs(arguments: list[str], wire: list[dict[str, Any]
         (["-o", "type=image,dest=x"], "has no dest"),
         (["-o", "type=tar,dest=-", "-o", "type=oci,dest=-"], "multiple outputs"),
         (["-o", "x", "--annotation", "a=b"], "annotations need"),
+        (["-o", "x", "--iidfile", "id"], "incompatible with image ID file"),
         (["--annotation", "layer:a=b"], "'layer' is none of"),
         (["-o", "/etc/passwd"], "is no directory"),
     ],

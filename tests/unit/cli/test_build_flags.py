@@ -57,7 +57,7 @@ def test_the_id_and_the_metadata_are_written_after_a_build(
     assert json.loads(metadata.read_text()) == {
         "containerimage.config.digest": ID,
         "containerimage.digest": ID,
-        "image.name": "one,two",
+        "image.name": "docker.io/library/one:latest,docker.io/library/two:latest",
     }
     # A build that fails leaves nothing of an earlier one.
     engine_server.answers["POST", "/build"] = (200, {"errorDetail": {"message": "no"}, "error": "no"})

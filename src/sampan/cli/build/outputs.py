@@ -55,6 +55,8 @@ def parse_outputs(flags: Values) -> Outputs:
     kept = any(entry["type"] == "image" or _stays(entry) for entry in entries)
     if flags["load"] and entries and not kept:
         entries.append({"type": "image"})
+    if flags["iidfile"] and any(entry["type"] in ("local", "tar") for entry in entries):
+        raise Failure("local and tar exporters are incompatible with image ID file")
     annotations = [pair for text in flags["annotation"] for pair in _annotation(text)]
     if annotations:
         entries = entries or [{"type": "image"}]

@@ -35,7 +35,10 @@ class Result:
         if self.id:
             metadata = {"containerimage.config.digest": self.id, "containerimage.digest": self.id}
         if tags:
-            metadata["image.name"] = ",".join(tags)
+            from sampan.oci.reference import parse_reference
+
+            names = (str(parse_reference(tag).with_default_tag()) for tag in tags)
+            metadata["image.name"] = ",".join(names)
         return metadata
 
 

@@ -178,7 +178,7 @@ def _perform(
     if shown.quiet:
         if not result.id and classic.last.startswith("sha256:"):
             result.id = classic.last
-        if not shown.explained:
+        if result.id and not shown.explained:
             print(result.id, file=shown.out)
     if shown.explained:
         print(dumps(as_json(display.steps, result.id)), file=shown.out)

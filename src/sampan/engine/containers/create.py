@@ -31,6 +31,7 @@ from sampan.engine.model import (
 )
 from sampan.engine.validate import container_of
 from sampan.errors import Conflict, Internal, Invalid, NotFound
+from sampan.linux.binfmt import host_architecture
 from sampan.linux.paths import open_in_root
 from sampan.oci.manifest import Platform
 from sampan.oci.rootfs import RootAssembly
@@ -56,9 +57,11 @@ class Creator:
         if not body.image:
             raise Invalid("Config cannot be empty in order to create a container")
         image = await asyncio.to_thread(self._image, body.image, platform)
+        unasked = [] if platform else platform_warnings(image)
         config = self._config(body, image, container_id)
         merged = merge_log_config(body.host_config.log_config, parts.settings)
         host, warnings = validate.check_host(replace(body.host_config, log_config=merged), parts.facts)
+        warnings = [*unasked, *warnings]
         validate.check_joined(body.config(), host)
         security.parse_security(host.security_opt or ())
         host = replace(
@@ -283,6 +286,17 @@ class Creator:
         for directory in (parts.directory(container_id), parts.run_directory(container_id)):
             if directory.exists():
                 shutil.rmtree(directory)
+
+
+def platform_warnings(image: Image) -> list[str]:
+    """Docker's words for an image of another platform than the host's."""
+    own, host = platform_of_image(image), host_architecture()
+    if own.architecture in ("", host):
+        return []
+    return [
+        f"The requested image's platform ({own}) does not match the detected host platform (linux/{host}) "
+        "and no specific platform was requested"
+    ]
 
 
 def fitting(reference: str, found: Sequence[Image], wanted: Platform) -> Image:
