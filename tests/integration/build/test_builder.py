@@ -105,6 +105,14 @@ def test_with_error_true_findings_end_the_build_before_anything_runs(bench: Benc
     bench.build(dockerfile, build_args={"BUILDKIT_DOCKERFILE_CHECK": "skip=JSONArgsRecommended;error=true"})
 
 
+def test_a_source_that_is_an_unset_variable_is_the_whole_context(bench: Bench) -> None:
+    """As with BuildKit."""
+    bench.file("a.txt")
+    bench.file("sub/b.txt")
+    tree = bench.tree("FROM base\nCOPY a.txt $NOTHING /d/\n")
+    assert paths(tree, "/d") == ["a.txt", "sub", "sub/b.txt"]
+
+
 def test_a_stage_inherits_the_build_arguments_of_the_stage_it_stands_on(bench: Bench) -> None:
     bench.file("a.txt", "content")
     dockerfile = (

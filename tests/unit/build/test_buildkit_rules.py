@@ -100,6 +100,7 @@ BAD = [
     (_DESCRIBE + "FROM scratch\n# bad\nARG foo=baz bar=qux\n", [("InvalidDefinitionDescription", 4)]),
     (_DESCRIBE + "FROM scratch\n# bad\n\nARG foo\n", [("InvalidDefinitionDescription", 5)]),
     ("FROM trigger\nCOPY $late .\n", [("WorkdirRelativePath", 1)]),
+    ("FROM trigger\nCOPY $late .\nFROM scratch\n", [("UndefinedVar", 2)]),
 ]
 
 GOOD = [

@@ -83,6 +83,8 @@ def test_an_entrypoint_forgets_the_bases_command_but_not_its_own() -> None:
 def test_working_directories_add_up() -> None:
     assert state_after("WORKDIR /a\nWORKDIR b\nWORKDIR ../c").config.working_dir == "/a/c"
     assert state_after("ENV D=/x\nWORKDIR $D/$E").config.working_dir == "/x"
+    assert state_after("WORKDIR /a\nWORKDIR $E").config.working_dir == "/a"
+    assert state_after("WORKDIR $E").config.working_dir == "/"
 
 
 def test_a_copys_destination_says_whether_it_is_a_directory() -> None:

@@ -196,8 +196,6 @@ def _copy(state: StageState, instruction: Instruction) -> Applied:
         raise mistake(instruction, f"{keyword} cannot accept a heredoc as a destination", "a path")
     words = [_expanded(state, instruction, arg) for arg in instruction.args if not _is_heredoc(arg, names)]
     *sources, destination = words
-    if any(not source for source in sources):
-        raise mistake(instruction, f"{keyword}: a source is empty after expansion", "a path")
     absolute = _absolute(state.cwd, destination)
     variables = state.variables()
     heredocs = tuple(
@@ -206,7 +204,8 @@ def _copy(state: StageState, instruction: Instruction) -> Applied:
     )
     chown, chmod = (_expanded(state, instruction, flags.get(name)) for name in ("chown", "chmod"))
     operation = CopyOperation(
-        sources=tuple(sources),
+        # BuildKit's: a variable that is not set stands for all of it. The checks warn of undefined variables.
+        sources=tuple(source or "/" for source in sources),
         heredocs=heredocs,
         destination=absolute,
         origin=flags.get("from"),
@@ -262,9 +261,7 @@ def _absolute(cwd: str, path: str) -> str:
 
 
 def _workdir(state: StageState, instruction: Instruction) -> Applied:
-    text = _expanded(state, instruction, instruction.args[0])
-    if not text:
-        raise mistake(instruction, "WORKDIR requires exactly one argument", "a path")
+    text = _expanded(state, instruction, instruction.args[0])  # empty: the directory stays as it is
     path = posixpath.normpath(posixpath.join(state.cwd, text))
     path = "/" + path.lstrip("/")
     return Applied(state.with_config(working_dir=path), f"WORKDIR {path}", WorkdirOperation(path))

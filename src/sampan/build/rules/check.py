@@ -88,7 +88,8 @@ def check(subject: Subject, options: CheckOptions) -> Report:
         return _report(early, options, mistake)
     stages = {stage.index for stage in planned.stages} if subject.target else set(planned.every_stage)
     flow = Flow(subject, origins)
-    found = [*early, *_walk(flow, origins, stages)]
+    reached = {stage.index for stage in planned.stages}
+    found = [*early, *_walk(flow, origins, stages, reached)]
     if subject.practice:
         found += practice_findings(subject, origins.bodies, flow)
     return _report(found, options, _first_mistake(subject, planned, stages))
@@ -99,13 +100,14 @@ def build_findings(subject: Subject, planned: Plan, options: CheckOptions) -> Re
     if options.skip_all and not options.experimental_all and not options.experimental:
         return Report((), options)
     origins = Origins(subject)
-    walked = _walk(Flow(subject, origins), origins, {stage.index for stage in planned.stages})
+    reached = {stage.index for stage in planned.stages}
+    walked = _walk(Flow(subject, origins), origins, reached, reached)
     return _report([*writing_findings(subject.dockerfile), *origins.findings(), *walked], options, None)
 
 
-def _walk(flow: Flow, origins: Origins, stages: set[int]) -> Iterator[Finding]:
+def _walk(flow: Flow, origins: Origins, stages: set[int], reached: set[int]) -> Iterator[Finding]:
     for body in origins.bodies:
-        found = flow.stage(body)
+        found = flow.stage(body, reached=body.index in reached)
         if body.index in stages:
             yield from found
         else:

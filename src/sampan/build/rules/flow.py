@@ -65,8 +65,10 @@ class Flow:
         self.declared: dict[int, list[Declared]] = {}
         """Of each stage."""
 
-    def stage(self, body: Body) -> Iterator[Finding]:
+    def stage(self, body: Body, *, reached: bool = True) -> Iterator[Finding]:
+        """`reached`: the target needs it; BuildKit lets ONBUILD triggers act in such stages alone."""
         facts, triggers = self._start(body)
+        triggers = triggers if reached else []
         if body.name and context_name(body.name) in self._subject.contexts:
             self.end[body.index] = StageFacts(base_known=False)  # nothing of it is done
             return
