@@ -28,6 +28,7 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("GET", "/containers/json"): (200, [CONTAINER]),
     ("POST", "/containers/create"): (201, {"Id": "f" * 64, "Warnings": []}),
     ("POST", f"/containers/{'f' * 64}/start"): (204, None),
+    ("POST", "/build"): (200, {"aux": {"ID": "sha256:" + "e" * 64}}),
 }
 
 

@@ -65,3 +65,17 @@ def test_a_hot_path_loads_only_what_it_needs(fake_engine: Path, line: str) -> No
     status, loaded = json.loads(done.stdout.splitlines()[-1])
     assert status == 0, done.stderr
     assert set(loaded) <= COMMON | HOT[line]
+
+
+SLOW = {"collections", "contextlib", "dataclasses", "enum", "functools", "inspect", "json", "re", "typing"}
+"""Each of them brings others along, and costs more than all that a build loads of ours."""
+
+
+def test_a_build_of_a_directory_loads_nothing_that_is_slow(fake_engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    line = ["--host", f"unix://{fake_engine}", "build", "-q", "-t", "some/app:1", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-I", "-c", PROBE, *line], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    status, loaded = json.loads(done.stdout.splitlines()[-1])
+    assert status == 0, done.stderr
+    assert not SLOW & set(loaded)

@@ -12,7 +12,7 @@ from sampan.cli.build.classic import ClassicOutput, Sending
 from sampan.cli.build.explain import as_json, wants_json
 from sampan.cli.build.flags import FLAGS
 from sampan.cli.build.in_place import request_in_place
-from sampan.cli.build.offers import build_session
+from sampan.cli.build.offers import Offering
 from sampan.cli.build.refusals import refuse
 from sampan.cli.build.result import Result, forget_old, write_iidfile, write_metadata
 from sampan.cli.build.show import CLASSIC, Display, follow, mode_of
@@ -132,12 +132,13 @@ def _build(invocation: Invocation) -> int:
     query = _query(invocation, context.dockerfile, context.remote, mode)
     if outputs is not None:
         query["outputs"] = dumps(outputs.wire)
-    with build_session(client, flags, outputs.offers() if outputs is not None else {}) as session:
+    with Offering(client, flags, outputs.offers() if outputs is not None else {}) as session:
         query["session"] = session
         shown = Shown(mode, out, flags["quiet"], flags["tag"], explained)
         result = _perform(client, query, headers, context, shown)
     write_iidfile(flags["iidfile"], result.id)
-    write_metadata(flags["metadata-file"], result.metadata(flags["tag"]))
+    if flags["metadata-file"]:
+        write_metadata(flags["metadata-file"], result.metadata(flags["tag"]))
     return 0
 
 
