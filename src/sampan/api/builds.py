@@ -74,7 +74,11 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
         if request.flag("dockerfilebody"):
             wanted = replace(wanted, dockerfile_text=await request.body(MAX_DOCKERFILE))
     events = engine.builds.build(
-        wanted, context, sent, host_ca=request.flag("hostca"), session_id=request.get("session")
+        wanted,
+        context,
+        sent,
+        host_ca=request.flag("hostca", engine.settings.build_host_ca),
+        session_id=request.get("session"),
     )
     if progress:
         return StreamingResponse(_raw_lines(events), flush_headers=True)

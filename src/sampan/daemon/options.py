@@ -92,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--builder-gc-keep-storage", help="size that the build cache may have (default 10GB)")
     add(
+        "--build-host-ca",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="steps of builds trust the host's CA certificates",
+    )
+    add(
         "--builder-entitlement",
         action="append",
         help="what builds may be granted: network.host (by default), security.insecure, or none",
@@ -187,6 +193,7 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         builder_gc=collection_rules(
             values["builder"], values["builder_gc"], values["builder_gc_keep_storage"]
         ),
+        build_host_ca=bool(values["build_host_ca"]),
         builder_entitlements=allowed_entitlements(values["builder"], values["builder_entitlement"]),
         labels=_strings(values, "label"),
         debug=bool(values["debug"]),

@@ -32,7 +32,7 @@ from sampan.engine import apparmor, selinux
 from sampan.engine.build_cache import BuildCacheKeeper
 from sampan.engine.build_calls import BuildCalls
 from sampan.engine.build_job import Tools
-from sampan.engine.build_worker import EngineWorker, host_trust
+from sampan.engine.build_worker import EngineWorker
 from sampan.engine.builds import Builds
 from sampan.engine.cache_leases import CacheLeases
 from sampan.engine.cache_mounts import CacheMounts
@@ -41,6 +41,7 @@ from sampan.engine.cache_use import CacheUse
 from sampan.engine.containers import Containers, ContainerStore, Parts
 from sampan.engine.engine import Engine
 from sampan.engine.events import EventBus
+from sampan.engine.host_ca.step import host_trust
 from sampan.engine.host_facts import HostFacts
 from sampan.engine.images import Images
 from sampan.engine.model import new_id

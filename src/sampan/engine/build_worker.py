@@ -7,13 +7,13 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 from sampan.build.worker import EMPTY_LAYER, BaseImage, CacheWish, RunRequest, TransferReport
 from sampan.engine.cache_leases import CacheLeases
 from sampan.engine.cache_mounts import CacheMounts
 from sampan.engine.cache_transfer import RegistryCache
-from sampan.engine.containers.build_steps import BuildSteps, HostTrust
+from sampan.engine.containers.build_steps import BuildSteps
+from sampan.engine.host_ca.step import HostTrust
 from sampan.engine.images import Images, platform_of
 from sampan.engine.model import new_id
 from sampan.errors import NotFound, SampanError
@@ -183,22 +183,6 @@ class EngineWorker:
 
     def tag(self, image_id: Digest, reference: Reference) -> None:
         self._images.store.tag(image_id, reference)
-
-
-def host_trust() -> HostTrust:
-    """The host's CA bundle: what SSL_CERT_FILE says, else where distributions keep it. Raises `NotFound`."""
-    candidates = (
-        os.environ.get("SSL_CERT_FILE", ""),
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/cert.pem",
-    )
-    for candidate in candidates:
-        if candidate and Path(candidate).is_file():
-            return HostTrust(Path(candidate).resolve())
-    raise NotFound(
-        "this host has no bundle of CA certificates", hint="install ca-certificates, or set SSL_CERT_FILE"
-    )
 
 
 def _base(image: Image) -> BaseImage:

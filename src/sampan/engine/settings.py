@@ -55,6 +55,8 @@ class Settings:
     id_maps: IdMaps | None = None
     builder_gc: tuple[Rule, ...] = default_rules(10 * 1000**3)
     """Rules by which the build cache is collected; () is never."""
+    build_host_ca: bool = False
+    """Steps of builds trust the host's CA certificates unless a build says no."""
     builder_entitlements: frozenset[str] = DEFAULT_ALLOWED
     """What builds may be granted."""
     shutdown_timeout: int = 15

@@ -66,6 +66,11 @@ def _query(invocation: Invocation, dockerfile: str, remote: str, mode: str) -> d
     flags = invocation.flags
     labels = texts.to_map(flags["label"])
     arguments = _build_arguments(flags["build-arg"], reproducible=flags["reproducible"])
+    config = registry_auth.load_config(registry_auth.config_path(invocation.options.config_directory))
+    if "proxies" in config:
+        from sampan.cli.build.proxies import with_proxies
+
+        arguments = with_proxies(config, invocation.client().address.text, arguments)
     return {
         "t": flags["tag"],
         "dockerfile": dockerfile,
@@ -76,7 +81,7 @@ def _query(invocation: Invocation, dockerfile: str, remote: str, mode: str) -> d
         "attests": dumps(found) if (found := attests(flags)) else "",
         "explain": flags["explain"],
         "nocachefilter": ",".join(flags["no-cache-filter"]) or None,
-        "hostca": flags["host-ca"] or None,
+        "hostca": ("1" if flags["host-ca"] else "0") if flags.changed("host-ca") else None,
         "pull": flags["pull"],
         "rm": "1" if flags["rm"] else "0",
         "forcerm": flags["force-rm"],

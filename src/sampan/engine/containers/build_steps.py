@@ -28,6 +28,7 @@ from sampan.engine.containers.specs import SpecMaker
 from sampan.engine.containers.step_mounts import StepMounts
 from sampan.engine.containers.step_places import MadePlaces
 from sampan.engine.containers.wiring import Plan, Wiring
+from sampan.engine.host_ca.step import HostTrust, StepTrust
 from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, now
 from sampan.engine.validate import check_host
 from sampan.errors import Unsupported
@@ -38,29 +39,13 @@ _READ = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class HostTrust:
-    """The host's CA bundle for a step: where it is on the host, and where the step sees it."""
-
-    bundle: Path
-    place: str = "/run/.sampan-host-ca.pem"
-
-    @property
-    def environment(self) -> tuple[str, ...]:
-        """How OpenSSL, curl, Python, pip, Node.js and git are told where certificates are."""
-        names = (
-            "SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "NODE_EXTRA_CA_CERTS",
-            "GIT_SSL_CAINFO",
-        )  # fmt: skip
-        return tuple(f"{name}={self.place}" for name in names)
-
-
-@dataclass(frozen=True, slots=True)
 class _Step:
     """`trees`: the detached mounts that the record's mount points name."""
 
     record: ContainerRecord
     trees: tuple[int, ...]
     insecure: bool
+    trust: StepTrust | None
 
 
 class BuildSteps:
@@ -87,13 +72,16 @@ class BuildSteps:
             ending.callback(shutil.rmtree, directory, ignore_errors=True)
             mounts = ending.enter_context(StepMounts(self._parts.settings.id_maps, directory))
             mounts.prepare(request.mounts)
-            record = self._record(request, trust, mounts.points)
+            trusting = StepTrust(trust, directory) if trust is not None else None
+            if trusting is not None:
+                trusting.prepare(self._root_of(request), request.env)
+            record = self._record(request, trusting, mounts.points)
             if request.secret_env and self._specs.runtime(record.host.runtime):
                 raise Unsupported(
                     "another OCI runtime would write a secret in a variable to the disk",
                     hint="let the step read it from a file: without env=",
                 )
-            step = _Step(record, tuple(mounts.trees), request.insecure)
+            step = _Step(record, tuple(mounts.trees), request.insecure, trusting)
             return self._run_on_network(step, output, cancelled, loop)
 
     def _run_on_network(
@@ -112,18 +100,26 @@ class BuildSteps:
         finally:
             with ExitStack() as ending:  # from the last to the first, each whatever becomes of the others
                 ending.callback(lambda: places.remove(self._parts.snapshots.upper(record.id)))
+                if step.trust is not None:
+                    ending.callback(step.trust.clean_up, self._parts.snapshots.upper(record.id))
+                    ending.callback(self._parts.launcher.release_layers, step.trust.layers)
                 ending.callback(remove_run_directory, run_dir)
                 ending.callback(self._disconnect_now, record, plan, loop)
                 ending.callback(end_shim, run_dir, self._parts.cgroup(record))
 
+    def _root_of(self, request: RunRequest) -> int:
+        """A descriptor of the root file system that the step begins with; the caller's."""
+        assembly = self._parts.snapshots.assembly(request.snapshot_id, request.diff_ids)
+        return self._parts.launcher.open_root(assembly)
+
     def _record(
-        self, request: RunRequest, trust: HostTrust | None, points: Sequence[MountPoint]
+        self, request: RunRequest, trust: StepTrust | None, points: Sequence[MountPoint]
     ) -> ContainerRecord:
         limits = request.limits
         mounts = list(points)
         environment = request.env + request.secret_env
         if trust is not None:
-            mounts.append(MountPoint("bind", trust.place, str(trust.bundle), rw=False, internal=True))
+            mounts += trust.points
             environment = (*trust.environment, *environment)
         network = "bridge" if request.network in ("", "default") else request.network
         host, _ = check_host(
@@ -194,6 +190,8 @@ class BuildSteps:
         request = self._specs.request(
             step.record, plan.specs, {}, embedded_dns=self._wiring.embedded_dns(plan.endpoints), log=False
         )
+        if step.trust is not None and request.root is not None:
+            request = msgspec.structs.replace(request, root=step.trust.over(request.root))
         if step.insecure:
             request = msgspec.structs.replace(request, spec=insecure(request.spec, first_free_loop()))
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)

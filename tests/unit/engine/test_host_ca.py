@@ -1,0 +1,125 @@
+"""Bundles and Java keystores with the host's certificates in them, and without them again."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sampan.engine.host_ca import keystore
+from sampan.engine.host_ca.bundle import certificates, joined
+from sampan.engine.host_ca.layer import clean_up, find_places, own_bundle, write_layer
+from sampan.errors import Invalid
+
+
+def pem(content: bytes) -> bytes:
+    text = base64.encodebytes(content)
+    return b"-----BEGIN CERTIFICATE-----\n" + text + b"-----END CERTIFICATE-----\n"
+
+
+ONE, TWO, THREE = (pem(name * 40) for name in (b"one", b"two", b"three"))
+
+
+def test_a_joined_bundle_has_what_the_image_lacks_and_no_more() -> None:
+    both = joined(b"# own\n" + ONE + TWO, TWO + THREE)
+    assert both.content.startswith(b"# own\n" + ONE + TWO)
+    assert list(certificates(both.content)) == [b"one" * 40, b"two" * 40, b"three" * 40]
+    assert both.content.count(b"BEGIN") == 3
+    assert joined(ONE + TWO, TWO + ONE).inserted == b""
+
+
+def test_what_was_inserted_goes_whatever_was_written_around_it() -> None:
+    both = joined(ONE.rstrip(b"\n"), TWO)
+    assert both.removed_from(both.content) == ONE.rstrip(b"\n")
+    assert both.removed_from(b"# head\n" + both.content + THREE) == b"# head\n" + ONE.rstrip(b"\n") + THREE
+    assert both.removed_from(THREE) == THREE
+
+
+def test_what_is_no_certificate_is_left_out() -> None:
+    assert certificates(b"-----BEGIN CERTIFICATE-----\n***\n-----END CERTIFICATE-----\n") == {}
+    assert certificates(b"-----BEGIN CERTIFICATE-----\nAAAA") == {}
+
+
+def test_a_keystore_that_is_damaged_or_has_another_password_is_left_alone() -> None:
+    good = keystore.encode(keystore.Store(2, ()).with_certificates([b"der"]))
+    assert keystore.decode(good) is not None
+    assert keystore.decode(good[:-1] + b"x") is None
+    assert keystore.decode(b"PKCS12 or so" * 10) is None
+    with pytest.raises(Invalid):
+        keystore.decode(keystore.encode(keystore.Store(2, (keystore.Entry(b"", b"\0\0\0\2\0\x10x"),))))
+
+
+@pytest.mark.skipif(shutil.which("keytool") is None, reason="Java's keytool judges, and is not here")
+def test_java_reads_the_keystore_and_what_it_made_of_it_is_cleaned(tmp_path: Path) -> None:
+    def run(*words: str) -> str:
+        return subprocess.run(words, check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+
+    for name in ("own", "host", "added"):
+        run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "9")  # fmt: skip
+    tool = ("keytool", "-noprompt", "-storepass", "changeit", "-keystore", "store")
+    imports = (*tool, "-importcert", "-storetype", "JKS")
+    run(*imports, "-alias", "own", "-file", "own.pem")
+    store = tmp_path / "store"
+    before = keystore.decode(store.read_bytes())
+    assert before is not None
+    ders = list(certificates((tmp_path / "own.pem").read_bytes() + (tmp_path / "host.pem").read_bytes()))
+    store.write_bytes(keystore.encode(before.with_certificates(ders)))
+    listing = run(*tool, "-list", "-v")
+    assert "Your keystore contains 2 entries" in listing and "Owner: CN=host" in listing
+    run(*imports, "-alias", "added", "-file", "added.pem")
+    after = keystore.decode(store.read_bytes())
+    assert after is not None
+    store.write_bytes(keystore.encode(after.without_ours()))
+    listing = run(*tool, "-list", "-v")
+    assert "Your keystore contains 2 entries" in listing and "CN=host" not in listing
+
+
+def test_a_layer_looks_like_the_image_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    root, layer, upper = tmp_path / "root", tmp_path / "layer", tmp_path / "upper"
+    for directory in (
+        root / "etc/ssl/certs/java",
+        root / "etc/pki/tls/certs",
+        layer,
+        upper / "etc",
+        upper / "opt",
+    ):
+        directory.mkdir(parents=True)
+    bundle = root / "etc/ssl/certs/ca-certificates.crt"
+    bundle.write_bytes(ONE)
+    bundle.chmod(0o640)
+    os.utime(bundle, (1e9, 1e9))
+    (root / "etc/pki/tls/certs/ca-bundle.crt").symlink_to("/etc/ssl/certs/ca-certificates.crt")
+    store = keystore.encode(keystore.Store(2, ()))
+    (root / "etc/ssl/certs/java/cacerts").write_bytes(store)
+    (root / "etc/ssl").chmod(0o711)
+    os.utime(root / "etc/ssl", (2e9, 2e9))
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        places = find_places(fd, TWO, "/usr/lib/none")
+        assert sorted(place.path for place in places) == [
+            "etc/ssl/certs/ca-certificates.crt",
+            "etc/ssl/certs/java/cacerts",
+        ]
+        assert own_bundle(fd) == ONE
+        write_layer(fd, places, layer)
+    finally:
+        os.close(fd)
+    made = layer / "etc/ssl/certs/ca-certificates.crt"
+    assert made.read_bytes().startswith(ONE) and TWO in made.read_bytes()
+    assert (made.stat().st_mode, made.stat().st_mtime) == (bundle.stat().st_mode, 1e9)
+    assert (layer / "etc/ssl").stat().st_mode & 0o7777 == 0o711 and (layer / "etc/ssl").stat().st_mtime == 2e9
+    (upper / "etc/edited").write_bytes(made.read_bytes() + THREE)
+    (upper / "opt/cacerts").write_bytes((layer / "etc/ssl/certs/java/cacerts").read_bytes())
+    (upper / "opt/other").write_bytes(b"x" * 5000)
+    (upper / "opt/link").symlink_to("/etc/shadow")
+    os.utime(upper / "etc/edited", (3e9, 3e9))
+    clean_up(upper, places)
+    assert (upper / "etc/edited").read_bytes() == ONE + THREE
+    assert (upper / "etc/edited").stat().st_mtime == 3e9
+    assert (upper / "opt/cacerts").read_bytes() == store
+    assert (upper / "opt/other").read_bytes() == b"x" * 5000
