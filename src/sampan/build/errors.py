@@ -47,6 +47,8 @@ class RunFailed(Internal):
         self.place = place
         self.last_output = last_output
         self.before = before
+        self.failure = ""
+        """What the engine remembers `before` by, if it does."""
 
 
 class SourceChanged(Invalid):

@@ -192,6 +192,7 @@ class StateBefore:
 
     diff_ids: tuple[Digest, ...]
     operation: RunOperation
+    architecture: str = ""
 
 
 @dataclass(frozen=True, slots=True)

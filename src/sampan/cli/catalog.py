@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from sampan.cli.failure import UsageError
 
 TYPE_CHECKING = False
@@ -99,6 +101,7 @@ COMMANDS: dict[str, Entry] = {
 
 _BUILDER = {
     "build": _IMAGE["build"],
+    "debug": Entry("build_debug", "BUILD_DEBUG", "Open a shell in the state before a build's failed step"),
     "du": Entry("build_cache", "BUILDER_DU", "Show what the build cache takes on the disk"),
     "prune": Entry("build_cache", "BUILDER_PRUNE", "Remove build cache"),
 }
@@ -190,6 +193,9 @@ def find(name: str, arguments: list[str]) -> tuple[str, Entry, list[str]] | None
             if entry is not None:
                 return f"{name} {group.aliases.get(arguments[0], arguments[0])}", entry, arguments[1:]
         return None
+    if name == "build" and arguments[:1] == ["debug"] and (len(arguments) > 1 or not os.path.isdir("debug")):
+        # A directory of that name is built, as Docker does it; `builder debug` is never in doubt.
+        return "build debug", _BUILDER["debug"], arguments[1:]
     entry = COMMANDS.get(name)
     if entry is None:
         raise UsageError(f"sampan: '{name}' is not a sampan command.\nSee 'sampan --help'", 1)

@@ -14,6 +14,7 @@ from typing import Literal
 
 from sampan.api import build_cache as build_cache_api
 from sampan.api import build_sessions as build_sessions_api
+from sampan.api import build_shells as build_shells_api
 from sampan.api import builds as builds_api
 from sampan.api import containers as containers_api
 from sampan.api import execs as execs_api
@@ -82,6 +83,7 @@ ROUTES = (
     *builds_api.ROUTES,
     *build_cache_api.ROUTES,
     *build_sessions_api.ROUTES,
+    *build_shells_api.ROUTES,
     *containers_api.ROUTES,
     *execs_api.ROUTES,
     *volumes_api.ROUTES,

@@ -12,7 +12,7 @@ from sampan.build.worker import EMPTY_LAYER, BaseImage, CacheWish, RunRequest, T
 from sampan.engine.cache_leases import CacheLeases
 from sampan.engine.cache_mounts import CacheMounts
 from sampan.engine.cache_transfer import RegistryCache
-from sampan.engine.containers.build_steps import BuildSteps
+from sampan.engine.containers.build_steps import BuildSteps, StepTerminal
 from sampan.engine.host_ca.step import HostTrust
 from sampan.engine.images import Images, platform_of
 from sampan.engine.model import new_id
@@ -145,6 +145,10 @@ class EngineWorker:
             return self._launcher.open_root(RootAssembly(tuple(layers.mount_of(one) for one in diff_ids)))
         empty = self._caches.empty_directory()
         return os.open(empty, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def attend(self, request: RunRequest, terminal: StepTerminal) -> int:
+        """Run a step with a client at it, to its end; its exit status."""
+        return self._steps.attend(request, terminal, self._loop, self._trust)
 
     def run(
         self, request: RunRequest, output: Callable[[int, bytes], None], cancelled: threading.Event

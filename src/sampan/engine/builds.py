@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from sampan.engine.build_cache import BuildCacheKeeper, Json
 from sampan.engine.build_contexts import BuildContexts
 from sampan.engine.build_job import Tools, run_job
 from sampan.engine.build_sessions import BuildSessions
+from sampan.engine.build_shells import BuildShells
 from sampan.engine.cache_mounts import Writer, name_of
 from sampan.engine.client_directory import ClientDirectory
 from sampan.engine.remote_context import NamedSources
@@ -58,6 +59,7 @@ class Builds:
         self._tagged = tagged
         self._allowed = allowed
         self.sessions = BuildSessions()
+        self.shells = BuildShells(lambda host_ca: make_tools({}, host_ca, False).worker, self._in_use)
         self._built = asyncio.Event()
 
     def build(
@@ -98,7 +100,7 @@ class Builds:
                     wanted = replace(request, dockerfile_text=opened.dockerfile)
                 opener = NamedSources(scratch, session.client)
                 try:
-                    with self._keep_layers(), self._cache.use.build():
+                    with self._in_use(), self.shells.remembering(request, host_ca=host_ca):
                         stored = any(one.kind == "image" and one.store for one in request.outputs)
                         tools = self._make_tools(credentials, host_ca, stored or not request.outputs)
                         names = run_job(tools, wanted, opened, report, cancelled, session.client, opener)
@@ -107,6 +109,12 @@ class Builds:
                     loop.call_soon_threadsafe(self._built.set)
 
         return session.closed_after(ReportedWork(work))
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Meanwhile no layer is collected, and what is touched of the cache is spared."""
+        with self._keep_layers(), self._cache.use.build():
+            yield
 
     async def disk_usage(self) -> list[Json]:
         """The cache's entries in Docker's form."""

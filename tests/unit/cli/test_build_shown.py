@@ -18,6 +18,7 @@ import pyte
 import pytest
 
 from sampan.cli.build.show import CLASSIC, mode_of
+from sampan.cli.catalog import find
 from sampan.cli.failure import Failure
 
 _ID = "sha256:" + "ab" * 32
@@ -210,3 +211,19 @@ def _read(descriptor: int) -> bytes:
         return os.read(descriptor, 65536)
     except OSError:  # the other side of the terminal is closed
         return b""
+
+
+def test_build_debug_is_a_command_unless_a_directory_of_that_name_is_to_be_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def name_of(*arguments: str) -> str:
+        found = find("build", list(arguments))
+        assert found is not None
+        return found[0]
+
+    monkeypatch.chdir(tmp_path)
+    assert name_of("debug") == "build debug"
+    (tmp_path / "debug").mkdir()
+    assert name_of("debug") == "build"
+    assert name_of("debug", "0c7be7d3b7a0") == "build debug"
+    assert name_of("-t", "x", "debug") == "build"

@@ -234,7 +234,7 @@ class Executor:
             if self.around.cancelled.is_set():
                 raise BuildCancelled
             if status != 0:
-                before = StateBefore(progress.diff_ids, operation)
+                before = StateBefore(progress.diff_ids, operation, progress.base.architecture)
                 raise RunFailed(operation.shown, status, where, output.last(), before)
             voice.removed(name)
         return change.made()

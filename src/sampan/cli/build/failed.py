@@ -45,6 +45,7 @@ def build_failed(message: dict[str, Any], steps: Steps) -> BuildFailed:
     hint = plain(str(more.get("hint") or ""))
     if excerpt and ", line " in hint:
         hint = ""  # the place, which is shown already
+    hint = "\n".join(part for part in (hint, debug_advice(failure)) if part)
     return BuildFailed(f"ERROR: {text}", status, told, failure, hint)
 
 

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from sampan.cli.flags import Values
 
 _HINTS = {
-    "on-error": "",
     "squash": "put what belongs together into one RUN, or copy the result into a stage of its own",
 }
 _HARMLESS = {

@@ -10,6 +10,7 @@ from sampan.cli.build.asking import require_sampan
 from sampan.cli.build.attests import attests
 from sampan.cli.build.classic import ClassicOutput, Sending
 from sampan.cli.build.explain import as_json, wants_json
+from sampan.cli.build.failed import BuildFailed
 from sampan.cli.build.flags import FLAGS
 from sampan.cli.build.in_place import request_in_place
 from sampan.cli.build.offers import Offering
@@ -111,6 +112,26 @@ def _query(invocation: Invocation, dockerfile: str, remote: str, mode: str) -> d
 
 
 def _build(invocation: Invocation) -> int:
+    on_error = invocation.flags["on-error"]
+    if not on_error:
+        return _built(invocation)
+    if on_error != "shell":
+        raise Failure(f"invalid --on-error {on_error!r}: it is shell or nothing")
+    if not (is_terminal(0) and is_terminal(1)):
+        raise Failure("--on-error=shell needs a terminal", hint="`sampan build debug` works without one")
+    try:
+        return _built(invocation)
+    except BuildFailed as failed:
+        if not failed.failure:
+            raise
+        from sampan.cli.build.shell import open_shell
+
+        print(failed.message, file=sys.stderr)
+        open_shell(invocation.client(), failed.failure, [])
+        return failed.status
+
+
+def _built(invocation: Invocation) -> int:
     flags = invocation.flags
     if flags["list-context"]:
         return _list_context(invocation.args[0], flags["file"], flags["format"])
@@ -130,9 +151,9 @@ def _build(invocation: Invocation) -> int:
     headers["X-Registry-Config"] = registry_auth.encode_header(logins)
     mode = mode_of(flags["progress"], os.environ, quiet=flags["quiet"], terminal=is_terminal(2))
     client = invocation.client()
-    if outputs is not None or len(flags["platform"]) > 1 or flags["explain"]:
+    if outputs is not None or len(flags["platform"]) > 1 or flags["explain"] or flags["on-error"]:
         require_sampan(client)
-    if explained and mode == CLASSIC:
+    if (explained or flags["on-error"]) and mode == CLASSIC:
         mode = "plain"
     query = _query(invocation, context.dockerfile, context.remote, mode)
     if outputs is not None:

@@ -6,6 +6,7 @@ An engine that dies meanwhile leaves a shim that no record speaks of; recovery e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import shutil
@@ -32,6 +33,7 @@ from sampan.engine.host_ca.step import HostTrust, StepTrust
 from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, now
 from sampan.engine.validate import check_host
 from sampan.errors import Unsupported
+from sampan.runtime.messages import AttachOptions, CreateRequest
 from sampan.runtime.shim_client import ShimClient
 
 Output = Callable[[int, bytes], None]
@@ -46,6 +48,27 @@ class _Step:
     trees: tuple[int, ...]
     insecure: bool
     trust: StepTrust | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepTerminal:
+    """A client at a step's process. `serve` is called when the process runs, and returns when it has ended."""
+
+    connection_fd: int
+    preread: bytes
+    options: AttachOptions
+    tty: bool
+    size: tuple[int, int]
+    """Rows and columns."""
+    serve: Callable[[ShimClient], None]
+
+    def attended(self, record: ContainerRecord) -> ContainerRecord:
+        change = msgspec.structs.replace
+        config = change(record.config, tty=self.tty, open_stdin=True, stdin_once=True)
+        return change(record, config=config, host=change(record.host, console_size=self.size))
+
+
+Perform = Callable[[_Step, Plan, Path], int]
 
 
 class BuildSteps:
@@ -66,6 +89,35 @@ class BuildSteps:
 
         The network is made and taken back on `loop`, where the engine's addresses are kept.
         """
+
+        def perform(step: _Step, plan: Plan, run_dir: Path) -> int:
+            return self._run(step, plan, run_dir, output, cancelled)
+
+        return self._in_place(request, perform, loop, trust, None)
+
+    def attend(
+        self,
+        request: RunRequest,
+        terminal: StepTerminal,
+        loop: asyncio.AbstractEventLoop,
+        trust: HostTrust | None = None,
+    ) -> int:
+        """As `run`, with a client at the process: for a shell. Raises also `ExecFailed`."""
+
+        def perform(step: _Step, plan: Plan, run_dir: Path) -> int:
+            return self._attended(step, plan, run_dir, terminal)
+
+        return self._in_place(request, perform, loop, trust, terminal)
+
+    def _in_place(
+        self,
+        request: RunRequest,
+        perform: Perform,
+        loop: asyncio.AbstractEventLoop,
+        trust: HostTrust | None,
+        terminal: StepTerminal | None,
+    ) -> int:
+        """Around `perform` everything that a step has: mounts, network, and its places taken out again."""
         directory = self._parts.directory(request.snapshot_id)
         directory.mkdir(mode=0o710, parents=True, exist_ok=True)
         with ExitStack() as ending:
@@ -81,22 +133,18 @@ class BuildSteps:
                     "another OCI runtime would write a secret in a variable to the disk",
                     hint="let the step read it from a file: without env=",
                 )
+            if terminal is not None:
+                record = terminal.attended(record)
             step = _Step(record, tuple(mounts.trees), request.insecure, trusting)
-            return self._run_on_network(step, output, cancelled, loop)
+            return self._on_network(step, perform, loop)
 
-    def _run_on_network(
-        self,
-        step: _Step,
-        output: Output,
-        cancelled: threading.Event,
-        loop: asyncio.AbstractEventLoop,
-    ) -> int:
+    def _on_network(self, step: _Step, perform: Perform, loop: asyncio.AbstractEventLoop) -> int:
         record = step.record
         places = MadePlaces.look(self._parts, record, engine_places(record))
         plan = asyncio.run_coroutine_threadsafe(self._connect(record), loop).result()
         run_dir = self._parts.run_directory(record.id)
         try:
-            return self._run(step, plan, run_dir, output, cancelled)
+            return perform(step, plan, run_dir)
         finally:
             with ExitStack() as ending:  # from the last to the first, each whatever becomes of the others
                 ending.callback(lambda: places.remove(self._parts.snapshots.upper(record.id)))
@@ -186,7 +234,7 @@ class BuildSteps:
             self._wiring.forget_plan(record, plan)
             plan.close()
 
-    def _run(self, step: _Step, plan: Plan, run_dir: Path, output: Output, cancelled: threading.Event) -> int:
+    def _request(self, step: _Step, plan: Plan) -> CreateRequest:
         request = self._specs.request(
             step.record, plan.specs, {}, embedded_dns=self._wiring.embedded_dns(plan.endpoints), log=False
         )
@@ -194,6 +242,10 @@ class BuildSteps:
             request = msgspec.structs.replace(request, root=step.trust.over(request.root))
         if step.insecure:
             request = msgspec.structs.replace(request, spec=insecure(request.spec, first_free_loop()))
+        return request
+
+    def _run(self, step: _Step, plan: Plan, run_dir: Path, output: Output, cancelled: threading.Event) -> int:
+        request = self._request(step, plan)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(2)]
         try:
@@ -219,6 +271,19 @@ class BuildSteps:
             open_ends.callback(shim.close)
             shim.start()
             _copy_output([read_end for read_end, _ in pipes], shim, output, cancelled)
+            return shim.wait().exit_code
+
+    def _attended(self, step: _Step, plan: Plan, run_dir: Path, terminal: StepTerminal) -> int:
+        self._parts.launcher.create(
+            self._request(step, plan),
+            network=plan.namespace if plan.own else None,
+            user_namespace=plan.user_namespace if plan.user_namespace >= 0 else None,
+            trees=step.trees,
+        )
+        with contextlib.closing(ShimClient.connect(run_dir)) as shim:
+            shim.attach(terminal.connection_fd, terminal.preread, terminal.options)
+            shim.start()
+            terminal.serve(shim)
             return shim.wait().exit_code
 
 
