@@ -14,13 +14,17 @@ from pathlib import Path
 
 from sampan.build.agent_socket import AgentSocket
 from sampan.build.worker import RunMount
+from sampan.engine.copy_tree import copy_tree
 from sampan.engine.model import MountPoint
 from sampan.engine.userns import IdMaps
 from sampan.errors import Internal, Invalid, NotFound
 from sampan.linux import detached
 from sampan.linux.paths import open_in_root
+from sampan.linux.process import filesystem_type
 
 _PRIVATE = ("nosuid", "nodev")
+_NOT_MAPPED = frozenset((0x794C7630, 0x01021994))
+"""overlayfs, and tmpfs before Linux 6.3 (linux/magic.h): they can't be shown with mapped ids, copies can."""
 _SECRET_ROOM = 1 << 20
 """Bytes of the tmpfs that a secret gets."""
 
@@ -92,13 +96,16 @@ class StepMounts:
             kind = stat.S_IFMT(os.fstat(found).st_mode)
             if kind not in (stat.S_IFDIR, stat.S_IFREG):
                 raise Invalid(f"{mount.path} is neither a file nor a directory and can't be mounted")
-            if not mount.discard:
+            copied = self._ids is not None and filesystem_type(found) in _NOT_MAPPED
+            if not mount.discard and not copied:
                 return detached.clone(found, mount.base)
-            scratch = self._scratch / f"discard-{len(self.trees)}"
+            scratch = self._scratch / f"mount-{len(self.trees)}"
             scratch.mkdir(mode=0o700)
-            if kind == stat.S_IFDIR:
-                return detached.writable(found, mount.base, str(scratch))
-            return _copied(found, scratch / "file")
+            if kind != stat.S_IFDIR:
+                return _copied(found, scratch / "file")
+            if self._ids is not None:
+                return _copied_tree(found, scratch / "tree")
+            return detached.writable(found, mount.base, str(scratch))
         finally:
             os.close(found)
 
@@ -145,6 +152,18 @@ def _inside(memory: int, name: str) -> int:
         return detached.clone(found, memory)
     finally:
         os.close(found)
+
+
+def _copied_tree(found: int, path: Path) -> int:
+    path.mkdir(mode=0o700)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    source, target = os.open(f"/proc/self/fd/{found}", flags), os.open(path, flags)
+    try:
+        copy_tree(source, target)
+        return detached.clone(target)
+    finally:
+        os.close(source)
+        os.close(target)
 
 
 def _copied(found: int, path: Path) -> int:
