@@ -336,6 +336,13 @@ def test_no_cache_runs_again(bench: Bench) -> None:
     assert len(bench.worker.runs) == 2
 
 
+def test_without_a_cache_equal_steps_of_one_build_are_done_once_all_the_same(bench: Bench) -> None:
+    stages = "".join(f"FROM base AS s{number}\nRUN write /x 1\n" for number in range(6))
+    copies = "".join(f"COPY --from=s{number} /x /x{number}\n" for number in range(6))
+    bench.build(f"{stages}FROM base\n{copies}", no_cache=True)
+    assert len(bench.worker.runs) == 1
+
+
 def test_a_build_argument_that_run_could_see_counts(bench: Bench) -> None:
     dockerfile = "FROM base\nARG V=1\nRUN env V\n"
     bench.build(dockerfile)

@@ -158,7 +158,8 @@ class Executor:
         return with_run(inputs, operation, applied.state, {"network": network})
 
     def _lookup(self, key: str, voice: Voice) -> CacheEntry | None:
-        entry = None if self.request.no_cache else self.around.cache.lookup(key)
+        known = not self.request.no_cache or key in self.around.made
+        entry = self.around.cache.lookup(key) if known else None
         if entry is not None:
             voice.found()
         return entry
@@ -172,6 +173,7 @@ class Executor:
             step=applied.history[:200],
         )
         self.around.cache.store(key, entry)
+        self.around.made.add(key)
         return entry
 
     def _bind_sum(self, mount: MountOption, voice: Voice) -> str:

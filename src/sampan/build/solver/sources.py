@@ -53,6 +53,8 @@ class Surroundings:
     origin_of: Callable[[str, Voice], tuple[Digest, ...] | Tree]
     """What `from` names: the layers of a stage (built when it must be) or an image, the files of a named context."""
     client: ClientSession
+    made: set[str]
+    """Keys of the steps that this build has done itself: found again also without a cache."""
 
 
 class CopySources:

@@ -60,6 +60,7 @@ class Common:
     """The end of the stage with that index, for a stage that needs it."""
     client: ClientSession
     begun: int = field(default_factory=time.time_ns)
+    made: set[str] = field(default_factory=set)
 
 
 class BuildImages:
@@ -115,6 +116,7 @@ class StageSteps:
             common.begun,
             self._origin_of,
             common.client,
+            common.made,
         )
         if not request.no_cache_stages.isdisjoint((self.stage.name, str(self.stage.index))):
             request = replace(request, no_cache=True)
