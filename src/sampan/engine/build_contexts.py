@@ -17,7 +17,7 @@ from sampan.build.files.checksums import checksums_of
 from sampan.build.files.context import Context
 from sampan.build.model import BuildRequest
 from sampan.build.session import ClientSession
-from sampan.build.solver.voice import internal
+from sampan.build.solver.voice import Voice, internal
 from sampan.build.worker import Report
 from sampan.engine.client_directory import ClientDirectory
 from sampan.engine.remote_context import load_remote
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 SMALL_CONTEXT = 4 << 20
 """Bytes of a tar. Its files can't be larger, but for sparse ones, whose holes take no space."""
 
+_TRANSFER = "transferring context:"
 _CONTEXT = ExtractOptions(owner=(0, 0), devices=False)
 """Everything in a build context belongs to root, as Docker has it; a device in it makes no sense."""
 
@@ -90,8 +91,8 @@ class BuildContexts:
         start = b"" if archive is None else _start_of(archive)
         with self._directory(self._small if _is_small_tar(start) else self._root) as fd:
             if archive is not None:
-                with internal(report, "[internal] load build context"):
-                    extract_tar(itertools.chain((start,), archive), fd, _CONTEXT)
+                with internal(report, "[internal] load build context") as voice:
+                    extract_tar(_counted(itertools.chain((start,), archive), voice), fd, _CONTEXT)
             yield Context(fd)
 
     @contextmanager
@@ -106,6 +107,18 @@ class BuildContexts:
         finally:
             # Nobody has to wait for it; what an engine that ends meanwhile leaves is swept at the next start.
             threading.Thread(target=_remove, args=(directory,), name="context removal").start()
+
+
+def _counted(pieces: Iterator[bytes], voice: Voice) -> Iterator[bytes]:
+    """The same pieces; `voice` tells how many bytes have come, every few megabytes."""
+    total = told = 0
+    for piece in pieces:
+        total += len(piece)
+        if total - told >= SMALL_CONTEXT:
+            told = total
+            voice.moved(_TRANSFER, total)
+        yield piece
+    voice.moved(_TRANSFER, total, done=True)
 
 
 def _start_of(archive: Iterator[bytes]) -> bytes:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import select
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sampan.testing.terminal import SECONDS, on_terminal
 
 pytestmark = pytest.mark.root
 
@@ -27,7 +22,6 @@ WORKDIR /srv
 USER 1234:5678
 RUN --mount=type=cache,target=/cache echo half > /srv/half; exit 9
 """
-SECONDS = 30.0
 
 
 @pytest.fixture
@@ -55,45 +49,6 @@ def _nothing_is_left(sampan: Any) -> bool:
     while _left(sampan) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not _left(sampan)
-
-
-class _Terminal:
-    def __init__(self, master: int, process: subprocess.Popen[bytes]) -> None:
-        self._master = master
-        self.process = process
-        self.seen = b""
-
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-    def read_until(self, wanted: bytes) -> None:
-        while wanted not in self.seen:
-            ready, _, _ = select.select([self._master], [], [], SECONDS)
-            assert ready, self.seen.decode("utf-8", "replace")
-            try:
-                self.seen += os.read(self._master, 65536)
-            except OSError:
-                raise AssertionError(self.seen.decode("utf-8", "replace")) from None
-
-
-@contextmanager
-def _terminal(sampan: Any, *arguments: str) -> Iterator[_Terminal]:
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sampan.cli.main", *arguments],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env={**sampan.engine.environment, "TERM": "xterm"},
-        start_new_session=True,
-    )
-    os.close(slave)
-    try:
-        yield _Terminal(master, process)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(master)
 
 
 def test_a_command_runs_on_the_files_the_environment_the_directory_and_the_user_of_the_failed_step(
@@ -129,19 +84,19 @@ def test_what_cannot_be_debugged_is_refused_with_the_reason(sampan: Any, context
 def test_a_failed_build_opens_a_shell_on_the_terminal_and_ends_with_the_steps_status(
     sampan: Any, context: Path
 ) -> None:
-    with _terminal(sampan, "build", "--on-error=shell", str(context)) as terminal:
+    with on_terminal(sampan.engine.environment, "build", "--on-error=shell", str(context)) as terminal:
         terminal.read_until(b"thrown away at the end")
         terminal.read_until(b"$ ")
         terminal.type("stty size; ls; echo $((40 + 2)) $WHO\n")
         terminal.read_until(b"42 me")
         terminal.type("exit 3\n")
-        assert terminal.process.wait(SECONDS) == 9
+        assert terminal.finish() == 9
     assert _left(sampan) == []
 
 
 def test_a_shell_whose_client_is_killed_leaves_nothing(sampan: Any, context: Path) -> None:
     _failed(sampan, context)
-    with _terminal(sampan, "build", "debug") as terminal:
+    with on_terminal(sampan.engine.environment, "build", "debug") as terminal:
         terminal.read_until(b"$ ")
         terminal.type("trap '' HUP TERM INT; echo $((40 + 2))\n")
         terminal.read_until(b"42")
@@ -152,7 +107,7 @@ def test_a_shell_whose_client_is_killed_leaves_nothing(sampan: Any, context: Pat
 
 def test_a_shell_whose_engine_is_killed_is_gone_with_the_next_one(fresh_sampan: Any, context: Path) -> None:
     _failed(fresh_sampan, context)
-    with _terminal(fresh_sampan, "build", "debug") as terminal:
+    with on_terminal(fresh_sampan.engine.environment, "build", "debug") as terminal:
         terminal.read_until(b"$ ")
         fresh_sampan.engine.kill()
         fresh_sampan.engine.start()

@@ -52,7 +52,7 @@ class Terminal:
         return self.lines
 
     def end(self, steps: Steps) -> list[str]:
-        self._stream.feed(self._display.close(final_frame(steps, 3.0, failed=False), self.size))
+        self._stream.feed(self._display.close(final_frame(steps, 13.0, 3.0, failed=False), self.size))
         return self.lines
 
     @property
@@ -157,3 +157,10 @@ def test_transfers_show_how_far_they_are() -> None:
     }  # fmt: skip
     steps = _steps(vertexes=[_vertex("f", "[1/1] FROM debian")], statuses=[status])
     assert Terminal(24, 60).show(steps)[2] == " => => ab12 Downloading               50%  1.5MB / 3MB 1.0s"
+
+
+def test_steps_that_were_given_up_are_called_cancelled_at_the_end() -> None:
+    terminal = Terminal(24, 60)
+    steps = _steps(**_TWO)
+    terminal.show(steps)
+    assert " => CANCELED [base 2/2] RUN make                       3.0s" in terminal.end(steps)

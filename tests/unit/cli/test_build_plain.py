@@ -123,3 +123,13 @@ def test_what_is_malformed_is_left_out_and_ends_nothing() -> None:
     )
     assert text.splitlines()[0] == "#1 RUN a"
     assert text.count("(output that can't be read)") == 2
+
+
+def test_a_warning_that_comes_after_its_steps_end_leaves_no_step_open() -> None:
+    progress = PlainProgress()
+    _feed(progress, vertexes=[_vertex("a", "[internal] load", completed=_T + "1Z")])
+    short = base64.b64encode(b"late").decode()
+    assert (
+        _feed(progress, warnings=[{"vertex": "a", "short": short}]) == "\n#1 [internal] load\n#1 WARN: late\n"
+    )
+    assert _feed(progress, vertexes=[_vertex("b", "RUN b")]) == "\n#2 RUN b\n"

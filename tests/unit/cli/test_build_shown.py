@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
-import pty
-import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ import pytest
 from sampan.cli.build.show import CLASSIC, mode_of
 from sampan.cli.catalog import find
 from sampan.cli.failure import Failure
+from sampan.testing.terminal import on_terminal
 
 _ID = "sha256:" + "ab" * 32
 _AT = "2026-01-01T00:00:0"
@@ -181,36 +178,18 @@ def test_docker_buildkit_0_asks_for_the_classic_stream(engine_server: Any, conte
 def test_a_terminal_shows_the_steps_and_gets_its_cursor_back(engine_server: Any, context: Path) -> None:
     engine_server.answers[("POST", "/build")] = (200, _lines(_BAD))
     engine_server.answers[("HEAD", "/_ping")] = (200, None)
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 70, 0, 0))
-    with subprocess.Popen(
-        [sys.executable, "-m", "sampan.cli.main", "build", str(context)],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env=_environment(engine_server, TERM="xterm", NO_COLOR="1"),
-    ) as process:
-        os.close(slave)
-        written = b""
-        while data := _read(master):
-            written += data
-    os.close(master)
+    environment = _environment(engine_server, NO_COLOR="1")
+    with on_terminal(environment, "build", str(context), rows=30, columns=70) as terminal:
+        status = terminal.finish()
     screen = pyte.Screen(70, 30)
-    pyte.ByteStream(screen).feed(written)
+    pyte.ByteStream(screen).feed(terminal.seen)
     lines = [line.rstrip() for line in screen.display]
-    assert process.returncode == 3
+    assert status == 3
     assert lines[0].startswith("[+] Building 0.") and lines[0].endswith("(1/1) ERROR")
     assert lines[1] == " => ERROR [2/2] RUN make" + " " * 41 + "1.5s"
     assert lines[3] == " > [2/2] RUN make:"
     assert not screen.cursor.hidden
-    assert b"\x1b[3" not in written  # no colours
-
-
-def _read(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, 65536)
-    except OSError:  # the other side of the terminal is closed
-        return b""
+    assert b"\x1b[3" not in terminal.seen  # no colours
 
 
 def test_build_debug_is_a_command_unless_a_directory_of_that_name_is_to_be_built(

@@ -109,6 +109,21 @@ class Voice:
             )
         )
 
+    def moved(self, what: str, current: int, *, done: bool = False) -> None:
+        """So many bytes of something whose size nobody knows before: "transferring context:"."""
+        now = timestamp()
+        started = self._transfers.setdefault(what, now)
+        self.report(
+            VertexStatus(
+                what,
+                self.vertex,
+                current=current,
+                timestamp=now,
+                started=started,
+                completed=now if done else "",
+            )
+        )
+
     def did(self, what: str) -> None:
         """Something small, done: "naming to …"."""
         now = timestamp()

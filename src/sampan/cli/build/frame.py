@@ -56,13 +56,16 @@ def running_frame(steps: Steps, now: float, rows: int, passed: float) -> list[Li
     return lines[:rows]
 
 
-def final_frame(steps: Steps, passed: float, *, failed: bool) -> list[Line]:
-    """Every step, for the scroll-back."""
+def final_frame(steps: Steps, now: float, passed: float, *, failed: bool) -> list[Line]:
+    """Every step, for the scroll-back; those that have not ended were given up."""
     lines = [_head(steps, passed, "ERROR" if failed else "FINISHED")]
     for step in steps.started:
-        lines.append(_block(step, 0.0))
+        lines.append(
+            _block(step, now) if step.ended else Line(f" => CANCELED {step.name}", _time(step, now), DIM)
+        )
         lines += [Line(f" => => NOT CACHED: {reason}", style=DIM) for reason in step.reasons]
-        lines += [Line(f" => => WARN: {warning}", style=YELLOW) for warning in step.warnings]
+        if failed:  # else the summary has them
+            lines += [Line(f" => => WARN: {warning}", style=YELLOW) for warning in step.warnings]
     return lines
 
 
@@ -88,7 +91,7 @@ def _head(steps: Steps, passed: float, word: str) -> Line:
 
 
 def _block(step: Step, now: float) -> Line:
-    right = f"{step.passed(now):.1f}s"
+    right = _time(step, now)
     if step.ended and step.moved:
         right = f"{units.human_size(step.moved, 3)} {right}"
     if step.cancelled:
@@ -98,6 +101,10 @@ def _block(step: Step, now: float) -> Line:
     if step.cached:
         return Line(f" => CACHED {step.name}", right, GREEN)
     return Line(f" => {step.name}", right, "" if step.ended else CYAN)
+
+
+def _time(step: Step, now: float) -> str:
+    return f"{step.passed(now):.1f}s"
 
 
 def _inside(step: Step, now: float, rows: int) -> list[Line]:

@@ -23,12 +23,11 @@ BETWEEN_BYTES = 5.0
 class _Waiting:
     """What a step has to say, and since when (our clock)."""
 
-    __slots__ = ("ended", "lines", "since")
+    __slots__ = ("lines", "since")
 
     def __init__(self, since: float) -> None:
         self.lines: list[str] = []
         self.since = since
-        self.ended = False
 
 
 class PlainProgress:
@@ -76,7 +75,6 @@ class PlainProgress:
         if step.ended and step.digest not in self._told:
             self._told.add(step.digest)
             waiting.lines.append(_end(step, now))
-            waiting.ended = True
 
     def _transfer(self, step: Step, transfer: Transfer, now: float) -> str:
         key = (step.digest, transfer.id, transfer.name)
@@ -110,7 +108,7 @@ class PlainProgress:
             step = self.steps.find(digest)
             lines.append(f"#{number} {step.name if step is not None else ''}")
         lines += [f"#{number} {line}" for line in waiting.lines]
-        self._speaking = "" if waiting.ended else digest
+        self._speaking = "" if digest in self._told else digest
 
 
 def _end(step: Step, now: float) -> str:

@@ -128,7 +128,7 @@ class Display:
         if self._mode == "plain":
             self._write(self._plain.finish(now))
         elif self._mode == "tty" and (self.steps.started or self._drawn):
-            frame = final_frame(self.steps, now - self._began, failed=failed)
+            frame = final_frame(self.steps, now, now - self._began, failed=failed)
             self._write(self._screen.close(frame, _size()))
 
     def summary(self, image: str, names: list[str]) -> None:
@@ -144,11 +144,8 @@ class Display:
         self.tick()
 
     def uploaded(self) -> None:
-        """The context is with the engine."""
-        if self.steps.find("upload") is not None:
-            ended = {"digest": "upload", "name": "[internal] send build context"}
-            ended["completed"] = _rfc3339(time.time())
-            self.steps.feed(SolveStatus({"vertexes": [ended]}), time.monotonic())
+        """The context is with the engine, which tells of it itself from now on."""
+        self.steps.forget("upload")
 
     @staticmethod
     def _write(text: str) -> None:

@@ -148,6 +148,12 @@ class Steps:
                 step.end_output()
         return list(touched.values())
 
+    def forget(self, digest: str) -> None:
+        step = self._steps.pop(digest, None)
+        if step is not None:
+            self.started.remove(step)
+            self.known.pop(digest, None)
+
     def find(self, digest: str) -> Step | None:
         return self._steps.get(digest)
 
