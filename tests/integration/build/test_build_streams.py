@@ -33,15 +33,20 @@ def test_raw_progress_is_buildkits_status_objects_and_ends_in_the_result_or_a_lo
     sampan: Any,
 ) -> None:
     lines = _lines(
-        sampan, "FROM busybox AS a\nRUN echo one\nFROM busybox\nRUN echo two >&2\nCOPY --from=a /etc /e\n"
+        sampan, "FROM busybox AS a\nRUN echo a-line\nFROM busybox\nRUN echo two >&2\nCOPY --from=a /etc /e\n"
     )
     vertices = {vertex["digest"]: vertex for line in lines for vertex in line.get("vertexes", [])}
     names = [vertex["name"] for vertex in vertices.values()]
-    assert {"[a 2/2] RUN echo one", "[stage-1 3/3] COPY --from=a /etc /e", "exporting to image"} <= set(names)
+    assert {"[a 2/2] RUN echo a-line", "[stage-1 3/3] COPY --from=a /etc /e", "exporting to image"} <= set(
+        names
+    )
     assert all(vertex["completed"] >= vertex["started"] for vertex in vertices.values())
     logs = [log for line in lines for log in line.get("logs", [])]
     said = {(vertices[log["vertex"]]["name"], log["stream"], base64.b64decode(log["data"])) for log in logs}
-    assert said == {("[a 2/2] RUN echo one", 1, b"one\n"), ("[stage-1 2/3] RUN echo two >&2", 2, b"two\n")}
+    assert said == {
+        ("[a 2/2] RUN echo a-line", 1, b"a-line\n"),
+        ("[stage-1 2/3] RUN echo two >&2", 2, b"two\n"),
+    }
     assert lines[-1]["aux"]["ID"] == sampan.api.images.get("streams:1").id
 
     lines = _lines(sampan, "FROM busybox\n# why\nRUN echo before; exit 3\n")

@@ -207,6 +207,8 @@ def test_what_is_not_content_does_not_count(bench: Bench) -> None:
     image = bench.build('FROM base\nLABEL a=b\nMAINTAINER me\nCMD ["x"]\nEXPOSE 80\n' + steps)
     assert (bench.worker.snapshots_made, len(bench.worker.runs)) == counts
     assert bench.worker.images[image].config.labels == {"made": "again", "a": "b"}
+    bench.build("FROM base\n" + steps, network="default")
+    assert (bench.worker.snapshots_made, len(bench.worker.runs)) == counts
     # What RUN could see counts, and COPY goes on a layer that it made.
     for line in ("ENV E=1\n", "ARG V=1\n", "USER web\n"):
         runs = len(bench.worker.runs)

@@ -30,7 +30,7 @@ from sampan.build.model import (
 from sampan.build.solver.cache import CacheEntry
 from sampan.build.solver.explain import StepInputs, explain
 from sampan.build.solver.inputs import inputs_of, with_copy, with_run
-from sampan.build.solver.keys import chain_of, copy_key, dated_key, run_key, workdir_key
+from sampan.build.solver.keys import chain_of, copy_key, dated_key, network_of, run_key, workdir_key
 from sampan.build.solver.placing import Placing, accounts_of, ownership_of
 from sampan.build.solver.progress import Progress, epoch_time
 from sampan.build.solver.run_mounts import RunMounts
@@ -154,7 +154,7 @@ class Executor:
         inputs = self._inputs(progress, applied)
         if isinstance(operation, WorkdirOperation):
             return inputs
-        network = operation.network or self.request.network
+        network = network_of(operation, self.request)
         return with_run(inputs, operation, applied.state, {"network": network})
 
     def _lookup(self, key: str, voice: Voice) -> CacheEntry | None:
@@ -221,7 +221,7 @@ class Executor:
                 env=mounts.env + operation.env,
                 cwd=operation.cwd,
                 user=operation.user,
-                network=operation.network or self.request.network,
+                network=network_of(operation, self.request),
                 mounts=tuple(mounts.mounts),
                 shm_size=self.request.shm_size,
                 limits=self.request.limits,

@@ -41,7 +41,7 @@ def run_key(
         operation.key_args,
         operation.cwd,
         operation.user,
-        operation.network or request.network,
+        network_of(operation, request),
         request.extra_hosts,
         [repr(mount) for mount in operation.mounts],
         binds,
@@ -49,6 +49,12 @@ def run_key(
         [base.os, base.architecture, base.variant or ""],
     ]
     return key_of("run", [chain, json.dumps(parts)])
+
+
+def network_of(operation: RunOperation, request: BuildRequest) -> str:
+    """The step's, else the build's; "" also for "default", which clients send or leave out."""
+    network = operation.network or request.network
+    return "" if network == "default" else network
 
 
 def copy_key(chain: str, operation: CopyOperation, content: str) -> str:
