@@ -30,6 +30,7 @@ def _explained(sampan: Any, context: Path, *flags: str, **values: str) -> dict[s
 
 def test_every_input_of_a_step_that_changed_is_named(fresh_sampan: Any, tmp_path: Path) -> None:
     sampan = fresh_sampan  # what others have built would be compared with
+
     def base(content: str) -> None:
         dockerfile = f"FROM busybox\nRUN echo {content} > /base\n".encode()
         sampan.ok("build", "-q", "-t", "explained-base", "-", stdin=dockerfile)
