@@ -13,6 +13,7 @@ from sampan.build.attest.provenance import Facts, Material, Step, Wanted, predic
 from sampan.build.attest.scan import scan
 from sampan.build.attest.spdx import document
 from sampan.build.attest.statement import SPDX_DOCUMENT, attestation, package_url
+from sampan.build.dockerfile.state import PREDEFINED_ARGS
 from sampan.build.events import BuildEvent, UsedSource
 from sampan.build.fetch.git_url import redacted
 from sampan.build.model import BuildRequest
@@ -103,7 +104,12 @@ def _time(moment: datetime) -> str:
 
 def _arguments(request: BuildRequest) -> dict[str, str]:
     """As BuildKit's frontend names them."""
-    given = {f"build-arg:{name}": value for name, value in request.build_args.items() if value is not None}
+    # Proxies say nothing of the result, and may have a password in them.
+    given = {
+        f"build-arg:{name}": value
+        for name, value in request.build_args.items()
+        if value is not None and name not in PREDEFINED_ARGS
+    }
     given |= {f"label:{name}": value for name, value in request.labels.items()}
     given |= {f"context:{name}": redacted(value) for name, value in request.contexts.items()}
     if request.target:

@@ -120,3 +120,34 @@ def test_a_secret_that_another_build_has_is_asked_for_anew(sampan: Any, site: Pa
     first = sampan.ok("build", "-q", "--secret", f"id=token,src={site}/token", context)
     second = sampan.ok("build", "-q", "--secret", "id=token,src=/etc/hostname", context)
     assert first == second
+
+
+def test_proxies_of_the_clients_configuration_reach_steps_and_nothing_else(
+    make_sampan: Any, tmp_path: Path
+) -> None:
+    sampan = make_sampan(tmp_path / "engine")
+    try:
+        client = Path(sampan.engine.environment["DOCKER_CONFIG"])
+        client.mkdir(parents=True, exist_ok=True)
+
+        def build_with(proxy: str, *flags: str) -> str:
+            (client / "config.json").write_text(f'{{"proxies": {{"default": {{"httpProxy": "{proxy}"}}}}}}')
+            text = "FROM busybox\nRUN echo proxy=$HTTP_PROXY=$http_proxy; touch /x\n"
+            done = sampan.run("build", "--progress", "plain", "-t", "p", *flags, "-", stdin=text.encode())
+            assert done.returncode == 0
+            return str(done.stdout + done.stderr)
+
+        first = f"http://user:{SECRET}@one:1"
+        assert f"proxy={first}={first}" in build_with(first)
+        assert "CACHED" in build_with("http://two:2")
+        assert "proxy=http://three:3=http://two:2" in build_with(
+            "http://two:2", "--no-cache", "--build-arg", "HTTP_PROXY=http://three:3"
+        )
+        build_with(first, "--no-cache", "--provenance", "mode=max", "-o", f"type=oci,dest={tmp_path}/out.tar")
+        inspected = sampan.ok("inspect", "p") + sampan.ok("history", "--no-trunc", "p")
+        assert SECRET not in inspected and "one:1" not in inspected
+        (client / "config.json").unlink()
+        assert holders(*engine_places(sampan), tmp_path / "out.tar") == []
+    finally:
+        sampan.close()
+        sampan.engine.stop()
