@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 UNREADABLE = b"(output that can't be read)\n"
+_MAX = 2**63 - 1
 _LISTS = ("vertexes", "statuses", "logs", "warnings")
 
 
@@ -121,7 +122,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _number(said: dict[str, Any], name: str) -> int:
     value = said.get(name)
-    return value if isinstance(value, int) and value > 0 else 0
+    return min(value, _MAX) if isinstance(value, int) and value > 0 else 0
 
 
 def _objects(said: dict[str, Any], name: str) -> list[dict[str, Any]]:

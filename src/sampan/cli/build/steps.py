@@ -166,6 +166,8 @@ class Steps:
         return sum(step.moved for step in self.started)
 
     def _vertex(self, vertex: Vertex, now: float, touched: dict[str, Step]) -> None:
+        if not vertex.digest:
+            return
         name = plain(vertex.name.replace("\n", " "))
         self.known[vertex.digest] = name
         if not (vertex.started or vertex.completed or vertex.error):
