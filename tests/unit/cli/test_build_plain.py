@@ -133,3 +133,21 @@ def test_a_warning_that_comes_after_its_steps_end_leaves_no_step_open() -> None:
         _feed(progress, warnings=[{"vertex": "a", "short": short}]) == "\n#1 [internal] load\n#1 WARN: late\n"
     )
     assert _feed(progress, vertexes=[_vertex("b", "RUN b")]) == "\n#2 RUN b\n"
+
+
+def test_lines_of_the_two_streams_are_not_mixed() -> None:
+    progress = PlainProgress()
+    _feed(progress, vertexes=[_vertex("a", "RUN a")], logs=[_log("a", b"out ")])
+    assert _feed(progress, logs=[{**_log("a", b"err\n"), "stream": 2}]) == "#1 0.123 err\n"
+    assert _feed(progress, logs=[_log("a", b"put\n")]) == "#1 0.123 out put\n"
+
+
+def test_a_step_that_begins_again_goes_on() -> None:
+    # As BuildKit tells of a context: an interval without content, then those of its transfers.
+    progress = PlainProgress()
+    name = "[internal] load build context"
+    began, again = _vertex("a", name, completed=_T + "1Z"), {**_vertex("a", name), "started": _T + "2Z"}
+    assert _feed(progress, vertexes=[began, again]) == f"#1 {name}\n"
+    text = _feed(progress, statuses=[{"vertex": "a", "id": "transferring context:", "name": "transferring"}])
+    text += _feed(progress, vertexes=[{**again, "completed": _T + "3Z"}])
+    assert text == "#1 transferring context:\n#1 DONE 2.0s\n"

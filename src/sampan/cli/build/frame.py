@@ -131,4 +131,4 @@ def _transfer(transfer: Transfer) -> Line:
         amount = units.human_size(transfer.current, 3)
     until = transfer.completed or transfer.timestamp
     time = f"{max(until - transfer.started, 0.0):.1f}s" if transfer.started else ""
-    return Line(f" => => {plain(f'{transfer.id} {transfer.name}'.strip())}", f"{amount} {time}".strip())
+    return Line(f" => => {plain(transfer.label)}", f"{amount} {time}".strip())

@@ -72,7 +72,9 @@ class PlainProgress:
         waiting.lines += step.notes
         step.notes.clear()
         waiting.lines += [f"{passed:.3f} {text}" for passed, text in step.take()]
-        if step.ended and step.digest not in self._told:
+        if not step.ended:
+            self._told.discard(step.digest)
+        elif step.digest not in self._told:
             self._told.add(step.digest)
             waiting.lines.append(_end(step, now))
 
@@ -121,7 +123,7 @@ def _end(step: Step, now: float) -> str:
 
 def transfer_text(transfer: Transfer) -> str:
     """ "sha256:ab12 1.2MB / 3.4MB 0.5s done"."""
-    parts = [plain(f"{transfer.id} {transfer.name}".strip())]
+    parts = [plain(transfer.label)]
     if transfer.total:
         parts.append(f"{units.human_size(transfer.current)} / {units.human_size(transfer.total)}")
     elif transfer.current:

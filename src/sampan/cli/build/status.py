@@ -48,15 +48,21 @@ class Transfer:
         self.started = seconds(_text(said, "started"))
         self.completed = seconds(_text(said, "completed"))
 
+    @property
+    def label(self) -> str:
+        """BuildKit's ids say what is done, those of pulls don't."""
+        return self.id if self.name in self.id else f"{self.id} {self.name}"
+
 
 class Log:
-    """What a step's process wrote."""
+    """What a step's process wrote; `stream`: 1 or 2."""
 
-    __slots__ = ("data", "timestamp", "vertex")
+    __slots__ = ("data", "stream", "timestamp", "vertex")
 
     def __init__(self, said: dict[str, Any]) -> None:
         self.vertex = _text(said, "vertex")
         self.timestamp = seconds(_text(said, "timestamp"))
+        self.stream = 2 if _number(said, "stream") == 2 else 1
         self.data = _bytes(said.get("data"))
 
 

@@ -34,7 +34,8 @@ class Step:
         self.error = ""
         self.transfers: dict[str, Transfer] = {}
         self._moved: dict[str, int] = {}
-        self.partial = b""
+        self.partial: dict[int, bytes] = {}
+        """Of each stream a line that is being written."""
         self.tail: list[tuple[float, str]] = []
         self.fresh: list[tuple[float, str]] = []
         """Lines (seconds since the start, text) since `take`."""
@@ -86,19 +87,19 @@ class Step:
         fresh, self.fresh = self.fresh, []
         return fresh
 
-    def write(self, data: bytes, timestamp: float) -> None:
-        *whole, rest = (self.partial + data).split(b"\n")
+    def write(self, stream: int, data: bytes, timestamp: float) -> None:
+        *whole, rest = (self.partial.pop(stream, b"") + data).split(b"\n")
         if len(rest) > LONGEST_LINE:
             whole.append(rest)
             rest = b""
-        self.partial = rest
+        if rest:
+            self.partial[stream] = rest
         passed = max(timestamp - self.started, 0.0) if timestamp and self.started else 0.0
         self._add([(passed, plain(line.removesuffix(b"\r").decode("utf-8", "replace"))) for line in whole])
 
     def end_output(self) -> None:
-        if self.partial:
-            rest, self.partial = self.partial, b""
-            self.write(rest + b"\n", self.completed)
+        for stream in list(self.partial):
+            self.write(stream, b"\n", self.completed)
 
     def _add(self, lines: list[tuple[float, str]]) -> None:
         self.tail = (self.tail + lines)[-TAIL:]
@@ -107,8 +108,7 @@ class Step:
     def last_lines(self, count: int) -> list[str]:
         """The end of the output, a line that is being written included."""
         lines = [text for _, text in self.tail[-count:]]
-        if self.partial:
-            lines.append(plain(self.partial[-4096:].decode("utf-8", "replace")))
+        lines += [plain(rest[-4096:].decode("utf-8", "replace")) for rest in self.partial.values()]
         return lines[-count:]
 
 
@@ -178,7 +178,11 @@ class Steps:
             self._steps[vertex.digest] = step
             self.started.append(step)
         step.name = name or step.name
-        step.started = vertex.started or step.started
+        if step.completed and vertex.started >= step.completed and not (vertex.completed or vertex.error):
+            step.completed = (
+                0.0  # BuildKit's begin again: each transfer of a context is an interval of its own
+            )
+        step.started = step.started or vertex.started
         step.completed = vertex.completed or step.completed
         step.cached = vertex.cached or step.cached
         step.error = plain(vertex.error.replace("\n", " ")) or step.error
@@ -187,5 +191,5 @@ class Steps:
     def _log(self, log: Log, touched: dict[str, Step]) -> None:
         step = self._steps.get(log.vertex)
         if step is not None:  # nothing is known of others that could be shown
-            step.write(log.data, log.timestamp)
+            step.write(log.stream, log.data, log.timestamp)
             touched[step.digest] = step
