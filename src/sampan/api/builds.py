@@ -123,10 +123,7 @@ async def _raw_lines(events: AsyncIterator[BuildEvent]) -> AsyncIterator[bytes]:
                 yield _encode(message)
     except SampanError as error:
         detail = _detail(error)
-        more: dict[str, object] = {"hint": error.hint, **(failure_detail(failure) if failure else {})}
-        if isinstance(error, RunFailed):
-            more["failure"] = error.failure
-        detail["sampan"] = more
+        detail["sampan"] = {"hint": error.hint, **(failure_detail(failure) if failure else {})}
         yield _encode({"errorDetail": detail, "error": error.message})
 
 

@@ -54,6 +54,7 @@ def failure_detail(failure: Failure) -> Message:
         "column": failure.column,
         "excerpt": [{"line": number, "text": text} for number, text in failure.excerpt],
         "lastOutput": failure.last_output,
+        "failure": failure.debug,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.build.model import Place, StateBefore
+from sampan.build.model import Place
 from sampan.errors import Internal, Invalid, Unsupported
 
 
@@ -36,9 +36,7 @@ class DockerfileUnsupported(Unsupported):
 class RunFailed(Internal):
     """A command of the build ended with a status other than 0; `exit_code` is that status."""
 
-    def __init__(
-        self, command: str, exit_code: int, place: Place, last_output: str, before: StateBefore
-    ) -> None:
+    def __init__(self, command: str, exit_code: int, place: Place, last_output: str) -> None:
         super().__init__(
             f"The command '{command}' returned a non-zero code: {exit_code}",
             hint=f"{place.file}, line {place.line}: {place.text.strip()}",
@@ -46,9 +44,6 @@ class RunFailed(Internal):
         self.exit_code = exit_code
         self.place = place
         self.last_output = last_output
-        self.before = before
-        self.failure = ""
-        """What the engine remembers `before` by, if it does."""
 
 
 class SourceChanged(Invalid):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
+from sampan.build.model import StateBefore
 from sampan.oci.digest import Digest
 
 
@@ -125,6 +126,10 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     """Lines of the file around, each with its number."""
     last_output: str = ""
     """The end of what the failed command wrote."""
+    before: StateBefore | None = None
+    """What the step was done to, if it was begun."""
+    debug: str = ""
+    """What the engine remembers `before` by."""
 
 
 class BuildResult(msgspec.Struct, frozen=True):

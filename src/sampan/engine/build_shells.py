@@ -17,16 +17,18 @@ import signal
 import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 
-from sampan.build.errors import RunFailed
+import msgspec
+
+from sampan.build.events import BuildEvent, Failure
 from sampan.build.files.tree import Tree
 from sampan.build.model import BuildRequest, RunOperation, StateBefore
 from sampan.build.session import NO_CLIENT
 from sampan.build.solver.run_mounts import RunMounts
-from sampan.build.worker import RunRequest
+from sampan.build.worker import Report, RunRequest
 from sampan.engine.build_worker import EngineWorker
 from sampan.engine.config import Docker
 from sampan.engine.containers.build_steps import StepTerminal
@@ -92,19 +94,20 @@ class BuildShells:
         self._failures: OrderedDict[str, Failed] = OrderedDict()
         self._shells: OrderedDict[str, Shell] = OrderedDict()
 
-    @contextlib.contextmanager
-    def remembering(self, request: BuildRequest, *, host_ca: bool) -> Iterator[None]:
-        """Around a build, thread-safe: a failed step gets a name by which `create` finds the state before it."""
-        try:
-            yield
-        except RunFailed as error:
-            failed = Failed(secrets.token_hex(6), error.before, request, host_ca)
-            with self._lock:
-                self._failures[failed.id] = failed
-                while len(self._failures) > MAX_FAILURES:
-                    self._failures.popitem(last=False)
-            error.failure = failed.id
-            raise
+    def remembering(self, report: Report, request: BuildRequest, *, host_ca: bool) -> Report:
+        """`report` of a build, with a name in its failure by which `create` finds the state before the step."""
+
+        def heard(event: BuildEvent) -> None:
+            if isinstance(event, Failure) and event.before is not None:
+                failed = Failed(secrets.token_hex(6), event.before, request, host_ca)
+                with self._lock:
+                    self._failures[failed.id] = failed
+                    while len(self._failures) > MAX_FAILURES:
+                        self._failures.popitem(last=False)
+                event = msgspec.structs.replace(event, before=None, debug=failed.id)
+            report(event)
+
+        return heard
 
     def create(self, body: ShellCreate) -> Shell:
         """Raises `NotFound` for a failure that is not known any more, or whose layers are gone."""

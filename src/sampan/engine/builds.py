@@ -100,10 +100,11 @@ class Builds:
                     wanted = replace(request, dockerfile_text=opened.dockerfile)
                 opener = NamedSources(scratch, session.client)
                 try:
-                    with self._in_use(), self.shells.remembering(request, host_ca=host_ca):
+                    with self._in_use():
                         stored = any(one.kind == "image" and one.store for one in request.outputs)
                         tools = self._make_tools(credentials, host_ca, stored or not request.outputs)
-                        names = run_job(tools, wanted, opened, report, cancelled, session.client, opener)
+                        heard = self.shells.remembering(report, request, host_ca=host_ca)
+                        names = run_job(tools, wanted, opened, heard, cancelled, session.client, opener)
                     loop.call_soon_threadsafe(self._tagged, names)
                 finally:
                     loop.call_soon_threadsafe(self._built.set)

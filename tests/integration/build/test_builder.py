@@ -411,7 +411,8 @@ def test_a_failed_command_passes_its_code_and_leaves_nothing(bench: Bench) -> No
     assert (failure.file, failure.line, failure.last_line) == ("Dockerfile", 3, 3)
     assert (failure.text, failure.last_output) == ("RUN echo doing; exit 7", "doing\n")
     assert failure.excerpt == ((1, "FROM base"), (2, "RUN write /x 1"), (3, "RUN echo doing; exit 7"))
-    before = caught.value.before
+    before = failure.before
+    assert before is not None
     assert bench.worker.runs[-1].diff_ids == before.diff_ids
     assert (before.operation.args[-1], before.operation.cwd) == ("echo doing; exit 7", "/")
     failed = [event for event in bench.reader.events if isinstance(event, Vertex) and event.error]

@@ -65,6 +65,19 @@ def test_a_command_runs_on_the_files_the_environment_the_directory_and_the_user_
     assert _left(sampan) == []
 
 
+def test_also_another_instruction_that_fails_can_be_looked_at(sampan: Any, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(
+        'FROM busybox\nWORKDIR /there\nUSER 77\nENV A="b c"\nCOPY --from=busybox /nothing /x\n'
+    )
+    done = sampan.run("build", "--progress", "plain", str(tmp_path))
+    assert "sampan build debug " in done.stderr
+    looked = sampan.run("build", "debug", "", "sh", "-c", "pwd; id -u; echo $A")
+    assert looked.stdout == "/there\n77\nb c\n"
+    # A mistake in the file is found before there is any state.
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nCOPPY a b\n")
+    assert "build debug" not in sampan.run("build", "--progress", "plain", str(tmp_path)).stderr
+
+
 def test_what_cannot_be_debugged_is_refused_with_the_reason(sampan: Any, context: Path) -> None:
     failure = _failed(sampan, context)
     done = sampan.run("build", "debug", failure, "nonsense")

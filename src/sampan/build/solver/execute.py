@@ -24,7 +24,6 @@ from sampan.build.model import (
     MountOption,
     Place,
     RunOperation,
-    StateBefore,
     WorkdirOperation,
 )
 from sampan.build.solver.cache import CacheEntry
@@ -236,8 +235,7 @@ class Executor:
             if self.around.cancelled.is_set():
                 raise BuildCancelled
             if status != 0:
-                before = StateBefore(progress.diff_ids, operation, progress.base.architecture)
-                raise RunFailed(operation.shown, status, where, output.last(), before)
+                raise RunFailed(operation.shown, status, where, output.last())
             voice.removed(name)
         return change.made()
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from sampan.build.errors import DockerfileError, RunFailed
+import msgspec
+
+from sampan.build.errors import BuildCancelled, DockerfileError, RunFailed
 from sampan.build.events import Failure
-from sampan.build.model import Instruction, Place
+from sampan.build.model import Instruction, Place, StateBefore
+from sampan.errors import SampanError
 from sampan.oci.digest import Digest
 
 AROUND = 3
@@ -24,6 +27,7 @@ class Failures:
         self._source = source
         self._lock = threading.Lock()
         self._noted: list[tuple[BaseException, Instruction, Digest]] = []
+        self._before: list[tuple[BaseException, StateBefore]] = []
 
     @contextlib.contextmanager
     def noted(self, instruction: Instruction, vertex: Digest) -> Iterator[None]:
@@ -36,6 +40,18 @@ class Failures:
                     self._noted.append((error, instruction, vertex))
             raise
 
+    @contextlib.contextmanager
+    def standing(self, before: Callable[[], StateBefore]) -> Iterator[None]:
+        """An error of the body came while a step was done to this state."""
+        try:
+            yield
+        except BuildCancelled:
+            raise
+        except SampanError as error:
+            with self._lock:
+                self._before.append((error, before()))
+            raise
+
     def find(self, error: BaseException) -> Failure | None:
         """None for an error that belongs to no line."""
         lines = self._source.decode("utf-8", "replace").splitlines()
@@ -45,12 +61,14 @@ class Failures:
         output = error.last_output if isinstance(error, RunFailed) else ""
         with self._lock:
             found = next((one for one in self._noted if one[0] is error), None)
+            before = next((state for known, state in self._before if known is error), None)
         if found is None:
             return None if own is None else _failure(Digest(""), own, own.line, lines, output)
         _, instruction, vertex = found
         last = max((segment.line for segment in instruction.segments), default=0)
         place = own or instruction.place()
-        return _failure(vertex, place, max(last, place.line), lines, output)
+        failure = _failure(vertex, place, max(last, place.line), lines, output)
+        return msgspec.structs.replace(failure, before=before)
 
 
 def _is_at(place: Place, lines: list[str]) -> bool:

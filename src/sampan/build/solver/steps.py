@@ -20,7 +20,15 @@ from sampan.build.dockerfile.state import Applied, ArgScope, initial_state
 from sampan.build.errors import DockerfileError
 from sampan.build.events import StepNote
 from sampan.build.files.tree import Tree
-from sampan.build.model import BuildRequest, CopyOperation, Instruction, Plan, Stage
+from sampan.build.model import (
+    BuildRequest,
+    CopyOperation,
+    Instruction,
+    Plan,
+    RunOperation,
+    Stage,
+    StateBefore,
+)
 from sampan.build.session import ClientSession
 from sampan.build.solver.cache import BuildCache
 from sampan.build.solver.execute import Executor
@@ -29,7 +37,7 @@ from sampan.build.solver.inputs import InputsStore
 from sampan.build.solver.named import NamedContexts
 from sampan.build.solver.progress import Progress
 from sampan.build.solver.sources import Surroundings
-from sampan.build.solver.vertices import stage_names, trigger_names
+from sampan.build.solver.vertices import one_line, stage_names, trigger_names
 from sampan.build.solver.voice import Name, Voice, internal, speaking, vertex_digest
 from sampan.build.worker import BaseImage, Report, Worker
 from sampan.errors import Internal, Invalid, SampanError, Unavailable
@@ -202,10 +210,11 @@ class StageSteps:
 
     def _apply(self, progress: Progress, instruction: Instruction, voice: Voice) -> Progress:
         applied = apply(progress.state, instruction)
-        try:
-            after = self.executor.step(progress, applied, instruction.place(), voice)
-        except OSError as error:
-            raise _told(error, instruction) from error
+        with self.common.failures.standing(lambda: _state_before(progress, applied, instruction)):
+            try:
+                after = self.executor.step(progress, applied, instruction.place(), voice)
+            except OSError as error:
+                raise _told(error, instruction) from error
         if applied.operation is not None:
             self._found = voice.cached
         elif self._found:
@@ -237,6 +246,23 @@ class StageSteps:
         total = max(self.common.total, self.number)
         vertex = vertex or vertex_digest(text)
         self.report(StepNote(self.stage.index, vertex, text, self.number, total))
+
+
+def _state_before(progress: Progress, applied: Applied, instruction: Instruction) -> StateBefore:
+    """With a RUN as it was to be done, or for another instruction as it would be begun."""
+    operation, state = applied.operation, progress.state
+    if not isinstance(operation, RunOperation):
+        operation = RunOperation(
+            args=(*state.shell, ""),
+            env=state.run_environment(),
+            key_args=(),
+            cwd=state.cwd,
+            user=state.config.user,
+            network="",
+            mounts=(),
+            shown=one_line(instruction.text),
+        )
+    return StateBefore(progress.diff_ids, operation, progress.base.architecture)
 
 
 def _told(error: OSError, instruction: Instruction) -> SampanError:
