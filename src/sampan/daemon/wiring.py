@@ -127,6 +127,8 @@ class Assembled:
         """Find what an earlier engine left: containers, networks; sweep up what it could not finish."""
         await self.engine.networks.setup()
         await self.engine.containers.recover()
+        for image in await asyncio.to_thread(self._stores.images.forget_lost):
+            log.warning("image %s is lost: the host went down before its layers were on disk", image)
         self._watch.start()
         self._collecting = asyncio.create_task(self.engine.builds.collect_garbage())
         await asyncio.to_thread(self._stores.images.collect, min_age=ORPHAN_AGE)
@@ -138,6 +140,7 @@ class Assembled:
             AsyncExitStack() as ending
         ):  # from the last to the first, each whatever becomes of the others
             ending.callback(self._stores.metadata.close)
+            ending.push_async_callback(asyncio.to_thread, self._stores.layers.settle)
             ending.push_async_callback(asyncio.to_thread, self._launcher.close)
             leave_host = self._host.close if running else self._leave_host
             ending.push_async_callback(asyncio.to_thread, leave_host)

@@ -133,7 +133,7 @@ class EngineWorker:
     def create_snapshot(self, diff_ids: Sequence[Digest]) -> str:
         self._lazy.ensure(diff_ids)
         snapshot_id = new_id()
-        self._snapshots.create(snapshot_id, diff_ids)
+        self._snapshots.create(snapshot_id, diff_ids, volatile=True)
         return snapshot_id
 
     def open_root(self, diff_ids: Sequence[Digest], snapshot_id: str | None) -> int:

@@ -85,7 +85,7 @@ class LayerMounts:
             raise Invalid("a writable root needs both an upper and a work directory")
         # Overlayfs takes no directory twice (ELOOP). Whatever a layer says it says again at its uppermost place.
         lower = tuple(self.place_of(layer) for layer in dict.fromkeys(reversed(assembly.layers)))
-        return Overlay(lower, assembly.upper, assembly.work, self._directory, label)
+        return Overlay(lower, assembly.upper, assembly.work, self._directory, label, assembly.volatile)
 
     def open_root(self, assembly: RootAssembly) -> int:
         """A descriptor of a detached overlay mount. Raises `NotFound`, `Invalid`, `Internal`."""
@@ -103,6 +103,7 @@ class Overlay(msgspec.Struct, frozen=True):
     work: str | None
     places: str
     label: str = ""
+    volatile: bool = False
 
     def open(self) -> int:
         """A descriptor of a detached overlay mount. Raises `NotFound`, `Invalid`, `Internal`."""
@@ -116,6 +117,8 @@ class Overlay(msgspec.Struct, frozen=True):
         for path in (self.upper, self.work):
             if path is not None and not os.path.isdir(path):
                 raise NotFound(f"directory {path} of a writable layer is missing")
+        if self.volatile:
+            _forget_volatile(f"{self.work}/work/incompat/volatile")
         held: list[int] = []
         try:
             return self._mount(lower, held)
@@ -138,6 +141,8 @@ class Overlay(msgspec.Struct, frozen=True):
                 context.set("workdir", _option_path(self.work, held))
             for key, value in _OPTIONS:
                 context.set(key, value)
+            if self.volatile:
+                context.set("volatile")
             if self.label:
                 context.set("context", self.label)
             return context.create(attributes)
@@ -153,6 +158,7 @@ class Overlay(msgspec.Struct, frozen=True):
                 data += f",upperdir={_by_descriptor(self.upper, held)}"
                 data += f",workdir={_by_descriptor(self.work, held)}"
             data += "".join(f",{key}={value}" for key, value in _OPTIONS)
+            data += ",volatile" if self.volatile else ""
             data += f',context="{self.label}"' if self.label else ""
             if len(data) > _MAX_MOUNT_DATA:
                 raise Invalid(f"too many layers for this kernel: {len(lower)}")
@@ -166,6 +172,16 @@ class Overlay(msgspec.Struct, frozen=True):
             os.rmdir(scratch)
             for descriptor in held:
                 os.close(descriptor)
+
+
+def _forget_volatile(mark: str) -> None:
+    """The kernel leaves it, and mounts no such layer again: after a crash of the host it would not be complete. Ours
+    are thrown away then."""
+    try:
+        os.unlink(f"{mark}/dirty")
+    except FileNotFoundError:
+        return  # it is mounted for the first time
+    os.rmdir(mark)
 
 
 def open_directory_root(path: str) -> int:

@@ -307,6 +307,20 @@ class ImageStore(ImageData):
         owners = (image_id,) * len(untagged)
         return Removal(untagged, tuple(plan.delete), chains, layers, freed, owners)
 
+    def forget_lost(self) -> builtins.list[str]:
+        """Remove the images whose layers a crash of the host has taken (`LayerStore.lost`); their names, or ids."""
+        lost = set(self.layers.lost)
+        with self._lock:
+            gone = [
+                (image_id, self._names_of(image_id))
+                for image_id, (_, config) in self._records.items()
+                if not lost.isdisjoint(config.rootfs.diff_ids)
+            ]
+        for image_id, _ in gone:
+            if self.has(image_id):
+                self.remove(image_id, force=True, prune_parents=False)
+        return [", ".join(name.familiar for name in names) or image_id for image_id, names in gone]
+
     def _mind_indexes(self, plan: Plan, image_id: Digest, uses: FindUses) -> None:
         """What an index that stays needs is not deleted; what only one that goes has had, is."""
         if not self._indexes:

@@ -19,10 +19,10 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from sampan.errors import Internal, Invalid, NotFound, Unavailable, Unsupported
-from sampan.linux.libc import syncfs
 from sampan.oci.digest import Digest, hex_of
 from sampan.oci.rootfs import LayerMount
 from sampan.storage.layer_ingest import Content, DirectorySink, ErofsSink, LayerLimits, LayerSink, Pipeline
+from sampan.storage.layer_settling import Settling, boot_id, replace_file, sync_all
 from sampan.storage.removal import remove_tree
 from sampan.storage.tar_writer import Sink, write_tree
 
@@ -41,12 +41,16 @@ class Layer(msgspec.Struct, frozen=True):
     entries: int = 0
 
 
-class _Record(msgspec.Struct, frozen=True):
-    """`layer.json`. `origin`: "tar" came as a stream, "upper" and "tree" were directories here."""
+class _Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`layer.json`. `origin`: "tar" came as a stream, "upper" and "tree" were directories here.
+
+    `boot`: while the layer may not be on disk, the host's boot in which it was made.
+    """
 
     size: int
     entries: int
     origin: Literal["tar", "upper", "tree"]
+    boot: str = ""
 
 
 class LayerIngest(Protocol):
@@ -84,6 +88,9 @@ class LayerStore:
         self._root = root
         self._prefer = prefer
         self._limits = limits or LayerLimits()
+        self._settling = Settling(root)
+        self.lost: tuple[Digest, ...] = ()
+        """Layers that `sweep` found to have been cut off by a crash of the host, and has removed."""
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def has(self, diff_id: Digest) -> bool:
@@ -128,7 +135,8 @@ class LayerStore:
         """An overlay's upper directory becomes the layer: moved, not copied (it is on the same file system).
 
         Its whiteouts and opaque marks stay as they are; overlayfs's other attributes are taken off. Nobody
-        may write to it any more. Raises `Unsupported` when it needs the layers below to be complete.
+        may write to it any more. It is brought to disk in the background (`layer_settling`).
+        Raises `Unsupported` when it needs the layers below to be complete.
         """
         return self._adopt(upper, "upper")
 
@@ -152,7 +160,7 @@ class LayerStore:
         staging = self._staging()
         try:
             _move(source, staging / _TREE)
-            self._publish(staging, diff_id, _Record(stats.size, stats.entries, origin), sync=True)
+            self._publish_soon(staging, diff_id, _Record(stats.size, stats.entries, origin))
         except BaseException:
             remove_tree(staging)
             raise
@@ -203,10 +211,30 @@ class LayerStore:
         return doomed
 
     def sweep(self) -> None:
-        """Remove what an interrupted ingest, adopt or remove left. Only at start: it would take work under way too."""
+        """Remove what an interrupted ingest, adopt or remove left, and layers that a crash of the host cut off.
+
+        Only at start: it would take work under way too.
+        """
+        boot, lost = boot_id(), []
         for entry in os.listdir(self._root):
             if not _NAME.fullmatch(entry):
                 remove_tree(self._root / entry)
+                continue
+            record = self._record_or_none(Digest("sha256:" + entry))
+            if record is None or record.boot not in ("", boot):
+                lost.append(Digest("sha256:" + entry))
+                self.remove(lost[-1])
+            elif record.boot:
+                self._settle(Digest("sha256:" + entry), record)
+        self.lost = tuple(lost)
+
+    def settle(self) -> None:
+        """Wait until every layer is on disk."""
+        self._settling.wait()
+
+    def _settle(self, diff_id: Digest, record: _Record) -> None:
+        data = msgspec.json.encode(msgspec.structs.replace(record, boot=""))
+        self._settling.add(lambda: replace_file(self._path(diff_id) / _RECORD, data))
 
     def _path(self, diff_id: Digest) -> Path:
         return self._root / hex_of(diff_id)
@@ -219,30 +247,46 @@ class LayerStore:
         except msgspec.DecodeError as error:
             raise Internal(f"layer {diff_id}: {_RECORD} is damaged: {error}") from error
 
+    def _record_or_none(self, diff_id: Digest) -> _Record | None:
+        """None: it is damaged, as a crash of the host may leave it."""
+        try:
+            return self._record(diff_id)
+        except (Internal, NotFound):
+            return None
+
     def _staging(self) -> Path:
         path = self._root / f"ingest-{secrets.token_hex(8)}"
         path.mkdir(mode=0o700)
         return path
 
-    def _publish(self, staging: Path, diff_id: Digest, record: _Record, *, sync: bool = False) -> None:
+    def _publish_soon(self, staging: Path, diff_id: Digest, record: _Record) -> None:
+        """As `_publish`, without waiting for the disk where a later start can tell whether it got there."""
+        record = msgspec.structs.replace(record, boot=boot_id())
+        (staging / _RECORD).write_bytes(msgspec.json.encode(record))
+        if not record.boot:
+            sync_all(staging)
+        if self._rename(staging, diff_id):
+            self._settle(diff_id, record)
+
+    def _publish(self, staging: Path, diff_id: Digest, record: _Record) -> None:
         """Give the complete layer in `staging` its name; somebody else may have been quicker."""
         with open(staging / _RECORD, "wb") as file:
             file.write(msgspec.json.encode(record))
             file.flush()
-            if not sync:
-                os.fsync(file.fileno())
-        if sync:
-            sync_all(staging)
-        else:
-            _sync_directory(staging)
+            os.fsync(file.fileno())
+        _sync_directory(staging)
+        if self._rename(staging, diff_id):
+            _sync_directory(self._root)
+
+    def _rename(self, staging: Path, diff_id: Digest) -> bool:
         try:
             os.rename(staging, self._path(diff_id))
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             remove_tree(staging)
-            return
-        _sync_directory(self._root)
+            return False
+        return True
 
 
 class _PresentLayer:
@@ -370,14 +414,5 @@ def _sync_directory(path: Path) -> None:
     fd = os.open(path, _DIRECTORY)
     try:
         os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_all(path: Path) -> None:
-    """Bring the whole tree at `path` to disk: one syncfs, since one fsync per file costs far more."""
-    fd = os.open(path, _DIRECTORY)
-    try:
-        syncfs(fd, str(path))
     finally:
         os.close(fd)

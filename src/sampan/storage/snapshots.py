@@ -24,6 +24,8 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _DOOMED: Final = ".remove-"
 _NEW: Final = ".create-"
 _RECORD: Final = "layers.json"
+_VOLATILE: Final = "volatile"
+"""In a snapshot that is a build's: a crash of the host may take it."""
 
 
 class SnapshotStore:
@@ -36,13 +38,13 @@ class SnapshotStore:
         root.mkdir(parents=True, exist_ok=True)
         os.chmod(root, 0o700)
 
-    def create(self, snapshot_id: str, layers: Sequence[Digest]) -> RootAssembly:
-        """Make upper and work. `layers` go from the base up.
+    def create(self, snapshot_id: str, layers: Sequence[Digest], *, volatile: bool = False) -> RootAssembly:
+        """Make upper and work. `layers` go from the base up. `volatile`: it need not survive a crash of the host.
 
         Raises `Conflict` (the id is in use), `NotFound` (a layer), `Invalid` (no id).
         """
         target = self._path(snapshot_id)
-        assembly = self._assembly(target, layers)
+        assembly = msgspec.structs.replace(self._assembly(target, layers), volatile=volatile)
         staging = self._root / f"{_NEW}{secrets.token_hex(8)}"
         staging.mkdir(mode=0o700)
         try:
@@ -50,6 +52,8 @@ class SnapshotStore:
                 (staging / name).mkdir()
                 os.chmod(staging / name, 0o755)
             (staging / _RECORD).write_bytes(msgspec.json.encode(list(layers)))
+            if volatile:
+                (staging / _VOLATILE).touch()
             os.rename(staging, target)
         except OSError as error:
             remove_tree(staging)
@@ -140,7 +144,8 @@ class SnapshotStore:
 
     def _assembly(self, path: Path, layers: Sequence[Digest]) -> RootAssembly:
         mounts = tuple(self._layers.mount_of(layer) for layer in layers)
-        return RootAssembly(mounts, str(path / "upper"), str(path / "work"))
+        volatile = os.path.exists(path / _VOLATILE)
+        return RootAssembly(mounts, str(path / "upper"), str(path / "work"), volatile)
 
 
 def _statuses(top: Path) -> Iterator[os.stat_result]:

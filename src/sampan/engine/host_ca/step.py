@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from sampan.engine.host_ca.bundle import MAX_BUNDLE, joined
 from sampan.engine.host_ca.layer import Place, clean_up, find_places, own_bundle, write_layer
 from sampan.engine.model import MountPoint
@@ -84,9 +86,8 @@ class StepTrust:
         self.environment = (*(f"{name}={BUNDLE}" for name in _VARIABLES), f"APT_CONFIG={_APT}")
 
     def over(self, root: RootAssembly) -> RootAssembly:
-        return RootAssembly(
-            (*root.layers, *(LayerMount("dir", path) for path in self.layers)), root.upper, root.work
-        )
+        trusted = (LayerMount("dir", path) for path in self.layers)
+        return msgspec.structs.replace(root, layers=(*root.layers, *trusted))
 
     def clean_up(self, upper: Path) -> None:
         if self._places:
