@@ -181,7 +181,7 @@ class RunOperation:
     shown: str
     """The command as messages and history show it."""
     script: str = ""
-    """Content of a here-document with a `#!` line, to be placed at `args[0]`."""
+    """Content of a here-document with a `#!` line, to be placed at `args[-1]`."""
     security: str = ""
     """"" or "insecure"."""
 

@@ -71,7 +71,7 @@ def test_run_takes_here_documents_as_script_or_input() -> None:
     assert run_of("RUN <<EOF\none\ntwo\nEOF\n").args[2] == "one\ntwo\n"
     assert run_of("RUN cat <<EOF\none\nEOF\n").args[2] == "cat <<EOF\none\nEOF"
     run = run_of("RUN <<EOF\n#!/usr/bin/python3\nprint()\nEOF\n")
-    assert (run.args, run.script) == (("/dev/pipes/EOF",), "#!/usr/bin/python3\nprint()\n")
+    assert (run.args, run.script) == (("/bin/sh", "-c", "/dev/pipes/EOF"), "#!/usr/bin/python3\nprint()\n")
 
 
 def test_an_entrypoint_forgets_the_bases_command_but_not_its_own() -> None:

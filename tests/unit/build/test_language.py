@@ -185,7 +185,7 @@ def test_run_has_the_command_of_its_here_documents(text: str, command: str) -> N
 
 def test_a_here_document_with_an_interpreter_is_a_script() -> None:
     run = run_of("RUN <<-EOF\n\t#!/bin/awk -f\n\tBEGIN\n\tEOF")
-    assert (run.args, run.script) == (("/dev/pipes/EOF",), "#!/bin/awk -f\nBEGIN\n")
+    assert (run.args, run.script) == (("/bin/sh", "-c", "/dev/pipes/EOF"), "#!/bin/awk -f\nBEGIN\n")
 
 
 def test_run_knows_its_flags() -> None:
@@ -195,6 +195,19 @@ def test_run_knows_its_flags() -> None:
         ("tmpfs", "/t", False),
         ("bind", "/c", True),
     ]
+
+
+def test_of_arg_and_env_the_later_one_counts() -> None:
+    state = last_of("ARG A=arg\nENV A=env").state
+    assert (state.variables()["A"], state.environment()["A"]) == ("env", "env")
+    run = run_of("ENV A=env\nARG A=arg\nRUN x")
+    assert "A=arg" in run.env and "A=env" not in run.env and run.key_args == ("A=arg",)
+    assert last_of("ENV A=env\nARG A=arg\nENV B=$A").state.environment() | {"PATH": ""} == {
+        "PATH": "",
+        "A": "env",
+        "B": "arg",
+    }
+    assert last_of("ENV A=env\nARG A\nENV B=$A").state.environment()["B"] == "env"
 
 
 def test_history_tells_the_arguments_that_run_sees_in_their_order() -> None:

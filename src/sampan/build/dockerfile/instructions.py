@@ -82,7 +82,11 @@ def _env(state: StageState, instruction: Instruction) -> Applied:
     pairs = _pairs(state, instruction, kind="ENV")
     merged = {**state.environment(), **dict(pairs)}
     env = tuple(f"{name}={value}" for name, value in merged.items())
-    return Applied(state.with_config(env=env), "ENV " + " ".join(f"{name}={value}" for name, value in pairs))
+    args = {name: dict(pairs).get(name, value) for name, value in state.args.items()}
+    return Applied(
+        replace(state.with_config(env=env), args=args),
+        "ENV " + " ".join(f"{name}={value}" for name, value in pairs),
+    )
 
 
 def _label(state: StageState, instruction: Instruction) -> Applied:
@@ -102,7 +106,8 @@ def _arg(state: StageState, instruction: Instruction) -> Applied:
             raise mistake(instruction, "ARG names can not be blank", "ARG name[=default]")
         visible = replace(state, args=args)
         value = state.scope.value(name, _expanded(visible, instruction, default) if equals else None)
-        args[name] = value
+        # Without a value of its own it is what it was, for instance in the stage that this one stands on.
+        args[name] = args.get(name) if value is None else value
         shown.append(name if value is None else f"{name}={value}")
     return Applied(replace(state, args=args), "ARG " + " ".join(shown))
 
@@ -125,7 +130,7 @@ def _run(state: StageState, instruction: Instruction) -> Applied:
         for text in flags.every("mount")
     )
     args, script = _run_command(state, instruction)
-    shown = " ".join(args) if not script else f"{args[0]} ({script.splitlines()[0]})"
+    shown = " ".join(args)
     key_args = state.run_args()
     told = state.told_args()
     prefix = f"|{len(told)} {' '.join(told)} " if told else ""
@@ -155,7 +160,7 @@ def _run_command(state: StageState, instruction: Instruction) -> tuple[tuple[str
     if marker_of(command) is not None:
         content = heredocs[0].text
         if content.startswith("#!"):
-            return (_script_path(instruction, heredocs[0].name),), content
+            return (*state.shell, _script_path(instruction, heredocs[0].name)), content
         return (*state.shell, content), ""
     whole = command + "".join(f"\n{item.content}{item.name}" for item in heredocs)
     return (*state.shell, whole), ""
@@ -280,7 +285,7 @@ def _user(state: StageState, instruction: Instruction) -> Applied:
 
 
 def _expose(state: StageState, instruction: Instruction) -> Applied:
-    ports = parse_port_specs(_all_words(state, instruction))
+    ports = parse_port_specs(_all_words(state, replace(instruction, args=tuple(sorted(instruction.args)))))
     count = state.exposed + len(ports)
     if count > MAX_PORTS:
         raise mistake(instruction, f"more than {MAX_PORTS} ports in the EXPOSE instructions of a stage")
@@ -317,7 +322,7 @@ def _is_signal(name: str) -> bool:
 def _shell(state: StageState, instruction: Instruction) -> Applied:
     if not instruction.args:
         raise mistake(instruction, "SHELL requires at least one argument", '["shell", "-c"]')
-    return Applied(state.with_config(shell=instruction.args), f"SHELL {_quoted(instruction.args)}")
+    return Applied(state.with_config(shell=instruction.args), f"SHELL [{' '.join(instruction.args)}]")
 
 
 def _healthcheck(state: StageState, instruction: Instruction) -> Applied:
@@ -369,7 +374,7 @@ def _span(instruction: Instruction, flags: Flags, name: str) -> int:
 def _onbuild(state: StageState, instruction: Instruction) -> Applied:
     text = instruction.args[0]
     triggers = (*(state.config.on_build or ()), text)
-    return Applied(state.with_config(on_build=triggers), f"ONBUILD {text}")
+    return Applied(state.with_config(on_build=triggers), "")
 
 
 def _maintainer(state: StageState, instruction: Instruction) -> Applied:

@@ -15,10 +15,10 @@ _PROTOCOLS = ("tcp", "udp", "sctp")
 
 
 def parse_port_specs(words: Iterable[str]) -> tuple[str, ...]:
-    """Each port as `number/protocol`, sorted. Host parts of `-p` (`host:container`) are accepted and dropped,
-    as Docker does. Raises `Invalid`.
+    """Each port as `number/protocol`, in order and as often as it is named. Host parts of `-p` (`host:container`)
+    are accepted and dropped, as Docker does. Raises `Invalid`.
     """
-    ports: dict[str, None] = {}
+    ports: list[str] = []
     count = 0
     for word in words:
         numbers, _, protocol = word.partition("/")
@@ -36,5 +36,5 @@ def parse_port_specs(words: Iterable[str]) -> tuple[str, ...]:
         if count > MAX_PORTS:
             raise Invalid(f"more than {MAX_PORTS} ports", hint="an image needs to name few ports")
         for port in range(first, last + 1):
-            ports[f"{port}/{protocol}"] = None
-    return tuple(sorted(ports))
+            ports.append(f"{port}/{protocol}")
+    return tuple(ports)

@@ -43,7 +43,7 @@ class StageState:
     scope: ArgScope
     escape: str = "\\"
     args: dict[str, str | None] = field(default_factory=dict)
-    """The build arguments declared so far in this stage; None: declared, no value."""
+    """The build arguments declared so far in this stage, with the value of a later ENV; None: declared, no value."""
     cmd_is_own: bool = False
     """CMD stands in this Dockerfile: a later ENTRYPOINT must not forget it."""
     author: str = ""
@@ -64,9 +64,9 @@ class StageState:
         return {name: value for name, _, value in pairs}
 
     def variables(self) -> dict[str, str]:
-        """What `$name` means in an instruction: build arguments, overridden by ENV."""
+        """What `$name` means in an instruction: of ARG and ENV the later one (ENV writes itself into `args`)."""
         declared = {name: value for name, value in self.args.items() if value is not None}
-        return {**declared, **self.environment()}
+        return {**self.environment(), **declared}
 
     def with_config(self, **changes: object) -> StageState:
         return replace(self, config=msgspec.structs.replace(self.config, **changes))
@@ -77,8 +77,13 @@ class StageState:
         return tuple(
             f"{name}={value}"
             for name, value in sorted(self.args.items())
-            if value is not None and name not in environment
+            if value is not None and environment.get(name) != value
         )
+
+    def inherited_args(self) -> dict[str, str | None]:
+        """What a stage that stands on this one knows: its arguments, but ENV wins there whatever came later here."""
+        environment = self.environment()
+        return {name: environment.get(name, value) for name, value in self.args.items()}
 
     def told_args(self) -> tuple[str, ...]:
         """The declared build arguments as history shows them: in their order, with what RUN sees."""
@@ -90,8 +95,7 @@ class StageState:
         merged = {
             name: value for name, value in self.scope.given.items() if name in PREDEFINED_ARGS and value
         }
-        merged |= {name: value for name, value in self.args.items() if value is not None}
-        merged |= self.environment()
+        merged |= self.variables()
         return tuple(f"{name}={value}" for name, value in merged.items())
 
 
@@ -101,7 +105,7 @@ class Applied:
 
     state: StageState
     history: str
-    """What `docker history` shows; also the normalised instruction that the cache counts."""
+    """What `docker history` shows; empty for what it does not show."""
     operation: Operation | None = None
 
 

@@ -35,6 +35,12 @@ class Ownership:
     def of(self, entry: Entry) -> tuple[int, int]:
         return self.owner or (entry.uid, entry.gid)
 
+    @property
+    def directory_mode(self) -> int:
+        """Of directories that are made on the way: BuildKit gives them what `--chmod` says in digits."""
+        digits = None if self.mode is None else self.mode.absolute
+        return 0o755 if digits is None else digits & 0o777
+
     def mode_of(self, entry: Entry) -> int:
         return self.mode_from(stat.S_IMODE(entry.mode), is_dir=stat.S_ISDIR(entry.mode))
 
@@ -75,16 +81,20 @@ class RootWriter:
                 os.close(fd)
         raise Invalid(f"too many symbolic links in the image: {path}")
 
-    def make_directory(self, path: str, owner: tuple[int, int] = (0, 0)) -> None:
-        """`mkdir -p` with mode 0755; what exists is left as it is."""
+    def make_directory(self, path: str, owner: tuple[int, int] = (0, 0), mode: int = 0o755) -> None:
+        """`mkdir -p`; what exists is left as it is."""
         try:
-            os.close(mkdirs_in_root(self._root, path, 0o755, *owner))
+            os.close(mkdirs_in_root(self._root, path, mode, *owner))
         except (NotADirectoryError, FileExistsError) as error:
             raise Invalid(f"cannot copy to non-directory: {path}") from error
 
-    def write_file(self, path: str, source: int, mode: int, owner: tuple[int, int], mtime: float) -> None:
-        """A regular file with the content behind the descriptor `source`; `mtime` is Unix time."""
-        parent_fd, name = self._parent(path, owner)
+    def write_file(self, path: str, source: int, mode: int, ownership: Ownership, mtime: float) -> None:
+        """A regular file with the content behind the descriptor `source`; `mode` is what `--chmod` changes.
+
+        `mtime` is Unix time.
+        """
+        parent_fd, name = self._parent(path, ownership)
+        mode, owner = ownership.mode_from(mode), ownership.owner or (0, 0)
         try:
             fd = self._create(parent_fd, name, path)
             try:
@@ -103,10 +113,10 @@ class RootWriter:
         with Opener(tree, selection) as opener:
             work = _Copying(tree, selection, ownership, opener)
             if selection.is_dir:
-                self.make_directory(destination, ownership.owner or (0, 0))
+                self.make_directory(destination, ownership.owner or (0, 0), ownership.directory_mode)
                 self._copy_contents(work, destination)
                 return
-            parent_fd, name = self._parent(destination, ownership.owner or (0, 0))
+            parent_fd, name = self._parent(destination, ownership)
             try:
                 self._copy_one(work, selection.entries[0], parent_fd, name, destination)
             finally:
@@ -223,11 +233,11 @@ class RootWriter:
         except (IsADirectoryError, PermissionError) as error:
             raise Invalid(f"cannot copy to directory: {destination}") from error
 
-    def _parent(self, path: str, owner: tuple[int, int]) -> tuple[int, str]:
+    def _parent(self, path: str, ownership: Ownership) -> tuple[int, str]:
         parent, name = posixpath.split(path)
         if not name:
             raise Invalid(f"cannot copy to directory: {path}")
-        self.make_directory(parent or "/", owner)
+        self.make_directory(parent or "/", ownership.owner or (0, 0), ownership.directory_mode)
         return open_in_root(self._root, parent or "/", _DIRECTORY), name
 
     def _link_target(self, path: str) -> str | None:

@@ -152,7 +152,7 @@ def _first_mistake(subject: Subject, planned: Plan, stages: set[int]) -> SampanE
             defaults, known[index] = (config.defaults, True) if config else (defaults, False)
         state = initial_state(defaults, scope, planned.escape)
         if stage.base_stage is not None and stage.base_stage in ends:
-            state = replace(state, args=dict(ends[stage.base_stage].args))
+            state = replace(state, args=ends[stage.base_stage].inherited_args())
         if index in stages and stage.base not in ("", SCRATCH) and not _is_reference(stage.base):
             name = json.dumps(stage.base, ensure_ascii=False)
             reason = f"failed to parse stage name {name}: invalid reference format"

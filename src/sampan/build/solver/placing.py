@@ -83,12 +83,11 @@ class Placing:
             self._place_download(file, next(targets), owner, got.mtime)
         now = datetime.now(UTC).timestamp()
         for item in operation.heredocs:
-            mode = self.ownership.mode_from(0o644)
             with tempfile.TemporaryFile() as file:
                 file.write(item.content.encode())
                 file.flush()
                 file.seek(0)
-                self.writer.write_file(next(targets), file.fileno(), mode, owner, now)
+                self.writer.write_file(next(targets), file.fileno(), 0o644, self.ownership, now)
 
     def _targets(self, listed: list[Source]) -> Iterator[str]:
         operation = self.operation
@@ -144,5 +143,4 @@ class Placing:
             self.writer.make_directory(target, owner)
             self._extract(file, target)
             return
-        mode = self.ownership.mode_from(0o600)
-        self.writer.write_file(target, file.fileno(), mode, owner, mtime)
+        self.writer.write_file(target, file.fileno(), 0o600, self.ownership, mtime)

@@ -42,7 +42,7 @@ class Progress:
             self,
             state=applied.state,
             diff_ids=self.diff_ids if layer is None else (*self.diff_ids, layer),
-            history=(*self.history, entry),
+            history=(*self.history, entry) if applied.history else self.history,
             touched=True,
         )
 

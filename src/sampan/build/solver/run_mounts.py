@@ -193,7 +193,7 @@ class RunMounts:
         with open(path, "w", encoding="utf-8") as file:
             file.write(operation.script)
         os.chmod(path, 0o755)
-        self.mounts.append(RunMount("bind", operation.args[0], source=path, readonly=True))
+        self.mounts.append(RunMount("bind", operation.args[-1], source=path, readonly=True))
 
 
 def _cache_of(mount: MountOption) -> MountOption:

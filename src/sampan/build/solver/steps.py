@@ -164,7 +164,7 @@ class StageSteps:
             triggers = before.state.config.on_build or ()
             # A stage inherits the build arguments that the stage it stands on has declared.
             state = replace(
-                initial_state(before.state.config, scope, plan.escape), args=dict(before.state.args)
+                initial_state(before.state.config, scope, plan.escape), args=before.state.inherited_args()
             )
             base = msgspec.structs.replace(before.base, author=before.state.author or before.base.author)
             return replace(before, state=state, base=base), triggers
