@@ -192,6 +192,19 @@ def test_a_terminal_shows_the_steps_and_gets_its_cursor_back(engine_server: Any,
     assert b"\x1b[3" not in terminal.seen  # no colours
 
 
+def test_nothing_of_the_display_stays_before_the_classic_stream(engine_server: Any, context: Path) -> None:
+    engine_server.answers[("POST", "/build")] = (200, _lines(_CLASSIC))
+    engine_server.answers[("HEAD", "/_ping")] = (200, None)
+    with on_terminal(_environment(engine_server), "build", str(context), rows=30, columns=70) as terminal:
+        assert terminal.finish() == 0
+    screen = pyte.Screen(70, 30)
+    pyte.ByteStream(screen).feed(terminal.seen)
+    lines = [line.rstrip() for line in screen.display if line.strip()]
+    assert lines[0].startswith("Sending build context to Docker daemon ")
+    assert lines[1:] == ["Step 1/1 : FROM x", "Successfully built abab"]
+    assert not screen.cursor.hidden
+
+
 def test_build_debug_is_a_command_unless_a_directory_of_that_name_is_to_be_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,7 +88,7 @@ _SEEING = (
     Flag("explain", "", "bool", "Say of every step that was done anew what has changed"),
     Flag("format", "", "string", "Format of --list-context and --explain (json) or --check (json, sarif)"),
     Flag("list-context", "", "bool", "Build nothing: list what the context sends and what is left out"),
-    Flag("on-error", "", "string", "What to do when a RUN fails (shell: open one in the state before it)"),
+    Flag("on-error", "", "string", "What to do when a step fails (shell: open one in the state before it)"),
     Flag(
         "progress",
         "",

@@ -84,9 +84,10 @@ class Display:
             self._write(error.told)
 
     def silence(self) -> None:
-        """The engine speaks Docker's classic language, which others show."""
-        self.end(failed=False)
-        self._mode = CLASSIC
+        """The engine speaks Docker's classic language, which others show: nothing of the display stays."""
+        if self._mode == "tty":
+            self._write(self._screen.close([], _size()))
+        self._open, self._mode = False, CLASSIC
 
     def uploading(self, body: Iterable[bytes]) -> Iterator[bytes]:
         """The pieces of a context, shown on their way when that takes long."""

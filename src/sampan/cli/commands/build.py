@@ -200,15 +200,17 @@ def _perform(
             display.uploaded()
         if shown.mode == CLASSIC:
             classic.start()
-        follow(response, display, result.remember, classic)
+        try:
+            follow(response, display, result.remember, classic)
+        finally:  # also of a build that failed
+            if shown.explained:
+                print(dumps(as_json(display.steps, result.id)), file=shown.out)
         client.release(response)
     if shown.quiet:
         if not result.id and classic.last.startswith("sha256:"):
             result.id = classic.last
         if result.id and not shown.explained:
             print(result.id, file=shown.out)
-    if shown.explained:
-        print(dumps(as_json(display.steps, result.id)), file=shown.out)
     display.summary(result.id, shown.names)
     return result
 
