@@ -69,9 +69,13 @@ class ClassicBuild:
     def feed(self, event: BuildEvent) -> list[Message]:
         """What is to be said now."""
         if isinstance(event, StageOrder):
+            fresh = {stage: _Channel() for stage in event.stages}
+            if self._open.keys().isdisjoint(fresh):  # those of another platform are built at the same time
+                self._open.update(fresh)
+                return []
             # A build that begins anew orders its stages again.
             said = self.rest()
-            self._open = {stage: _Channel() for stage in event.stages}
+            self._open = fresh
             return said
         if isinstance(event, StepNote):
             self._stages[event.vertex] = event.stage

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from sampan.build.contexts import ContextOpener
+from sampan.build.errors import BuildCancelled
 from sampan.build.events import BuildEvent, BuildResult, StageOrder, StepNote, Vertex
 from sampan.build.files.context import Context, read_dockerfile
 from sampan.build.model import BuildRequest
@@ -16,6 +18,7 @@ from sampan.build.output_options import Output
 from sampan.build.result import PlatformImage
 from sampan.build.session import ClientSession
 from sampan.build.solver.builder import Builder
+from sampan.build.solver.schedule import LinkedEvent
 from sampan.build.solver.steps import host_platform
 from sampan.build.solver.voice import vertex_digest
 from sampan.build.worker import Report
@@ -31,6 +34,10 @@ from sampan.storage.packing import platform_of_image
 EXPORT = "exporting to image"
 _SHARED = "[internal] load build "
 """Vertices that are the same for every platform begin so: definition and context."""
+_STAGES = 100_000
+"""More stages than a Dockerfile has."""
+MAX_PLATFORMS = 4
+"""Built at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +76,17 @@ def run_job(
         tools.builder.build(one, context, report, cancelled, client, opener)
         return request.tags
     told = _Told(report)
-    built = []
-    for number, platform in enumerate(platforms, 1):
-        one = replace(request, platform=platform, platforms=(), outputs=(), tags=())
-        # Caches are read once, and written once, with what all platforms have done; but inline ones are in each image.
-        if number > 1:
-            one = replace(one, cache_from=())
-        if number < len(platforms):
-            one = replace(one, cache_to=tuple(target for target in one.cache_to if target.inline))
-        heard = told.of(platform or "") if len(platforms) > 1 else told.single
-        image = tools.worker.built(tools.builder.build(one, context, heard, cancelled, client, opener))
-        built.append(PlatformImage(platform_of_image(image), image))
+    one = replace(request, platform=platforms[0], platforms=(), outputs=(), tags=())
+
+    def build(builder: Builder, wanted: BuildRequest, heard: Report, stop: threading.Event) -> Digest:
+        return builder.build(wanted, context, heard, stop, client, opener)
+
+    if len(platforms) == 1:
+        found = [build(tools.builder, one, told.single, cancelled)]
+    else:
+        found = _together(tools, request, one, told, build, cancelled)
+    images = [tools.worker.built(image_id) for image_id in found]
+    built = [PlatformImage(platform_of_image(image), image) for image in images]
     around = Surroundings(
         tools.images,
         tools.credentials,
@@ -97,6 +104,45 @@ def run_job(
     return names
 
 
+def _together(
+    tools: Tools,
+    request: BuildRequest,
+    one: BuildRequest,
+    told: _Told,
+    build: Callable[[Builder, BuildRequest, Report, threading.Event], Digest],
+    cancelled: threading.Event,
+) -> list[Digest]:
+    """The images of all platforms, built at the same time; when one fails the others are given up.
+
+    One after the other with imported caches: the platforms would take from one transfer, which begins anew for
+    all when a layer that was promised can't be had. Caches are exported once, but inline ones are in each image.
+    """
+    stop = LinkedEvent(cancelled)
+    builders = [tools.builder.another() for _ in request.platforms]
+    inline = tuple(target for target in request.cache_to if target.inline)
+
+    def work(number: int) -> Digest:
+        platform = request.platforms[number]
+        wanted = replace(one, platform=platform, cache_to=inline, cache_from=() if number else one.cache_from)
+        try:
+            return build(builders[number], wanted, told.of(platform, number), stop)
+        except BaseException:
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(1 if request.cache_from else MAX_PLATFORMS, "platform") as pool:
+        futures = [pool.submit(work, number) for number in range(len(builders))]
+        wait(futures)
+    failures = [error for future in futures if (error := future.exception())]
+    # One that was only told to stop is not the reason.
+    for error in sorted(failures, key=lambda each: isinstance(each, BuildCancelled)):
+        raise error
+    images = [future.result() for future in futures]
+    exported = replace(request, cache_to=tuple(target for target in request.cache_to if not target.inline))
+    tools.builder.export_together(exported, builders, images, told.single, cancelled)
+    return images
+
+
 @dataclass(slots=True)
 class _Told:
     """What the builder says, but for its own export and result: the job has others.
@@ -107,8 +153,13 @@ class _Told:
     report: Report
     left_out: set[Digest] = field(default_factory=set)
     shared: set[Digest] = field(default_factory=set)
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def single(self, event: BuildEvent) -> None:
+        with self.lock:
+            self._single(event)
+
+    def _single(self, event: BuildEvent) -> None:
         if isinstance(event, BuildResult):
             return
         if isinstance(event, Vertex) and event.name == EXPORT:
@@ -117,16 +168,17 @@ class _Told:
         if vertex is None or vertex not in self.left_out:
             self.report(event)
 
-    def of(self, platform: str) -> Report:
-        first = not self.shared
+    def of(self, platform: str, number: int) -> Report:
+        """`number`: of the platform, from 0."""
 
         def heard(event: BuildEvent) -> None:
-            if isinstance(event, Vertex) and event.name.startswith(_SHARED):
-                self.shared.add(event.digest)
-            if _vertex_of(event) not in self.shared:
-                self.single(_of_platform(event, platform))
-            elif first:
-                self.report(event)
+            with self.lock:
+                if isinstance(event, Vertex) and event.name.startswith(_SHARED):
+                    self.shared.add(event.digest)
+                if _vertex_of(event) not in self.shared:
+                    self._single(_of_platform(event, platform, number * _STAGES))
+                elif number == 0:
+                    self.report(event)
 
         return heard
 
@@ -139,7 +191,9 @@ def _vertex_of(event: BuildEvent) -> Digest | None:
     return event.vertex
 
 
-def _of_platform(event: BuildEvent, platform: str) -> BuildEvent:
+def _of_platform(event: BuildEvent, platform: str, offset: int) -> BuildEvent:
+    """`offset`: what its stages' numbers begin from, so that those of several platforms are apart."""
+
     def own(vertex: Digest) -> Digest:
         return vertex_digest(platform, vertex)
 
@@ -148,8 +202,12 @@ def _of_platform(event: BuildEvent, platform: str) -> BuildEvent:
         named = f"[{platform} {name[1:]}" if name.startswith("[") else name
         inputs = tuple(own(one) for one in event.inputs)
         return msgspec.structs.replace(event, digest=own(event.digest), name=named, inputs=inputs)
-    if isinstance(event, StageOrder | BuildResult):
+    if isinstance(event, BuildResult):
         return event
+    if isinstance(event, StageOrder):
+        return StageOrder(tuple(stage + offset for stage in event.stages))
+    if isinstance(event, StepNote) and event.stage >= 0:
+        event = msgspec.structs.replace(event, stage=event.stage + offset)
     if isinstance(event, StepNote) or event.vertex:
         return msgspec.structs.replace(event, vertex=own(event.vertex))
     return event

@@ -183,3 +183,18 @@ def shown(sampan: Any, *arguments: str, text: str) -> str:
     done = sampan.run("build", *arguments, "-", stdin=text.encode(), timeout=120)
     assert done.returncode == 0, done.stderr
     return str(done.stderr + done.stdout)
+
+
+def test_platforms_are_built_at_the_same_time(sampan: Any) -> None:
+    both = "[ -e /meet/amd64 ] && [ -e /meet/arm64 ]"
+    text = f"""FROM --platform=$BUILDPLATFORM busybox AS make
+ARG TARGETARCH
+RUN --mount=type=cache,target=/meet,id=platforms-meet touch /meet/$TARGETARCH; n=0; \\
+    until {both}; do n=$((n+1)); [ $n -lt 400 ] || exit 1; sleep 0.05; done
+FROM scratch
+COPY --from=make /etc/passwd /
+"""
+    done = shown(sampan, "--progress", "plain", "--platform", BOTH, "--output", "type=cacheonly", text=text)
+    for architecture in ("amd64", "arm64"):
+        assert f"[linux/{architecture} make 2/2] RUN" in done
+    assert done.count("load build definition from Dockerfile") == 1

@@ -6,7 +6,7 @@ This is the only module that knows parsing, planning and executing; they know ea
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -22,7 +22,7 @@ from sampan.build.files.context import Context, context_tree, read_dockerfile
 from sampan.build.files.tree import Tree
 from sampan.build.model import BuildRequest, Plan, Stage
 from sampan.build.session import NO_CLIENT, ClientSession
-from sampan.build.solver.cache import BuildCache, CacheEntry, CacheTable, MetadataTable
+from sampan.build.solver.cache import BuildCache, CacheTable, MetadataTable
 from sampan.build.solver.failures import Failures
 from sampan.build.solver.flights import Flights
 from sampan.build.solver.inputs import InputsStore
@@ -31,7 +31,7 @@ from sampan.build.solver.progress import Progress
 from sampan.build.solver.remote_format import encode_inline
 from sampan.build.solver.schedule import Circle, LinkedEvent, Once, perform
 from sampan.build.solver.steps import BuildImages, Common, StageSteps, host_platform
-from sampan.build.solver.transfer import CacheTransfer, with_transfer
+from sampan.build.solver.transfer import CacheTransfer, export_caches, with_transfer
 from sampan.build.solver.vertices import announced, plan_names
 from sampan.build.solver.voice import INTERNAL, Name, Voice, internal, vertex_digest
 from sampan.build.solver.warnings import tell_findings
@@ -69,12 +69,38 @@ class Builder:
                 raise Invalid("a builder needs a metadata database or a cache table")
             table = MetadataTable(metadata)
         self._transfer = transfer
-        # With `transfer`: what was seen and made for other platforms of the same build.
-        self._earlier: dict[str, CacheEntry] = {}
-        self._images: list[Digest] = []
         self._inputs = inputs
+        self._table = table
+        self._touched = touched
         imported = transfer.find if transfer is not None else lambda _key: None
         self.cache = BuildCache(table, worker.has_layer, touched, imported, flights)
+
+    def another(self) -> Builder:
+        """For another platform of the same build, at the same time."""
+        return Builder(
+            self._worker,
+            None,
+            table=self._table,
+            touched=self._touched,
+            transfer=self._transfer,
+            flights=self.cache.flights,
+            inputs=self._inputs,
+        )
+
+    def export_together(
+        self,
+        request: BuildRequest,
+        others: Sequence[Builder],
+        images: Sequence[Digest],
+        report: Report,
+        cancelled: threading.Event,
+    ) -> None:
+        """Export what several builders have seen for the platforms of one build, as one cache each target."""
+        if self._transfer is None or not request.cache_to:
+            return
+        records = {key: entry for one in others for key, entry in one.cache.seen.items()}
+        layers = dict.fromkeys(layer for image in images for layer in self._worker.layers_of(image))
+        export_caches(self._transfer, request.cache_to, records, tuple(layers), report, cancelled)
 
     def build(
         self,
@@ -152,7 +178,6 @@ class Builder:
 
         def perform() -> Digest:
             self.cache.seen.clear()
-            self.cache.seen.update(self._earlier)
             return _Build(
                 self._worker,
                 self.cache,
@@ -169,12 +194,7 @@ class Builder:
 
         if self._transfer is None:
             return perform()
-        image_id = with_transfer(
-            self._transfer, self.cache, self._worker, request, perform, report, cancelled, self._images
-        )
-        self._earlier.update(self.cache.seen)
-        self._images.append(image_id)
-        return image_id
+        return with_transfer(self._transfer, self.cache, self._worker, request, perform, report, cancelled)
 
 
 @dataclass

@@ -54,11 +54,8 @@ def with_transfer(
     perform: Callable[[], Digest],
     report: Report,
     cancelled: threading.Event,
-    earlier: Sequence[Digest] = (),
 ) -> Digest:
     """A build with its imports before it and its exports after it; the image's id.
-
-    `earlier`: images of the same build for other platforms, whose layers are exported too.
 
     What was imported and can't be had makes no build fail: it begins anew, and what it has done is cached.
     """
@@ -71,13 +68,24 @@ def with_transfer(
             voice.warn(f"{error.message}; going on without imported caches")
         image_id = perform()
     cache.keep_imported()
-    for target in request.cache_to:
+    export_caches(transfer, request.cache_to, dict(cache.seen), worker.layers_of(image_id), report, cancelled)
+    return image_id
+
+
+def export_caches(
+    transfer: CacheTransfer,
+    targets: Sequence[CacheTo],
+    records: Mapping[str, CacheEntry],
+    layers: Sequence[Digest],
+    report: Report,
+    cancelled: threading.Event,
+) -> None:
+    """`layers`: of the images that were built. Raises `SampanError`, but of a target that may fail."""
+    for target in targets:
         try:
-            layers = dict.fromkeys(layer for one in (*earlier, image_id) for layer in worker.layers_of(one))
-            transfer.save(target, dict(cache.seen), tuple(layers), report, cancelled)
+            transfer.save(target, records, layers, report, cancelled)
         except SampanError as error:
             if not target.ignore_error or cancelled.is_set():
                 raise
             with internal(report, "[internal] cache export") as voice:
                 voice.warn(f"the cache was not exported: {error.message}")
-    return image_id
