@@ -37,7 +37,7 @@ guide: setup ## the deployment guide's Dockerfiles, built and run (minutes, down
 	tools/system-packages demo
 	$(BIN)/python -m pytest tests/guide
 
-differential: setup ## the same command lines on Debian's docker and on sampan (AGAINST=docker: the suite itself, docker twice)
+differential: setup ## command lines and Dockerfiles on Debian's docker (and buildah, BuildKit) and on sampan (AGAINST=docker: the suite itself)
 	tools/system-packages differential
 	SAMPAN_DIFFERENTIAL_AGAINST=$(AGAINST) $(BIN)/python -m pytest tests/differential
 

@@ -217,7 +217,10 @@ class CopyOperation:
 
 @dataclass(frozen=True, slots=True)
 class WorkdirOperation:
+    """`user`: whose the directory becomes if it has to be made, as USER says it; "" is root."""
+
     path: str
+    user: str = ""
 
 
 Operation = RunOperation | CopyOperation | WorkdirOperation

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import BinaryIO, Final
 
 import msgspec
@@ -341,6 +341,8 @@ class _Extraction:
         os.fchmod(fd, member.mode if self._options.keep_set_id else member.mode & 0o1777)
         if not self._options.xattrs:
             return
+        if self._options.whiteouts and member.type == tf.DIRECTORY:
+            _drop_xattrs(fd, member.xattrs or {})
         for name, value in (member.xattrs or {}).items():
             if marks.is_overlay_xattr(name):
                 continue
@@ -391,6 +393,14 @@ class _Extraction:
                 os.utime(fd, ns=_times(seconds, nanoseconds))
             finally:
                 os.close(fd)
+
+
+def _drop_xattrs(fd: int, kept: Container[bytes]) -> None:
+    """A layer's directory that comes again has what its last entry says (image-spec, layer.md, "Changeset")."""
+    for text in os.listxattr(fd):
+        name = os.fsencode(text)
+        if name.startswith((b"user.", b"trusted.")) and name not in kept and not marks.is_overlay_xattr(name):
+            os.removexattr(fd, text)
 
 
 def _write_sparse(fd: int, member: Member, reader: TarReader) -> None:

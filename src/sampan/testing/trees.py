@@ -196,27 +196,40 @@ class LayeredTree:
                 own.add(name)
 
     def _add(self, archive: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> None:
+        self._imply(os.path.dirname(name))
         old = self._paths.get(name)
         if member.islnk():
             target = self._paths[os.path.normpath(member.linkname.lstrip("/"))]
-            if target == old:
-                return
-            self._remove(name, set())
-            self._paths[name] = target
+            if target != old:
+                self._remove(name, set())
+                self._paths[name] = target
             return
         new = inode_of_member(archive, member)
         if old is not None and self._inodes[old].kind == new.kind == "dir":
             self._inodes[old] = new
             return
         self._remove(name, set())
+        self._put(name, new)
+
+    def _imply(self, directory: str) -> None:
+        """Parents that no archive names."""
+        if directory and directory not in self._paths:
+            self._imply(os.path.dirname(directory))
+            self._put(directory, Inode("dir", 0o755, 0, 0))
+
+    def _put(self, name: str, inode: Inode) -> None:
         self._paths[name] = self._next
-        self._inodes[self._next] = new
+        self._inodes[self._next] = inode
         self._next += 1
 
     def _remove(self, path: str, own: set[str]) -> None:
+        number = self._paths.get(path)
+        if number is None:
+            return
         if path not in own:
-            self._paths.pop(path, None)
-        self._remove_below(path, own)
+            del self._paths[path]
+        if self._inodes[number].kind == "dir":
+            self._remove_below(path, own)
 
     def _remove_below(self, path: str, own: set[str]) -> None:
         start = "" if path == "." else f"{path}/"

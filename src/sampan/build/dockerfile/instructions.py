@@ -269,7 +269,8 @@ def _workdir(state: StageState, instruction: Instruction) -> Applied:
     text = _expanded(state, instruction, instruction.args[0])  # empty: the directory stays as it is
     path = posixpath.normpath(posixpath.join(state.cwd, text))
     path = "/" + path.lstrip("/")
-    return Applied(state.with_config(working_dir=path), f"WORKDIR {path}", WorkdirOperation(path))
+    operation = WorkdirOperation(path, state.config.user or "")
+    return Applied(state.with_config(working_dir=path), f"WORKDIR {path}", operation)
 
 
 def _user(state: StageState, instruction: Instruction) -> Applied:

@@ -91,10 +91,13 @@ class StageState:
         return tuple(f"{name}={variables.get(name, '')}" for name in self.args)
 
     def run_environment(self) -> tuple[str, ...]:
-        """Everything a RUN process gets."""
-        merged = {
+        """Everything a RUN process gets. A proxy that is given is there in capitals and in small letters."""
+        proxies = {
             name: value for name, value in self.scope.given.items() if name in PREDEFINED_ARGS and value
         }
+        merged = {
+            spelled: value for name, value in proxies.items() for spelled in (name.upper(), name.lower())
+        } | proxies
         merged |= self.variables()
         return tuple(f"{name}={value}" for name, value in merged.items())
 

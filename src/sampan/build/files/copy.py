@@ -60,7 +60,8 @@ class RootWriter:
     def resolve(self, path: str) -> tuple[str, os.stat_result | None]:
         """`path` with all its symbolic links followed inside the root, and what is there (None: nothing).
 
-        A dangling link resolves to what it points to, so that a file written there appears behind the link.
+        A link to a file, or to nothing, resolves to what it points to, so that a file written there appears behind
+        the link; the path of a directory may still lead through links.
         """
         for _ in range(_MAX_LINKS):
             try:
@@ -76,9 +77,13 @@ class RootWriter:
             except OSError as error:
                 raise Invalid(f"cannot resolve {path!r} in the image: {error.strerror}") from error
             try:
-                return path, os.fstat(fd)
+                found = os.fstat(fd)
             finally:
                 os.close(fd)
+            target = None if stat.S_ISDIR(found.st_mode) else self._link_target(path)
+            if target is None:
+                return path, found
+            path = target
         raise Invalid(f"too many symbolic links in the image: {path}")
 
     def make_directory(self, path: str, owner: tuple[int, int] = (0, 0), mode: int = 0o755) -> None:
@@ -147,7 +152,7 @@ class RootWriter:
                 os.close(parent_fd)
 
     def _copy_one(self, work: _Copying, entry: Entry, parent_fd: int, name: str, destination: str) -> bool:
-        """Whether something was made (an existing directory is entered and left as it is)."""
+        """Whether something was made or changed (a link to a directory is left as it is)."""
         if self._cancelled.is_set():
             raise BuildCancelled
         owner, mtime = work.ownership.of(entry), work.tree.mtime_of(entry)
@@ -170,14 +175,16 @@ class RootWriter:
     def _copy_directory(
         self, work: _Copying, entry: Entry, parent_fd: int, name: str, destination: str
     ) -> bool:
-        """A link to a directory that stands there already is followed: `/lib` of a merged-usr image."""
+        """One that exists takes over the source's attributes. A link to one is followed: `/lib` of a merged /usr."""
         try:
             os.mkdir(name, 0o700, dir_fd=parent_fd)
         except FileExistsError:
             _, found = self.resolve(destination)
             if found is None or not stat.S_ISDIR(found.st_mode):
                 raise Invalid(f"cannot copy to non-directory: {destination}") from None
-            return False
+            if stat.S_ISLNK(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode):
+                return False
+            os.chown(name, *work.ownership.of(entry), dir_fd=parent_fd, follow_symlinks=False)
         fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
         try:
             work.finish(fd, entry)

@@ -111,7 +111,7 @@ class Executor:
     ) -> str:
         chain = chain_of(progress.diff_ids)
         if isinstance(operation, WorkdirOperation):
-            return workdir_key(chain, operation.path)
+            return workdir_key(chain, operation.path, operation.user)
         binds = [self._bind_sum(mount, voice) for mount in operation.mounts if mount.kind == "bind"]
         return run_key(chain, operation, applied.state, progress.base, self.request, binds)
 
@@ -261,8 +261,9 @@ class Executor:
                 raise Invalid(f"Cannot mkdir: {operation.path} is not a directory")
             return None
         below = progress.diff_ids
-        with self._snapshot(below) as change, self._writer(below, change) as (writer, _):
-            writer.make_directory(operation.path)
+        with self._snapshot(below) as change, self._writer(below, change) as (writer, root_fd):
+            owner = resolve_owner(operation.user, accounts_of(root_fd)) if operation.user else (0, 0)
+            writer.make_directory(operation.path, owner)
         return change.made()
 
     @contextlib.contextmanager

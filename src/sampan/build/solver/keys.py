@@ -77,5 +77,5 @@ def dated_key(key: str, epoch: int | None) -> str:
     return key if epoch is None else key_of("epoch", [key, str(epoch)])
 
 
-def workdir_key(chain: str, path: str) -> str:
-    return key_of("workdir", [chain, path])
+def workdir_key(chain: str, path: str, user: str) -> str:
+    return key_of("workdir", [chain, path, *([user] if user else [])])

@@ -170,7 +170,7 @@ class StageSteps:
             return replace(before, state=state, base=base), triggers
         if stage.base == SCRATCH and not stage.is_context:
             base = _empty_config(stage.platform or request.platform or host_platform())
-            state = initial_state(ContainerDefaults(), scope, plan.escape)
+            state = initial_state(ContainerDefaults(working_dir="/"), scope, plan.escape)
             return Progress(state, base, None, (), (), request.epoch), ()
         platform = stage.platform or request.platform
         found = self.common.contexts.find(stage.base, platform, voice) if stage.is_context else None

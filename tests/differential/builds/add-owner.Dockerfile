@@ -1,0 +1,3 @@
+FROM base
+ADD --chown=web:ops d /d
+ADD --chown=12:34 a /a

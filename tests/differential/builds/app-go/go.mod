@@ -1,0 +1,3 @@
+module example.org/application
+
+go 1.19

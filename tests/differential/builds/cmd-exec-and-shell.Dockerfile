@@ -1,0 +1,5 @@
+FROM base AS exec
+CMD ["echo", "exec form", "$HOME"]
+FROM exec
+ENTRYPOINT echo entry $HOME
+CMD last one wins

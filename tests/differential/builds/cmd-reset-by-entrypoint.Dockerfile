@@ -1,0 +1,4 @@
+FROM base AS one
+CMD ["from", "base"]
+FROM one
+ENTRYPOINT ["/bin/echo"]

@@ -1,0 +1,3 @@
+FROM base
+COPY hard /hard
+COPY hard-three hard/one /mixed/

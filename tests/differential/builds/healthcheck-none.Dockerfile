@@ -1,0 +1,4 @@
+FROM base AS checked
+HEALTHCHECK CMD true
+FROM checked
+HEALTHCHECK NONE

@@ -1,0 +1,6 @@
+FROM base
+COPY . /context
+#: ignore: *
+#: ignore: !src
+#: ignore: !d/sub
+#: ignore: src/*.h

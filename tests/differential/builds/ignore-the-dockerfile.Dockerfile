@@ -1,0 +1,6 @@
+FROM base
+COPY . /context
+#: ignore: Dockerfile
+#: ignore: .dockerignore
+#: ignore: *.tar*
+#: ignore: !x.tar
