@@ -708,3 +708,23 @@ def test_the_dockerfiles_of_the_deployment_guide_build_as_they_stand(bench: Benc
     commands: list[Callable[[], object] | tuple[str, ...] | None] = [image.defaults.cmd for image in built]
     assert commands[:3] == [("node", "index.js"), ("python", "app.py"), ("node", "dist/index.js")]
     assert all(image.defaults.working_dir == "/app" for image in built[:3])
+
+
+def test_a_directory_that_exists_below_the_destination_takes_over_the_sources_attributes(
+    bench: Bench,
+) -> None:
+    bench.file("d/sub/x").parent.chmod(0o750)
+    top = bench.tree("FROM base\nADD --chown=5:6 d /t\nWORKDIR /t/other\nCOPY --chown=7:8 d /t\n")
+    found = (top / "t/sub").stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (7, 8, 0o750)
+    assert (top / "t").stat().st_uid == 5  # the destination itself is whose it was
+
+
+def test_a_file_copied_to_a_link_to_a_file_is_written_behind_the_link(bench: Bench) -> None:
+    bench.file("a", "new")
+    (bench.context / "links").mkdir()
+    (bench.context / "links/to").symlink_to("file")
+    bench.file("links/file", "old")
+    top = bench.tree("FROM base\nCOPY links /l\nCOPY a /l/to\n")
+    assert (top / "l/to").is_symlink()
+    assert (top / "l/file").read_text() == "new"

@@ -30,6 +30,7 @@ AS_BUILDKIT = {
     "WORKDIR /w\nCOPY a b .": "`.` alone is a directory",
     "ADD --chown=7:8 x.tar /t": "--chown counts for unpacked archives too",
     "COPY usr/ /\nCOPY root/ /": "a link to a directory is followed, /lib of a merged /usr is not replaced",
+    "USER 5\nWORKDIR /t/u": "a WORKDIR belongs to USER",
 }
 REWORDED = {"COPY ['a', '/t']"}
 """Refused by both; sampan says that the pattern is malformed."""
@@ -62,6 +63,7 @@ def test_buildkits_way_is_taken_where_the_two_differ(case: str, context: Path, t
         "WORKDIR /w\nCOPY a b .": ("w/b", ["file", "644", "0:0"]),
         "ADD --chown=7:8 x.tar /t": ("t/td/tf", ["file", "600", "7:8"]),
         "COPY usr/ /\nCOPY root/ /": ("usr/lib/y", ["file", "644", "0:0"]),
+        "USER 5\nWORKDIR /t/u": ("t/u", ["dir", "755", "5:5"]),
     }[case]
     assert found[expected[0]] == expected[1]
 
