@@ -161,3 +161,33 @@ def test_an_output_that_fails_leaves_nothing_and_says_why(sampan: Any, tmp_path:
     os.mkdir(tmp_path / "file.tar")
     assert "is a directory" in build(sampan, "--output", f"type=oci,dest={tmp_path}/file.tar").stderr
     assert sorted(os.listdir(tmp_path)) == ["file.tar"]
+
+
+def test_an_engine_killed_while_it_delivers_leaves_no_half_and_the_next_build_is_whole(
+    fresh_sampan: Any, tmp_path: Path
+) -> None:
+    text = "FROM busybox\nRUN head -c 20000000 /dev/urandom > /noise\n"
+    out, context = tmp_path / "out.tar", tmp_path / "Dockerfile"
+    context.write_text(text)
+    outputs = ["--output", f"type=oci,dest={out}", "--output", "type=tar,dest=-"]
+    with open(context, "rb") as source:
+        process = fresh_sampan.start("build", "-", *outputs, stdin=source)
+    assert process.stdout.read(1)  # the second output is on its way, and waits for us
+    assert out.exists()
+    fresh_sampan.engine.kill()
+    process.stdout.read()
+    assert process.wait(30) != 0
+    assert b"Traceback" not in process.stderr.read()
+    out.unlink()
+    fresh_sampan.engine.start()
+    # A client that goes away while it is given something does not hold the engine.
+    with open(context, "rb") as source:
+        process = fresh_sampan.start("build", "-", "-o", "-", stdin=source)
+    assert process.stdout.read(1)
+    process.kill()
+    process.communicate(timeout=30)
+    done = build(fresh_sampan, "--progress", "plain", "--output", f"type=oci,dest={out}", text=text)
+    assert done.returncode == 0, done.stderr
+    assert "CACHED" in done.stdout + done.stderr
+    assert skopeo("inspect", "--raw", f"oci-archive:{out}")["schemaVersion"] == 2
+    assert sorted(os.listdir(tmp_path)) == ["Dockerfile", "out.tar"]
