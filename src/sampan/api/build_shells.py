@@ -13,8 +13,14 @@ from sampan.engine.engine import Engine
 
 async def create(engine: Engine, request: Request) -> AnyResponse:
     shell = engine.builds.shells.create(decode_docker(await request.body(), ShellCreate))
-    operation = shell.failed.state.operation
-    return json_response({"Id": shell.id, "Failure": shell.failed.id, "Command": operation.shown}, 201)
+    failed = shell.failed
+    made = {
+        "Id": shell.id,
+        "Failure": failed.id,
+        "Command": failed.state.operation.shown,
+        "Missing": failed.missing,
+    }
+    return json_response(made, 201)
 
 
 async def start(engine: Engine, request: Request) -> AnyResponse:

@@ -25,7 +25,7 @@ import msgspec
 
 from sampan.build.events import BuildEvent, Failure
 from sampan.build.files.tree import Tree
-from sampan.build.model import BuildRequest, RunOperation, StateBefore
+from sampan.build.model import BuildRequest, MountOption, RunOperation, StateBefore
 from sampan.build.session import NO_CLIENT
 from sampan.build.solver.run_mounts import RunMounts
 from sampan.build.worker import Report, RunRequest
@@ -69,6 +69,15 @@ class Failed:
     state: StateBefore
     request: BuildRequest
     host_ca: bool
+
+    @property
+    def missing(self) -> list[str]:
+        """What the step had mounted and a shell has not, by kind and target."""
+        return [
+            f"{one.kind} {one.target or one.env or one.id}".strip()
+            for one in self.state.operation.mounts
+            if not _is_reachable(one)
+        ]
 
 
 @dataclass(slots=True)
@@ -234,8 +243,11 @@ def shell_of(args: tuple[str, ...]) -> str:
 
 def _reachable(operation: RunOperation) -> RunOperation:
     """Without what came from the client or the context, which are gone: caches and tmpfs remain."""
-    mounts = tuple(one for one in operation.mounts if one.kind in ("cache", "tmpfs") and not one.origin)
-    return replace(operation, mounts=mounts, script="")
+    return replace(operation, mounts=tuple(filter(_is_reachable, operation.mounts)), script="")
+
+
+def _is_reachable(mount: MountOption) -> bool:
+    return mount.kind in ("cache", "tmpfs") and not mount.origin
 
 
 def _no_origin(origin: str) -> tuple[Digest, ...]:

@@ -20,7 +20,7 @@ RUN mkdir -m 777 /srv && echo kept > /srv/before
 ENV WHO=me
 WORKDIR /srv
 USER 1234:5678
-RUN --mount=type=cache,target=/cache echo half > /srv/half; exit 9
+RUN --mount=type=cache,target=/cache --mount=type=bind,target=/bound echo half > /srv/half; exit 9
 """
 
 
@@ -98,6 +98,7 @@ def test_a_failed_build_opens_a_shell_on_the_terminal_and_ends_with_the_steps_st
     sampan: Any, context: Path
 ) -> None:
     with on_terminal(sampan.engine.environment, "build", "--on-error=shell", str(context)) as terminal:
+        terminal.read_until(b"Not mounted here: bind /bound\r\n")
         terminal.read_until(b"thrown away at the end")
         terminal.read_until(b"$ ")
         terminal.type("stty size; ls; echo $((40 + 2)) $WHO\n")

@@ -131,6 +131,6 @@ def transfer_text(transfer: Transfer) -> str:
     until = transfer.completed or transfer.timestamp
     if transfer.started and until - transfer.started > 0.01:
         parts.append(f"{until - transfer.started:.1f}s")
-    if transfer.completed:
-        parts.append("done")
+    if transfer.completed and (len(parts) > 1 or not transfer.name):
+        parts.append("done")  # "Pull complete" says so itself
     return " ".join(parts)

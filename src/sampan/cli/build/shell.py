@@ -24,11 +24,7 @@ def open_shell(client: Client, failure: str, command: list[str]) -> int:
     made = client.call("POST", "/build/shells", None, body)
     shell = str(made.get("Id"))
     if tty and not command:
-        failed = plain(str(made.get("Command")).replace("\n", " "))
-        sys.stderr.write(
-            f"The state before the step that failed: {failed}\n"
-            "What is changed here is thrown away at the end (exit or ctrl-D).\n"
-        )
+        sys.stderr.write(_about(made))
         sys.stderr.flush()
     hijacked = client.hijack(f"/build/shells/{shell}/start")
     with attached_signals(proxy=False, tty=tty) as signals:
@@ -37,3 +33,13 @@ def open_shell(client: Client, failure: str, command: list[str]) -> int:
     hijacked.close()
     ended = client.call("POST", f"/build/shells/{shell}/wait")
     return int(ended.get("StatusCode") or 0) & 0xFF
+
+
+def _about(made: dict[str, Any]) -> str:
+    failed = plain(str(made.get("Command")).replace("\n", " "))
+    lines = [f"The state before the step that failed: {failed}"]
+    missing = made.get("Missing")
+    if isinstance(missing, list) and missing:
+        lines.append("Not mounted here: " + ", ".join(plain(str(each)) for each in missing))
+    lines.append("What is changed here is thrown away at the end (exit or ctrl-D).")
+    return "\n".join(lines) + "\n"
