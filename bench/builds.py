@@ -15,8 +15,8 @@ from engines import Contestant, volatile_place
 from measure import alternately, seconds
 from report import Result
 
-ORACLE = Path("/opt/oracle/docker-buildx")
-"""A command that runs the newest `docker` with buildx, where one is installed; not part of the project."""
+NEWEST = os.environ.get("SAMPAN_NEWEST_DOCKER", "").split()
+"""A command that runs a `docker` with buildx on an engine of its own, where there is one (`newest` then)."""
 BASE = "bench/busybox"
 SMALL_FILES = 20_000
 TREE_FILES, TREE_FILE = 512, 2 << 20
@@ -67,9 +67,11 @@ def builders(contestants: list[Contestant], state: Path) -> Iterator[Builder]:
         if each.name == "podman":
             continue
         yield Builder(each)
-        if each.name == "docker" and not ORACLE.exists():
+        if each.name == "docker":
             embedded = {**each.environment, "DOCKER_BUILDKIT": "1"}
             yield Builder(replace(each, name="buildkit", environment=embedded))
+    if NEWEST:
+        yield Builder(Contestant("newest", NEWEST))
     if shutil.which("buildah"):
         yield _buildah(state)
 
@@ -82,6 +84,8 @@ def _buildah(state: Path) -> Builder:
 
 def import_base(builder: Builder, tar: Path) -> None:
     """The others have got it already."""
+    if builder.name == "newest":
+        builder.each.run("import", str(tar), BASE)
     if builder.name == "buildah":
         container = builder.each.run("from", "scratch").strip()
         builder.each.run("add", container, str(tar), "/")
@@ -136,6 +140,8 @@ def _prepared(contestants: list[Contestant], state: Path, base: Path) -> Iterato
         yield all_builders
     finally:
         for builder in all_builders:
+            if builder.name == "newest":
+                builder.each.run("rmi", "-f", "bench/app", BASE)
             if builder.name == "buildah":
                 builder.each.run("rmi", "-a", "-f")
                 subprocess.run(["umount", str(state / "buildah" / "overlay")], capture_output=True)
