@@ -107,9 +107,9 @@ What is measured:
 * *pull*: from a registry on loopback, image not present before.
 * *cold build*: `build --no-cache` of a five-step Dockerfile; *cached build*: the same again.
 * *build: …*: `build` after one build of the same context, each engine with a context of its own; buildkit is the
-  one in Docker's daemon, newest that of the command in SAMPAN_NEWEST_DOCKER. *demo*: six instructions, 200 files, no network; cold is with `--no-cache`.
-  *ten stages*: ten independent stages with a RUN each, and a COPY from each. *COPY of 1 GB*: 512 files of 2 MB,
-  one of them new.
+  one in Docker's daemon, newest that of the command in SAMPAN_NEWEST_DOCKER. *demo*: six instructions, 200 files,
+  no network; cold is with `--no-cache`. *ten stages*: ten independent stages with a RUN each, and a COPY from each.
+  *COPY of 1 GB*: 512 files of 2 MB, one of them new.
 * *CLI start*: `version`, with its request to the daemon.
 * *API*: `GET /containers/json` on one connection, one request after the other, no containers.
 """
