@@ -125,7 +125,8 @@ def _ignore_rules(root: str, dockerfile: str) -> IgnoreRules | None:
         return None
     from sampan.oci.ignore import IgnoreRules
 
-    return IgnoreRules(text, keep=(".dockerignore", dockerfile)) or None
+    keep = (".dockerignore", dockerfile) if dockerfile else (".dockerignore",)
+    return IgnoreRules(text, keep=keep) or None
 
 
 def ignore_file(root: str, dockerfile: str) -> tuple[str, bytes]:
@@ -136,6 +137,12 @@ def ignore_file(root: str, dockerfile: str) -> tuple[str, bytes]:
         except FileNotFoundError:
             continue
     return "", b""
+
+
+def directory_tar(root: str) -> Iterator[bytes]:
+    """A further context of a build."""
+    yield from TreeWriter().tree(root, "", _ignore_rules(root, ""))
+    yield END
 
 
 def _stream(root: str, dockerfile: str, outside: bytes | None) -> Iterator[bytes]:

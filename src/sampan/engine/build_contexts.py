@@ -43,7 +43,7 @@ class BuildContexts:
         """
         self._root = root
         self._small = small
-        self._known = known
+        self.known = known
         for directory in (root, small):
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True, mode=0o700)
@@ -53,7 +53,7 @@ class BuildContexts:
         """With what earlier builds knew of its files. Raises `Conflict`."""
         fd = directory.open()
         try:
-            checksums = checksums_of(fd, self._known)
+            checksums = checksums_of(fd, self.known)
             try:
                 yield Context(fd, checksums, str(self._root))
             finally:

@@ -98,7 +98,7 @@ class Builds:
                 wanted = request
                 if opened.dockerfile is not None:
                     wanted = replace(request, dockerfile_text=opened.dockerfile)
-                opener = NamedSources(scratch, session.client)
+                opener = NamedSources(scratch, self._contexts.known, session.client)
                 try:
                     with self._in_use():
                         stored = any(one.kind == "image" and one.store for one in request.outputs)

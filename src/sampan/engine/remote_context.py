@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import threading
 from contextlib import nullcontext
+from pathlib import Path
+
+import msgspec
 
 from sampan.build.contexts import ContextOpener
+from sampan.build.dockerfile.contexts import DIRECTORY
 from sampan.build.fetch.git import check_out, resolve
 from sampan.build.fetch.git_transport import Limits
 from sampan.build.fetch.git_url import is_git, parse_git, redacted
 from sampan.build.fetch.http import download, is_url
 from sampan.build.files.archive import is_tar
+from sampan.build.files.checksums import checksums_of
+from sampan.build.files.context import Context
 from sampan.build.model import MAX_DOCKERFILE, BuildRequest
 from sampan.build.session import ClientSession
 from sampan.build.solver.repositories import authorization_for, forwarded_agent, with_credentials
 from sampan.build.worker import TransferReport
-from sampan.errors import Invalid
+from sampan.engine.client_directory import ClientDirectory
+from sampan.errors import Conflict, Invalid
 from sampan.registry.progress import Progress
 from sampan.storage.extract import ExtractOptions, extract_tar
+
+log = logging.getLogger(__name__)
 
 _CONTEXT = ExtractOptions(owner=(0, 0), devices=False)
 _CHUNK = 1 << 16
@@ -90,14 +100,35 @@ def fetch_archive(
     return text
 
 
-class NamedSources(ContextOpener):
-    """`--build-context NAME=VALUE`: URLs, and what the client's session knows by the name, below `scratch`."""
+def _directory_of(name: str, value: str) -> ClientDirectory:
+    try:
+        return msgspec.json.decode(value.removeprefix(DIRECTORY), type=ClientDirectory)
+    except msgspec.MsgspecError as error:
+        raise Invalid(f"invalid build context {name}: {error}") from error
 
-    def __init__(self, scratch: str, client: ClientSession) -> None:
+
+class NamedSources(ContextOpener):
+    """`--build-context NAME=VALUE`: URLs, and directories of the client's.
+
+    These are read in place where they can be, as the main context is; else the client's session sends them.
+    """
+
+    def __init__(self, scratch: str, known: Path, client: ClientSession) -> None:
+        """`scratch`: for files that are brought here. `known`: for checksums of files in place."""
         self._scratch = scratch
+        self._known = known
         self._client = client
 
-    def open_context(self, name: str, value: str, report: TransferReport, cancelled: threading.Event) -> int:
+    def open_context(
+        self, name: str, value: str, report: TransferReport, cancelled: threading.Event
+    ) -> Context:
+        if value.startswith(DIRECTORY):
+            try:
+                fd = _directory_of(name, value).open()
+            except Conflict as error:
+                log.info("%s; it is sent", error.message)
+            else:
+                return Context(fd, checksums_of(fd, self._known), self._scratch)
         folder = tempfile.mkdtemp(dir=self._scratch)
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -105,7 +136,7 @@ class NamedSources(ContextOpener):
         except BaseException:
             os.close(fd)
             raise
-        return fd
+        return Context(fd)
 
     def _fill(
         self, fd: int, name: str, value: str, report: TransferReport, cancelled: threading.Event

@@ -43,12 +43,6 @@ def layers(sampan: Any, image: str) -> list[str]:
     return list(json.loads(sampan.ok("image", "inspect", image))[0]["RootFS"]["Layers"])
 
 
-def in_place(sampan: Any, context: Path) -> bool:
-    """Whether the engine has read files of that directory itself."""
-    found = (sampan.engine.root / "context-checksums").glob(f"*-{context.stat().st_ino:x}.files")
-    return bool(list(found))
-
-
 def test_the_layers_are_those_of_a_context_that_was_sent(fresh_sampan: Any, context: Path) -> None:
     fresh_sampan.docker("build", "--no-cache", "-q", "-t", "sent", str(context))
     fresh_sampan.ok("build", "--no-cache", "-q", "-t", "named", str(context))
@@ -87,25 +81,45 @@ def test_a_dockerfile_from_elsewhere_is_no_file_of_the_context(
     assert "cannot be empty" in empty.stderr
 
 
-def test_the_context_is_sent_when_the_engine_sees_another_directory_there(
-    fresh_sampan: Any, context: Path, tmp_path: Path
-) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "Dockerfile").write_text("FROM busybox\nCOPY mine /mine\n")
-    (other / "mine").write_text("the client's own")
-    script = f"mount --bind {other} {context} && exec {sys.executable} -m sampan.cli.main build -q -t apart {context}"
+def apart(sampan: Any, mounts: dict[Path, Path], *arguments: str) -> None:
+    """`sampan ARGUMENTS` in a mount namespace with other directories at these places."""
+    script = "".join(f"mount --bind {source} {place} && " for place, source in mounts.items())
+    command = f"{script}exec {sys.executable} -m sampan.cli.main {' '.join(arguments)}"
     done = subprocess.run(
-        ["unshare", "-m", "--propagation", "private", "sh", "-c", script],
-        env=fresh_sampan.engine.environment,
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", command],
+        env=sampan.engine.environment,
         capture_output=True,
         check=False,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert fresh_sampan.ok("run", "--rm", "apart", "cat", "/mine") == "the client's own"
-    assert not in_place(fresh_sampan, context)
-    assert not in_place(fresh_sampan, other)
+
+
+def test_contexts_are_sent_when_the_engine_sees_other_directories_there(
+    fresh_sampan: Any, context: Path, tmp_path: Path
+) -> None:
+    other, further, place = tmp_path / "other", tmp_path / "further", tmp_path / "place"
+    for directory, text in ((other, "the client's own"), (further, "named, and the client's own")):
+        directory.mkdir()
+        (directory / "Dockerfile").write_text("FROM busybox\nCOPY mine /mine\nCOPY --from=named . /named/\n")
+        (directory / "mine").write_text(text)
+        (directory / "left.out").touch()
+        (directory / ".dockerignore").write_text("*.out\n")
+    place.mkdir()
+    options = ("-q", "-t", "apart", "--build-context", f"named={place}", str(context))
+    apart(fresh_sampan, {context: other, place: further}, "build", *options)
+    shown = fresh_sampan.ok("run", "--rm", "apart", "sh", "-c", "cat /mine /named/mine; ls -a /named")
+    expected = "the client's ownnamed, and the client's own.\n..\n.dockerignore\nDockerfile\nmine"
+    assert shown == expected
+    assert not (fresh_sampan.engine.root / "context-checksums").exists()
+    # The same, read where it is.
+    options = ("-q", "-t", "there", "--build-context", f"named={further}", str(other))
+    fresh_sampan.ok("build", "--no-cache", *options)
+    assert (
+        fresh_sampan.ok("run", "--rm", "there", "sh", "-c", "cat /mine /named/mine; ls -a /named") == expected
+    )
+    missing = fresh_sampan.run("build", "--build-context", f"named={tmp_path}/missing", str(other))
+    assert "failed to get build context named: stat" in missing.stderr
 
 
 def test_other_content_under_equal_metadata_is_built_anew(sampan: Any, context: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sampan.build.files.context import Context
 from sampan.build.model import BuildRequest
 from sampan.build.solver.builder import Builder
 from sampan.build.worker import TransferReport
@@ -26,10 +27,12 @@ class Opener:
         self.root = root
         self.opened: list[tuple[str, str]] = []
 
-    def open_context(self, name: str, value: str, report: TransferReport, cancelled: threading.Event) -> int:
+    def open_context(
+        self, name: str, value: str, report: TransferReport, cancelled: threading.Event
+    ) -> Context:
         self.opened.append((name, value))
         try:
-            return os.open(self.root / value, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return Context(os.open(self.root / value, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         except FileNotFoundError as error:
             raise NotFound(f"no context {value}") from error
 

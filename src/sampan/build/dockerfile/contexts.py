@@ -6,6 +6,8 @@ from sampan.errors import Invalid
 from sampan.oci.reference import parse_reference
 
 IMAGE = "docker-image://"
+DIRECTORY = "directory:"
+"""Begins the value of a directory of the client's; what it found there follows, as JSON."""
 
 
 def context_name(text: str) -> str:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from sampan.build.contexts import ContextOpener
-from sampan.build.dockerfile.contexts import IMAGE, context_name
+from sampan.build.dockerfile.contexts import DIRECTORY, IMAGE, context_name
 from sampan.build.files.context import ignore_rules
 from sampan.build.files.tree import Tree
 from sampan.build.model import BuildRequest
@@ -53,8 +53,11 @@ class NamedContexts(contextlib.AbstractContextManager["NamedContexts"]):
             return self._trees[name]
 
     def _opened(self, name: str, value: str, voice: Voice) -> Tree:
-        with internal(voice.report, f"[context {name}] load from {value}") as speaker:
-            fd = self._opener.open_context(name, value, speaker.transfer, self._stop)
+        shown = "client" if value.startswith(DIRECTORY) else value
+        with internal(voice.report, f"[context {name}] load from {shown}") as speaker:
+            opened = self._opener.open_context(name, value, speaker.transfer, self._stop)
             with self._lock:
-                self._stack.callback(os.close, fd)
-            return Tree(fd, ignore_rules(fd) or IgnoreRules(), is_context=True)
+                self._stack.callback(os.close, opened.fd)
+                self._stack.callback(opened.checksums.save)
+            rules = ignore_rules(opened.fd) or IgnoreRules()
+            return Tree(opened.fd, rules, True, opened.checksums, opened.scratch)

@@ -25,6 +25,10 @@ class Offering:
 
     def __enter__(self) -> str:
         flags, offers = self._flags, dict(self._more or {})
+        if flags["build-context"]:
+            from sampan.cli.build.named import context_offers
+
+            offers.update(context_offers(flags["build-context"]))
         if not (offers or flags["secret"] or flags["ssh"]):
             return ""
         from contextlib import ExitStack
