@@ -159,11 +159,6 @@ def build_request(request: Request) -> BuildRequest:
     tags = tuple(_tag(text) for text in request.query_list("t") if text)
     outputs = _outputs(request)
     attests = parse_attests(_json(request, "attests", list[str]) or [])
-    if attests and any(one.kind in ("local", "tar") for one in outputs):
-        raise Unsupported(
-            "attestations go with images and OCI archives only",
-            hint="use --output type=oci, or leave them out",
-        )
     check_outputs(outputs, tagged=bool(tags), platforms=len(platforms))
     entitlements = parse_entitlements(_json(request, "entitlements", list[str]) or ())
     if request.get("networkmode") == "host":

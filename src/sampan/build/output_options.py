@@ -15,7 +15,10 @@ Kind = Literal["image", "oci", "docker", "tar", "local", "cacheonly"]
 Target = Literal["manifest", "manifest-descriptor", "index", "index-descriptor"]
 
 _TRUE, _FALSE = ("1", "t", "true"), ("0", "f", "false")
-_PACKED = ("name", "compression", "compression-level", "force-compression", "oci-mediatypes")
+_PACKED = (
+    *("name", "compression", "compression-level", "force-compression", "oci-mediatypes"),
+    "rewrite-timestamp",  # what SOURCE_DATE_EPOCH does here anyway
+)
 _KNOWN: dict[str, tuple[str, ...]] = {
     "image": (
         *_PACKED,

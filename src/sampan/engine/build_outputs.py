@@ -12,6 +12,7 @@ from sampan.build.result import PlatformImage
 from sampan.build.session import ClientSession, Sink
 from sampan.build.solver.voice import Voice, internal
 from sampan.build.worker import Report
+from sampan.engine.file_statements import NOBODY, statement_files
 from sampan.engine.images import Images
 from sampan.errors import Invalid
 from sampan.oci.attestation import Attestation
@@ -237,9 +238,14 @@ class BuildOutputs:
             for built in self._built:
                 if split:
                     sink.write(_directory(built.directory))
+                directory = built.directory if split else ""
                 root = self._around.open_root(built.image.diff_ids)
                 try:
-                    write_tree(root, sink, prefix=built.directory if split else "", end=False)
+                    write_tree(root, sink, prefix=directory, end=False)
+                    statements = self._around.attest(built, NOBODY, output.names or self._tags)
+                    if statements:
+                        for name, content in statement_files(root, statements):
+                            sink.write(_file(f"{directory}/{name}" if split else name, content))
                 finally:
                     os.close(root)
             sink.write(_END)
@@ -384,6 +390,11 @@ def _transfers(voice: Voice) -> Callable[[Progress], None]:
 def _bare(manifest: PackedManifest) -> Descriptor:
     own = manifest.descriptor
     return Descriptor(own.media_type, own.digest, own.size)
+
+
+def _file(name: str, content: bytes) -> bytes:
+    header = pack_header(name.encode(), tf.REGULAR, mode=0o644, uid=0, gid=0, mtime=0, size=len(content))
+    return header + content + bytes(-len(content) % tf.BLOCK)
 
 
 def _directory(name: str) -> bytes:

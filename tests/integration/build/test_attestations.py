@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import tarfile
@@ -121,3 +122,22 @@ def test_wrong_attestations_end_the_build_before_it_begins(sampan: Any, context:
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
     assert any(word in refused.stderr for word in ("attestation", "provenance", "generators"))
+
+
+def test_files_have_their_statements_beside_them(sampan: Any, context: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (context / "Dockerfile").write_text(
+        "FROM scratch\nCOPY status /var/lib/dpkg/status\nCOPY os-release /etc/\n"
+    )
+    sampan.ok(
+        "build", "--provenance", "mode=max", "--sbom", "true", "-o", str(out), str(context), timeout=120
+    )
+    provenance = json.loads((out / "provenance.json").read_text())
+    bill = json.loads((out / "sbom.spdx.json").read_text())
+    subjects = [
+        {"name": name, "digest": {"sha256": hashlib.sha256((out / name).read_bytes()).hexdigest()}}
+        for name in ("etc/os-release", "var/lib/dpkg/status")
+    ]
+    assert provenance["subject"] == bill["subject"] == subjects
+    assert provenance["predicateType"].startswith("https://slsa.dev/provenance/")
+    assert "zlib1g" in [one["name"] for one in bill["predicate"]["packages"]]
