@@ -186,7 +186,7 @@ def test_a_step_gets_the_secrets_that_its_client_has(site: Site) -> None:
     site.build(
         "FROM base\nWORKDIR /w\nRUN --mount=type=secret,id=token "
         "--mount=type=secret,id=word,env=WORD,target=x,mode=644 "
-        "--mount=type=secret,id=none true\nRUN --mount=type=secret,target=/etc/token,uid=7,gid=8 true\n",
+        "--mount=type=secret,id=none,env=NONE true\nRUN --mount=type=secret,target=/etc/token,uid=7,gid=8 true\n",
         client,
     )
     first, second = site.worker.runs
@@ -194,7 +194,7 @@ def test_a_step_gets_the_secrets_that_its_client_has(site: Site) -> None:
         ("secret", "/run/secrets/token", b"hunter2", 0o400),
         ("secret", "/w/x", b"w", 0o644),
     ]
-    assert first.secret_env == ("WORD=w",)
+    assert first.secret_env == ("WORD=w", "NONE=")
     assert "hunter2" not in repr(first) and "WORD=w" not in repr(first)
     (mount,) = second.mounts
     assert (mount.target, mount.data, mount.uid, mount.gid) == ("/etc/token", b"hunter2", 7, 8)

@@ -151,6 +151,8 @@ class RunMounts:
         except NotFound:
             if mount.required:
                 raise
+            if mount.env is not None:
+                self.secret_env += (f"{mount.env}=",)  # empty, as in BuildKit
             return
         if mount.target:
             self.mounts.append(
