@@ -23,7 +23,11 @@ _BEFORE = StepInputs(
     ("change", "reasons"),
     [
         ({"instruction": "COPY src /new"}, ("instruction changed: was COPY src /src",)),
-        ({"base": "sha256:bb", "parent": "p2"}, ("base image changed: sha256:aa -> sha256:bb",)),
+        ({"base": "sha256:bb"}, ("base image changed: sha256:aa -> sha256:bb",)),
+        (
+            {"base": "sha256:bb", "parent": "p2"},
+            ("base image changed: sha256:aa -> sha256:bb", "an earlier step changed"),
+        ),
         ({"parent": "p2"}, ("an earlier step changed",)),
         ({"args": {"V": "2"}}, ("argument changed: V",)),
         ({"env": {}}, ("environment removed: E",)),

@@ -26,9 +26,9 @@ class StepInputs(msgspec.Struct, frozen=True, omit_defaults=True):
     stage: str
     instruction: str
     parent: str = ""
-    """Identifies the state that the step stands on."""
+    """Identifies what earlier steps have put on the base."""
     base: str = ""
-    """The base image's digest."""
+    """The base image: its name, and what identifies its layers."""
     args: Mapping[str, str] = {}
     env: Mapping[str, str] = {}
     files: Mapping[str, str] = {}
@@ -48,7 +48,7 @@ def explain(now: StepInputs, earlier: Sequence[StepInputs], *, no_cache: bool = 
         reasons.append(f"instruction changed: was {_short(_as_written(before.instruction))}")
     if before.base != now.base:
         reasons.append(f"base image changed: {before.base or 'none'} -> {now.base or 'none'}")
-    elif before.parent != now.parent:
+    if before.parent != now.parent:
         reasons.append("an earlier step changed")
     reasons.extend(_names("argument", before.args, now.args))
     reasons.extend(_names("environment", before.env, now.env))
@@ -67,10 +67,14 @@ def nearest(now: StepInputs, earlier: Sequence[StepInputs]) -> StepInputs | None
     if not same:
         word = now.instruction.split(maxsplit=1)[:1]
         alike = [one for one in earlier if one.instruction.split(maxsplit=1)[:1] == word]
-        same = [one for one in alike if (one.stage, one.parent) == (now.stage, now.parent)]
+        same = [one for one in alike if _place(one) == _place(now)]
         if not same:
             return _most_similar(now, alike)
     return min(same, key=lambda one: _distance(one, now), default=None)
+
+
+def _place(inputs: StepInputs) -> tuple[str, str, str]:
+    return inputs.stage, inputs.base, inputs.parent
 
 
 def _most_similar(now: StepInputs, alike: Sequence[StepInputs]) -> StepInputs | None:

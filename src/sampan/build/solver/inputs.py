@@ -111,8 +111,9 @@ class InputsStore:
 
 def inputs_of(progress: Progress, stage: str, base: str, instruction: str) -> StepInputs:
     """What all steps have in common. `base`: what FROM named."""
-    own = chain_of(progress.base.rootfs.diff_ids)[:_SUM]
-    return StepInputs(stage, redacted(instruction), chain_of(progress.diff_ids)[:_SUM], f"{base} ({own})")
+    own = progress.base.rootfs.diff_ids
+    above = chain_of(progress.diff_ids[len(own) :])[:_SUM]
+    return StepInputs(stage, redacted(instruction), above, f"{base} ({chain_of(own)[:_SUM]})")
 
 
 def with_run(
@@ -135,8 +136,9 @@ def with_run(
 
 def with_copy(inputs: StepInputs, operation: CopyOperation, files: Mapping[str, str]) -> StepInputs:
     heredocs = {f"<<{item.name}": short_sum(item.content) for item in operation.heredocs}
-    parent = "" if operation.link else inputs.parent
-    return msgspec.structs.replace(inputs, parent=parent, files=bounded({**files, **heredocs}))
+    if operation.link:  # made on nothing
+        inputs = msgspec.structs.replace(inputs, parent="", base="")
+    return msgspec.structs.replace(inputs, files=bounded({**files, **heredocs}))
 
 
 def files_of(tree: Tree, selections: Iterable[Selection]) -> dict[str, str]:
