@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from sampan.cli.build.asking import beyond_classic
 from sampan.cli.build.flags import FLAGS
 from sampan.cli.build.result import Result
+from sampan.cli.flags import parse
 from sampan.cli.main import main
 
 BUILDX = """add-host allow annotation attest build-arg build-context builder cache-from cache-to call cgroup-parent
@@ -72,3 +74,21 @@ def test_what_the_engine_says_of_the_result_is_the_metadata() -> None:
     result.remember({"ID": ID})
     result.remember({"ExporterResponse": {"image.name": "docker.io/library/one:latest"}})
     assert result.metadata(["one"]) == {"image.name": "docker.io/library/one:latest"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["-o", "x"], "--output"),
+        (["--secret", "id=a"], "--secret"),
+        (["--provenance", "true"], "--provenance"),
+        (["--provenance", "false", "--platform", "linux/arm64"], ""),
+        (["--platform", "linux/amd64,linux/arm64"], "--platform with several platforms"),
+        (["--cache-from", "image"], ""),
+        (["--cache-from", "type=registry,ref=image"], "--cache-from type=…"),
+        (["--no-cache-filter", "stage"], "--no-cache-filter"),
+        (["-t", "x", "--memory", "64m", "--iidfile", "x", "--metadata-file", "y"], ""),
+    ],
+)
+def test_what_another_engine_would_overlook_is_known(arguments: list[str], what: str) -> None:
+    assert beyond_classic(parse(FLAGS, arguments)[0]) == what

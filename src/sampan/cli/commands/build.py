@@ -6,7 +6,7 @@ import os
 import sys
 
 from sampan.cli import registry_auth, units
-from sampan.cli.build.asking import require_sampan
+from sampan.cli.build.asking import beyond_classic, require_sampan
 from sampan.cli.build.attests import attests
 from sampan.cli.build.classic import ClassicOutput, Sending
 from sampan.cli.build.explain import as_json, wants_json
@@ -151,8 +151,8 @@ def _built(invocation: Invocation) -> int:
     headers["X-Registry-Config"] = registry_auth.encode_header(logins)
     mode = mode_of(flags["progress"], os.environ, quiet=flags["quiet"], terminal=is_terminal(2))
     client = invocation.client()
-    if outputs is not None or len(flags["platform"]) > 1 or flags["explain"] or flags["on-error"]:
-        require_sampan(client)
+    if what := beyond_classic(flags):
+        require_sampan(client, what)
     if (explained or flags["on-error"]) and mode == CLASSIC:
         mode = "plain"
     query = _query(invocation, context.dockerfile, context.remote, mode)
