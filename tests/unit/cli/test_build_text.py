@@ -36,7 +36,8 @@ def test_orders_to_the_terminal_are_taken_out(text: str, shown: str) -> None:
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=60))
 def test_whatever_comes_moves_no_cursor_but_forward(text: str) -> None:
     screen = pyte.Screen(400, 4)
-    pyte.Stream(screen).feed("first\r\n" + fit(plain(text), 200))
+    # Not at a line's start, where no text of a build's stands: there pyte puts a combining mark onto the line above.
+    pyte.Stream(screen).feed("first\r\n|" + fit(plain(text), 200))
     assert screen.display[0].rstrip() == "first"
     assert screen.cursor.y == 1
     assert screen.title == ""
