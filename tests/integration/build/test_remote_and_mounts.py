@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sampan.build.errors import DockerfileError
 from sampan.build.events import Failure, Vertex
 from sampan.build.model import BuildRequest
 from sampan.build.session import NO_CLIENT, ClientSession
@@ -199,6 +200,23 @@ def test_a_step_gets_the_secrets_that_its_client_has(site: Site) -> None:
     (mount,) = second.mounts
     assert (mount.target, mount.data, mount.uid, mount.gid) == ("/etc/token", b"hunter2", 7, 8)
     assert client.asked == [("secret", name) for name in ("token", "word", "none", "token")]
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--mount=type=secret,mode=9,id=a",
+        "--network=mars",
+        "--security=odd",
+        "--mount=type=bind,sharing=private",
+    ],
+)
+def test_a_flag_that_can_not_work_is_told_before_any_step_runs(site: Site, flag: str) -> None:
+    unused = f"FROM base AS unused\nRUN {flag} true\n"
+    with pytest.raises(DockerfileError) as caught:
+        site.build(f"FROM base\nRUN true\nRUN {flag} true\n")
+    assert (caught.value.line, site.worker.runs) == (3, [])
+    site.build(unused + "FROM base\nRUN true\n")
 
 
 def test_a_required_secret_that_is_missing_is_told_with_its_place(site: Site) -> None:

@@ -18,6 +18,7 @@ from sampan.build.dockerfile.expand import expand, expand_heredoc, expand_words
 from sampan.build.dockerfile.heredoc import marker_of
 from sampan.build.dockerfile.mounts import parse_mount
 from sampan.build.dockerfile.ports import MAX_PORTS, parse_port_specs
+from sampan.build.dockerfile.run_flags import network_of, security_of
 from sampan.build.dockerfile.state import Applied, StageState
 from sampan.build.dockerfile.timespan import parse_duration
 from sampan.build.errors import DockerfileUnsupported
@@ -114,12 +115,6 @@ def _arg(state: StageState, instruction: Instruction) -> Applied:
 
 def _run(state: StageState, instruction: Instruction) -> Applied:
     flags = Flags(instruction)
-    network = flags.get("network")
-    if network not in ("", "default", "none", "host"):
-        raise mistake(instruction, f'invalid network mode: "{network}"', "default, none or host")
-    security = flags.get("security")
-    if security not in ("", "sandbox", "insecure"):
-        raise mistake(instruction, f'security "{security}" is not valid', "sandbox or insecure")
     if flags.has("device"):
         # Without its device the command would do something else than what the author asked for.
         raise mistake(
@@ -140,11 +135,11 @@ def _run(state: StageState, instruction: Instruction) -> Applied:
         key_args=key_args,
         cwd=state.cwd,
         user=state.config.user,
-        network="" if network == "default" else network,
+        network=network_of(instruction),
         mounts=mounts,
         shown=shown,
         script=script,
-        security="" if security == "sandbox" else security,
+        security=security_of(instruction),
     )
     return Applied(state, f"RUN {prefix}{shown}{SUFFIX}", operation)
 

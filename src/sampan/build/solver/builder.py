@@ -15,6 +15,7 @@ from sampan.build import consent
 from sampan.build.contexts import ContextOpener, NoContexts
 from sampan.build.dockerfile.parse import parse
 from sampan.build.dockerfile.plan import plan
+from sampan.build.dockerfile.run_flags import check_run
 from sampan.build.dockerfile.state import EPOCH_ARG, PREDEFINED_ARGS, Applied
 from sampan.build.errors import BuildCancelled, DockerfileError
 from sampan.build.events import BuildEvent, BuildResult, StageOrder, StepNote
@@ -162,6 +163,9 @@ class Builder:
             contexts=request.contexts,
         )
 
+        for instruction in (one for stage in planned.stages for one in stage.instructions):
+            if instruction.keyword == "RUN":
+                check_run(instruction)
         for instruction, wanted in consent.wanted_by(planned):
             with failures.noted(instruction, Digest("")):
                 consent.require(wanted, request.entitlements)
