@@ -560,12 +560,11 @@ def test_a_mistake_in_a_later_line_is_told_before_anything_runs(bench: Bench) ->
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("COPY ../x /", r"forbidden path outside the build context: \.\./x \(\)"),
+        ("COPY ../x /", "file not found in build context or excluded by .dockerignore: stat x"),
         (
             "COPY nothere /",
             "COPY failed: file not found in build context or excluded by .dockerignore: stat nothere",
         ),
-        ("COPY *.zzz /", "COPY failed: no source files were specified"),
         (
             "COPY a b /dir",
             "When using COPY with more than one source file, the destination must be a directory",

@@ -34,8 +34,6 @@ class Selection:
     asked: str
     """The path by which it was found: its last part is its name inside a directory."""
     entries: tuple[Entry, ...]
-    kept: str = ""
-    """The path that `COPY --parents` keeps."""
 
     @property
     def name(self) -> str:
@@ -64,13 +62,36 @@ class Tree:
         Raises `NotFound` for a path that does not exist, `Invalid` for one that climbs out.
         """
         path = self._inside(source)
+        below = IgnoreRules("\n".join(exclude))
         if has_wildcards(path):
-            return [self._selection(found, exclude) for found in sorted(self._matches(path))]
-        return [self._selection(path, exclude)]
+            found = [self._selection(match, below) for match in sorted(self._matches(path))]
+            return [
+                one
+                for one in found
+                if one.is_dir or not (below.excludes(one.name) or below.excludes(one.asked))
+            ]
+        return [self._selection(path, below)]
+
+    def select_parents(self, source: str, exclude: Sequence[str] = ()) -> list[Selection]:
+        """What `COPY --parents` copies: directories with nothing in them but what matches, and the way to it.
+
+        The way begins behind a `/./`, or at the tree's root. Patterns are those of `.dockerignore`, with `**`; links
+        are not followed behind the beginning. Raises as `select` does; `NotFound` for no match of what is no pattern.
+        """
+        before, pivot, after = source.partition("/./")
+        top, pattern = (before, after) if pivot else ("", source)
+        top, pattern = self._inside(top or "."), self._inside(pattern or ".")
+        tops = sorted(self._matches(top)) if has_wildcards(top) else [top]
+        wanted = [f"!{_as_line(pattern)}", *exclude] if pattern else list(exclude)
+        below = IgnoreRules("\n".join(["**", *wanted] if pattern else wanted))
+        found = [self._selection(path, below) for path in tops]
+        if not has_wildcards(source) and all(len(selection.entries) == 1 for selection in found):
+            raise self._missing(posixpath.join(top, pattern))
+        return found
 
     def exactly(self, path: str) -> Selection:
         """What stands at a path in which no character is a pattern. Raises as `select` does."""
-        return self._selection(self._inside(path), ())
+        return self._selection(self._inside(path), IgnoreRules())
 
     def open(self, selection: Selection, entry: Entry, flags: int = os.O_RDONLY) -> int:
         """A descriptor of the entry itself; symbolic links on the way stay inside the tree."""
@@ -85,14 +106,10 @@ class Tree:
         return SourceChanged(posixpath.join(selection.location, entry.path).rstrip("/"))
 
     def _inside(self, source: str) -> str:
-        path = posixpath.normpath(source.lstrip("/") or ".")
-        if path == ".." or path.startswith("../"):
-            if self.is_context:
-                raise Invalid(f"forbidden path outside the build context: {source} ()")
-            path = posixpath.normpath("/" + path).lstrip("/") or "."
-        return "" if path == "." else path
+        """A path that climbs out of the tree ends at its root, as BuildKit has it."""
+        return posixpath.normpath("/" + source).lstrip("/")
 
-    def _selection(self, path: str, exclude: Sequence[str]) -> Selection:
+    def _selection(self, path: str, below: IgnoreRules) -> Selection:
         """The source's own last link is followed; it keeps the name that was asked for."""
         try:
             fd = open_in_root(self.fd, path or ".", os.O_PATH | os.O_CLOEXEC)
@@ -114,7 +131,6 @@ class Tree:
             fd = open_in_root(self.fd, location or ".", flags)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise SourceChanged(path) from error
-        below = IgnoreRules("\n".join(exclude))
         scanner = Scanner(location, self.rules, below, is_context=self.is_context)
         return Selection(location, path, tuple(scanner.scan(fd, info)))
 
@@ -164,6 +180,13 @@ class Tree:
     def _missing(self, path: str) -> NotFound:
         words = _NOT_FOUND if self.is_context else "file not found"
         return NotFound(f"{words}: stat {path}: file does not exist")
+
+
+def _as_line(pattern: str) -> str:
+    """A pattern as a line of an ignore file. Raises `Invalid` for one that can't be."""
+    if "\n" in pattern or pattern != pattern.strip():
+        raise Invalid(f"{pattern!r} can't be copied with its parents: a pattern of one line is wanted")
+    return pattern
 
 
 class Opener:

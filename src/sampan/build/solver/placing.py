@@ -105,9 +105,6 @@ class Placing:
         )
 
     def _copy(self, selection: Selection, target: str) -> None:
-        if self.operation.parents:
-            base = self.operation.destination.rstrip("/")
-            target = f"{base}/{selection.kept}"
         self.writer.copy(self.sources.tree, selection, target, self.ownership)
 
     def _is_archive(self, selection: Selection) -> bool:

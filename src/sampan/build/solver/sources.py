@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import posixpath
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO
 
@@ -34,7 +33,7 @@ from sampan.build.solver.inputs import InputsStore, files_of, short_sum
 from sampan.build.solver.repositories import Repositories, authorization_for
 from sampan.build.solver.voice import Voice
 from sampan.build.worker import Worker
-from sampan.errors import Invalid, NotFound, Unavailable
+from sampan.errors import Invalid, Unavailable
 from sampan.oci.digest import Digest
 from sampan.oci.ignore import IgnoreRules
 
@@ -103,20 +102,21 @@ class CopySources:
         return key_of("content", parts)
 
     def selections(self) -> list[Selection]:
-        """Raises `NotFound` when nothing was found."""
+        """Raises `NotFound` for a path that is not there; patterns may match nothing."""
         if self._selections is None:
             self._open()
             found: dict[str, Selection] = {}
+            parents, exclude = self._operation.parents, self._operation.exclude
             for source in self.paths:
-                # `--parents` keeps what stands behind a `/./`, or everything.
-                pivot = posixpath.normpath(source.partition("/./")[0].lstrip("/")) + "/"
-                for selection in self.tree.select(source, self._operation.exclude):
-                    kept = selection.asked.removeprefix(pivot) if "/./" in source else selection.asked
-                    found.setdefault(selection.asked, replace(selection, kept=kept))
-            if self.paths and not found:
-                raise NotFound(
-                    "no source files were specified", hint=f"nothing matches {' '.join(self.paths)}"
-                )
+                select = self.tree.select_parents if parents else self.tree.select
+                for selection in select(source, exclude):
+                    # One directory with its parents may be named twice, each time with other files.
+                    found.setdefault(
+                        f"{source}//{selection.asked}" if parents else selection.asked, selection
+                    )
+            if self.paths and not found and not self._operation.exclude:
+                # BuildKit's way: a pattern may match nothing. It is mostly a mistake, and should be seen.
+                self._voice.warn(f"no source files were found: nothing matches {' '.join(self.paths)}")
             self._selections = list(found.values())
         return self._selections
 
@@ -206,7 +206,16 @@ class CopySources:
             return checksum(self.tree, self.selections(), around.cancelled)
         return remembered(
             around.cache,
-            key_of("tree", [*self._layers, "", *self.paths, "", *self._operation.exclude]),
+            key_of(
+                "tree",
+                [
+                    *self._layers,
+                    "parents" if self._operation.parents else "",
+                    *self.paths,
+                    "",
+                    *self._operation.exclude,
+                ],
+            ),
             lambda: checksum(self._opened(), self.selections(), around.cancelled),
             "COPY --from",
         )

@@ -1,0 +1,133 @@
+"""`COPY --parents` and `--exclude`: the reference's examples, and the cases that BuildKit tries."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from sampan.build.model import BuildRequest
+from sampan.build.solver.builder import Builder
+from sampan.errors import NotFound
+from sampan.testing.fake_worker import FakeTable, FakeWorker
+
+pytestmark = pytest.mark.root
+
+FILES = (
+    *(
+        "x/a.txt",
+        "y/a.txt",
+        "x/y/a.txt",
+        "x/y/b.txt",
+        "src/a.txt",
+        "src/x/b.txt",
+        "src/x/y/c.txt",
+        "src/n.md",
+    ),
+    *("t/a/b/c/d/foo", "t/a/b/c/d/e/bay", "t/a/b2/c/d/e/bar", "t/a/b/c2/d/e/baz", "t/a/b/c2/d/e2/baz"),
+    *("dir1/101.png", "dir1/102.txt", "dir2/201.pdf", "dir4/401.txt", "hom1.txt", "hom2.md", "hom3"),
+)
+
+
+class Bench:
+    def __init__(self, top: Path) -> None:
+        self.context = top / "context"
+        for name in FILES:
+            path = self.context / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+        (self.context / "dir4/402.txt").symlink_to("401.txt")
+        (self.context / "out").symlink_to("src")
+        self.events: list[object] = []
+        self.worker = FakeWorker(top / "worker")
+        self.builder = Builder(self.worker, None, table=FakeTable())
+
+    def tree(self, lines: str) -> Path:
+        fd = os.open(self.context, os.O_RDONLY | os.O_DIRECTORY)
+        request = BuildRequest(dockerfile_text=f"FROM scratch\n{lines}\n".encode())
+        try:
+            return self.worker.tree(self.builder.build(request, fd, self.events.append, threading.Event()))
+        finally:
+            os.close(fd)
+
+    def files(self, lines: str) -> set[str]:
+        top = self.tree(lines)
+        found = (path for path in top.rglob("*") if path.is_symlink() or not path.is_dir())
+        return {str(path.relative_to(top)) for path in found}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("COPY --parents ./x/a.txt ./y/a.txt /p/", {"p/x/a.txt", "p/y/a.txt"}),
+        ("COPY --parents ./x/./y/*.txt /p/", {"p/y/a.txt", "p/y/b.txt"}),
+        ("COPY --parents ./src/**/*.txt /p/", {"p/src/a.txt", "p/src/x/b.txt", "p/src/x/y/c.txt"}),
+        ("COPY --parents --exclude=src/x src /p/", {"p/src/a.txt", "p/src/n.md"}),
+        ("COPY --parents --exclude=**/b.txt x/y /", {"x/y/a.txt"}),
+        ("COPY --parents /t/a/b/./c/d /o/", {"o/c/d/foo", "o/c/d/e/bay"}),
+        ("COPY --parents /t/a/b/c/d/. /o/", {"o/t/a/b/c/d/foo", "o/t/a/b/c/d/e/bay"}),
+        ("COPY --parents ./t/a/b/c/d /o/", {"o/t/a/b/c/d/foo", "o/t/a/b/c/d/e/bay"}),
+        ("COPY --parents /t/a/./b/./c /o/", {"o/b/c/d/foo", "o/b/c/d/e/bay"}),
+        ("COPY --parents /t/a/./*/c /o/", {"o/b/c/d/foo", "o/b/c/d/e/bay", "o/b2/c/d/e/bar"}),
+        ("COPY --parents /t/a/b*/./c/**/e /o/", {"o/c/d/e/bay", "o/c/d/e/bar"}),
+        (
+            "COPY --parents /t/a/b/c*/./d/**/baz /t/a/b*/./c/**/bar /o/",
+            {"o/d/e/baz", "o/d/e2/baz", "o/c/d/e/bar"},
+        ),
+        ("COPY --parents /t/a/none*/c /o/", set()),
+        ("COPY --parents /t/a/b/./none* /o/", set()),
+        ("COPY --parents out /o/", {"o/out"}),
+        ("COPY --parents . /o/", {f"o/{name}" for name in (*FILES, "dir4/402.txt", "out")}),
+        ("COPY --parents dir4/./. /o/", {"o/401.txt", "o/402.txt"}),
+        ("COPY --exclude=*.txt hom* /m/", {"m/hom2.md", "m/hom3"}),
+        ("COPY --exclude=*.txt --exclude=*.md hom* /m/", {"m/hom3"}),
+        ("COPY --exclude=*/*.txt --exclude=101.png dir* /m/", {"m/102.txt", "m/201.pdf", "m/401.txt", "m/402.txt"}),
+        ("COPY hom1.txt /a\nCOPY none* /x/\nCOPY n[o]ne /y", {"a"}),
+        ("COPY ../hom3 /../src/../dir2 /m/", {"m/hom3", "m/201.pdf"}),
+        ("COPY --exclude=*.png --exclude=*.txt dir* /m/", {"m/201.pdf"}),
+        ("COPY --exclude=* dir* /m/", set()),
+        ("ADD --exclude=*.txt dir4/ /m/", set()),
+        ("COPY --exclude=*/*.txt --exclude=*.md --exclude=t --exclude=x --exclude=src --exclude=y . /m/",
+         {"m/dir1/101.png", "m/dir2/201.pdf", "m/hom1.txt", "m/hom3", "m/out"}),
+    ],
+)  # fmt: skip
+def test_parents_and_exclusions_select_what_is_documented(
+    bench: Bench, lines: str, expected: set[str]
+) -> None:
+    assert bench.files(lines) == expected
+
+
+@pytest.mark.parametrize("source", ["nothing", "t/a/none/c", "t/a/./none", "out/a.txt"])
+def test_a_path_with_parents_must_exist(bench: Bench, source: str) -> None:
+    with pytest.raises(NotFound, match="file not found in build context"):
+        bench.tree(f"COPY --parents {source} /o/")
+
+
+def test_a_pattern_that_matches_nothing_is_told(bench: Bench) -> None:
+    bench.tree("COPY hom3 /\nCOPY none* /x/")
+    assert any("nothing matches none*" in getattr(event, "short", "") for event in bench.events)
+
+
+def test_parents_are_directories_like_the_sources(bench: Bench) -> None:
+    (bench.context / "src/x").chmod(0o2750)
+    tree = bench.tree("COPY --parents --chown=3:4 src/x/b.txt /o/")
+    info = (tree / "o/src/x").stat()
+    assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o2750, 3, 4)
+
+
+def test_an_ignored_file_is_not_selected_by_its_parents(bench: Bench) -> None:
+    (bench.context / ".dockerignore").write_text("src/x\n!src/x/y/c.txt\n")
+    assert bench.files("COPY --parents src/**/*.txt /o/") == {"o/src/a.txt", "o/src/x/y/c.txt"}
+
+
+def test_other_files_with_their_parents_are_another_step(bench: Bench) -> None:
+    assert bench.files("COPY --parents src/a.txt /o/") == {"o/src/a.txt"}
+    assert bench.files("COPY --parents src/n.md /o/") == {"o/src/n.md"}
