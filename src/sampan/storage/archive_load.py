@@ -186,7 +186,7 @@ def _register_index(
         for name in found.names:
             store.tag(chosen.id, name)
         return chosen, found.names
-    attestations = tuple(_keep_attestation(store, one) for one in found.attestations)
+    attestations = tuple(_keep_attestation(store, one) for one in found.attestations if found.names)
     record = IndexRecord(found.raw.decode("utf-8"), found.media_type, tuple(members), attestations)
     best = best_member(record, preferred) if preferred is not None else record.members[0]
     if found.names:

@@ -17,6 +17,7 @@ from sampan.oci.digest import Digest, digest_of
 from sampan.oci.image import ImageConfig, RootFS
 from sampan.oci.manifest import Index, parse_manifest
 from sampan.oci.reference import parse_reference
+from sampan.storage.archive import load_archive
 from sampan.storage.content import ContentStore
 from sampan.storage.images import Image, ImageStore, Use
 from sampan.storage.layer_blobs import ingest_tar
@@ -207,3 +208,81 @@ def test_annotations_need_ocis_media_types(place: Place) -> None:
     assert noted.descriptor.media_type == media.OCI_MANIFEST
     assert json.loads(noted.raw)["annotations"] == {"a": "b"}
     assert noted.descriptor.annotations == {"c": "d"}
+
+
+def archive_of(place: Place, config: bytes, statement: bytes | None, manifest: bytes | None = None) -> bytes:
+    """An OCI archive of one image with an attestation, made of these parts."""
+    image = place.image("amd64")
+    packed = place.pack(image)
+    digest = digest_of(statement or b"missing")
+    raw = (
+        manifest
+        or json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": media.OCI_MANIFEST,
+                "config": {"mediaType": media.OCI_CONFIG, "digest": digest_of(config), "size": len(config)},
+                "layers": [{"mediaType": "application/vnd.in-toto+json", "digest": digest, "size": 2}],
+            }
+        ).encode()
+    )
+    entry = {
+        "mediaType": media.OCI_MANIFEST,
+        "digest": digest_of(raw),
+        "size": len(raw),
+        "platform": {"architecture": "unknown", "os": "unknown"},
+        "annotations": {
+            "vnd.docker.reference.type": "attestation-manifest",
+            "vnd.docker.reference.digest": packed.images[0].descriptor.digest,
+        },
+    }
+    index = json.loads(packed.index)
+    index["manifests"].append(entry)
+    inner = json.dumps(index).encode()
+    top = json.dumps(
+        {
+            "schemaVersion": 2,
+            "manifests": [{"mediaType": media.OCI_INDEX, "digest": digest_of(inner), "size": len(inner)}],
+        }
+    ).encode()
+    member = packed.images[0]
+    with place.images.content.open(member.layers[0].digest) as file:
+        layer = file.read()
+    blobs = [member.raw, member.config_raw, raw, config, inner, layer, *([statement] if statement else [])]
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        files = {f"blobs/sha256/{digest_of(blob).removeprefix('sha256:')}": blob for blob in blobs}
+        for name, data in {**files, "index.json": top}.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            archive.addfile(header, io.BytesIO(data))
+    place.images.remove(image.id)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("config", "statement", "manifest"),
+    [
+        (b'{"a":"\xff"}', b"{}", None),
+        (b"{}", None, None),
+        (b"{}", b"{}", b'{"schemaVersion":2,"mediaType":"%s","manifests":[]}' % media.OCI_INDEX.encode()),
+        (b"{}", b"{}", b'{"schemaVersion":2,"layers":[]}'),
+    ],
+)
+def test_a_damaged_attestation_is_refused_and_leaves_nothing(
+    place: Place, config: bytes, statement: bytes | None, manifest: bytes | None
+) -> None:
+    archive = archive_of(place, config, statement, manifest)
+    with pytest.raises(Invalid):
+        list(load_archive(place.images, io.BytesIO(archive)))
+    assert place.images.list() == []
+    assert list(place.images.content.digests()) == []
+
+
+def test_a_whole_attestation_is_loaded(place: Place) -> None:
+    archive = archive_of(place, b"{}", b'{"_type":"x"}')
+    ((image, names),) = load_archive(place.images, io.BytesIO(archive))
+    assert names == ()
+    assert image.config.architecture == "amd64"
+    # Without a name there is no index of it, so that nothing would keep the statement.
+    assert len(list(place.images.content.digests())) == 1
