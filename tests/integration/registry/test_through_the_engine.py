@@ -277,6 +277,8 @@ def test_a_credential_helper_stores_gives_and_erases(site: Site, client: Client,
     assert json.loads(client.config.read_text()) == {"credsStore": "test", "auths": {host: {}}}
     assert "Pushed" in client.ok("push", f"{host}/helped:1")
     client.ok("pull", f"{host}/helped:1")
+    text = f"FROM {host}/helped:1\nLABEL a=b\n"
+    client.ok("build", "--pull", "--push", "-t", f"{host}/built:1", "-", stdin=text)
     client.ok("logout", host)
     assert not secrets.exists()
     actions = [line.partition(" ")[0] for line in log.read_text().splitlines()]
