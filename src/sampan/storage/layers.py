@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Protocol
@@ -29,6 +30,7 @@ from sampan.storage.tar_writer import Sink, write_tree
 _IMAGE: Final = "layer.erofs"
 _TREE: Final = "fs"
 _RECORD: Final = "layer.json"
+_WORTH_A_THREAD: Final = 256 << 10  # bytes
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -145,14 +147,14 @@ class LayerStore:
         return self._adopt(tree, "tree")
 
     def _adopt(self, source: Path, origin: Literal["upper", "tree"]) -> Layer:
-        hasher = _HashSink()
+        overlay = origin == "upper"
         fd = os.open(source, _DIRECTORY)
         try:
-            overlay = origin == "upper"
-            stats = write_tree(fd, hasher, overlay=overlay, strip=overlay)
+            with _HashSink() as hasher:
+                stats = write_tree(fd, hasher, overlay=overlay, strip=overlay)
+                diff_id = hasher.digest()
         finally:
             os.close(fd)
-        diff_id = hasher.digest()
         layer = Layer(diff_id, stats.size, stats.entries)
         if self.has(diff_id):
             remove_tree(source)
@@ -184,12 +186,13 @@ class LayerStore:
                 hint="use its compressed blob",
             )
         fd = os.open(self._path(diff_id) / _TREE, _DIRECTORY)
-        hasher = _HashSink(out)
         try:
-            write_tree(fd, hasher, overlay=record.origin == "upper")
+            with _HashSink(out) as hasher:
+                write_tree(fd, hasher, overlay=record.origin == "upper")
+                found = hasher.digest()
         finally:
             os.close(fd)
-        if hasher.digest() != diff_id:
+        if found != diff_id:
             raise Internal(f"layer {diff_id} was changed on disk")
 
     def remove(self, diff_id: Digest) -> None:
@@ -385,19 +388,44 @@ class _NewLayer:
 
 
 class _HashSink:
-    """Hashes what passes, on to another sink when there is one."""
+    """Hashes what passes, on to another sink when there is one. A context manager.
+
+    Large pieces are hashed by a thread of its own, so that the next one is read meanwhile.
+    """
 
     def __init__(self, out: Sink | None = None) -> None:
         self._hash = hashlib.sha256()
         self._out = out
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: Future[None] | None = None
 
     def write(self, data: bytes) -> None:
-        self._hash.update(data)
+        self._settle()
+        if len(data) >= _WORTH_A_THREAD:
+            self._pool = self._pool or ThreadPoolExecutor(1, "layer digest")
+            self._pending = self._pool.submit(self._hash.update, data)
+        else:
+            self._hash.update(data)
         if self._out is not None:
             self._out.write(data)
 
     def digest(self) -> Digest:
+        self._settle()
         return Digest("sha256:" + self._hash.hexdigest())
+
+    def _settle(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def __enter__(self) -> _HashSink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
 
 
 def _move(source: Path, target: Path) -> None:

@@ -188,9 +188,15 @@ class _TreeWriter:
             )
         return None
 
+    def _open(self, parent: int, name: bytes) -> int:
+        """A tree that is stripped is ours alone: nobody puts something else there between the look and the opening."""
+        if self._strip:
+            return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        return open_regular(parent, name)
+
     def _file(self, parent: int, name: bytes, full: bytes) -> None:
         try:
-            fd = open_regular(parent, name)
+            fd = self._open(parent, name)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
@@ -273,6 +279,11 @@ class _TreeWriter:
         )
 
     def _put(self, piece: bytes) -> None:
+        if len(piece) >= _GATHER:
+            if self._pending:
+                self._flush()
+            self._out.write(piece)
+            return
         self._pieces.append(piece)
         self._pending += len(piece)
         if self._pending >= _GATHER:
