@@ -79,17 +79,20 @@ def is_remote(place: str) -> bool:
 
 def _from_directory(root: str, dockerfile: str) -> BuildContext:
     outside: bytes | None = None
+    ignored: bytes | None = None
     if dockerfile == "-":
         outside, name = sys.stdin.buffer.read(_MAX_DOCKERFILE + 1), "Dockerfile"
     else:
         name = relative_dockerfile(root, dockerfile)
         if name.startswith("../"):
             outside = _read(os.path.join(root, name))
+            ignored = _read_if_there(os.path.join(root, f"{name}.dockerignore"))
             name = os.path.basename(name)
-    directory = ContextDirectory(root, name, outside)
+    # An ignore file beside a Dockerfile elsewhere is not in the directory: both are sent then.
+    directory = ContextDirectory(root, name, outside) if ignored is None else None
     if outside is not None:
         name = f".dockerfile.{os.getpid():x}{id(outside) & 0xFFFFFF:x}"
-    return BuildContext(name, _stream(root, name, outside), directory=directory)
+    return BuildContext(name, _stream(root, name, outside, ignored), directory=directory)
 
 
 def relative_dockerfile(root: str, dockerfile: str) -> str:
@@ -121,8 +124,10 @@ def _read(path: str) -> bytes:
 
 def _ignore_rules(root: str, dockerfile: str) -> IgnoreRules | None:
     _, text = ignore_file(root, dockerfile)
-    if not text:
-        return None
+    return _rules_of(text, dockerfile) if text else None
+
+
+def _rules_of(text: bytes, dockerfile: str) -> IgnoreRules | None:
     from sampan.oci.ignore import IgnoreRules
 
     keep = (".dockerignore", dockerfile) if dockerfile else (".dockerignore",)
@@ -145,9 +150,21 @@ def directory_tar(root: str) -> Iterator[bytes]:
     yield END
 
 
-def _stream(root: str, dockerfile: str, outside: bytes | None) -> Iterator[bytes]:
-    yield from TreeWriter().tree(root, "", _ignore_rules(root, dockerfile))
+def _read_if_there(path: str) -> bytes | None:
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        return None
+
+
+def _stream(root: str, dockerfile: str, outside: bytes | None, ignored: bytes | None) -> Iterator[bytes]:
+    if ignored is None:
+        _, ignored = ignore_file(root, dockerfile)
+    yield from TreeWriter().tree(root, "", _rules_of(ignored, dockerfile) if ignored else None)
     if outside is not None:
+        # The two are no files of the context: their own ignore file keeps them out of what is copied.
+        own = f"\n{dockerfile}\n{dockerfile}.dockerignore\n"
+        yield file_entry(f"{dockerfile}.dockerignore", ignored + own.encode(), 0o600)
         yield file_entry(dockerfile, outside, 0o600)
     yield END
 

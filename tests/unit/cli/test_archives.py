@@ -48,7 +48,28 @@ def test_a_dockerfile_outside_of_the_context_is_sent_along(
     monkeypatch.chdir(tmp_path)
     context = open_context("context", "other")
     found = members(b"".join(context.body or ()))
-    assert list(found) == [context.dockerfile] and context.dockerfile.startswith(".dockerfile.")
+    assert sorted(found) == [context.dockerfile, f"{context.dockerfile}.dockerignore"]
+    assert context.dockerfile.startswith(".dockerfile.")
+
+
+def test_an_ignore_file_beside_a_dockerfile_outside_of_the_context_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "context").mkdir()
+    for name in ("kept", "left", ".dockerignore"):
+        (tmp_path / "context" / name).write_text("kept\n")
+    (tmp_path / "other").write_text("FROM y")
+    (tmp_path / "other.dockerignore").write_text("left\n")
+    monkeypatch.chdir(tmp_path)
+    context = open_context("context", "other")
+    assert context.directory is None
+    data = b"".join(context.body or ())
+    own = [context.dockerfile, f"{context.dockerfile}.dockerignore"]
+    assert sorted(members(data)) == sorted([".dockerignore", "kept", *own])
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        file = archive.extractfile(own[1])
+        # What the engine reads keeps the two files of ours out of `COPY . .`.
+        assert file is not None and file.read().decode().split() == ["left", *own]
 
 
 @pytest.mark.parametrize(
