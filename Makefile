@@ -41,9 +41,10 @@ differential: setup ## command lines and Dockerfiles on Debian's docker (and bui
 	tools/system-packages differential
 	SAMPAN_DIFFERENTIAL_AGAINST=$(AGAINST) $(BIN)/python -m pytest tests/differential
 
-load: setup ## hundreds of containers at once, a gigabyte of logs (minutes)
+load: setup ## hundreds of containers at once, a gigabyte of logs, many examples of properties (minutes)
 	tools/system-packages test
 	$(BIN)/python -m pytest -s tests/integration/load
+	SAMPAN_PROPERTY_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 1200 tests/integration/storage/test_layer_properties.py
 
 vm: setup ## what depends on the kernel, on Debian's in a virtual machine: control groups v2, AppArmor (half an hour)
 	tools/system-packages test
