@@ -19,7 +19,7 @@ from sampan.engine.build_contexts import BuildContexts
 from sampan.engine.build_job import Tools, run_job
 from sampan.engine.build_sessions import BuildSessions
 from sampan.engine.build_shells import BuildShells
-from sampan.engine.cache_mounts import Writer, name_of
+from sampan.engine.cache_mounts import Writer
 from sampan.engine.client_directory import ClientDirectory
 from sampan.engine.remote_context import NamedSources
 from sampan.engine.threads import Report, ReportedWork, blocking_chunks, streamed
@@ -128,12 +128,12 @@ class Builds:
     async def export_mount(self, cache_id: str) -> AsyncIterator[bytes]:
         """The content of a cache mount as a tar; in use meanwhile. Raises `NotFound`."""
         mounts, use = self._cache.mounts, self._cache.use
-        await asyncio.to_thread(mounts.require, cache_id)
+        name = await asyncio.to_thread(mounts.find, cache_id)
 
         def work(write: Callable[[bytes], object]) -> None:
             with use.build():
-                use.touch(name_of(cache_id))
-                mounts.write_tar(cache_id, Writer(write))
+                use.touch(name)
+                mounts.write_tar(name, Writer(write))
 
         return streamed(work)
 

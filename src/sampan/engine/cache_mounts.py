@@ -6,9 +6,10 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,21 +104,36 @@ class CacheMounts:
             raise
         remove_tree(fresh)
 
-    def write_tar(self, cache_id: str, out: Sink) -> None:
-        """The mount's content as a tar. The caller keeps it in use. Raises `NotFound`."""
+    def find(self, cache_id: str) -> str:
+        """The name of the mount's directory. Raises `NotFound`, `Conflict`.
+
+        The plain mount of that id, else the only one of it that has an owner, a mode or a beginning of its own; a
+        name, as `builder du` shows it, is one too.
+        """
+        plain = name_of(cache_id)
+        if (self._root / plain).is_dir():
+            return plain
+        if _NAME.fullmatch(cache_id) and (self._root / cache_id).is_dir():
+            return cache_id
+        names = [name for name in self._names() if self._record(name).id == cache_id]
+        if len(names) > 1:
+            raise Conflict(
+                f"several cache mounts have the id {cache_id}", hint="give one's name: " + ", ".join(names)
+            )
+        if not names:
+            raise NotFound(f"No such cache mount: {cache_id}", hint="`sampan builder du` lists them")
+        return names[0]
+
+    def write_tar(self, name: str, out: Sink) -> None:
+        """The content of the mount with that directory as a tar. The caller keeps it in use. Raises `NotFound`."""
         try:
-            fd = os.open(self._root / name_of(cache_id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(self._root / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise no_such_mount(cache_id) from None
+            raise NotFound(f"cache mount {name} was removed meanwhile") from None
         try:
             write_tree(fd, out)
         finally:
             os.close(fd)
-
-    def require(self, cache_id: str) -> None:
-        """Raises `NotFound`."""
-        if not (self._root / name_of(cache_id)).is_dir():
-            raise no_such_mount(cache_id)
 
     def replace(self, cache_id: str, tar: Iterable[bytes]) -> None:
         """Give the mount the content of a tar, plain or compressed.
@@ -139,14 +155,22 @@ class CacheMounts:
             remove_tree(fresh)
 
     def _put_in_place(self, cache_id: str, fresh: Path) -> None:
-        name, aside = name_of(cache_id), self._root / f"remove-{secrets.token_hex(8)}"
+        try:
+            name = self.find(cache_id)
+        except NotFound:
+            name = name_of(cache_id)
+        known = self._record(name)
+        aside = self._root / f"remove-{secrets.token_hex(8)}"
         now = int(time.time())
         with self._lock:
             if self._in_use(name):
                 raise Conflict(f"cache mount {cache_id} is in use by a build")
-            record = CacheMountRecord(cache_id, now, now, 0)
+            record = CacheMountRecord(known.id or cache_id, now, now, 0)
             self._metadata.put(Table.CACHE_MOUNTS, name, msgspec.json.encode(record))
             if (self._root / name).exists():
+                info = (self._root / name).stat()
+                os.chown(fresh, info.st_uid, info.st_gid)
+                os.chmod(fresh, stat.S_IMODE(info.st_mode))
                 os.rename(self._root / name, aside)
             os.rename(fresh, self._root / name)
         remove_tree(aside)
@@ -159,10 +183,14 @@ class CacheMounts:
 
     def list(self) -> list[CacheMount]:
         """With their sizes, in bytes of file data. A directory without a record has an empty one."""
+        return [
+            CacheMount(name, self._dated(name), directory_size(self._root / name)) for name in self._names()
+        ]
+
+    def _names(self) -> Sequence[str]:
         if not self._root.exists():
             return []
-        names = sorted(name for name in os.listdir(self._root) if _NAME.fullmatch(name))
-        return [CacheMount(name, self._dated(name), directory_size(self._root / name)) for name in names]
+        return sorted(name for name in os.listdir(self._root) if _NAME.fullmatch(name))
 
     def remove(self, name: str) -> int:
         """The bytes that were freed; 0 when the mount is in use or gone."""
@@ -200,10 +228,6 @@ class Writer:
 
     def write(self, data: bytes, /) -> object:
         return self._write(data)
-
-
-def no_such_mount(cache_id: str) -> NotFound:
-    return NotFound(f"No such cache mount: {cache_id}", hint="`sampan builder du` lists them")
 
 
 def name_of(cache_id: str) -> str:

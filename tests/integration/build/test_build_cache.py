@@ -164,6 +164,18 @@ def test_a_cache_mount_travels_as_an_archive(sampan: Any, tmp_path: Path) -> Non
     done = sampan.run("builder", "import-mount", "moved", "-", stdin=b"no archive at all" * 100)
     assert done.returncode != 0
     assert build(sampan, look, "--no-cache", "-t", "moved").returncode == 0
+    owned = (
+        "FROM busybox\nRUN --mount=type=cache,id=owned,target=/c,uid=7,mode=700 "
+        "cat /c/chest; echo mine > /c/chest; stat -c 'of %u' /c\n"
+    )
+    assert build(sampan, owned, "--no-cache").returncode == 0
+    sampan.ok("builder", "export-mount", "owned", "-o", str(archive))
+    assert build(sampan, owned.replace("mine", "other"), "--no-cache").returncode == 0
+    sampan.ok("builder", "import-mount", "owned", str(archive))
+    done = build(sampan, owned, "--no-cache")
+    assert "mine\nof 7" in done.stdout
+    assert build(sampan, owned.replace("uid=7", "uid=8"), "--no-cache").returncode == 0
+    assert "several cache mounts have the id owned" in sampan.run("builder", "export-mount", "owned").stderr
     assert "No such cache mount: nobody" in sampan.run("builder", "export-mount", "nobody").stderr
     assert not list((sampan.engine.root / "caches").glob("remove-*"))
 
