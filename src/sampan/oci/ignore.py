@@ -38,6 +38,14 @@ class IgnoreRules:
         ]
         self._returning = [pattern.split("/") for negated, pattern in patterns if negated]
 
+    def without(self, path: str) -> IgnoreRules:
+        """These rules and one more, after them, that leaves `path` out. It has no wildcards in it."""
+        rules = IgnoreRules()
+        rules.patterns = (*self.patterns, (False, path))
+        rules._groups = [(False, _any_of([path])), *self._groups]
+        rules._returning = self._returning
+        return rules
+
     def __bool__(self) -> bool:
         return bool(self._groups)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,20 @@ def layers(sampan: Any, image: str) -> list[str]:
     return list(json.loads(sampan.ok("image", "inspect", image))[0]["RootFS"]["Layers"])
 
 
+def apart(sampan: Any, mounts: dict[Path, Path], *arguments: str) -> None:
+    """`sampan ARGUMENTS` in a mount namespace with other directories at these places."""
+    script = "".join(f"mount --bind {source} {place} && " for place, source in mounts.items())
+    command = f"{script}exec {sys.executable} -m sampan.cli.main {' '.join(arguments)}"
+    done = subprocess.run(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", command],
+        env=sampan.engine.environment,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_layers_are_those_of_a_context_that_was_sent(fresh_sampan: Any, context: Path) -> None:
     fresh_sampan.docker("build", "--no-cache", "-q", "-t", "sent", str(context))
     fresh_sampan.ok("build", "--no-cache", "-q", "-t", "named", str(context))
@@ -70,29 +85,31 @@ def test_what_runs_sees_the_files_that_were_hashed_and_no_ignored_ones(
 def test_a_dockerfile_from_elsewhere_is_no_file_of_the_context(
     fresh_sampan: Any, context: Path, tmp_path: Path
 ) -> None:
-    text = "FROM busybox\nCOPY d/one* Dockerfile* .dockerfile* /got/\nRUN ls -a /got >/names\n"
+    text = "FROM busybox\nCOPY . /got/\nRUN ls -a /got >/names\n"
     (tmp_path / "Outside").write_text(text)
-    expected = {".", "..", "one", "Dockerfile", "Dockerfile.dockerignore"}
+    expected = {".", "..", ".dockerignore", "Dockerfile", "Dockerfile.dockerignore", "d", "link"}
     for file, stdin in (("-", text.encode()), (str(tmp_path / "Outside"), None)):
         fresh_sampan.ok("build", "-q", "-t", "outside", "-f", file, str(context), stdin=stdin)
         assert set(fresh_sampan.ok("run", "--rm", "outside", "cat", "/names").split()) == expected
+    # Sent, it has a name there that nobody has given it.
+    other = tmp_path / "other"
+    shutil.copytree(context, other, symlinks=True, ignore=shutil.ignore_patterns("*.fifo"))
+    (tmp_path / "context-link").mkdir()
+    apart(
+        fresh_sampan,
+        {tmp_path / "context-link": other},
+        "build",
+        "-q",
+        "-t",
+        "outside",
+        "-f",
+        str(tmp_path / "Outside"),
+        str(tmp_path / "context-link"),
+    )
+    assert set(fresh_sampan.ok("run", "--rm", "outside", "cat", "/names").split()) == expected
     empty = fresh_sampan.run("build", "-f", "-", str(context), stdin=b"")
     assert empty.returncode != 0
     assert "cannot be empty" in empty.stderr
-
-
-def apart(sampan: Any, mounts: dict[Path, Path], *arguments: str) -> None:
-    """`sampan ARGUMENTS` in a mount namespace with other directories at these places."""
-    script = "".join(f"mount --bind {source} {place} && " for place, source in mounts.items())
-    command = f"{script}exec {sys.executable} -m sampan.cli.main {' '.join(arguments)}"
-    done = subprocess.run(
-        ["unshare", "-m", "--propagation", "private", "sh", "-c", command],
-        env=sampan.engine.environment,
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_contexts_are_sent_when_the_engine_sees_other_directories_there(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from dataclasses import dataclass, field
 
 from sampan.build.files.checksums import Checksums
@@ -14,6 +15,8 @@ from sampan.linux.paths import open_in_root
 from sampan.oci.ignore import IgnoreRules
 
 _MAX_IGNORE = 4 << 20
+_MADE_UP = re.compile(r"\.dockerfile\.[0-9a-f]{4,40}")
+"""How clients call a Dockerfile from standard input or from outside of the context."""
 
 
 def read_dockerfile(fd: int, request: BuildRequest) -> bytes:
@@ -54,8 +57,13 @@ class Context:
 
 
 def context_tree(context: Context, request: BuildRequest) -> Tree:
-    """The context without what its ignore file names."""
+    """The context without what its ignore file names.
+
+    A Dockerfile that a client has put into the tar under a name of its own making is no file of the context.
+    """
     rules = ignore_rules(context.fd, request) or IgnoreRules()
+    if request.dockerfile_text is None and _MADE_UP.fullmatch(request.dockerfile):
+        rules = rules.without(request.dockerfile)
     return Tree(context.fd, rules, True, context.checksums, context.scratch)
 
 

@@ -17,7 +17,7 @@ from sampan.build.errors import BuildCancelled
 
 T = TypeVar("T")
 
-MAX_PARALLEL = max(4, 2 * (os.cpu_count() or 1))
+MAX_PARALLEL = max(16, 4 * (os.cpu_count() or 1))
 """Stages of a build at a time. Most of a step is waiting for its process, which has cores of its own to ask for."""
 
 
