@@ -28,6 +28,10 @@ OPTIONS_ARG = "BUILDKIT_DOCKERFILE_CHECK"
 """The build argument that replaces the `check` directive."""
 
 
+MAX_TRIED = 2_000_000
+"""Instructions times variables of a Dockerfile whose values are tried: each instruction looks at all variables."""
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     findings: tuple[Finding, ...]
@@ -140,6 +144,9 @@ def _is_reference(text: str) -> bool:
 
 def _first_mistake(subject: Subject, planned: Plan, stages: set[int]) -> SampanError | None:
     """The first instruction whose values can't work, as far as this is known without doing anything."""
+    items = subject.dockerfile.instructions
+    if len(items) * sum(len(item.args) for item in items if item.keyword in ("ARG", "ENV")) > MAX_TRIED:
+        return None
     scope = ArgScope(subject.build_args, planned.global_args, planned.platform_args)
     ends: dict[int, StageState] = {}
     known: dict[int, bool] = {}

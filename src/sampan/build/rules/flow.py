@@ -34,6 +34,8 @@ _MAX_NAMES = 100
 """Undefined variables of one word that are told."""
 _MAX_COMPARISONS = 200_000
 """Names compared for suggestions in one Dockerfile; it is a stranger's, and comparing is what takes longest."""
+_MAX_COPIED = 1_000_000
+"""Variables that stages inherit in one Dockerfile; beyond, what a stage has inherited is not known."""
 _MAX_VARIABLE = 64 << 10
 """Characters of a value that is carried on: only names matter here."""
 
@@ -45,7 +47,8 @@ class StageFacts:
     env: dict[str, str] = field(default_factory=dict)
     declared: set[str] = field(default_factory=set)
     """Build arguments, with or without a value, those of the stages below too."""
-    has_shell: bool = False
+    shell: tuple[str, ...] = ()
+    """What SHELL, or the base image, says; () is Docker's own."""
     workdir_set: bool = False
     base_known: bool = True
     """False: the base image is not here, so that any variable may come from it."""
@@ -61,6 +64,7 @@ class Flow:
         self._origins = origins
         self._escape = subject.dockerfile.escape
         self._comparisons = 0
+        self._copied = 0
         self.end: dict[int, StageFacts] = {}
         self.declared: dict[int, list[Declared]] = {}
         """Of each stage."""
@@ -84,6 +88,9 @@ class Flow:
         """FROM, and the triggers of what it names, which stand on FROM's line."""
         if body.parent is not None:
             before = self.end[body.parent]
+            self._copied += len(before.env) + len(before.declared)
+            if self._copied > _MAX_COPIED:
+                before = StageFacts(shell=before.shell, workdir_set=before.workdir_set, base_known=False)
             facts = replace(before, env=dict(before.env), declared=set(before.declared), triggers=[])
             texts: Iterable[str] = before.triggers
         elif body.base == SCRATCH:
@@ -93,7 +100,7 @@ class Flow:
             defaults = config.defaults if config else None
             pairs = (pair.partition("=") for pair in (defaults.env if defaults else None) or ())
             facts = StageFacts({name: value for name, _, value in pairs}, base_known=config is not None)
-            facts.has_shell = bool(defaults and defaults.shell)
+            facts.shell = (defaults.shell if defaults else None) or ()
             texts = (defaults.on_build if defaults else None) or ()
         facts.env.setdefault("PATH", DEFAULT_PATH)
         return facts, [item for text in texts for item in self._trigger(text, body.origin)]
@@ -118,8 +125,8 @@ class Flow:
         if keyword in ("ENV", "LABEL"):
             yield from self._pairs(facts, item)
         elif keyword == "SHELL":
-            facts.has_shell = True
-        elif keyword in ("CMD", "ENTRYPOINT") and not item.is_json and not facts.has_shell:
+            facts.shell = item.args
+        elif keyword in ("CMD", "ENTRYPOINT") and not item.is_json and not facts.shell:
             text = (
                 f"JSON arguments recommended for {written(item)} to prevent unintended behavior "
                 "related to OS signals"
@@ -131,6 +138,13 @@ class Flow:
             yield from self._expose(facts, item)
         elif keyword in ("COPY", "ADD"):
             yield from self._copy(facts, item)
+
+    def start_shell(self, body: Body) -> tuple[str, ...]:
+        """The shell that the stage begins with; of stages that have been walked through."""
+        if body.parent is not None:
+            return self.end[body.parent].shell
+        config = None if body.base in ("", SCRATCH) else self._subject.find_base(body.base, body.platform)
+        return (config.defaults.shell if config else None) or ()
 
     def expanded(self, facts: StageFacts, text: str, *, raw: bool = False) -> Expansion | None:
         try:

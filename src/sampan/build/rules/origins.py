@@ -15,6 +15,9 @@ from sampan.errors import Invalid
 from sampan.oci.reference import parse_reference
 from sampan.registry.platforms import parse_platform
 
+_MANY = 1000
+"""Names of build arguments among which none is suggested any more: comparing them all takes too long."""
+
 
 class Origins:
     """Global build arguments and stages. What can't be expanded is left out: the builder itself refuses it."""
@@ -26,12 +29,12 @@ class Origins:
         predefined = platform_args_of(subject.build_platform, subject.target_platform)
         predefined["TARGETSTAGE"] = subject.target or "default"
         self.predefined = {name: subject.given.get(name, value) for name, value in predefined.items()}
-        self._declared = {arg.partition("=")[0] for item in head for arg in item.args}
         self.declared: list[Declared] = []
         """The build arguments before the first FROM, as they are in this build."""
         self._defaults = self._globals(head, {})
         self.declared.clear()
         self.global_args = self._globals(head, subject.given)
+        self._known = {*self.global_args, *(one.name for one in self.declared)}
         self.bodies = self._bodies(bodies)
 
     def findings(self) -> Iterator[Finding]:
@@ -97,9 +100,9 @@ class Origins:
 
     def _undeclared(self, origin: Instruction, text: str) -> Iterator[Finding]:
         expanded = self._expanded(text, self.global_args)
-        known = {*self._declared, *self.global_args}
-        for name in sorted(expanded.unset - known) if expanded else ():
-            message = f"FROM argument '{name}' is not declared{did_you_mean(name, sorted(known))}"
+        for name in sorted(expanded.unset - self._known) if expanded else ():
+            meant = did_you_mean(name, sorted(self._known)) if len(self._known) <= _MANY else ""
+            message = f"FROM argument '{name}' is not declared{meant}"
             yield at(catalog.UNDEFINED_ARG_IN_FROM, message, origin)
 
     def _platform(self, body: Body) -> Iterator[Finding]:

@@ -67,9 +67,8 @@ def practice_findings(subject: Subject, bodies: tuple[Body, ...], flow: Flow) ->
         yield from _pinned(body)
         yield from _copies(subject, body, flow)
         yield from _order(flow, body)
-        yield from run_findings(
-            subject, ancestry(bodies, body.index), flow.end[body.index].env, kept=body in chain
-        )
+        shell = flow.start_shell(body)
+        yield from run_findings(body, shell, flow.end[body.index].env, kept=body in chain)
     yield from _user(subject, chain, flow)
     yield from _health(subject, chain)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sampan.build.model import Instruction
 from sampan.build.rules.finding import Finding, Rule, at
-from sampan.build.rules.shell import Command, commands_of, script_of
-from sampan.build.rules.subject import Body, Subject
+from sampan.build.rules.shell import Command, commands_of
+from sampan.build.rules.subject import Body
 
 CACHE_IN_LAYER = Rule(
     "PackageCacheInLayer",
@@ -40,20 +40,17 @@ NO_PIPEFAIL = Rule(
 
 _POSIX = frozenset({"sh", "bash", "ash", "dash", "ksh", "zsh"})
 _HARMLESS_BEFORE_PIPE = frozenset({"echo", "printf", "yes", "true", ":"})
-_PIPEFAIL = re.compile(r"set\s+[^;&|\n]*pipefail")
 _APT = frozenset({"apt", "apt-get", "aptitude"})
 _DNF = frozenset({"dnf", "yum", "microdnf", "tdnf", "dnf5"})
 _PIP = frozenset({"pip", "pip3", "pip2"})
 _MOUNT_TARGET = re.compile(r"(?:^|,)(?:target|dst|destination)=([^,]*)")
-_REMOVED = re.compile(r"\brm\s+-\S*r\S*\s+([^;&|\n]*)|\bfind\s+([^;&|\n]*-delete)")
 
 
 def run_findings(
-    subject: Subject, chain: Sequence[Body], env: Mapping[str, str], *, kept: bool
+    body: Body, shell: tuple[str, ...], env: Mapping[str, str], *, kept: bool
 ) -> Iterator[Finding]:
-    """Of the first stage in `chain`. `kept`: its layers are in the image, so that what it leaves behind matters."""
-    shell = _first_shell(subject, chain)
-    for item in chain[0].instructions:
+    """`shell`: what the stage begins with. `kept`: its layers are in the image, and with them what it leaves there."""
+    for item in body.instructions:
         if item.keyword == "SHELL":
             shell = item.args
         if item.keyword != "RUN":
@@ -101,16 +98,6 @@ _INSTALLS = (
 )
 
 
-def _first_shell(subject: Subject, chain: Sequence[Body]) -> tuple[str, ...]:
-    """The shell at the start of the stage; () is Docker's own."""
-    for body in chain[1:]:
-        shells = [item.args for item in body.instructions if item.keyword == "SHELL"]
-        if shells:
-            return shells[-1]
-    config = subject.find_base(chain[-1].base, chain[-1].platform) if chain[-1].base else None
-    return (config.defaults.shell if config else None) or ()
-
-
 def _is_posix(shell: Sequence[str]) -> bool:
     return not shell or shell[0].rpartition("/")[2] in _POSIX
 
@@ -146,7 +133,9 @@ def _is_upgrade(command: Command) -> bool:
 
 
 def _pipes(item: Instruction, found: Sequence[Command], shell: Sequence[str]) -> Iterator[Finding]:
-    if any("pipefail" in word for word in shell) or _PIPEFAIL.search(script_of(item)):
+    if any("pipefail" in word for word in shell):
+        return
+    if any(command.name == "set" and "pipefail" in command.args for command in found):
         return
     for command in found:
         if command.piped and command.name not in _HARMLESS_BEFORE_PIPE:
@@ -155,13 +144,20 @@ def _pipes(item: Instruction, found: Sequence[Command], shell: Sequence[str]) ->
 
 
 def _caches(item: Instruction, found: Sequence[Command], env: Mapping[str, str]) -> Iterator[Finding]:
-    removed = " ".join(first or second for first, second in _REMOVED.findall(script_of(item)))
+    removed = [path for command in found if _removes(command) for path in command.operands]
     mounted = [
         match for flag in item.flags if flag.startswith("--mount=") for match in _MOUNT_TARGET.findall(flag)
     ]
-    gone = f"{removed} {' '.join(mounted)}"
+    gone = " ".join([*removed, *mounted])
     for name in dict.fromkeys(left for command in found if (left := _leaves(command, found, gone, env))):
         yield at(CACHE_IN_LAYER, f"{name} leaves its cache in the layer", item)
+
+
+def _removes(command: Command) -> bool:
+    """A tree, or what is in it."""
+    if command.name == "rm":
+        return any("r" in option.lower() for option in command.options)
+    return command.name == "find" and ("-delete" in command.args or "rm" in command.args)
 
 
 def _leaves(command: Command, found: Sequence[Command], gone: str, env: Mapping[str, str]) -> str:
