@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from sampan.build.errors import BuildCancelled
+from sampan.build.solver import schedule
 from sampan.build.solver.flights import Flights
 from sampan.build.solver.schedule import Circle, LinkedEvent, Once, perform
 
@@ -95,6 +96,28 @@ def test_stages_that_need_each_other_are_a_circle() -> None:
     once = Once(make)
     with pytest.raises(Circle):
         once.get(0)
+
+
+def test_stages_that_take_long_do_not_keep_others_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "PATIENCE", 0.01)
+    monkeypatch.setattr(schedule, "PARALLEL", 2)
+    monkeypatch.setattr(schedule, "MAX_PARALLEL", 6)
+    together = threading.Barrier(6, timeout=30)
+    lock = threading.Lock()
+    running: set[int] = set()
+    most = 0
+
+    def run(stage: int) -> None:
+        nonlocal most
+        with lock:
+            running.add(stage)
+            most = max(most, len(running))
+        together.wait()
+        with lock:
+            running.remove(stage)
+
+    perform(range(12), {stage: set() for stage in range(12)}, run, threading.Event())
+    assert most == 6
 
 
 def test_an_outer_event_sets_the_inner_one_and_not_the_other_way_round() -> None:

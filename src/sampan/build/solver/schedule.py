@@ -17,8 +17,11 @@ from sampan.build.errors import BuildCancelled
 
 T = TypeVar("T")
 
-MAX_PARALLEL = max(16, 4 * (os.cpu_count() or 1))
-"""Stages of a build at a time. Most of a step is waiting for its process, which has cores of its own to ask for."""
+PARALLEL = max(4, 2 * (os.cpu_count() or 1))
+"""Stages of a build that begin at the same time: more only wait for a core, when their steps are short."""
+MAX_PARALLEL = max(32, PARALLEL)
+PATIENCE = 0.5
+"""Seconds in which no stage ends before twice as many may run: long steps mostly wait for the network or the disk."""
 
 
 class LinkedEvent(threading.Event):
@@ -94,6 +97,7 @@ def perform(
         pool: ThreadPoolExecutor | None = None
         running: dict[Future[object], int] = {}
         failure: BaseException | None = None
+        limit = PARALLEL
         while waiting or running:
             ready = [] if failure else [stage for stage in waiting if needs[stage] <= done]
             if len(ready) == 1 and not running:
@@ -103,12 +107,17 @@ def perform(
                 continue
             if pool is None:
                 pool = stack.enter_context(ThreadPoolExecutor(MAX_PARALLEL, thread_name_prefix="stage"))
-            for stage in ready:
+            room = limit - len(running)
+            for stage in ready[:room]:
                 waiting.remove(stage)
                 running[pool.submit(run, stage)] = stage
             if not running:
                 break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            growing = len(ready) > room and limit < MAX_PARALLEL
+            ended = wait(running, PATIENCE if growing else None, return_when=FIRST_COMPLETED).done
+            if not ended:
+                limit = min(2 * limit, MAX_PARALLEL)
+            for future in ended:
                 error = future.exception()
                 if error is None:
                     done.add(running[future])
