@@ -185,6 +185,18 @@ def test_a_file_that_changes_between_hashing_and_copying_ends_the_build_with_its
     assert raised.value.message == f"changed while the build read it: {name}"
 
 
+@pytest.mark.parametrize("name", ["small", "large"])
+def test_another_name_of_a_file_is_no_change_of_its_content(
+    make_tree: MakeTree, tmp_path: Path, context: Path, name: str
+) -> None:
+    tree = make_tree(Checksums(tmp_path / "kept/one"))
+    (selection,) = tree.select(".")
+    checksum(tree, [selection], NEVER)
+    os.link(context / name, tmp_path / "another name")
+    _copy(tree, selection, tmp_path / "target")
+    assert (tmp_path / "target" / name).read_bytes() == (context / name).read_bytes()
+
+
 def test_a_young_file_is_hashed_once_more_in_the_copy(make_tree: MakeTree, tmp_path: Path) -> None:
     """Two writes within one tick of the clock leave equal metadata."""
     tree = make_tree(Checksums(tmp_path / "kept/one"))

@@ -71,9 +71,11 @@ class Transfer:
         self.copy(source, target)
         if not tree.is_context:
             return
-        if not entry.is_still(os.fstat(source)):
-            raise tree.changed(selection, entry)
-        if tree.checksums.lasts and not tree.checksums.is_settled(entry) and self._hash(target) != known:
+        # Another name or mode of the file changes its ctime too: then, too, the content decides.
+        sure = entry.is_still(os.fstat(source)) and (
+            not tree.checksums.lasts or tree.checksums.is_settled(entry)
+        )
+        if not sure and (known is None or self._hash(target) != known):
             raise tree.changed(selection, entry)
 
     def _hash(self, fd: int) -> bytes:
