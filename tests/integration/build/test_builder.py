@@ -220,6 +220,24 @@ def test_what_is_not_content_does_not_count(bench: Bench) -> None:
         assert bench.worker.snapshots_made == made + 1, flag
 
 
+def test_what_only_looks_alike_is_not_taken_from_the_cache(bench: Bench) -> None:
+    """CVE-2024-24557: images with equal configuration and history, files with equal metadata, but other content."""
+    bench.worker.add_image("good", {"/tool": "good"})
+    bench.worker.add_image("evil", {"/tool": "evil"})
+    for options in ({}, {"no_cache": True}):
+        bench.build("FROM evil\nRUN write /x 1\nCOPY --from=evil /tool /t\n", **options)
+    assert "Using cache" not in bench.text
+    tree = bench.tree("FROM good\nRUN write /x 1\nCOPY --from=good /tool /t\n")
+    assert "Using cache" not in bench.text
+    assert ((tree / "tool").read_text(), (tree / "t").read_text()) == ("good", "good")
+    file = bench.file("a", "evil")
+    os.utime(file, (1, 1))
+    bench.build("FROM base\nCOPY a /\n")
+    file.write_text("good")
+    os.utime(file, (1, 1))
+    assert (bench.tree("FROM base\nCOPY a /\n") / "a").read_text() == "good"
+
+
 def test_a_linked_copy_is_the_same_layer_on_any_base(bench: Bench) -> None:
     bench.worker.add_image(
         "other", {"/etc/passwd": "web:x:33:44::/:/bin/sh\n", "/etc/group": "", "/here": "x"}
