@@ -92,7 +92,9 @@ def open_idmapped(overlay: Overlay, user_namespace: int, owner: Owner) -> int:
         _attach(tree, place)
         lower.append(place)
     writable = lower.pop()
-    mapped = Overlay(tuple(lower), f"{writable}/{upper}", f"{writable}/{work}", base, overlay.label)
+    mapped = msgspec.structs.replace(
+        overlay, lower=tuple(lower), upper=f"{writable}/{upper}", work=f"{writable}/{work}", places=base
+    )
     with FilesystemIds(*owner):
         return mapped.open()
 
