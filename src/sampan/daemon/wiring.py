@@ -223,7 +223,7 @@ async def assemble(settings: Settings) -> Assembled:
         layer_kind=layer_kind(),
         security_options=announced(settings, facts),
     )
-    calls = BuildCalls(images, settings.run / "builds")
+    calls = BuildCalls(images, settings.run / "builds", settings.root / "builds")
     engine = Engine(
         settings, events, containers, containers.execs, images, volumes, networks, builds, system, calls
     )

@@ -20,8 +20,10 @@ from sampan.build.rules.check import check_text
 from sampan.build.rules.outline import outline, targets
 from sampan.build.rules.report import Json, lint_result
 from sampan.build.rules.subject import FindBase, Subject, replaceable
+from sampan.build.session import NO_CLIENT
 from sampan.build.solver.steps import host_platform
 from sampan.engine.images import Images, platform_of
+from sampan.engine.remote_context import load_remote
 from sampan.engine.threads import blocking_chunks
 from sampan.errors import NotFound, SampanError
 from sampan.oci.image import ImageConfig
@@ -37,38 +39,42 @@ _CONTEXT = ExtractOptions(owner=(0, 0), devices=False)
 
 
 class BuildCalls:
-    def __init__(self, images: Images, scratch: Path) -> None:
-        """`scratch`: a directory for contexts, removed after each call."""
+    def __init__(self, images: Images, small: Path, large: Path) -> None:
+        """Directories for contexts, which are removed after each call; `large` for those that are fetched."""
         self._images = images
-        self._scratch = scratch
+        self._small = small
+        self._large = large
 
     async def check(
         self,
         request: BuildRequest,
-        context: AsyncIterator[bytes],
+        context: AsyncIterator[bytes] | str,
         credentials: Mapping[str, Credentials],
         *,
         practice: bool = True,
     ) -> Json:
-        """BuildKit's `result.json` of a check. The Dockerfile and the ignore file suffice as context.
+        """BuildKit's `result.json` of a check. The Dockerfile and the ignore file suffice as context; or it is a URL.
 
         `practice`: with sampan's own rules, not BuildKit's alone.
         """
 
-        def work(fd: int) -> Json:
+        def work(fd: int, request: BuildRequest) -> Json:
             raw = read_dockerfile(fd, request)
             subject = self._subject(fd, request, credentials, practice=practice)
             name = request.dockerfile or "Dockerfile"
             return lint_result(check_text(raw, subject, name), raw, name)
 
-        return await self._in_context(context, work)
+        return await self._in_context(context, request, work)
 
     async def outline(
-        self, request: BuildRequest, context: AsyncIterator[bytes], credentials: Mapping[str, Credentials]
+        self,
+        request: BuildRequest,
+        context: AsyncIterator[bytes] | str,
+        credentials: Mapping[str, Credentials],
     ) -> Json:
         """What the target can be given. Raises `DockerfileError`, `NotFound` for an unknown target."""
 
-        def work(fd: int) -> Json:
+        def work(fd: int, request: BuildRequest) -> Json:
             raw = read_dockerfile(fd, request)
             subject = self._subject(fd, request, credentials)
             subject = replace(subject, dockerfile=parse(raw, request.dockerfile or "Dockerfile"))
@@ -82,16 +88,16 @@ class BuildCalls:
             )
             return outline(subject, planned, raw)
 
-        return await self._in_context(context, work)
+        return await self._in_context(context, request, work)
 
-    async def targets(self, request: BuildRequest, context: AsyncIterator[bytes]) -> Json:
+    async def targets(self, request: BuildRequest, context: AsyncIterator[bytes] | str) -> Json:
         """The stages. Raises `DockerfileError`."""
 
-        def work(fd: int) -> Json:
+        def work(fd: int, request: BuildRequest) -> Json:
             raw = read_dockerfile(fd, request)
             return targets(parse(raw, request.dockerfile or "Dockerfile"), raw)
 
-        return await self._in_context(context, work)
+        return await self._in_context(context, request, work)
 
     def _subject(
         self,
@@ -115,23 +121,35 @@ class BuildCalls:
             practice=practice,
         )
 
-    async def _in_context(self, context: AsyncIterator[bytes], work: Callable[[int], Json]) -> Json:
-        """Unpack the context, and call `work` with its descriptor in a thread."""
+    async def _in_context(
+        self,
+        context: AsyncIterator[bytes] | str,
+        request: BuildRequest,
+        work: Callable[[int, BuildRequest], Json],
+    ) -> Json:
+        """Unpack or fetch the context; `work` gets its descriptor, and a Dockerfile that came alone, in a thread."""
         loop = asyncio.get_running_loop()
 
-        def unpacked() -> Json:
-            directory = Path(tempfile.mkdtemp(dir=self._scratch))
+        def filled(fd: int) -> BuildRequest:
+            if not isinstance(context, str):
+                extract_tar(blocking_chunks(context, loop), fd, _CONTEXT)
+                return request
+            text = load_remote(context, fd, request, lambda _: None, threading.Event(), NO_CLIENT)
+            return request if text is None else replace(request, dockerfile_text=text)
+
+        def performed() -> Json:
+            parent = self._large if isinstance(context, str) else self._small
+            directory = Path(tempfile.mkdtemp(dir=parent))
             try:
                 fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
-                    extract_tar(blocking_chunks(context, loop), fd, _CONTEXT)
-                    return work(fd)
+                    return work(fd, filled(fd))
                 finally:
                     os.close(fd)
             finally:
                 shutil.rmtree(directory, ignore_errors=True)
 
-        return await asyncio.to_thread(unpacked)
+        return await asyncio.to_thread(performed)
 
     def _find_base(self, request: BuildRequest, credentials: Mapping[str, Credentials]) -> FindBase:
         """Configurations of images that are here, else from their registries; nothing is pulled.

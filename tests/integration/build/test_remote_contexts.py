@@ -74,3 +74,15 @@ def test_an_archive_or_a_dockerfile_behind_a_url_is_a_context(sampan: Any, site:
     assert failed.returncode == 1 and "neither a tar archive nor a Dockerfile" in failed.stderr
     failed = sampan.run("build", f"{site.url}/missing")
     assert failed.returncode == 1 and "404" in failed.stderr
+
+
+def test_what_is_behind_a_url_can_be_checked(sampan: Any, site: GitServer) -> None:
+    site.repository("r.git", {"Dockerfile": "FROM scratch as a\nCOPY b /\n", ".dockerignore": "b\n"})
+    site.files["/Dockerfile.txt"] = b"FROM scratch AS one\n"
+    done = sampan.run("build", "--call", "lint", f"{site.url}/r.git")
+    assert done.returncode == 1
+    assert "WARNING: FromAsCasing" in done.stdout and "WARNING: CopyIgnoredFile" in done.stdout
+    assert (
+        sampan.ok("build", "--call", "targets", f"{site.url}/Dockerfile.txt").split("\n")[1].strip()
+        == "one (default)"
+    )

@@ -82,6 +82,8 @@ class Question:
     body: Iterator[bytes]
     name: str
     shown: str
+    remote: str = ""
+    """A URL that the engine fetches."""
 
 
 def question(place: str, dockerfile: str, stdin: BinaryIO) -> Question:
@@ -92,7 +94,8 @@ def question(place: str, dockerfile: str, stdin: BinaryIO) -> Question:
         return Question(context.body or iter(()), name, name)
     if not os.path.isdir(place):
         if is_remote(place):
-            raise Failure("--call needs a context that is here", hint="clone or download it first")
+            name = dockerfile or "Dockerfile"
+            return Question(iter(()), name, name, place)
         raise Failure(f'unable to prepare context: path "{place}" not found')
     root = os.path.realpath(place)
     if dockerfile == "-":

@@ -232,6 +232,7 @@ def _answer(call: Call, invocation: Invocation) -> int:
     arguments = _build_arguments(flags["build-arg"])
     query = {
         "call": call.name,
+        "remote": sent.remote or None,
         "dockerfile": sent.name,
         "target": flags["target"] or None,
         "platform": ",".join(flags["platform"]) or None,
