@@ -85,15 +85,19 @@ class ClaimedSession:
         self._link = link
         self.client: ClientSession = NO_CLIENT if link is None else LinkedClient(link)
 
+    def close(self) -> None:
+        """Whoever waits on it gets an error."""
+        if self._link is not None:
+            self._link.close()
+
     async def closed_after(self, events: AsyncIterable[T]) -> AsyncIterator[T]:
-        """The same events. The session ends with them, or when they are given up: no thread waits on it then."""
+        """The same events; the session ends with them."""
         iterator = aiter(events)
         try:
             async for event in iterator:
                 yield event
         finally:
-            if self._link is not None:
-                self._link.close()
+            self.close()
             close = getattr(iterator, "aclose", None)
             if close is not None:
                 await close()

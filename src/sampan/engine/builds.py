@@ -109,7 +109,7 @@ class Builds:
                 finally:
                     loop.call_soon_threadsafe(self._built.set)
 
-        return session.closed_after(ReportedWork(work))
+        return session.closed_after(ReportedWork(work, given_up=session.close))
 
     @contextlib.contextmanager
     def _in_use(self) -> Iterator[None]:

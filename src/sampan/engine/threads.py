@@ -63,9 +63,15 @@ class ReportedWork(Generic[T]):
     """
 
     def __init__(
-        self, work: Callable[[Report[T], threading.Event], object], *, depth: int = REPORTS_WAITING
+        self,
+        work: Callable[[Report[T], threading.Event], object],
+        *,
+        depth: int = REPORTS_WAITING,
+        given_up: Callable[[], object] = lambda: None,
     ) -> None:
+        """`given_up` is called when the iteration is, on the loop: it ends what the work may wait for."""
         self._work = work
+        self._given_up = given_up
         self._depth = depth
 
     async def __aiter__(self) -> AsyncIterator[T]:
@@ -96,6 +102,7 @@ class ReportedWork(Generic[T]):
         finally:
             if not task.done():
                 cancelled.set()
+                self._given_up()
                 room.release()
                 await asyncio.wait([task])
                 task.exception()  # taken notice of: the one who would hear of it has left
