@@ -25,6 +25,7 @@ class AgentSocket:
         self._connect = connect
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._agents: set[Duplex] = set()
         self._threads: list[threading.Thread] = []
         self._room = threading.Semaphore(MAX_CONNECTIONS)
         self._ended = False
@@ -44,13 +45,15 @@ class AgentSocket:
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._ended = True
-            connections = tuple(self._open)
+            connections, agents = tuple(self._open), tuple(self._agents)
         self._room.release()  # for the acceptor that waits for it
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         for connection in connections:
             with contextlib.suppress(OSError):  # its end was faster
                 connection.shutdown(socket.SHUT_RDWR)
+        for agent in agents:
+            agent.close()  # it may have something to say for a long time, or nothing
         self._accepting.join()
         self._listener.close()
         for thread in self._threads:
@@ -76,8 +79,14 @@ class AgentSocket:
         try:
             agent = self._connect()
             try:
+                with self._lock:
+                    if self._ended:
+                        return
+                    self._agents.add(agent)
                 self._join(connection, agent)
             finally:
+                with self._lock:
+                    self._agents.discard(agent)
                 agent.close()
         except (SampanError, OSError) as error:
             log.info("a build step's connection to the client's ssh agent has ended: %s", error)
@@ -94,9 +103,10 @@ class AgentSocket:
             while data := connection.recv(_CHUNK):
                 agent.write(data)
             agent.end()
+        except BaseException:
+            agent.close()  # the program has left: nobody waits for what the agent would say
+            raise
         finally:
-            if self._ended:
-                agent.close()
             answers.join()
 
 
