@@ -79,14 +79,15 @@ def is_remote(place: str) -> bool:
 
 def _from_directory(root: str, dockerfile: str) -> BuildContext:
     outside: bytes | None = None
-    ignored: bytes | None = None
+    ignored: tuple[str, bytes] | None = None
     if dockerfile == "-":
         outside, name = sys.stdin.buffer.read(_MAX_DOCKERFILE + 1), "Dockerfile"
     else:
         name = relative_dockerfile(root, dockerfile)
         if name.startswith("../"):
             outside = _read(os.path.join(root, name))
-            ignored = _read_if_there(os.path.join(root, f"{name}.dockerignore"))
+            file, text = ignore_file(root, name)
+            ignored = (file, text) if file.startswith("../") else None
             name = os.path.basename(name)
     # An ignore file beside a Dockerfile elsewhere is not in the directory: both are sent then.
     directory = ContextDirectory(root, name, outside) if ignored is None else None
@@ -108,10 +109,28 @@ def relative_dockerfile(root: str, dockerfile: str) -> str:
     if not os.path.exists(path):
         raise Failure(
             "unable to prepare context: unable to evaluate symlinks in Dockerfile path: "
-            f"lstat {path}: no such file or directory"
+            f"lstat {path}: no such file or directory",
+            hint=_similar(path),
         )
+    if os.path.isdir(path):
+        raise Failure(f"unable to prepare context: the Dockerfile is a directory: {path}")
     directory = os.path.realpath(os.path.dirname(path))
     return os.path.relpath(os.path.join(directory, os.path.basename(path)), root)
+
+
+def _similar(path: str) -> str:
+    """What may have been meant by a path that is not there; "" when nothing comes to mind."""
+    directory, wanted = os.path.split(path)
+    if not os.path.isdir(directory):
+        return f"there is no directory {directory}"
+    import difflib
+
+    files = {name.casefold(): name for name in os.listdir(directory) if "dock" in name.casefold()}
+    if os.path.exists(os.path.join(directory, "Containerfile")):
+        files["dockerfile"] = files.get("dockerfile", "Containerfile")
+    files.pop(".dockerignore", None)
+    close = difflib.get_close_matches(wanted.casefold(), sorted(files), n=1)
+    return f"Did you mean -f {os.path.relpath(os.path.join(directory, files[close[0]]))}?" if close else ""
 
 
 def _read(path: str) -> bytes:
@@ -122,16 +141,14 @@ def _read(path: str) -> bytes:
     return data
 
 
-def _ignore_rules(root: str, dockerfile: str) -> IgnoreRules | None:
-    _, text = ignore_file(root, dockerfile)
-    return _rules_of(text, dockerfile) if text else None
-
-
-def _rules_of(text: bytes, dockerfile: str) -> IgnoreRules | None:
-    from sampan.oci.ignore import IgnoreRules
+def _rules_of(text: bytes, file: str, dockerfile: str) -> IgnoreRules | None:
+    """`file`: the ignore file's name. Raises `Invalid`."""
+    if not text:
+        return None
+    from sampan.oci.ignore import read_ignore_file
 
     keep = (".dockerignore", dockerfile) if dockerfile else (".dockerignore",)
-    return IgnoreRules(text, keep=keep) or None
+    return read_ignore_file(text, file, keep=keep) or None
 
 
 def ignore_file(root: str, dockerfile: str) -> tuple[str, bytes]:
@@ -146,25 +163,20 @@ def ignore_file(root: str, dockerfile: str) -> tuple[str, bytes]:
 
 def directory_tar(root: str) -> Iterator[bytes]:
     """A further context of a build."""
-    yield from TreeWriter().tree(root, "", _ignore_rules(root, ""))
+    name, text = ignore_file(root, "")
+    yield from TreeWriter().tree(root, "", _rules_of(text, name, ""))
     yield END
 
 
-def _read_if_there(path: str) -> bytes | None:
-    try:
-        return _read(path)
-    except FileNotFoundError:
-        return None
-
-
-def _stream(root: str, dockerfile: str, outside: bytes | None, ignored: bytes | None) -> Iterator[bytes]:
-    if ignored is None:
-        _, ignored = ignore_file(root, dockerfile)
-    yield from TreeWriter().tree(root, "", _rules_of(ignored, dockerfile) if ignored else None)
+def _stream(
+    root: str, dockerfile: str, outside: bytes | None, ignored: tuple[str, bytes] | None
+) -> Iterator[bytes]:
+    file, text = ignored or ignore_file(root, dockerfile)
+    yield from TreeWriter().tree(root, "", _rules_of(text, file, dockerfile))
     if outside is not None:
         # The two are no files of the context: their own ignore file keeps them out of what is copied.
         own = f"\n{dockerfile}\n{dockerfile}.dockerignore\n"
-        yield file_entry(f"{dockerfile}.dockerignore", ignored + own.encode(), 0o600)
+        yield file_entry(f"{dockerfile}.dockerignore", text + own.encode(), 0o600)
         yield file_entry(dockerfile, outside, 0o600)
     yield END
 

@@ -198,7 +198,10 @@ def find(name: str, arguments: list[str]) -> tuple[str, Entry, list[str]] | None
         return "build debug", _BUILDER["debug"], arguments[1:]
     entry = COMMANDS.get(name)
     if entry is None:
-        raise UsageError(f"sampan: '{name}' is not a sampan command.\nSee 'sampan --help'", 1)
+        from sampan.cli.flags import meant
+
+        close = meant(name, [*COMMANDS, *GROUPS])
+        raise UsageError(f"sampan: '{name}' is not a sampan command.{close}\nSee 'sampan --help'", 1)
     return name, entry, arguments
 
 

@@ -13,7 +13,7 @@ from sampan.cli.failure import Exit, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
 # Kinds whose value is given several times and collected.
@@ -264,7 +264,10 @@ def _long(text: str, queue: list[str], position: int, by_name: dict[str, Flag], 
     name, equals, value = text[2:].partition("=")
     flag = by_name.get(name)
     if flag is None:
-        raise UsageError(f"unknown flag: --{name}" if name else f"bad flag syntax: {text}")
+        if not name:
+            raise UsageError(f"bad flag syntax: {text}")
+        shown = [each.name for each in by_name.values() if not each.hidden]
+        raise UsageError(f"unknown flag: --{name}{meant(name, shown, '--')}")
     if equals:
         values.set(flag, value)
     elif flag.kind == "bool":
@@ -275,6 +278,14 @@ def _long(text: str, queue: list[str], position: int, by_name: dict[str, Flag], 
     else:
         raise UsageError(f"flag needs an argument: --{name}")
     return position
+
+
+def meant(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """ " (did you mean ...?)" for a word much like one that is known, shown with a prefix."""
+    import difflib
+
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.7)
+    return f" (did you mean {prefix}{close[0]}?)" if close else ""
 
 
 def _short(text: str, queue: list[str], position: int, by_short: dict[str, Flag], values: Values) -> int:

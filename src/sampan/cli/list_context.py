@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 from sampan.cli.build_context import ignore_file, relative_dockerfile
 from sampan.cli.failure import Failure
-from sampan.oci.ignore import IgnoreRules, PatternLines
+from sampan.oci.ignore import IgnoreRules, PatternLines, read_ignore_file
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,16 @@ class Listing:
 
     def as_json(self) -> dict[str, object]:
         return {
-            "sent": [asdict(item) for item in self.sent],
-            "leftOut": [asdict(item) for item in self.left_out],
+            "sent": [{**asdict(item), "path": _as_unicode(item.path)} for item in self.sent],
+            "leftOut": [{**asdict(item), "path": _as_unicode(item.path)} for item in self.left_out],
             "files": len(self.sent),
             "total": self.total,
         }
+
+
+def _as_unicode(path: str) -> str:
+    """JSON has no bytes: what is not UTF-8 in a name becomes the replacement character."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def list_context(place: str, dockerfile: str) -> Listing:
@@ -52,29 +57,21 @@ def list_context(place: str, dockerfile: str) -> Listing:
         raise Failure(f"--list-context needs a directory, not {place!r}")
     root = os.path.realpath(place)
     name = "" if dockerfile == "-" else relative_dockerfile(root, dockerfile)
-    # A Dockerfile outside of the context is sent under a name of its own, which has no ignore file.
-    inside = "" if name.startswith("../") else name
-    ignore_name, text = ignore_file(root, inside)
-    keep = (".dockerignore", inside) if inside else (".dockerignore",)
-    rules = IgnoreRules(text, keep=keep if text else ())
-    listing = Listing()
-    _walk(root, "", rules, PatternLines(text), ignore_name, listing, set())
-    return listing
+    ignore_name, text = ignore_file(root, name)
+    # A Dockerfile outside of the context is not sent as one of its files.
+    keep = (".dockerignore", name) if name and not name.startswith("../") else (".dockerignore",)
+    rules = read_ignore_file(text, ignore_name, keep=keep if text else ())
+    return _listing(root, rules, PatternLines(text), ignore_name)
 
 
-def _walk(
-    directory: str,
-    relative: str,
-    rules: IgnoreRules,
-    lines: PatternLines,
-    ignore_name: str,
-    listing: Listing,
-    seen: set[tuple[int, int]],
-) -> None:
+def _listing(root: str, rules: IgnoreRules, lines: PatternLines, ignore_name: str) -> Listing:
     """In the order of the stream that `TreeWriter.tree` makes, and with its decisions."""
-    for item in sorted(os.listdir(directory)):
-        path = f"{relative}/{item}" if relative else item
-        full = os.path.join(directory, item)
+    listing = Listing()
+    seen: set[tuple[int, int]] = set()
+    waiting = sorted(os.listdir(root), reverse=True)
+    while waiting:
+        path = waiting.pop()
+        full = os.path.join(root, path)
         status = os.lstat(full)
         is_directory = stat.S_ISDIR(status.st_mode)
         pruned = False
@@ -90,4 +87,5 @@ def _walk(
             seen.add(key)
             listing.sent.append(Sent(path, status.st_size if counts else 0))
         if is_directory and not pruned:
-            _walk(full, path, rules, lines, ignore_name, listing, seen)
+            waiting += [f"{path}/{item}" for item in sorted(os.listdir(full), reverse=True)]
+    return listing

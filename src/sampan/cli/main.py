@@ -156,11 +156,11 @@ def _run(arguments: list[str]) -> int:
         return run_daemon(values["host"], rest[1:])
     found = catalog.find(rest[0], rest[1:])
     if found is None:
-        print(
-            catalog.group_overview(rest[0]),
-            file=sys.stderr if rest[1:2] and rest[1] != "--help" else sys.stdout,
-        )
-        return 1 if rest[1:2] and rest[1] not in ("--help", "-h") else 0
+        wrong = bool(rest[1:]) and rest[1] not in ("--help", "-h")
+        if wrong and not rest[1].startswith("-"):
+            print(f"sampan: '{rest[0]} {rest[1]}' is not a sampan command.", file=sys.stderr)
+        print(catalog.group_overview(rest[0]), file=sys.stderr if wrong else sys.stdout)
+        return 1 if wrong else 0
     return _run_command(*found, GlobalOptions(values))
 
 

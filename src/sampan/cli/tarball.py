@@ -187,14 +187,16 @@ class TreeWriter:
                 raise Failure(f"changed while it was read: {path}")
         yield padding(size)
 
-    def tree(self, path: str, name: str, rules: Rules | None = None, relative: str = "") -> Iterator[bytes]:
+    def tree(self, path: str, name: str, rules: Rules | None = None) -> Iterator[bytes]:
         """Everything below a directory, as NAME/...; `rules` say which relative paths to leave out.
 
         A directory that is left out is still looked into when something below it may be wanted.
         """
-        for item in sorted(os.listdir(path)):
-            full = os.path.join(path, item)
-            inside = f"{relative}/{item}" if relative else item
+        # No recursion: nothing but the file system limits how deep a tree is.
+        waiting = sorted(os.listdir(path), reverse=True)
+        while waiting:
+            inside = waiting.pop()
+            full = os.path.join(path, inside)
             status = os.lstat(full)
             is_directory = stat.S_ISDIR(status.st_mode)
             shown = f"{name}/{inside}" if name else inside
@@ -203,4 +205,4 @@ class TreeWriter:
             elif is_directory and rules.prunes(inside):
                 continue
             if is_directory:
-                yield from self.tree(full, name, rules, inside)
+                waiting += [f"{inside}/{item}" for item in sorted(os.listdir(full), reverse=True)]

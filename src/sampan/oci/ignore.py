@@ -68,6 +68,25 @@ class IgnoreRules:
         return not any(_may_match_below(pattern, parts) for pattern in self._returning)
 
 
+def read_ignore_file(text: bytes, name: str, *, keep: Iterable[str] = ()) -> IgnoreRules:
+    """The rules of the ignore file `name`. Raises `Invalid` for a malformed pattern, and says in which line."""
+    try:
+        return IgnoreRules(text, keep=keep)
+    except Invalid as error:
+        place = f"{name}:{number}" if (number := _malformed_line(text)) else name
+        raise Invalid(f"error reading {place}: {error.message}", hint=error.hint) from error
+
+
+def _malformed_line(text: bytes) -> int:
+    """0 when it is no single line that is wrong."""
+    for number, line in enumerate(text.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        try:
+            IgnoreRules(line)
+        except Invalid:
+            return number
+    return 0
+
+
 class PatternLines:
     """Which line of an ignore file decides about a path. Raises `Invalid` for a malformed pattern."""
 

@@ -112,6 +112,10 @@ def test_a_failed_create_leaves_no_cidfile(run: Any, engine_server: Any, tmp_pat
 
 def test_an_unknown_command_is_named(run: Any) -> None:
     assert run("foo") == (1, "", "sampan: 'foo' is not a sampan command.\nSee 'sampan --help'\n")
+    assert "'biuld' is not a sampan command. (did you mean build?)\n" in run("biuld", ".")[2]
+    status, out, err = run("buildx", "bake")
+    assert (status, out) == (1, "")
+    assert err.startswith("sampan: 'buildx bake' is not a sampan command.\n\nUsage:  sampan buildx COMMAND\n")
 
 
 def test_help_is_printed_for_every_command(run: Any) -> None:

@@ -67,6 +67,7 @@ def test_lists_with_commas_and_filters_are_collected() -> None:
     ("arguments", "message"),
     [
         (["--foo"], "unknown flag: --foo"),
+        (["--nmae", "x"], "unknown flag: --nmae (did you mean --name?)"),
         (["-aZ"], "unknown shorthand flag: 'Z' in -Z"),
         (["--name"], "flag needs an argument: --name"),
         (["-p"], "flag needs an argument: 'p' in -p"),

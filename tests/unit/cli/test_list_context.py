@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from sampan.cli.build.calls import question
 from sampan.cli.build_context import open_context
 from sampan.cli.failure import Failure
 from sampan.cli.list_context import LeftOut, list_context
 from sampan.cli.main import main
+from sampan.errors import Invalid
 
 IGNORE = "# comment\n\n*.log\nskipped\n!skipped/wanted\nmodules/\n!keep.log\n.dockerignore\n"
 
@@ -49,6 +51,90 @@ def test_the_dockerfiles_own_ignore_file_wins_and_is_named(context: Path) -> Non
     (context / "Dockerfile.dockerignore").write_text("a\n")
     left_out = list_context(str(context), "").left_out
     assert left_out == [LeftOut("a", "Dockerfile.dockerignore", 1, "a")]
+
+
+def test_a_dockerfile_outside_of_the_context_brings_its_ignore_file(tmp_path: Path) -> None:
+    context, elsewhere = tmp_path / "context", tmp_path / "elsewhere"
+    for directory in (context, elsewhere):
+        directory.mkdir()
+    (context / "a.log").write_text("")
+    (context / ".dockerignore").write_text("nothing\n")
+    # One of its name in the context is not its own.
+    (context / "Outer.dockerignore").write_text("*\n")
+    (elsewhere / "Outer").write_text("FROM scratch")
+    place = str(elsewhere / "Outer")
+    assert list_context(str(context), place).left_out == []
+    (elsewhere / "Outer.dockerignore").write_text("*.log\n")
+    left_out = list_context(str(context), place).left_out
+    assert left_out == [LeftOut("a.log", "../elsewhere/Outer.dockerignore", 1, "*.log")]
+    asked = question(str(context), place, io.BytesIO())
+    with tarfile.open(fileobj=io.BytesIO(b"".join(asked.body))) as archive:
+        ignored = archive.extractfile("Outer.dockerignore")
+        assert asked.name == "Outer" and ignored is not None and ignored.read() == b"*.log\n"
+
+
+def test_a_pattern_that_is_malformed_is_told_with_its_line(context: Path) -> None:
+    (context / ".dockerignore").write_text("# [\n*.log\n[\n")
+    for act in (list_context, lambda *place: list(open_context(*place).body or ())):
+        with pytest.raises(Invalid, match=r"error reading \.dockerignore:3: syntax error in pattern '\['"):
+            act(str(context), "")
+
+
+def test_trees_deeper_than_the_interpreters_stack_are_listed_and_sent(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch")
+    deepest = str(tmp_path)
+    for _ in range(1200):
+        deepest += "/d"
+        os.mkdir(deepest)
+    Path(deepest, "x").write_text("x")
+    try:
+        listed = [item.path for item in list_context(str(tmp_path), "").sent]
+        assert listed == ["Dockerfile", f"{'d/' * 1200}x"]
+        assert b"d/d/x\n" in b"".join(open_context(str(tmp_path), "").body or ())
+    finally:  # shutil.rmtree would not get so deep
+        os.unlink(f"{deepest}/x")
+        os.removedirs(deepest)
+
+
+def test_any_name_is_one_line_and_good_json(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    names = (b"Dockerfile", b"a\nb", b"c\x1b[2J", b"\xff")
+    for name in names:
+        (tmp_path / os.fsdecode(name)).write_bytes(b"")
+    assert main(["build", "--list-context", "--format", "json", str(tmp_path)]) == 0
+    sent = json.loads(capfdbinary.readouterr().out)["sent"]
+    assert [item["path"] for item in sent] == ["Dockerfile", "a\nb", "c\x1b[2J", "\N{REPLACEMENT CHARACTER}"]
+    assert main(["build", "--list-context", str(tmp_path)]) == 0
+    lines = capfdbinary.readouterr().out.decode("utf-8", "surrogateescape").split("\n")
+    assert [line.split()[-1] for line in lines[1:3]] == ["a?b", "c?[2J"]
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "hint"),
+    [
+        ("Dockefile", "", "Did you mean -f Dockefile?"),
+        ("DockerFile", "", "Did you mean -f DockerFile?"),
+        ("Containerfile", "", "Did you mean -f Containerfile?"),
+        ("prod.Dockerfile", "dev.Dockerfile", "Did you mean -f prod.Dockerfile?"),
+        ("main.go", "", ""),
+        ("main.go", "docker/Dockerfile", "there is no directory {directory}/docker"),
+    ],
+)
+def test_a_missing_dockerfile_is_told_with_what_may_be_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str, wanted: str, hint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / there).write_text("")
+    with pytest.raises(Failure, match="no such file or directory") as caught:
+        open_context(".", wanted)
+    assert caught.value.hint == hint.format(directory=tmp_path)
+
+
+def test_a_dockerfile_that_is_a_directory_is_refused_by_that_name(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").mkdir()
+    with pytest.raises(Failure, match=f"the Dockerfile is a directory: {tmp_path}/Dockerfile"):
+        open_context(str(tmp_path), "")
 
 
 def test_the_command_lists_as_json_and_needs_no_engine(

@@ -12,7 +12,7 @@ from sampan.build.files.tree import Tree
 from sampan.build.model import MAX_DOCKERFILE, BuildRequest
 from sampan.errors import Invalid, NotFound
 from sampan.linux.paths import open_in_root
-from sampan.oci.ignore import IgnoreRules
+from sampan.oci.ignore import IgnoreRules, read_ignore_file
 
 _MAX_IGNORE = 4 << 20
 _MADE_UP = re.compile(r"\.dockerfile\.[0-9a-f]{4,40}")
@@ -73,18 +73,14 @@ def ignore_rules(fd: int, request: BuildRequest | None = None) -> IgnoreRules | 
     Without a request, for another context than the main one: of `.dockerignore` alone. A Dockerfile that does not
     come from the context has no ignore file there either.
     """
-    text = None
+    names = [".dockerignore"]
     if request is not None and request.dockerfile_text is None:
-        name = posixpath.normpath(request.dockerfile or "Dockerfile").lstrip("/")
-        text = _read(fd, f"{name}.dockerignore", _MAX_IGNORE)
-    if text is None:
-        text = _read(fd, ".dockerignore", _MAX_IGNORE)
-    if text is None:
-        return None
-    try:
-        return IgnoreRules(text)
-    except Invalid as error:
-        raise Invalid(f"error reading .dockerignore: {error.message}", hint=error.hint) from error
+        names.insert(0, posixpath.normpath(request.dockerfile or "Dockerfile").lstrip("/") + ".dockerignore")
+    for name in names:
+        text = _read(fd, name, _MAX_IGNORE)
+        if text is not None:
+            return read_ignore_file(text, name)
+    return None
 
 
 def _read(fd: int, name: str, limit: int) -> bytes | None:

@@ -98,6 +98,7 @@ def question(place: str, dockerfile: str, stdin: BinaryIO) -> Question:
             return Question(iter(()), name, name, place)
         raise Failure(f'unable to prepare context: path "{place}" not found')
     root = os.path.realpath(place)
+    found = ""
     if dockerfile == "-":
         name, shown, text = "Dockerfile", "Dockerfile", stdin.read(_MAX_DOCKERFILE + 1)
     else:
@@ -107,10 +108,11 @@ def question(place: str, dockerfile: str, stdin: BinaryIO) -> Question:
             text = file.read(_MAX_DOCKERFILE + 1)
         name = os.path.basename(found) if found.startswith("../") else found
         shown = path if os.path.isabs(dockerfile or place) else os.path.relpath(path)
-    ignore, patterns = ignore_file(root, "" if dockerfile == "-" else name)
+    ignore, patterns = ignore_file(root, found)
     entries = [file_entry(name, text)]
     if ignore:
-        entries.append(file_entry(ignore, patterns))
+        # One beside a Dockerfile outside of the context goes along as that does.
+        entries.append(file_entry(ignore if name == found else os.path.basename(ignore), patterns))
     return Question(iter([*entries, END]), name, shown)
 
 

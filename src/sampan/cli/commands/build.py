@@ -255,13 +255,19 @@ def _list_context(place: str, dockerfile: str, form: str) -> int:
         print(dumps(listing.as_json()))
         return 0
     for sent in listing.sent:
-        print(harmless(f"{units.human_size(sent.size):>9}  {sent.path}"))
+        print(f"{units.human_size(sent.size):>9}  {_on_a_line(sent.path)}")
     print(f"{units.human_size(listing.total):>9}  in all, {len(listing.sent)} files")
     if listing.left_out:
         print("\nLeft out:")
     for out in listing.left_out:
-        print(harmless(f"  {out.path}  by {out.file}:{out.line}: {out.pattern}"))
+        print(harmless(f"  {_on_a_line(out.path)}  by {out.file}:{out.line}: {out.pattern}"))
     return 0
+
+
+def _on_a_line(path: str) -> str:
+    from sampan.cli.table import harmless
+
+    return harmless(path).replace("\n", "?")
 
 
 BUILD = Command(
