@@ -102,7 +102,7 @@ class FakeWorker:
 
     def tree(self, image_id: Digest) -> Path:
         """The whole file system of an image that was built."""
-        return self._top(self.images[image_id].rootfs.diff_ids)
+        return self.top(self.images[image_id].rootfs.diff_ids)
 
     @property
     def open_snapshots(self) -> list[str]:
@@ -143,14 +143,14 @@ class FakeWorker:
     def create_snapshot(self, diff_ids: Sequence[Digest]) -> str:
         name = f"snapshot{next(self._numbers):06d}"
         # cp keeps owners, times and hard links, shutil.copytree does not.
-        subprocess.run(["cp", "-a", self._top(tuple(diff_ids)), self._snapshot_path(name)], check=True)
+        subprocess.run(["cp", "-a", self.top(tuple(diff_ids)), self._snapshot_path(name)], check=True)
         self._snapshots[name] = tuple(diff_ids)
         self.snapshots_made += 1
         return name
 
     def open_root(self, diff_ids: Sequence[Digest], snapshot_id: str | None) -> int:
         self.roots_opened += 1
-        path = self._top(tuple(diff_ids)) if snapshot_id is None else self._snapshot_path(snapshot_id)
+        path = self.top(tuple(diff_ids)) if snapshot_id is None else self._snapshot_path(snapshot_id)
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def run(self, request: RunRequest, output: Output, cancelled: threading.Event) -> int:
@@ -161,7 +161,7 @@ class FakeWorker:
         below = self._snapshots.pop(snapshot_id)
         path = self._snapshot_path(snapshot_id)
         described = _description(path)
-        if described == _description(self._top(below)):
+        if described == _description(self.top(below)):
             shutil.rmtree(path)
             return Layer(diff_id=EMPTY_LAYER, size=0)
         diff_id = digest_of(repr((below, described)).encode("utf-8", "surrogateescape"))
@@ -194,12 +194,12 @@ class FakeWorker:
     def tag(self, image_id: Digest, reference: Reference) -> None:
         self.tags[reference.familiar] = image_id
 
-    def _top(self, diff_ids: tuple[Digest, ...]) -> Path:
+    def top(self, diff_ids: tuple[Digest, ...]) -> Path:
         """A layer that was made on nothing (`COPY --link`) may come to lie on others."""
         with self._lock:
             if diff_ids in self._tops:
                 return self._tops[diff_ids]
-        below, linked = self._top(diff_ids[:-1]), self._tops[diff_ids[-1:]]
+        below, linked = self.top(diff_ids[:-1]), self._tops[diff_ids[-1:]]
         merged = self._fresh("merged")
         subprocess.run(["cp", "-a", below, merged], check=True)
         subprocess.run(["cp", "-aT", linked, merged], check=True)

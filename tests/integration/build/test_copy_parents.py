@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import stat
-import threading
 from pathlib import Path
 
 import pytest
 
-from sampan.build.model import BuildRequest
-from sampan.build.solver.builder import Builder
 from sampan.errors import NotFound
-from sampan.testing.fake_worker import FakeTable, FakeWorker
+from sampan.testing.build_bench import BuildBench
 
 pytestmark = pytest.mark.root
 
@@ -32,29 +28,16 @@ FILES = (
 )
 
 
-class Bench:
+class Bench(BuildBench):
     def __init__(self, top: Path) -> None:
-        self.context = top / "context"
+        super().__init__(top)
         for name in FILES:
-            path = self.context / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(name)
+            self.file(name, name)
         (self.context / "dir4/402.txt").symlink_to("401.txt")
         (self.context / "out").symlink_to("src")
-        self.events: list[object] = []
-        self.worker = FakeWorker(top / "worker")
-        self.builder = Builder(self.worker, None, table=FakeTable())
-
-    def tree(self, lines: str) -> Path:
-        fd = os.open(self.context, os.O_RDONLY | os.O_DIRECTORY)
-        request = BuildRequest(dockerfile_text=f"FROM scratch\n{lines}\n".encode())
-        try:
-            return self.worker.tree(self.builder.build(request, fd, self.events.append, threading.Event()))
-        finally:
-            os.close(fd)
 
     def files(self, lines: str) -> set[str]:
-        top = self.tree(lines)
+        top = self.tree(f"FROM scratch\n{lines}\n")
         found = (path for path in top.rglob("*") if path.is_symlink() or not path.is_dir())
         return {str(path.relative_to(top)) for path in found}
 
@@ -108,17 +91,17 @@ def test_parents_and_exclusions_select_what_is_documented(
 @pytest.mark.parametrize("source", ["nothing", "t/a/none/c", "t/a/./none", "out/a.txt"])
 def test_a_path_with_parents_must_exist(bench: Bench, source: str) -> None:
     with pytest.raises(NotFound, match="file not found in build context"):
-        bench.tree(f"COPY --parents {source} /o/")
+        bench.tree(f"FROM scratch\nCOPY --parents {source} /o/\n")
 
 
 def test_a_pattern_that_matches_nothing_is_told(bench: Bench) -> None:
-    bench.tree("COPY hom3 /\nCOPY none* /x/")
-    assert any("nothing matches none*" in getattr(event, "short", "") for event in bench.events)
+    bench.tree("FROM scratch\nCOPY hom3 /\nCOPY none* /x/\n")
+    assert any("nothing matches none*" in getattr(event, "short", "") for event in bench.reader.events)
 
 
 def test_parents_are_directories_like_the_sources(bench: Bench) -> None:
     (bench.context / "src/x").chmod(0o2750)
-    tree = bench.tree("COPY --parents --chown=3:4 src/x/b.txt /o/")
+    tree = bench.tree("FROM scratch\nCOPY --parents --chown=3:4 src/x/b.txt /o/\n")
     info = (tree / "o/src/x").stat()
     assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o2750, 3, 4)
 

@@ -9,17 +9,14 @@ import lzma
 import os
 import random
 import tarfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import zstandard
 
-from sampan.build.model import BuildRequest
-from sampan.build.solver.builder import Builder
 from sampan.errors import Invalid
-from sampan.testing.fake_worker import FakeTable, FakeWorker
+from sampan.testing.build_bench import BuildBench
 
 pytestmark = pytest.mark.root
 
@@ -27,25 +24,19 @@ FILE, DIR, SYM, HARD = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfil
 Entry = tuple[str, bytes, str]
 
 
-class Bench:
+class Bench(BuildBench):
     def __init__(self, top: Path) -> None:
+        super().__init__(top)
         self.outside = top / "outside"
         self.outside.mkdir()
         (self.outside / "secret").write_text("untouched")
-        self.context = top / "context"
-        self.context.mkdir()
-        self.worker = FakeWorker(top / "worker")
         self.worker.add_image("base", {"/etc/passwd": "root", "/lib/real": "real"})
-        self.builder = Builder(self.worker, None, table=FakeTable())
 
     def add(self, data: bytes, line: str = "ADD a.tar /d/") -> Path:
         (self.context / "a.tar").write_bytes(data)
-        fd = os.open(self.context, os.O_RDONLY | os.O_DIRECTORY)
-        request = BuildRequest(dockerfile_text=f"FROM base\n{line}\n".encode())
         try:
-            return self.worker.tree(self.builder.build(request, fd, lambda _event: None, threading.Event()))
+            return self.tree(f"FROM base\n{line}\n")
         finally:
-            os.close(fd)
             assert self.worker.open_snapshots == []
             assert os.listdir(self.outside) == ["secret"]
             assert (self.outside / "secret").read_text() == "untouched"

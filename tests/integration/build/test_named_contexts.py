@@ -9,13 +9,9 @@ from pathlib import Path
 import pytest
 
 from sampan.build.files.context import Context
-from sampan.build.model import BuildRequest
-from sampan.build.solver.builder import Builder
 from sampan.build.worker import TransferReport
 from sampan.errors import NotFound, Unsupported
-from sampan.oci.digest import Digest
-from sampan.testing.build_reader import BuildReader
-from sampan.testing.fake_worker import FakeTable, FakeWorker
+from sampan.testing.build_bench import BuildBench
 
 pytestmark = pytest.mark.root
 
@@ -37,27 +33,17 @@ class Opener:
             raise NotFound(f"no context {value}") from error
 
 
-class Bench:
+class Bench(BuildBench):
     def __init__(self, tmp_path: Path) -> None:
+        super().__init__(tmp_path)
         self.root = tmp_path
-        self.worker = FakeWorker(tmp_path / "worker")
         for name in ("base", "other", "alpine:latest"):
             self.worker.add_image(name, {"/name": name})
-        self.opener = Opener(tmp_path)
-        self.builder = Builder(self.worker, None, table=FakeTable())
-        self.reader = BuildReader()
+        self.contexts = Opener(tmp_path)
+        self.opener = self.contexts
 
-    def build(self, dockerfile: str, contexts: dict[str, str], opener: Opener | None = None) -> Path:
-        self.reader = BuildReader()
-        request = BuildRequest(dockerfile_text=dockerfile.encode(), contexts=contexts)
-        fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            image: Digest = self.builder.build(
-                request, fd, self.reader, threading.Event(), opener=opener or self.opener
-            )
-        finally:
-            os.close(fd)
-        return self.worker.tree(image)
+    def with_contexts(self, dockerfile: str, contexts: dict[str, str]) -> Path:
+        return self.tree(dockerfile, contexts=contexts)
 
 
 @pytest.fixture
@@ -75,11 +61,11 @@ def bench(tmp_path: Path) -> Bench:
 )
 @pytest.mark.parametrize("written", ["alpine", "alpine:latest", "docker.io/library/alpine"])
 def test_an_image_takes_the_place_of_another(bench: Bench, dockerfile: str, written: str) -> None:
-    tree = bench.build(dockerfile.format(written), {"alpine": "docker-image://other"})
+    tree = bench.with_contexts(dockerfile.format(written), {"alpine": "docker-image://other"})
     assert (tree / "found").read_text() == "other"
     # Another tag is another name.
     with pytest.raises(NotFound):
-        bench.build("FROM alpine:3\nRUN true\n", {"alpine": "docker-image://other"})
+        bench.with_contexts("FROM alpine:3\nRUN true\n", {"alpine": "docker-image://other"})
 
 
 def test_a_context_takes_the_place_of_a_whole_stage(bench: Bench) -> None:
@@ -87,7 +73,7 @@ def test_a_context_takes_the_place_of_a_whole_stage(bench: Bench) -> None:
         "FROM base AS deps\nRUN exit 9\nFROM deps AS more\nRUN write /more 1\n"
         "FROM base\nCOPY --from=deps /name /n\nCOPY --from=more /more /\n"
     )
-    tree = bench.build(dockerfile, {"deps": "docker-image://other"})
+    tree = bench.with_contexts(dockerfile, {"deps": "docker-image://other"})
     assert ((tree / "n").read_text(), (tree / "more").read_text()) == ("other", "1")
 
 
@@ -99,31 +85,29 @@ def test_files_come_from_a_context_that_is_opened_once_and_cached_by_content(ben
     (source / ".dockerignore").write_text("*.out\n")
     contexts = {"src": "src"}
     dockerfile = "FROM base\nCOPY --from=src sub /sub\nCOPY --from=src . /all\n"
-    tree = bench.build(dockerfile, contexts)
-    assert bench.opener.opened == [("src", "src")]
+    tree = bench.with_contexts(dockerfile, contexts)
+    assert bench.contexts.opened == [("src", "src")]
     assert (tree / "sub/a").read_text() == "a"
     assert sorted(path.name for path in (tree / "all").iterdir()) == [".dockerignore", "sub"]
     made = bench.worker.snapshots_made
     os.utime(source / "sub/a", (1, 1))
-    bench.build(dockerfile, contexts)
+    bench.with_contexts(dockerfile, contexts)
     assert bench.worker.snapshots_made == made
     (source / "sub/a").write_text("b")
-    assert (bench.build(dockerfile, contexts) / "all/sub/a").read_text() == "b"
+    assert (bench.with_contexts(dockerfile, contexts) / "all/sub/a").read_text() == "b"
     # It may also be what a stage begins with.
-    assert (bench.build("FROM src\nCOPY --from=base /name /\n", contexts) / "sub/a").read_text() == "b"
+    assert (
+        bench.with_contexts("FROM src\nCOPY --from=base /name /\n", contexts) / "sub/a"
+    ).read_text() == "b"
 
 
 def test_a_context_that_nothing_needs_is_not_opened_and_one_that_cannot_be_opened_is_told(
     bench: Bench,
 ) -> None:
-    bench.build("FROM base\nRUN true\n", {"gone": "gone"})
-    assert bench.opener.opened == []
+    bench.with_contexts("FROM base\nRUN true\n", {"gone": "gone"})
+    assert bench.contexts.opened == []
     with pytest.raises(NotFound, match="no context gone"):
-        bench.build("FROM base\nCOPY --from=gone a /\n", {"gone": "gone"})
-    request = BuildRequest(dockerfile_text=b"FROM src\n", contexts={"src": "src"})
-    fd = os.open(bench.root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with pytest.raises(Unsupported, match="src=src"):
-            bench.builder.build(request, fd, bench.reader, threading.Event())
-    finally:
-        os.close(fd)
+        bench.with_contexts("FROM base\nCOPY --from=gone a /\n", {"gone": "gone"})
+    bench.opener = None
+    with pytest.raises(Unsupported, match="src=src"):
+        bench.build("FROM src\n", contexts={"src": "src"})
