@@ -152,7 +152,10 @@ def _rules_of(text: bytes, file: str, dockerfile: str) -> IgnoreRules | None:
 
 
 def ignore_file(root: str, dockerfile: str) -> tuple[str, bytes]:
-    """Name and text of the ignore file beside the Dockerfile (Dockerfile.dockerignore), else the context's own."""
+    """Name and text of the ignore file beside the Dockerfile (Dockerfile.dockerignore), else the context's own.
+
+    Both paths count from `root`, which a Dockerfile may be outside of.
+    """
     for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
         try:
             return name, _read(os.path.join(root, name))

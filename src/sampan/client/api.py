@@ -178,7 +178,7 @@ class Client:
         self.negotiate()
         if self._server is None:
             self._ping()
-        return (self._server or "").startswith("Sampan")
+        return (self._server or "").startswith("Sampan/")
 
     def _ping(self) -> Mapping[str, str]:
         response = self._exchange("HEAD", "/_ping", None, None, None, versioned=False)

@@ -28,7 +28,5 @@ def beyond_classic(flags: Values) -> str:
 
 def require_sampan(client: Client, what: str) -> None:
     """Another engine would not look at what it does not know, and do something else. Raises `Failure`."""
-    ping = client.request("HEAD", "/_ping")
-    client.release(ping)
-    if not ping.headers.get("server", "").startswith("Sampan/"):
+    if not client.is_sampan():
         raise Failure(f"{what} needs sampan's engine", hint="with Docker's use docker buildx build")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
+from sampan.cli.build.asking import require_sampan
 from sampan.cli.build_context import ignore_file, is_remote, open_context, relative_dockerfile
 from sampan.cli.failure import Failure
 from sampan.cli.tarball import END, file_entry
@@ -118,11 +119,7 @@ def question(place: str, dockerfile: str, stdin: BinaryIO) -> Question:
 
 def ask(client: Client, call: Call, sent: Question, query: dict[str, Any], headers: dict[str, str]) -> int:
     """Send the question, print the answer; the exit code. Raises `Failure` for a Dockerfile that can't be built."""
-    ping = client.request("HEAD", "/_ping")
-    client.release(ping)
-    if not ping.headers.get("server", "").startswith("Sampan/"):
-        # Another engine would not look at `call` and build what it is sent.
-        raise Failure("--call and --check need sampan's engine", hint="with Docker's use docker buildx build")
+    require_sampan(client, "--check" if call.name == "check" else f"--call {call.name}")
     response = client.request("POST", "/build", query, sent.body, headers)
     result: dict[str, Any] = loads(client.finish(response))
     if call.name in ("check", "lint"):
