@@ -30,6 +30,8 @@ CONTENT = b"downloaded " * 1000
 class _Handler(BaseHTTPRequestHandler):
     asked: list[str]
     etag = '"one"'
+    content = CONTENT
+    modified = "Sun, 09 Sep 2001 01:46:40 GMT"
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
@@ -49,11 +51,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         if self.path.startswith("/tagged"):
             self.send_header("ETag", self.etag)
-        length = len(CONTENT) + (10 if self.path.startswith("/short") else 0)
+        length = len(self.content) + (10 if self.path.startswith("/short") else 0)
         self.send_header("Content-Length", str(length))
-        self.send_header("Last-Modified", "Sun, 09 Sep 2001 01:46:40 GMT")
+        self.send_header("Last-Modified", self.modified)
         self.end_headers()
-        self.wfile.write(CONTENT)
+        self.wfile.write(self.content)
 
     def _is_known(self) -> bool:
         since = self.headers.get("If-Modified-Since") == "Sun, 09 Sep 2001 01:46:40 GMT"
@@ -141,6 +143,28 @@ def test_a_url_with_another_tag_is_downloaded(site: Site, monkeypatch: pytest.Mo
     assert (site.asked, site.hits) == (["/tagged", "/tagged"], 1)
     site.build("FROM base\nADD URL/tagged /\n")
     assert (site.asked[2:], site.hits) == (["/tagged unchanged"], 1)
+
+
+def test_a_url_that_changes_after_its_server_called_it_unchanged_is_not_kept_as_what_it_was(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step's key says what was there before: other content under it would be found for ever."""
+    site.worker.add_image("other", {"/y": ""})
+    site.build("FROM base\nADD URL/tagged /\n")
+    monkeypatch.setattr(_Handler, "content", b"changed " * 1000)
+    with pytest.raises(Unavailable, match="/tagged changed while the build read it"):
+        site.build("FROM other\nADD URL/tagged /\n")
+    tree = site.worker.tree(site.build("FROM other\nADD URL/tagged /\n"))
+    assert (tree / "tagged").read_bytes() == b"changed " * 1000
+
+
+def test_the_time_that_a_server_gives_a_file_does_not_count(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = site.build("FROM base\nADD URL/file.txt /\n")
+    monkeypatch.setattr(_Handler, "modified", "Sun, 09 Sep 2001 01:46:41 GMT")
+    assert site.build("FROM base\nADD URL/file.txt /\n") == first
+    assert site.hits == 1
 
 
 def test_a_url_with_a_checksum_is_not_asked_again(site: Site) -> None:

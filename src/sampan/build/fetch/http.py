@@ -42,7 +42,6 @@ class Validator(msgspec.Struct, frozen=True, omit_defaults=True):
     """By what a server tells whether a file is still the one that was downloaded, and what that one was."""
 
     sha256: str
-    mtime: float = 0.0
     etag: str = ""
     modified: str = ""
 
@@ -153,7 +152,7 @@ def _receive(
 def _download(url: str, digest: str, etag: str | None, modified: str | None) -> Download:
     mtime = _modified(modified)
     kept = [text if text and len(text) <= _MAX_VALIDATOR else "" for text in (etag, modified)]
-    validator = Validator(digest, mtime, *kept) if any(kept) else None
+    validator = Validator(digest, *kept) if any(kept) else None
     return Download(name_of(url), digest, mtime, validator)
 
 

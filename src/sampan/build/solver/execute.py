@@ -153,8 +153,14 @@ class Executor:
         inputs = self._inputs(progress, applied)
         if isinstance(operation, WorkdirOperation):
             return inputs
-        network = network_of(operation, self.request)
-        return with_run(inputs, operation, applied.state, {"network": network})
+        request = self.request
+        settings = {
+            "network": network_of(operation, request),
+            "security": operation.security,
+            "extra hosts": " ".join(request.extra_hosts),
+            "limits": repr((sorted(request.limits.ulimits), request.shm_size)),
+        }
+        return with_run(inputs, operation, applied.state, settings)
 
     def _lookup(self, key: str, voice: Voice) -> CacheEntry | None:
         known = not self.request.no_cache or key in self.around.made

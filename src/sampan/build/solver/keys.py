@@ -32,9 +32,10 @@ def run_key(
 ) -> str:
     """`binds`: checksums of what bind mounts show.
 
-    Of the environment ENV and declared arguments count: proxies are in it too, and don't.
+    Of the environment ENV and declared arguments count: proxies are in it too, and don't. Of limits those count that a
+    step's own process reads of itself; how much memory and time it gets says whether it ends, not how.
     """
-    parts = [
+    parts: list[object] = [
         operation.args,
         operation.script,
         state.config.env or (),
@@ -48,6 +49,8 @@ def run_key(
         operation.security,
         [base.os, base.architecture, base.variant or ""],
     ]
+    if request.limits.ulimits or request.shm_size:
+        parts.append([sorted(request.limits.ulimits), request.shm_size])
     return key_of("run", [chain, json.dumps(parts)])
 
 

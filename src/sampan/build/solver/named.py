@@ -60,4 +60,4 @@ class NamedContexts(contextlib.AbstractContextManager["NamedContexts"]):
                 self._stack.callback(os.close, opened.fd)
                 self._stack.callback(opened.checksums.save)
             rules = ignore_rules(opened.fd) or IgnoreRules()
-            return Tree(opened.fd, rules, True, opened.checksums, opened.scratch)
+            return Tree(opened.fd, rules, True, opened.checksums, opened.scratch, opened.in_place)

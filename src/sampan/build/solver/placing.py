@@ -14,7 +14,7 @@ from sampan.build.files.archive import is_tar
 from sampan.build.files.copy import Ownership, RootWriter
 from sampan.build.files.owners import resolve_owner
 from sampan.build.files.placement import Source, place
-from sampan.build.files.tree import Selection
+from sampan.build.files.tree import Opener, Selection
 from sampan.build.model import CopyOperation
 from sampan.build.modes import parse_mode
 from sampan.build.solver.sources import CopySources
@@ -111,7 +111,8 @@ class Placing:
         operation = self.operation
         if not operation.is_add or operation.unpack is False or not stat.S_ISREG(selection.entries[0].mode):
             return False
-        fd = self.sources.tree.open(selection, selection.entries[0])
+        with Opener(self.sources.tree, selection) as opener:
+            fd = opener.open(selection.entries[0])
         try:
             return is_tar(fd)
         finally:
@@ -120,7 +121,9 @@ class Placing:
     def _unpack(self, selection: Selection, target: str) -> None:
         self.writer.make_directory(target, self.ownership.owner or (0, 0))
         tree, entry = self.sources.tree, selection.entries[0]
-        with os.fdopen(tree.open(selection, entry), "rb") as file:
+        with Opener(tree, selection) as opener:
+            fd = opener.open(entry)
+        with os.fdopen(fd, "rb") as file:
             self._extract(file, target)
             if tree.is_context and not entry.is_still(os.fstat(file.fileno())):
                 raise tree.changed(selection, entry)

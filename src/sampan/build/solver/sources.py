@@ -21,7 +21,6 @@ from sampan.build.fetch.http import (
     download,
     encode_validator,
     is_url,
-    name_of,
     parse_checksum,
 )
 from sampan.build.files.checksum import checksum
@@ -81,6 +80,8 @@ class CopySources:
         self.repositories = Repositories(
             operation, self._addresses, self._stack, voice, around.cancelled, around.client
         )
+        self._counted: dict[str, str] = {}
+        """URL -> SHA-256, as the key of the step has it."""
         self._sum = parse_checksum(operation.checksum) if operation.checksum and self.urls else ""
 
     def __enter__(self) -> CopySources:
@@ -153,23 +154,29 @@ class CopySources:
         self._remember(url, got)
         if self._sum and got.sha256 != self._sum:
             raise Invalid(f"digest mismatch sha256:{got.sha256}: sha256:{self._sum} for {url}")
+        if self._counted.get(url, got.sha256) != got.sha256:
+            # What the server called unchanged a moment ago: under the step's key it would be found for ever.
+            raise Unavailable(
+                f"{redacted(url)} changed while the build read it", hint="build again when it is complete"
+            )
         return got, out
 
     def _used(self, url: str, sha256: str) -> None:
         self._voice.report(UsedSource(self._voice.vertex, redacted(url), "sha256", sha256))
 
     def _url_sum(self, url: str) -> str:
-        """With `--checksum` nothing needs to be downloaded to know the content."""
-        if self._sum:
-            self._used(url, self._sum)
-            return self._sum
+        """Of the content. With `--checksum` nothing needs to be downloaded to know it."""
+        if url not in self._counted:
+            self._counted[url] = self._sum or self._asked_sum(url)
+            self._used(url, self._counted[url])
+        return self._counted[url]
+
+    def _asked_sum(self, url: str) -> str:
         index = self.urls.index(url)
         known = self._known(url) if index >= len(self._downloads) else None
         if known is not None and self._is_unchanged(url, known):
-            return f"{known.sha256} {name_of(url)} {known.mtime}"
-        got = self.downloads()[index][0]
-        self._used(url, got.sha256)
-        return f"{got.sha256} {name_of(url)} {got.mtime}"
+            return known.sha256
+        return self.downloads()[index][0].sha256
 
     def _known(self, url: str) -> Validator | None:
         entry = self._around.cache.lookup(key_of("url", [url]))
@@ -245,7 +252,8 @@ def bind_sum(around: Surroundings, layers: Sequence[Digest], source: str) -> str
         finally:
             os.close(fd)
 
-    return remembered(around.cache, key_of("tree", [*layers, "", source, ""]), read, "RUN --mount from")
+    # No pattern: the same text as a source of COPY may mean something else.
+    return remembered(around.cache, key_of("path", [*layers, source]), read, "RUN --mount from")
 
 
 def remembered(cache: BuildCache, memo: str, read: Callable[[], str], step: str) -> str:
