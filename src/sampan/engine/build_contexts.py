@@ -55,7 +55,7 @@ class BuildContexts:
         try:
             checksums = checksums_of(fd, self.known)
             try:
-                yield Context(fd, checksums, str(self._root))
+                yield Context(fd, checksums, str(self._root), in_place=True)
             finally:
                 checksums.save()
         finally:
@@ -74,7 +74,7 @@ class BuildContexts:
         with self._directory(self._root) as fd:
             with internal(report, f"[internal] load remote build context {redacted(address)}") as voice:
                 text = load_remote(address, fd, request, voice.transfer, cancelled, client)
-            yield Context(fd, dockerfile=text)
+            yield Context(fd, scratch=str(self._root), dockerfile=text)
 
     @contextmanager
     def scratch(self) -> Iterator[str]:
@@ -93,7 +93,7 @@ class BuildContexts:
             if archive is not None:
                 with internal(report, "[internal] load build context") as voice:
                     extract_tar(_counted(itertools.chain((start,), archive), voice), fd, _CONTEXT)
-            yield Context(fd)
+            yield Context(fd, scratch=str(self._root))
 
     @contextmanager
     def _directory(self, parent: Path) -> Iterator[int]:

@@ -128,7 +128,7 @@ class NamedSources(ContextOpener):
             except Conflict as error:
                 log.info("%s; it is sent", error.message)
             else:
-                return Context(fd, checksums_of(fd, self._known), self._scratch)
+                return Context(fd, checksums_of(fd, self._known), self._scratch, in_place=True)
         folder = tempfile.mkdtemp(dir=self._scratch)
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -136,7 +136,7 @@ class NamedSources(ContextOpener):
         except BaseException:
             os.close(fd)
             raise
-        return Context(fd)
+        return Context(fd, scratch=self._scratch)
 
     def _fill(
         self, fd: int, name: str, value: str, report: TransferReport, cancelled: threading.Event

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -15,6 +16,7 @@ from sampan.build.files import checksums as kept
 from sampan.build.files.checksum import checksum
 from sampan.build.files.checksums import Checksums
 from sampan.build.files.copy import Ownership, RootWriter
+from sampan.build.files.private import private_copy
 from sampan.build.files.scan import Entry
 from sampan.build.files.tree import Opener, Selection, Tree
 from sampan.oci.ignore import IgnoreRules
@@ -214,3 +216,45 @@ def test_a_hard_link_to_a_file_outside_of_the_selection_does_not_count(
     before = sum_of(make_tree(Checksums()))
     os.link(context / "small", tmp_path / "elsewhere")
     assert sum_of(make_tree(Checksums())) == before
+
+
+def test_what_the_ignore_file_names_is_not_mounted_from_an_unpacked_context_either(
+    context: Path, tmp_path: Path
+) -> None:
+    """It counts nothing in the step's key, so that the step must not see it."""
+    (context / "d").mkdir()
+    (context / "d/hidden").write_bytes(b"1")
+    (context / "d/shown").write_bytes(b"2")
+    fd = os.open(context, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        tree = Tree(fd, IgnoreRules("**/hidden"), True, scratch=str(tmp_path))
+        for source in ("d", "."):
+            with private_copy(tree, source, NEVER) as (copy, path):
+                assert copy != fd
+                seen = os.path.join(f"/proc/self/fd/{copy}", path, "" if source == "d" else "d")
+                assert os.listdir(seen) == ["shown"]
+        with private_copy(tree, "small", NEVER) as (copy, path):
+            assert (copy, path) == (fd, "small")  # nothing is hidden there: nothing is copied
+        assert [path.name for path in tmp_path.iterdir()] == ["context"]
+    finally:
+        os.close(fd)
+
+
+def test_an_attribute_with_a_name_in_another_encoding_counts_as_any_other(context: Path) -> None:
+    fd = os.open(context, os.O_RDONLY | os.O_DIRECTORY)
+
+    def found() -> str:
+        tree = Tree(fd, IgnoreRules(), is_context=False)
+        return checksum(tree, tree.select("small"), NEVER)
+
+    try:
+        os.setxattr(context / "small", b"user.\xe4", b"1")
+        before = found()
+        os.setxattr(context / "small", b"user.\xe4", b"2")
+        assert found() != before
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        pytest.skip("the file system of temporary files has no extended attributes")
+    finally:
+        os.close(fd)

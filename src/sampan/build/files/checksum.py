@@ -78,7 +78,7 @@ def _with_link_groups(entries: Iterable[Entry]) -> Iterable[bytes]:
             os.fsencode(entry.target),
             b"%d" % (entry.device if is_node else 0),
             os.fsencode(same),
-            *(name.encode() + b"=" + value.hex().encode() for name, value in entry.xattrs),
+            *(os.fsencode(name) + b"=" + value.hex().encode() for name, value in entry.xattrs),
         ]
         yield b"\0".join(fields)
 

@@ -45,13 +45,14 @@ def read_dockerfile(fd: int, request: BuildRequest) -> bytes:
 class Context:
     """A directory to build from: `fd` is its descriptor, the caller's.
 
-    One that lies in place, where others may write to it, comes with what earlier builds knew of its files, and with
-    a directory on disk for copies that a build needs for itself.
+    One that lies in place, where others may write to it, comes with what earlier builds knew of its files.
     """
 
     fd: int
     checksums: Checksums = field(default_factory=Checksums)
     scratch: str = ""
+    """A directory on disk for copies that a build needs for itself; empty: the system's for temporary files."""
+    in_place: bool = False
     dockerfile: bytes | None = None
     """The Dockerfile itself, when it came alone."""
 
@@ -64,7 +65,7 @@ def context_tree(context: Context, request: BuildRequest) -> Tree:
     rules = ignore_rules(context.fd, request) or IgnoreRules()
     if request.dockerfile_text is None and _MADE_UP.fullmatch(request.dockerfile):
         rules = rules.without(request.dockerfile)
-    return Tree(context.fd, rules, True, context.checksums, context.scratch)
+    return Tree(context.fd, rules, True, context.checksums, context.scratch, context.in_place)
 
 
 def ignore_rules(fd: int, request: BuildRequest | None = None) -> IgnoreRules | None:

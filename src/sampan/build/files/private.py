@@ -1,6 +1,7 @@
-"""Files of a context for a RUN to mount: a tree that lies in place is copied first.
+"""Files of a context for a RUN to mount: copied first when the tree is not as the step may see it.
 
-Others may write to it, its owners are not root, and what the ignore file names must not be seen.
+Others may write to one that lies in place, and its owners are not root. In any tree what the ignore file names must not
+be seen: nothing of it counts for the cache.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ def private_copy(tree: Tree, source: str, cancelled: threading.Event) -> Iterato
     What was hashed by `checksum` is what is there. Raises `NotFound`, `Invalid`, `SourceChanged`.
     """
     path = posixpath.normpath("/" + source).lstrip("/") or "."
-    if not tree.scratch:
+    if not tree.in_place and not tree.hides(path):
         yield tree.fd, path
         return
     selection = tree.exactly(path)
     top = selection.entries[0]
-    with tempfile.TemporaryDirectory(prefix="mount-", dir=tree.scratch) as folder:
+    with tempfile.TemporaryDirectory(prefix="mount-", dir=tree.scratch or None) as folder:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             name = "." if selection.is_dir else selection.name

@@ -54,7 +54,9 @@ class Tree:
     checksums: Checksums = field(default_factory=Checksums)
     """Of the files' content: what this build knows, and for a context in place also what earlier ones knew."""
     scratch: str = ""
-    """A directory for copies: others may write to this tree. Empty for a tree of the engine's own."""
+    """A directory for copies; empty: the system's for temporary files."""
+    in_place: bool = False
+    """Others may write to this tree: it is the client's own directory."""
 
     def select(self, source: str, exclude: Sequence[str] = ()) -> list[Selection]:
         """What `source` (a path or a pattern) names, sorted by path.
@@ -92,6 +94,13 @@ class Tree:
     def exactly(self, path: str) -> Selection:
         """What stands at a path in which no character is a pattern. Raises as `select` does."""
         return self._selection(self._inside(path), IgnoreRules())
+
+    def hides(self, path: str) -> bool:
+        """Whether the ignore file leaves something out of what stands at a path. Raises as `exactly` does."""
+        if not self.rules:
+            return False
+        whole = Tree(self.fd, IgnoreRules(), is_context=False).exactly(path)
+        return len(whole.entries) != len(self.exactly(path).entries)
 
     def open(self, selection: Selection, entry: Entry, flags: int = os.O_RDONLY) -> int:
         """A descriptor of the entry itself; symbolic links on the way stay inside the tree."""
