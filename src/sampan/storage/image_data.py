@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from sampan.errors import NotFound
+from sampan.errors import NotFound, SampanError
 from sampan.oci.digest import Digest
 from sampan.oci.image import ImageConfig, parse_image_config
 from sampan.oci.manifest import Descriptor
@@ -24,6 +25,8 @@ from sampan.storage.index_model import IndexRecord, Target
 from sampan.storage.layers import LayerStore
 from sampan.storage.metadata import Metadata, Table
 from sampan.storage.removal import remove_tree
+
+log = logging.getLogger(__name__)
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -54,6 +57,8 @@ class ImageData:
         self._held: dict[Digest, int] = {}
         self._sizes: dict[Digest, int] = {}
         self._collection_off = 0
+        self._postponed: set[Digest] = set()
+        """What was to be collected while nothing could be."""
         self.tar_sizes: dict[Digest, int] = {}
         """Bytes of layers' tar streams, as far as they have been needed."""
         self.layer_roots: Callable[[], Iterable[Digest]] = lambda: ()
@@ -178,7 +183,10 @@ class ImageData:
 
     @contextlib.contextmanager
     def no_collection(self) -> Iterator[None]:
-        """Nothing at all is collected meanwhile: for work whose digests are known only at its end."""
+        """Nothing at all is collected meanwhile: for work whose digests are known only at its end.
+
+        What was to be collected is, when the last such work has ended.
+        """
         with self._lock:
             self._collection_off += 1
         try:
@@ -186,6 +194,19 @@ class ImageData:
         finally:
             with self._lock:
                 self._collection_off -= 1
+                postponed = set() if self._collection_off else set(self._postponed)
+                self._postponed -= postponed
+            self._collect_postponed(postponed)
+
+    def _collect_postponed(self, candidates: Set[Digest]) -> None:
+        """A failure is logged: it is not that of the work that has ended."""
+        try:
+            if candidates:
+                self.collect(candidates)
+        except (SampanError, OSError) as error:
+            log.warning(
+                "layers of images that were removed during other work could not be removed: %s", error
+            )
 
     def collect(
         self, candidates: Iterable[Digest] | None = None, *, min_age: float = ORPHAN_AGE
@@ -198,6 +219,7 @@ class ImageData:
         """
         with self._removing(), self._lock:
             if self._collection_off:
+                self._postponed.update(candidates or ())
                 return 0, ()
             have = Have(
                 frozenset(self.layers.digests()),

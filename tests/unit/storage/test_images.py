@@ -160,10 +160,31 @@ def test_layers_that_containers_or_running_work_need_are_not_collected(store: St
     with store.images.hold([image.diff_ids[1]]):
         store.images.remove("app", force=True)
         assert set(store.layers.digests()) == set(image.diff_ids[:2])
-    second = store.image(b"4", names=("app",))
+
+
+def test_layers_of_images_that_were_removed_during_other_work_go_with_its_end(store: Store) -> None:
+    image = store.image(b"4", b"5", names=("app",))
+    with store.images.no_collection():
+        with store.images.no_collection():
+            store.images.remove("app")
+        assert all(store.layers.has(one) for one in image.diff_ids)
+        store.images.layer_roots = lambda: [image.diff_ids[0]]  # the work has found a use for it
+    assert list(store.layers.digests()) == [image.diff_ids[0]]
+    assert len(list(store.content.digests())) == 1
+
+
+def test_a_collection_that_fails_at_the_end_of_other_work_is_not_its_failure(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.image(b"6", names=("app",))
+
+    def refuse(_paths: object) -> None:
+        raise Unavailable("the launcher is gone")
+
+    store.images.release = refuse
     with store.images.no_collection():
         store.images.remove("app")
-    assert store.layers.has(second.diff_ids[0])
+    assert "the launcher is gone" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["remove", "prune", "collect"])

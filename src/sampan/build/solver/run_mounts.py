@@ -24,6 +24,7 @@ from sampan.oci.digest import Digest
 
 MAX_MOUNTS = 100
 """Of one RUN."""
+_STRICTNESS = ("shared", "private", "locked")
 _MAX_ENVIRONMENT = 128 * 1024
 """Bytes of one environment variable that execve(2) takes."""
 
@@ -113,13 +114,18 @@ class RunMounts:
         return self._stack.enter_context(private_copy(tree, source, self.cancelled))
 
     def _lock_caches(self, mounts: list[MountOption]) -> None:
-        """In one order for every step: none waits for what another has while that waits for what it has."""
-        for cache in sorted({_cache_of(mount) for mount in mounts}, key=lambda one: (one.id, repr(one))):
+        """In one order for every step: none waits for what another has while that waits for what it has.
+
+        What a step mounts several times is asked for once, as the strictest of them shares it: it does not wait for
+        itself.
+        """
+        wishes: dict[MountOption, CacheWish] = {}
+        for cache in dict.fromkeys(_cache_of(mount) for mount in mounts):
             seed, seed_key = -1, ""
             if cache.origin:
                 seed_key = key_of("seed", [self._origin_key(cache), cache.source])
                 seed = self._open_seed(cache)
-            wish = CacheWish(
+            wishes[cache] = CacheWish(
                 cache.id,
                 cache.sharing,
                 0o755 if cache.mode is None else cache.mode,
@@ -128,7 +134,11 @@ class RunMounts:
                 seed_key,
                 seed,
             )
-            self._caches[cache] = self._stack.enter_context(self.worker.open_cache(wish, self.cancelled))
+        for same in sorted({_identity(wish) for wish in wishes.values()}):
+            asked = {cache: wish for cache, wish in wishes.items() if _identity(wish) == same}
+            strictest = max(asked.values(), key=lambda wish: _STRICTNESS.index(wish.sharing))
+            directory = self._stack.enter_context(self.worker.open_cache(strictest, self.cancelled))
+            self._caches.update(dict.fromkeys(asked, directory))
 
     def _origin_key(self, cache: MountOption) -> str:
         origin = self.origin_of(cache.origin)
@@ -210,6 +220,11 @@ def _cache_of(mount: MountOption) -> MountOption:
         uid=None if mount.source else mount.uid,
         gid=None if mount.source else mount.gid,
     )
+
+
+def _identity(wish: CacheWish) -> tuple[str, str, int, int, int]:
+    """Of the cache itself, whoever shares it."""
+    return wish.id, wish.seed_key, wish.mode, wish.uid, wish.gid
 
 
 def _as_variable(secret_id: str, data: bytes) -> str:
