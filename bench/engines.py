@@ -84,6 +84,8 @@ def start_docker(state: Path) -> Contestant | None:
     sock = root / "docker.sock"
     # Not docker0, which belongs to the machine's own engine.
     bridge = "dckbench0"
+    if Path("/sys/class/net", bridge).exists():  # of a run that was killed
+        subprocess.run(["ip", "link", "del", bridge], check=True)
     for arguments in (
         ("link", "add", bridge, "type", "bridge"),
         ("address", "add", "172.29.0.1/16", "dev", bridge),
