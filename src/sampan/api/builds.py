@@ -12,7 +12,7 @@ import msgspec
 
 from sampan.api.auth import registry_config
 from sampan.api.build_calls import build_call, is_call
-from sampan.api.classic_build import ClassicBuild
+from sampan.api.classic_build import ClassicBuild, Withheld
 from sampan.api.images import credentials
 from sampan.api.messages import AnyResponse, Request, Route, StreamingResponse
 from sampan.api.solve_status import failure_detail, status_of
@@ -93,8 +93,9 @@ async def _directory(request: Request) -> ClientDirectory:
 
 
 async def _classic_lines(events: AsyncIterator[BuildEvent], *, quiet: bool) -> AsyncIterator[bytes]:
-    """`quiet`: `build -q` of a client prints this stream and nothing else."""
+    """`quiet`: `build -q` of a client prints this stream and nothing else; all is told when the build fails."""
     classic = ClassicBuild()
+    withheld = Withheld()
     try:
         async for event in events:
             if not quiet:
@@ -102,10 +103,12 @@ async def _classic_lines(events: AsyncIterator[BuildEvent], *, quiet: bool) -> A
                     yield _encode(message)
             elif isinstance(event, BuildResult) and event.image:
                 yield _encode({"stream": f"{event.image}\n"})
+            else:
+                withheld.keep(classic.feed(event))
     except SampanError as error:
-        for message in classic.rest():
+        for message in (*withheld.told(), *classic.rest()):
             yield _encode(message)
-        if isinstance(error, RunFailed) and not quiet:
+        if isinstance(error, RunFailed):
             place = error.place
             yield _encode({"stream": f"{place.file}, line {place.line}: {place.text.strip()}\n"})
         yield _encode({"errorDetail": _detail(error), "error": error.message})

@@ -7,6 +7,7 @@ heard as it speaks; what later ones say is kept until their turn.
 from __future__ import annotations
 
 import codecs
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -30,6 +31,8 @@ Message = dict[str, object]
 
 MAX_KEPT = 16 << 20
 """Bytes of text that are kept of one stage; what it says beyond is left out, and that is said."""
+MAX_WITHHELD = 1 << 20
+"""Bytes of the output of a quiet build that are told when it fails."""
 _MESSAGE = 100
 """Bytes that a message takes beside its text, roughly."""
 _TOLD = ("importing cache manifest", "exporting cache")
@@ -44,12 +47,11 @@ class _Channel:
     ended: bool = False
 
     def keep(self, message: Message) -> None:
-        text = len(str(message.get("stream", "")))
-        self.size += text + _MESSAGE
+        self.size += _size(message)
         if self.size <= MAX_KEPT:
             self.kept.append(message)
         else:
-            self.left_out += text
+            self.left_out += _size(message) - _MESSAGE
 
     def flush(self) -> Iterator[Message]:
         yield from self.kept
@@ -149,6 +151,34 @@ class ClassicBuild:
                 break
             del self._open[first]
         return said
+
+
+class Withheld:
+    """What a quiet build does not say unless it fails: of much, the end."""
+
+    def __init__(self, limit: int = MAX_WITHHELD) -> None:
+        self._limit = limit
+        self._kept: deque[Message] = deque()
+        self._size = 0
+        self._left_out = 0
+
+    def keep(self, messages: list[Message]) -> None:
+        for message in messages:
+            if "stream" in message:
+                self._kept.append(message)
+                self._size += _size(message)
+        while self._size > self._limit:
+            gone = self._kept.popleft()
+            self._size -= _size(gone)
+            self._left_out += len(str(gone.get("stream", "")))
+
+    def told(self) -> list[Message]:
+        before = _line(f"[{self._left_out} characters of output were left out here]")
+        return [before, *self._kept] if self._left_out else list(self._kept)
+
+
+def _size(message: Message) -> int:
+    return len(str(message.get("stream", ""))) + _MESSAGE
 
 
 def _noted(note: StepNote) -> list[Message]:

@@ -60,6 +60,13 @@ class IgnoreRules:
                 return not negated
         return False
 
+    def deciding(self, path: str) -> str:
+        """The pattern by which `path` is ignored; "" when it is not."""
+        for negated, pattern in reversed(self.patterns):
+            if _any_of([pattern]).fullmatch(path):
+                return "" if negated else pattern
+        return ""
+
     def prunes(self, directory: str) -> bool:
         """Whether `directory` and everything below it is ignored, so that nobody needs to look inside."""
         if not self.excludes(directory, True):

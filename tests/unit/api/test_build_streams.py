@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from sampan.api import classic_build
-from sampan.api.classic_build import ClassicBuild
+from sampan.api.classic_build import ClassicBuild, Withheld
 from sampan.api.solve_status import status_of
 from sampan.build.events import (
     BuildEvent,
@@ -107,6 +107,17 @@ def test_what_is_kept_of_a_stage_is_bounded_and_the_rest_is_counted(monkeypatch:
     reader.hear(log(1, b"x" * 700), log(1, b"y" * 700))
     reader.hear(StepNote(0, VERTICES[0], ended=True))
     assert reader.text == "x" * 700 + "[700 characters of output were left out here]\n"
+
+
+def test_of_what_a_quiet_build_withholds_the_end_is_kept_and_the_rest_is_counted() -> None:
+    withheld = Withheld(500)
+    withheld.keep([{"stream": "a" * 200}, {"status": "Downloading", "id": "0123abcd"}])
+    assert withheld.told() == [{"stream": "a" * 200}]
+    withheld.keep([{"stream": "b" * 150}])
+    assert withheld.told() == [
+        {"stream": "[200 characters of output were left out here]\n"},
+        {"stream": "b" * 150},
+    ]
 
 
 def test_a_character_that_comes_in_two_pieces_is_one_and_streams_do_not_mix() -> None:

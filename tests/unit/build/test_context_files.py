@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from sampan.build.files.copy import Ownership, RootWriter
 from sampan.build.files.private import private_copy
 from sampan.build.files.scan import Entry
 from sampan.build.files.tree import Opener, Selection, Tree
+from sampan.errors import NotFound
 from sampan.oci.ignore import IgnoreRules
 
 NEVER = threading.Event()
@@ -258,3 +260,35 @@ def test_an_attribute_with_a_name_in_another_encoding_counts_as_any_other(contex
         pytest.skip("the file system of temporary files has no extended attributes")
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("smal", "Did you mean small?"),
+        ("LARGE", "Did you mean large?"),
+        ("sorce/main.py", "Did you mean source/main.py?"),
+        ("source/mian.py", "Did you mean source/main.py?"),
+        (
+            "source/secret.key",
+            "the ignore file leaves it out by '**/*.key'; build --list-context shows what there is",
+        ),
+        ("out/x", "the ignore file leaves it out by 'out'; build --list-context shows what there is"),
+        # What is left out is not proposed either.
+        ("source/secrets.kez", ""),
+        ("nothing/like/it", ""),
+        ("small/below", ""),
+    ],
+)
+def test_a_source_that_is_missing_is_told_with_what_may_be_meant_or_what_leaves_it_out(
+    context: Path, make_tree: MakeTree, path: str, hint: str
+) -> None:
+    (context / "source").mkdir()
+    (context / "source" / "main.py").write_text("")
+    (context / "source" / "secret.key").write_text("")
+    (context / "out").mkdir()
+    (context / "out" / "x").write_text("")
+    tree = replace(make_tree(Checksums()), rules=IgnoreRules("**/*.key\nout\n"))
+    with pytest.raises(NotFound, match="file not found in build context") as caught:
+        tree.select(path)
+    assert caught.value.hint == hint

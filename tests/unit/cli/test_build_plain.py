@@ -61,6 +61,15 @@ def test_nothing_that_waits_is_lost_at_the_end() -> None:
     assert progress.finish(0.1) == "#1 ...\n\n#2 RUN b\n#2 0.123 said\n"
 
 
+def test_steps_that_a_failed_or_interrupted_build_leaves_are_told_as_cancelled() -> None:
+    progress = PlainProgress()
+    _feed(progress, vertexes=[_vertex("a", "RUN a")], logs=[_log("a", b"half a li")])
+    _feed(progress, vertexes=[_vertex("b", "RUN b", completed=_T + "3Z")])
+    _feed(progress, vertexes=[_vertex("c", "RUN c")])
+    told = progress.finish(0.1, failed=True)
+    assert told == ("#1 0.123 half a li\n#1 CANCELED\n\n#2 RUN b\n#2 DONE 2.0s\n\n#3 RUN c\n#3 CANCELED\n")
+
+
 def test_output_and_names_cannot_give_orders_to_the_terminal() -> None:
     progress = PlainProgress()
     text = _feed(

@@ -16,6 +16,7 @@ from types import TracebackType
 
 from sampan.build.errors import SourceChanged
 from sampan.build.files.checksums import Checksums
+from sampan.build.files.missing import hint_for
 from sampan.build.files.scan import Entry, Scanner
 from sampan.errors import Invalid, NotFound
 from sampan.linux.paths import open_in_root
@@ -188,7 +189,9 @@ class Tree:
 
     def _missing(self, path: str) -> NotFound:
         words = _NOT_FOUND if self.is_context else "file not found"
-        return NotFound(f"{words}: stat {path}: file does not exist")
+        return NotFound(
+            f"{words}: stat {path}: file does not exist", hint=hint_for(self.fd, path, self.rules)
+        )
 
 
 def _as_line(pattern: str) -> str:

@@ -54,8 +54,14 @@ class PlainProgress:
             self._speak(digest, lines)
         return "".join(line + "\n" for line in lines)
 
-    def finish(self, now: float) -> str:
-        """The rest, when the stream has ended."""
+    def finish(self, now: float, *, failed: bool = False) -> str:
+        """The rest, when the stream has ended. `failed`: steps that have not ended never will."""
+        for step in self.steps.started if failed else ():
+            if step.digest not in self._told:
+                step.end_output()
+                self._queue(step, now)
+                self._told.add(step.digest)
+                self._waiting[step.digest].lines.append("CANCELED")
         text = self.tick(now)
         while self._waiting:
             text += self.tick(now + PATIENCE)

@@ -1,7 +1,8 @@
 """Lines at the lower end of a terminal that are rewritten in place. Pure: bytes to be written are given back.
 
 A frame goes out in one piece, only changed lines are written, nothing is erased before it is written anew: so
-nothing flickers. The cursor stands below the frame between frames, where output of others would go.
+nothing flickers. The cursor stands below the frame between frames, where output of others would go; it is hidden
+while a frame is drawn only, so that whatever ends or stops this process leaves a terminal that can be used.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ class Screen:
         self._shown: list[str] = []
         self._lengths: list[int] = []
         self._size = (0, 0)
-        self._hidden = False
 
     def draw(self, lines: Sequence[Line], size: tuple[int, int]) -> str:
         """Show these lines in the place of the last ones; "" when nothing has changed. `size`: rows, columns."""
@@ -35,10 +35,7 @@ class Screen:
         texts = [line.render(usable, colour=self._colour) for line in lines]
         if texts == self._shown and size == self._size:
             return ""
-        out = [_BEGIN]
-        if not self._hidden:
-            out.append(_HIDE)
-            self._hidden = True
+        out = [_BEGIN, _HIDE]
         if self._shown and size != self._size:
             out.append(_up(self._rows(size[1])) + "\r" + _TO_END_OF_SCREEN)
             self._shown = []
@@ -46,18 +43,15 @@ class Screen:
         out += [self._row(index, text) for index, text in enumerate(texts)]
         if len(self._shown) > len(texts):
             out.append(_TO_END_OF_SCREEN)
-        out.append(_END)
+        out += (_SHOW, _END)
         self._shown, self._size = texts, size
         self._lengths = [width(line.render(usable, colour=False)) for line in lines]
         return "".join(out)
 
     def close(self, lines: Sequence[Line], size: tuple[int, int]) -> str:
-        """Replace the last frame by lines that stay, however many, and give the cursor back."""
+        """Replace the last frame by lines that stay, however many."""
         out = self.draw(lines, size)
         self._shown, self._lengths = [], []
-        if self._hidden:
-            self._hidden = False
-            out += _SHOW
         return out
 
     def _row(self, index: int, text: str) -> str:

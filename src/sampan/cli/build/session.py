@@ -8,6 +8,7 @@ engine. The engine's side and the meaning of each kind are in `sampan.build.sess
 from __future__ import annotations
 
 import os
+import threading
 
 from sampan.client.codec import loads
 from sampan.errors import Invalid, NotFound, SampanError, Unsupported
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     Offers = Mapping[tuple[str, str], Callable[[Stream], None]]
 
 PROTOCOL = "sampan-session"
+TIDYING = 10.0
+"""Seconds for what is half delivered to be taken away when a build ends early."""
 _REFUSALS = {
     "secret": "secret {}: not found",
     "ssh": "unset ssh forward key {}",
@@ -40,6 +43,7 @@ class BuildSession:
             raise Unsupported("secrets, agents and results can't pass an engine's TLS connection yet")
         self.id = os.urandom(16).hex()
         self._offers = offers
+        self._taking: list[threading.Thread] = []
         try:
             hijacked = client.hijack("/session", {"id": self.id}, protocol=PROTOCOL)
         except SampanError as error:
@@ -48,6 +52,8 @@ class BuildSession:
 
     def close(self) -> None:
         self._link.close()
+        for thread in self._taking:
+            thread.join(TIDYING)
 
     def __enter__(self) -> BuildSession:
         return self
@@ -65,6 +71,8 @@ class BuildSession:
         if serve is None:
             text = _REFUSALS.get(want, "the client does not know how to give {}")
             raise NotFound(text.format(name))
+        if want == "deliver":
+            self._taking.append(threading.current_thread())
         if want == "ssh-check":
             stream.end()
         else:

@@ -18,7 +18,7 @@ from sampan.cli.build.screen import Screen
 from sampan.cli.build.status import SolveStatus, is_status
 from sampan.cli.build.steps import Steps
 from sampan.cli.build.text import plain
-from sampan.cli.failure import Failure
+from sampan.cli.failure import Exit, Failure
 from sampan.cli.streams import write_all
 from sampan.client.codec import StreamDecoder, dumps
 
@@ -82,6 +82,8 @@ class Display:
         self.end(failed=kind is not None)
         if isinstance(error, BuildFailed) and self._mode not in (CLASSIC, "rawjson"):
             self._write(error.told)
+        elif isinstance(error, KeyboardInterrupt | Exit) and self._mode != CLASSIC:
+            self._write("ERROR: failed to solve: Canceled: context canceled\n")
 
     def silence(self) -> None:
         """The engine speaks Docker's classic language, which others show: nothing of the display stays."""
@@ -127,7 +129,7 @@ class Display:
         self._open = False
         now = time.monotonic()
         if self._mode == "plain":
-            self._write(self._plain.finish(now))
+            self._write(self._plain.finish(now, failed=failed))
         elif self._mode == "tty" and (self.steps.started or self._drawn):
             frame = final_frame(self.steps, now, now - self._began, failed=failed)
             self._write(self._screen.close(frame, _size()))

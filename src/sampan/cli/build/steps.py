@@ -17,18 +17,18 @@ _LOCAL_WORK = ("extract", "export", "unpack", "verif", "writ", "nam")
 
 
 class Step:
-    """`started` and `completed` by the engine's clock, `seen` by ours (monotonic), when it was first heard of."""
+    """Times: `started`, `spoke` (last) and `completed` by the engine's clock, `seen` (first heard of) by ours."""
 
     __slots__ = (
         "_moved", "cached", "completed", "digest", "error", "fresh", "name", "notes", "number", "partial", "reasons",
-        "seen", "started", "tail", "transfers", "warnings",
+        "seen", "spoke", "started", "tail", "transfers", "warnings",
     )  # fmt: skip
 
     def __init__(self, digest: str, number: int, name: str, now: float) -> None:
         self.digest = digest
         self.number = number
         self.name = name
-        self.started = self.completed = 0.0
+        self.started = self.completed = self.spoke = 0.0
         self.seen = now
         self.cached = False
         self.error = ""
@@ -88,6 +88,7 @@ class Step:
         return fresh
 
     def write(self, stream: int, data: bytes, timestamp: float) -> None:
+        self.spoke = timestamp
         *whole, rest = (self.partial.pop(stream, b"") + data).split(b"\n")
         if len(rest) > LONGEST_LINE:
             whole.append(rest)
@@ -99,7 +100,7 @@ class Step:
 
     def end_output(self) -> None:
         for stream in list(self.partial):
-            self.write(stream, b"\n", self.completed)
+            self.write(stream, b"\n", self.completed or self.spoke)
 
     def _add(self, lines: list[tuple[float, str]]) -> None:
         self.tail = (self.tail + lines)[-TAIL:]

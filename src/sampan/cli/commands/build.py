@@ -9,6 +9,7 @@ from sampan.cli import registry_auth, units
 from sampan.cli.build.asking import beyond_classic, require_sampan
 from sampan.cli.build.attests import attests
 from sampan.cli.build.classic import ClassicOutput, Sending
+from sampan.cli.build.ending import EndedBySignals
 from sampan.cli.build.explain import as_json, wants_json
 from sampan.cli.build.failed import BuildFailed
 from sampan.cli.build.flags import FLAGS
@@ -158,7 +159,8 @@ def _built(invocation: Invocation) -> int:
     query = _query(invocation, context.dockerfile, context.remote, mode)
     if outputs is not None:
         query["outputs"] = dumps(outputs.wire)
-    with Offering(client, flags, outputs.offers() if outputs is not None else {}) as session:
+    offered = outputs.offers() if outputs is not None else {}
+    with EndedBySignals(), Offering(client, flags, offered) as session:
         query["session"] = session
         shown = Shown(mode, out, flags["quiet"], flags["tag"], explained)
         result = _perform(client, query, headers, context, shown)
