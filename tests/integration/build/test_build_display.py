@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,36 @@ def test_an_interrupted_build_says_so_and_gives_the_terminal_back(sampan: Any, t
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.finish() == 130
     assert any(line.startswith(" => CANCELED [2/2] RUN echo begun") for line in _frames(terminal.seen)[-1])
+
+
+def test_a_build_that_is_told_to_end_says_so_in_a_log(sampan: Any, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo begun; sleep 300\n")
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
+        with sampan.start("build", "--no-cache", "--progress", "plain", str(tmp_path)) as build:
+            said = b""
+            while not said.endswith(b" begun\n"):
+                line = build.stderr.readline()
+                assert line, said
+                said += line
+            build.send_signal(number)
+            _, rest = build.communicate(timeout=30)
+            assert build.returncode == status
+        *_, cancelled, word = rest.decode().splitlines()
+        assert cancelled.endswith(" CANCELED")
+        assert word == "ERROR: failed to solve: Canceled: context canceled"
+
+
+def test_an_interrupted_delivery_leaves_nothing(sampan: Any, tmp_path: Path) -> None:
+    context, place = tmp_path / "context", tmp_path / "place"
+    context.mkdir()
+    place.mkdir()
+    (context / "Dockerfile").write_text("FROM busybox\nRUN dd if=/dev/zero of=/large bs=1M count=300\n")
+    with sampan.start("build", "-o", str(place / "out"), str(context)) as build:
+        deadline = time.monotonic() + 60
+        while not list(place.glob(".*/large")):  # nobody tells when a delivery has begun
+            assert time.monotonic() < deadline and build.poll() is None
+            time.sleep(0.005)
+        build.send_signal(signal.SIGTERM)
+        build.communicate(timeout=30)
+        assert build.returncode == 143
+    assert list(place.iterdir()) == []
