@@ -19,6 +19,7 @@ from sampan.build.events import (
     Failure,
     StageOrder,
     StepNote,
+    UsedSecret,
     UsedSource,
     Vertex,
     VertexLog,
@@ -87,7 +88,7 @@ class ClassicBuild:
         if isinstance(event, BuildResult):
             aux = {"ID": event.image, **response_of(event)}
             return [{"aux": aux}, *(_line(text) for text in _result(event))]
-        if isinstance(event, UsedSource):
+        if isinstance(event, UsedSource | UsedSecret):
             return []
         if isinstance(event, Failure):
             return self.rest()  # the error comes next

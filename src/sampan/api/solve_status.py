@@ -11,6 +11,7 @@ from sampan.build.events import (
     Failure,
     StageOrder,
     StepNote,
+    UsedSecret,
     UsedSource,
     Vertex,
     VertexLog,
@@ -35,7 +36,7 @@ def status_of(event: BuildEvent) -> Message | None:
         return {"aux": {"ID": event.image, "Tags": event.tags, **response_of(event)}}
     if isinstance(event, Explanation):
         return {"sampan": {"explain": event}}
-    if isinstance(event, StageOrder | StepNote | UsedSource | Failure):
+    if isinstance(event, StageOrder | StepNote | UsedSource | UsedSecret | Failure):
         return None
     raise TypeError(event)
 

@@ -10,6 +10,8 @@ stream) gets it from `StageOrder` and `StepNote`, which BuildKit does not have.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from sampan.build.model import StateBefore
@@ -76,6 +78,15 @@ class UsedSource(msgspec.Struct, frozen=True, omit_defaults=True):
     algorithm: str
     digest: str
     """Hexadecimal."""
+
+
+class UsedSecret(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A secret or an ssh agent of the client's that a step asks for, found in the cache or not; for provenance."""
+
+    vertex: Digest
+    kind: Literal["secret", "ssh"]
+    id: str
+    required: bool = False
 
 
 class StepNote(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -152,6 +163,7 @@ BuildEvent = (
     | StepNote
     | Explanation
     | UsedSource
+    | UsedSecret
     | Failure
     | BuildResult
 )

@@ -14,7 +14,7 @@ from sampan.build.attest.scan import scan
 from sampan.build.attest.spdx import document
 from sampan.build.attest.statement import SPDX_DOCUMENT, attestation, package_url
 from sampan.build.dockerfile.state import PREDEFINED_ARGS
-from sampan.build.events import BuildEvent, UsedSource
+from sampan.build.events import BuildEvent, UsedSecret, UsedSource
 from sampan.build.fetch.git_url import redacted
 from sampan.build.model import BuildRequest
 from sampan.build.result import PlatformImage
@@ -41,9 +41,13 @@ class Statements:
     bases: Callable[[], Mapping[str, Image]]
     open_root: OpenRoot
     cancelled: threading.Event
+    context: Material | None = None
+    """Where the engine fetched the context."""
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     invocation: str = field(default_factory=lambda: new_id()[:32])
     _sources: dict[str, UsedSource] = field(default_factory=dict)
+    _asked: dict[str, dict[str, bool]] = field(default_factory=lambda: {"secret": {}, "ssh": {}})
+    """By kind and id, whether any step can't do without."""
 
     def listening(self, report: Report) -> Report:
         """`report`, with what only provenance is interested in kept here."""
@@ -51,6 +55,9 @@ class Statements:
         def heard(event: BuildEvent) -> None:
             if isinstance(event, UsedSource):
                 self._sources[event.uri] = event
+            elif isinstance(event, UsedSecret):
+                known = self._asked[event.kind]
+                known[event.id] = known.get(event.id, False) or event.required
             else:
                 report(event)
 
@@ -85,14 +92,18 @@ class Statements:
 
     def _facts(self, image: PlatformImage) -> Facts:
         platform = str(image.platform)
+        sources = [_material(one) for _, one in sorted(self._sources.items())]
         return Facts(
             invocation=self.invocation,
             started=_time(self.started),
             finished=_time(datetime.now(UTC)),
             platform=platform,
             entry_point=self.request.dockerfile or "Dockerfile",
+            source=self.context,
             args=_arguments(self.request),
-            materials=(*_images(self.bases(), platform), *(_material(one) for one in self._sources.values())),
+            secrets=self._asked["secret"],
+            ssh=self._asked["ssh"],
+            materials=(*_images(self.bases(), platform), *sources),
             dockerfile=self.dockerfile,
             steps=_steps(image.image),
         )

@@ -23,19 +23,17 @@ from sampan.build.rules.subject import FindBase, Subject, replaceable
 from sampan.build.session import NO_CLIENT
 from sampan.build.solver.steps import host_platform
 from sampan.engine.images import Images, platform_of
-from sampan.engine.remote_context import load_remote
+from sampan.engine.remote_context import CONTEXT_FILES, load_remote
 from sampan.engine.threads import blocking_chunks
 from sampan.errors import NotFound, SampanError
 from sampan.oci.image import ImageConfig
 from sampan.oci.reference import parse_reference
 from sampan.registry.config import Credentials
 from sampan.registry.platforms import serves
-from sampan.storage.extract import ExtractOptions, extract_tar
+from sampan.storage.extract import extract_tar
 from sampan.storage.packing import platform_of_image
 
 log = logging.getLogger(__name__)
-
-_CONTEXT = ExtractOptions(owner=(0, 0), devices=False)
 
 
 class BuildCalls:
@@ -132,10 +130,10 @@ class BuildCalls:
 
         def filled(fd: int) -> BuildRequest:
             if not isinstance(context, str):
-                extract_tar(blocking_chunks(context, loop), fd, _CONTEXT)
+                extract_tar(blocking_chunks(context, loop), fd, CONTEXT_FILES)
                 return request
-            text = load_remote(context, fd, request, lambda _: None, threading.Event(), NO_CLIENT)
-            return request if text is None else replace(request, dockerfile_text=text)
+            found = load_remote(context, fd, request, lambda _: None, threading.Event(), NO_CLIENT)
+            return request if found.dockerfile is None else replace(request, dockerfile_text=found.dockerfile)
 
         def performed() -> Json:
             parent = self._large if isinstance(context, str) else self._small

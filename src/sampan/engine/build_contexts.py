@@ -20,8 +20,8 @@ from sampan.build.session import ClientSession
 from sampan.build.solver.voice import Voice, internal
 from sampan.build.worker import Report
 from sampan.engine.client_directory import ClientDirectory
-from sampan.engine.remote_context import load_remote
-from sampan.storage.extract import ExtractOptions, extract_tar
+from sampan.engine.remote_context import CONTEXT_FILES, load_remote
+from sampan.storage.extract import extract_tar
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,6 @@ SMALL_CONTEXT = 4 << 20
 """Bytes of a tar. Its files can't be larger, but for sparse ones, whose holes take no space."""
 
 _TRANSFER = "transferring context:"
-_CONTEXT = ExtractOptions(owner=(0, 0), devices=False)
-"""Everything in a build context belongs to root, as Docker has it; a device in it makes no sense."""
 
 
 class BuildContexts:
@@ -73,8 +71,8 @@ class BuildContexts:
         """A directory with what is behind a URL; removed in the end. Raises as `load_remote`."""
         with self._directory(self._root) as fd:
             with internal(report, f"[internal] load remote build context {redacted(address)}") as voice:
-                text = load_remote(address, fd, request, voice.transfer, cancelled, client)
-            yield Context(fd, scratch=str(self._root), dockerfile=text)
+                found = load_remote(address, fd, request, voice.transfer, cancelled, client)
+            yield Context(fd, scratch=str(self._root), dockerfile=found.dockerfile, source=found.source)
 
     @contextmanager
     def scratch(self) -> Iterator[str]:
@@ -92,7 +90,7 @@ class BuildContexts:
         with self._directory(self._small if _is_small_tar(start) else self._root) as fd:
             if archive is not None:
                 with internal(report, "[internal] load build context") as voice:
-                    extract_tar(_counted(itertools.chain((start,), archive), voice), fd, _CONTEXT)
+                    extract_tar(_counted(itertools.chain((start,), archive), voice), fd, CONTEXT_FILES)
             yield Context(fd, scratch=str(self._root))
 
     @contextmanager

@@ -69,6 +69,7 @@ def run_job(
         lambda: tools.worker.bases,
         lambda diff_ids: tools.worker.open_root(diff_ids, None),
         cancelled,
+        context.source,
     )
     report = statements.listening(report)
     if len(platforms) == 1 and outputs == (Output("image"),) and not request.attests:

@@ -7,10 +7,12 @@ import os
 import tempfile
 import threading
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from sampan.build.attest.provenance import Material
 from sampan.build.contexts import ContextOpener
 from sampan.build.dockerfile.contexts import DIRECTORY
 from sampan.build.fetch.git import check_out, resolve
@@ -31,10 +33,18 @@ from sampan.storage.extract import ExtractOptions, extract_tar
 
 log = logging.getLogger(__name__)
 
-_CONTEXT = ExtractOptions(owner=(0, 0), devices=False)
+CONTEXT_FILES = ExtractOptions(owner=(0, 0), devices=False)
+"""Everything in a build context belongs to root, as Docker has it; a device in it makes no sense."""
 _CHUNK = 1 << 16
 _KEEP_GIT = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
 """The build argument by which BuildKit keeps `.git` in a context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    source: Material
+    dockerfile: bytes | None = None
+    """The Dockerfile itself, which was all there was."""
 
 
 def check_remote(address: str) -> None:
@@ -52,15 +62,14 @@ def load_remote(
     report: TransferReport,
     cancelled: threading.Event,
     client: ClientSession,
-) -> bytes | None:
-    """Fill the empty directory behind `fd`; a text that is returned is the Dockerfile itself, and all there is.
+) -> Fetched:
+    """Fill the empty directory behind `fd`.
 
     Raises `Invalid`, `NotFound`, `Unavailable`, `BuildCancelled`.
     """
     if is_git(address, context=True):
         keep = (request.build_args.get(_KEEP_GIT) or "").lower() in ("1", "true")
-        fetch_repository(address, fd, report, cancelled, client, keep_git_dir=keep)
-        return None
+        return fetch_repository(address, fd, report, cancelled, client, keep_git_dir=keep)
     return fetch_archive(address, fd, report, cancelled, client)
 
 
@@ -72,7 +81,7 @@ def fetch_repository(
     client: ClientSession,
     *,
     keep_git_dir: bool = False,
-) -> None:
+) -> Fetched:
     source = with_credentials(parse_git(address, context=True), client)
     kept = keep_git_dir if source.keep_git_dir is None else source.keep_git_dir
 
@@ -82,22 +91,25 @@ def fetch_repository(
 
     with forwarded_agent(client) if source.url.scheme == "ssh" else nullcontext("") as agent:
         limits = Limits(cancelled, progress, agent)
-        check_out(source, resolve(source, limits), fd, limits, keep_git_dir=kept)
+        resolved = resolve(source, limits)
+        check_out(source, resolved, fd, limits, keep_git_dir=kept)
+    return Fetched(Material(source.named, {"sha1": resolved.commit}))
 
 
 def fetch_archive(
     address: str, fd: int, report: TransferReport, cancelled: threading.Event, client: ClientSession
-) -> bytes | None:
-    """None when it was an archive; else the text that it was."""
+) -> Fetched:
+    """Raises `Invalid` for what is neither an archive nor a Dockerfile."""
     with tempfile.TemporaryFile() as file:
-        download(address, file, report, cancelled, authorization=authorization_for(address, client))
+        got = download(address, file, report, cancelled, authorization=authorization_for(address, client))
+        source = Material(redacted(address), {"sha256": got.sha256})
         if is_tar(file.fileno()):
-            extract_tar(file, fd, _CONTEXT)
-            return None
+            extract_tar(file, fd, CONTEXT_FILES)
+            return Fetched(source)
         text = file.read(MAX_DOCKERFILE + 1)
     if len(text) > MAX_DOCKERFILE or b"\0" in text:
         raise Invalid("the remote build context is neither a tar archive nor a Dockerfile")
-    return text
+    return Fetched(source, text)
 
 
 def _directory_of(name: str, value: str) -> ClientDirectory:
@@ -132,23 +144,26 @@ class NamedSources(ContextOpener):
         folder = tempfile.mkdtemp(dir=self._scratch)
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self._fill(fd, name, value, report, cancelled)
+            source = self._fill(fd, name, value, report, cancelled)
         except BaseException:
             os.close(fd)
             raise
-        return Context(fd, scratch=self._scratch)
+        return Context(fd, scratch=self._scratch, source=source)
 
     def _fill(
         self, fd: int, name: str, value: str, report: TransferReport, cancelled: threading.Event
-    ) -> None:
+    ) -> Material | None:
+        """Where it comes from; None: from the client."""
         if is_git(value, context=True):
-            fetch_repository(value, fd, report, cancelled, self._client)
-        elif is_url(value):
-            if fetch_archive(value, fd, report, cancelled, self._client) is not None:
+            return fetch_repository(value, fd, report, cancelled, self._client).source
+        if is_url(value):
+            found = fetch_archive(value, fd, report, cancelled, self._client)
+            if found.dockerfile is not None:
                 raise Invalid(f"the build context {name}={redacted(value)} is no tar archive")
-        else:
-            incoming = self._client.open_context(name)
-            try:
-                extract_tar(iter(lambda: incoming.read(_CHUNK), b""), fd, _CONTEXT)
-            finally:
-                incoming.close()
+            return found.source
+        incoming = self._client.open_context(name)
+        try:
+            extract_tar(iter(lambda: incoming.read(_CHUNK), b""), fd, CONTEXT_FILES)
+        finally:
+            incoming.close()
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import threading
@@ -30,7 +31,9 @@ def git(folder: Path, *args: str, data: bytes | None = None) -> str:
 
 
 class GitServer:
-    """Repositories below `root`, and `files` (path -> content). What is below `/private/` needs credentials.
+    """Repositories below `root`, and `files` (path -> content), each with an ETag of its content.
+
+    What is below `/private/` needs credentials.
 
     `asked`: the last part of each path that was asked for; `authorizations`: the headers that came.
     """
@@ -83,7 +86,13 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             self._run(b"")
             return
+        tag = f'"{hashlib.sha256(content).hexdigest()}"'
+        if self.headers.get("If-None-Match") == tag:
+            self.send_response(304)
+            self.end_headers()
+            return
         self.send_response(200)
+        self.send_header("ETag", tag)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

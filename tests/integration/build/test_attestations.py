@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from sampan.testing.git_server import GitServer, git
+
 pytestmark = pytest.mark.root
 
 DOCKERFILE = """FROM busybox
@@ -141,3 +143,46 @@ def test_files_have_their_statements_beside_them(sampan: Any, context: Path, tmp
     assert provenance["subject"] == bill["subject"] == subjects
     assert provenance["predicateType"].startswith("https://slsa.dev/provenance/")
     assert "zlib1g" in [one["name"] for one in bill["predicate"]["packages"]]
+
+
+def test_what_came_from_elsewhere_is_named_with_its_digest_also_by_a_build_from_the_cache(
+    sampan: Any, tmp_path: Path
+) -> None:
+    site = GitServer(tmp_path / "site")
+    try:
+        site.files["/data"] = b"data"
+        site.repository("added.git", {"file": "one"})
+        site.repository(
+            "r.git",
+            {
+                "Dockerfile": f"FROM busybox\nADD {site.url}/data /\nADD {site.url}/added.git#main /added/\n"
+                "RUN --mount=type=secret,id=token,required --mount=type=ssh true\n"
+            },
+        )
+        token = tmp_path / "token"
+        token.write_text("the secret's value")
+        told = []
+        for name in ("first", "second"):
+            out = tmp_path / name
+            sampan.ok(
+                *("build", "--provenance", "mode=max", "-o", str(out), "--secret", f"id=token,src={token}"),
+                f"{site.url}/r.git#main",
+            )
+            told.append(json.loads((out / "provenance.json").read_text())["predicate"])
+        commits = {
+            name: git(tmp_path / "site" / name, "rev-parse", "main") for name in ("added.git", "r.git")
+        }
+    finally:
+        site.close()
+    source = {"uri": f"{site.url}/r.git#main", "digest": {"sha1": commits["r.git"]}}
+    for predicate in told:
+        invocation = predicate["invocation"]
+        assert invocation["configSource"] == {"entryPoint": "Dockerfile", **source}
+        assert [one for one in predicate["materials"] if one["uri"].startswith("http")] == [
+            {"uri": f"{site.url}/added.git#main", "digest": {"sha1": commits["added.git"]}},
+            {"uri": f"{site.url}/data", "digest": {"sha256": hashlib.sha256(b"data").hexdigest()}},
+            source,
+        ]
+        assert invocation["parameters"]["secrets"] == [{"id": "token"}]
+        assert invocation["parameters"]["ssh"] == [{"id": "default", "optional": True}]
+        assert "the secret's value" not in json.dumps(predicate)

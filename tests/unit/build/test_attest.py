@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ FACTS = Facts(
     platform="linux/amd64",
     entry_point="Dockerfile",
     args={"build-arg:A": "private", "label:x": "y", "target": "app"},
-    secrets=("token",),
+    secrets={"token": False, "key": True},
     materials=(Material("pkg:docker/debian@12?platform=linux%2Famd64", {"sha256": "cd" * 32}),),
     dockerfile=b"FROM debian:12\n",
     steps=(Step("FROM debian:12", None), Step("RUN make", DIGEST)),
@@ -71,7 +72,7 @@ def test_version_0_2_has_buildkits_members() -> None:
         "label:x": "y",
         "target": "app",
     }
-    assert found["invocation"]["parameters"]["secrets"] == [{"id": "token", "optional": True}]
+    assert found["invocation"]["parameters"]["secrets"] == [{"id": "key"}, {"id": "token", "optional": True}]
     assert found["invocation"]["environment"] == {"platform": "linux/amd64"}
     assert found["materials"] == [
         {"uri": "pkg:docker/debian@12?platform=linux%2Famd64", "digest": {"sha256": "cd" * 32}}
@@ -100,6 +101,18 @@ def test_version_1_has_its_own_form() -> None:
     assert found["buildDefinition"]["externalParameters"]["configSource"] == {"path": "Dockerfile"}
     assert found["runDetails"]["metadata"]["invocationID"] == "161fmv7"
     assert found["buildDefinition"]["resolvedDependencies"][0]["digest"] == {"sha256": "cd" * 32}
+
+
+def test_a_context_from_elsewhere_is_the_source_and_a_material() -> None:
+    fetched = replace(FACTS, source=Material("https://host/r.git#v1", {"sha1": "ef" * 20}))
+    found = json.loads(json.dumps(predicate(fetched, wanted({}))))
+    assert found["invocation"]["configSource"] == {
+        "entryPoint": "Dockerfile",
+        "uri": "https://host/r.git#v1",
+        "digest": {"sha1": "ef" * 20},
+    }
+    assert found["materials"][-1] == {"uri": "https://host/r.git#v1", "digest": {"sha1": "ef" * 20}}
+    assert "locals" not in found["invocation"]["parameters"]
 
 
 @pytest.mark.parametrize("wrong", [{"mode": "all"}, {"version": "v3"}, {"colour": "red"}])

@@ -52,16 +52,12 @@ class Facts:
     """The context, when it came from a URL or a repository."""
     args: Mapping[str, str] = field(default_factory=dict)
     """As BuildKit's frontend names them: `build-arg:NAME`, `label:NAME`, `target`, `no-cache`, ..."""
-    secrets: tuple[str, ...] = ()
-    """Their ids. Values never get here."""
-    ssh: tuple[str, ...] = ()
+    secrets: Mapping[str, bool] = field(default_factory=dict)
+    """By their ids, whether a step can't do without. Values never get here."""
+    ssh: Mapping[str, bool] = field(default_factory=dict)
     materials: tuple[Material, ...] = ()
     dockerfile: bytes = b""
     steps: tuple[Step, ...] = ()
-    builder_id: str = ""
-    reproducible: bool = False
-    complete_materials: bool = False
-    """Nothing else can have come in: no step had a network, and the context is named by its digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +111,17 @@ def _parameters(facts: Facts, wish: Wanted) -> tuple[dict[str, object], bool]:
     if facts.source is None:
         found["locals"] = [{"name": "context"}, {"name": "dockerfile"}]
     if wish.mode == "max" and facts.secrets:
-        found["secrets"] = [{"id": one, "optional": True} for one in facts.secrets]
+        found["secrets"] = _asked_for(facts.secrets)
     if wish.mode == "max" and facts.ssh:
-        found["ssh"] = [{"id": one, "optional": True} for one in facts.ssh]
+        found["ssh"] = _asked_for(facts.ssh)
     hidden = len(args) < len(facts.args) or (wish.mode == "min" and bool(facts.secrets or facts.ssh))
     return found, not hidden
+
+
+def _asked_for(required: Mapping[str, bool]) -> list[dict[str, object]]:
+    return [
+        {"id": one} if needed else {"id": one, "optional": True} for one, needed in sorted(required.items())
+    ]
 
 
 def _config_source(facts: Facts, place: str) -> dict[str, object]:
@@ -130,8 +132,10 @@ def _config_source(facts: Facts, place: str) -> dict[str, object]:
 
 
 def _materials(facts: Facts) -> list[dict[str, object]]:
-    every = (*facts.materials, *((facts.source,) if facts.source is not None else ()))
-    return [{"uri": one.uri, "digest": dict(one.digest)} for one in every]
+    every = {one.uri: one for one in facts.materials}
+    if facts.source is not None:
+        every[facts.source.uri] = facts.source
+    return [{"uri": one.uri, "digest": dict(one.digest)} for one in every.values()]
 
 
 def _steps(facts: Facts) -> list[dict[str, object]]:
@@ -161,11 +165,12 @@ def _v02(facts: Facts, wish: Wanted) -> dict[str, object]:
         "buildInvocationID": facts.invocation,
         "buildStartedOn": facts.started,
         "buildFinishedOn": facts.finished,
-        "completeness": {"parameters": complete, "environment": True, "materials": facts.complete_materials},
-        "reproducible": wish.reproducible or facts.reproducible,
+        # Of materials never claimed: a step with a network may have brought in anything.
+        "completeness": {"parameters": complete, "environment": True, "materials": False},
+        "reproducible": wish.reproducible,
     }
     found: dict[str, object] = {
-        "builder": {"id": wish.builder_id or facts.builder_id},
+        "builder": {"id": wish.builder_id},
         "buildType": BUILD_TYPE_V02,
         "materials": _materials(facts),
         "invocation": {
@@ -188,8 +193,8 @@ def _v1(facts: Facts, wish: Wanted) -> dict[str, object]:
         "invocationID": facts.invocation,
         "startedOn": facts.started,
         "finishedOn": facts.finished,
-        "buildkit_completeness": {"request": complete, "resolvedDependencies": facts.complete_materials},
-        "buildkit_reproducible": wish.reproducible or facts.reproducible,
+        "buildkit_completeness": {"request": complete, "resolvedDependencies": False},
+        "buildkit_reproducible": wish.reproducible,
     }
     if wish.mode == "max":
         internal["buildConfig"] = {"steps": _steps(facts)}
@@ -201,5 +206,5 @@ def _v1(facts: Facts, wish: Wanted) -> dict[str, object]:
             "internalParameters": internal,
             "resolvedDependencies": _materials(facts),
         },
-        "runDetails": {"builder": {"id": wish.builder_id or facts.builder_id}, "metadata": metadata},
+        "runDetails": {"builder": {"id": wish.builder_id}, "metadata": metadata},
     }

@@ -69,6 +69,11 @@ class GitSource:
     fetch_by_commit: bool = False
 
     @property
+    def named(self) -> str:
+        """The repository and what of it, as people and BuildKit's provenance write it; no credentials."""
+        return f"{self.url.remote}#{self.ref}" if self.ref else self.url.remote
+
+    @property
     def commit(self) -> str:
         """The commit's full id when the address alone says it."""
         if self.fetch_by_commit and _FULL_ID.fullmatch(self.checksum):

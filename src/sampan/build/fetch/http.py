@@ -6,6 +6,8 @@ import hashlib
 import os
 import re
 import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, BinaryIO
@@ -86,29 +88,52 @@ def download(
     out: BinaryIO,
     report: TransferReport,
     cancelled: threading.Event,
-    known: Validator | None = None,
+    *,
+    authorization: str = "",
+) -> Download:
+    """Raises `Unavailable` when the server does not give it, `Invalid`, `BuildCancelled`."""
+    with _answer(url, authorization, {}) as response:
+        return _receive(url, response, out, report, cancelled)
+
+
+def download_changed(
+    url: str,
+    known: Validator,
+    out: BinaryIO,
+    report: TransferReport,
+    cancelled: threading.Event,
     *,
     authorization: str = "",
 ) -> Download | None:
     """None when the server says that the file is still the `known` one: nothing is written to `out` then.
 
-    Raises `Unavailable` when the server does not give it, `BuildCancelled`.
+    Raises as `download`.
     """
+    conditions = known.conditions()
+    with _answer(url, authorization, conditions) as response:
+        if response.status == 304 and conditions:
+            return None
+        return _receive(url, response, out, report, cancelled)
+
+
+@contextmanager
+def _answer(
+    url: str, authorization: str, conditions: Mapping[str, str]
+) -> Iterator[urllib3.BaseHTTPResponse]:
+    """What the server answers; its failures, also while it is read, become `Unavailable`."""
     import urllib3  # not before it is needed: few builds download, and it takes 3 MB in every engine
 
     from sampan.registry.failures import describe
 
+    headers = {"Accept-Encoding": "identity", **conditions}
+    if authorization:
+        headers["Authorization"] = authorization  # it does not follow a redirect to another host
     timeout = urllib3.Timeout(connect=30, read=60)
     with urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(3, redirect=10)) as pool:
         try:
-            headers = {"Accept-Encoding": "identity", **(known.conditions() if known else {})}
-            if authorization:
-                headers["Authorization"] = authorization  # it does not follow a redirect to another host
             response = pool.request("GET", url, preload_content=False, headers=headers)
             try:
-                if response.status == 304 and known is not None and known.conditions():
-                    return None
-                return _receive(url, response, out, report, cancelled)
+                yield response
             finally:
                 response.release_conn()
         except urllib3.exceptions.HTTPError as error:

@@ -7,6 +7,7 @@ import posixpath
 import re
 from dataclasses import dataclass, field
 
+from sampan.build.attest.provenance import Material
 from sampan.build.files.checksums import Checksums
 from sampan.build.files.tree import Tree
 from sampan.build.model import MAX_DOCKERFILE, BuildRequest
@@ -55,6 +56,8 @@ class Context:
     in_place: bool = False
     dockerfile: bytes | None = None
     """The Dockerfile itself, when it came alone."""
+    source: Material | None = None
+    """Where the engine fetched it."""
 
 
 def context_tree(context: Context, request: BuildRequest) -> Tree:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from sampan.build import consent
 from sampan.build.dockerfile.state import Applied
 from sampan.build.errors import BuildCancelled, RunFailed
+from sampan.build.events import UsedSecret
 from sampan.build.files.checksum import checksum
 from sampan.build.files.copy import RootWriter
 from sampan.build.files.owners import resolve_owner
@@ -64,6 +65,7 @@ class Executor:
             return progress.advance(applied)
         if isinstance(operation, RunOperation):
             consent.require(consent.needed(operation.network, operation.security), self.request.entitlements)
+            _tell_secrets(operation, voice)
         if isinstance(operation, CopyOperation):
             entry = self._copy_step(progress, applied, operation, voice)
         else:
@@ -288,6 +290,12 @@ class Executor:
         with self._snapshot(below) as change, self._writer(below, change) as (writer, root_fd):
             Placing(writer, root_fd, operation, sources, ownership_of(operation, root_fd)).perform()
         return change.made()
+
+
+def _tell_secrets(operation: RunOperation, voice: Voice) -> None:
+    for mount in operation.mounts:
+        if mount.kind in ("secret", "ssh"):
+            voice.report(UsedSecret(voice.vertex, mount.kind, mount.id, mount.required))
 
 
 @dataclass(slots=True)

@@ -59,5 +59,8 @@ class NamedContexts(contextlib.AbstractContextManager["NamedContexts"]):
             with self._lock:
                 self._stack.callback(os.close, opened.fd)
                 self._stack.callback(opened.checksums.save)
+            if opened.source is not None:
+                for algorithm, digest in opened.source.digest.items():
+                    speaker.used(opened.source.uri, algorithm, digest)
             rules = ignore_rules(opened.fd) or IgnoreRules()
             return Tree(opened.fd, rules, True, opened.checksums, opened.scratch, opened.in_place)

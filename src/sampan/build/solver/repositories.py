@@ -80,6 +80,7 @@ class Repositories:
         if index not in self._resolved:
             source = self._sources[index]
             self._resolved[index] = resolve(source, self._limits(source))
+            self._voice.used(source.named, "sha1", self._resolved[index].commit)
         return self._resolved[index]
 
     def _parsed(self, address: str) -> GitSource:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO
 
-from sampan.build.events import UsedSource
 from sampan.build.fetch.git_url import is_git, redacted
 from sampan.build.fetch.http import (
     Download,
     Validator,
     decode_validator,
     download,
+    download_changed,
     encode_validator,
     is_url,
     parse_checksum,
@@ -149,8 +149,6 @@ class CopySources:
             self._around.cancelled,
             authorization=authorization_for(url, self._around.client),
         )
-        if got is None:
-            raise Unavailable(f"{url} was not sent although nothing of it is known")
         self._remember(url, got)
         if self._sum and got.sha256 != self._sum:
             raise Invalid(f"digest mismatch sha256:{got.sha256}: sha256:{self._sum} for {url}")
@@ -161,14 +159,11 @@ class CopySources:
             )
         return got, out
 
-    def _used(self, url: str, sha256: str) -> None:
-        self._voice.report(UsedSource(self._voice.vertex, redacted(url), "sha256", sha256))
-
     def _url_sum(self, url: str) -> str:
         """Of the content. With `--checksum` nothing needs to be downloaded to know it."""
         if url not in self._counted:
             self._counted[url] = self._sum or self._asked_sum(url)
-            self._used(url, self._counted[url])
+            self._voice.used(redacted(url), "sha256", self._counted[url])
         return self._counted[url]
 
     def _asked_sum(self, url: str) -> str:
@@ -185,12 +180,12 @@ class CopySources:
     def _is_unchanged(self, url: str, known: Validator) -> bool:
         """Asks the server; when the file is another one, that is downloaded."""
         out = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
-        got = download(
+        got = download_changed(
             url,
+            known,
             out,
             self._voice.transfer,
             self._around.cancelled,
-            known,
             authorization=authorization_for(url, self._around.client),
         )
         if got is None:

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from sampan.build.events import Explanation, StepNote, Vertex, VertexLog, VertexStatus, VertexWarning
+from sampan.build.events import (
+    Explanation,
+    StepNote,
+    UsedSource,
+    Vertex,
+    VertexLog,
+    VertexStatus,
+    VertexWarning,
+)
 from sampan.build.solver.cache import key_of
 from sampan.build.worker import Report
 from sampan.oci.digest import Digest
@@ -87,6 +95,10 @@ class Voice:
 
     def warn(self, short: str) -> None:
         self.report(VertexWarning(self.vertex, short))
+
+    def used(self, uri: str, algorithm: str, digest: str) -> None:
+        """`uri` has no credentials in it."""
+        self.report(UsedSource(self.vertex, uri, algorithm, digest))
 
     def transfer(self, progress: Progress) -> None:
         """Something that is pulled or downloaded."""
