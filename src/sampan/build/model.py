@@ -278,6 +278,6 @@ class BuildRequest:
     cache_from: tuple[CacheFrom, ...] = ()
     cache_to: tuple[CacheTo, ...] = ()
     platforms: tuple[str, ...] = ()
-    """Several are built one after the other, each as `platform`, and become one index."""
+    """Several are built at the same time, each as `platform`, and become one index."""
     outputs: tuple[Output, ...] = ()
-    """None: an image in the store."""
+    """Empty: an image in the store."""

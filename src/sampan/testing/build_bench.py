@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from sampan.build.contexts import ContextOpener
+from sampan.build.files.context import Context
 from sampan.build.model import BuildRequest
 from sampan.build.solver.builder import Builder
 from sampan.build.solver.inputs import InputsStore
@@ -46,7 +47,7 @@ class BuildBench:
         request = BuildRequest(dockerfile_text=dockerfile.encode(), **options)  # type: ignore[arg-type]
         fd = os.open(self.context, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            return self.builder.build(request, fd, self.reader, self.cancelled, opener=self.opener)
+            return self.builder.build(request, Context(fd), self.reader, self.cancelled, opener=self.opener)
         finally:
             os.close(fd)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sampan.build.files.context import Context
 from sampan.build.model import BuildRequest
 from sampan.build.solver.builder import Builder
 from sampan.errors import SampanError
@@ -80,7 +81,7 @@ def _build(case: str, context: Path, tmp_path: Path) -> dict[str, list[Any]] | s
     fd = os.open(context, os.O_RDONLY | os.O_DIRECTORY)
     try:
         image = Builder(worker, None, table=FakeTable()).build(
-            request, fd, lambda event: None, threading.Event()
+            request, Context(fd), lambda event: None, threading.Event()
         )
     except SampanError as error:
         return error.message

@@ -25,6 +25,7 @@ from sampan.build.fetch import git_checkout, git_pack
 from sampan.build.fetch.git import check_out, resolve
 from sampan.build.fetch.git_transport import Limits
 from sampan.build.fetch.git_url import parse_git
+from sampan.build.files.context import Context
 from sampan.build.model import BuildRequest
 from sampan.build.session import NO_CLIENT, ClientSession, Duplex
 from sampan.build.solver.builder import Builder
@@ -52,7 +53,9 @@ class Site(GitServer):
         fd = os.open(self.context, os.O_RDONLY | os.O_DIRECTORY)
         request = BuildRequest(dockerfile_text=dockerfile.replace("URL", self.url).encode())
         try:
-            return self.worker.tree(self.builder.build(request, fd, self._report, threading.Event(), client))
+            return self.worker.tree(
+                self.builder.build(request, Context(fd), self._report, threading.Event(), client)
+            )
         finally:
             os.close(fd)
             assert self.worker.open_snapshots == []

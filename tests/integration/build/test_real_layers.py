@@ -16,6 +16,7 @@ import pytest
 
 from sampan.build.errors import BuildCancelled, RunFailed
 from sampan.build.events import BuildEvent, VertexLog
+from sampan.build.files.context import Context
 from sampan.build.model import BuildRequest
 from sampan.build.solver.builder import Builder
 from sampan.build.worker import EMPTY_LAYER, BaseImage, CacheWish, Report, RunRequest
@@ -173,7 +174,7 @@ class Site:
         fd = os.open(self.context, os.O_RDONLY | os.O_DIRECTORY)
         try:
             request = BuildRequest(dockerfile_text=dockerfile.encode())
-            image_id = self.builder.build(request, fd, self._report, self.cancelled)
+            image_id = self.builder.build(request, Context(fd), self._report, self.cancelled)
         finally:
             os.close(fd)
         return self.worker.images[image_id]

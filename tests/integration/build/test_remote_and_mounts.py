@@ -13,6 +13,7 @@ import pytest
 
 from sampan.build.errors import DockerfileError
 from sampan.build.events import Failure, Vertex
+from sampan.build.files.context import Context
 from sampan.build.model import BuildRequest
 from sampan.build.session import NO_CLIENT, ClientSession
 from sampan.build.solver.builder import Builder
@@ -83,7 +84,7 @@ class Site:
         fd = os.open(self.context, os.O_RDONLY | os.O_DIRECTORY)
         request = BuildRequest(dockerfile_text=dockerfile.replace("URL", self.url).encode())
         try:
-            return self.builder.build(request, fd, self._report, threading.Event(), client)
+            return self.builder.build(request, Context(fd), self._report, threading.Event(), client)
         finally:
             os.close(fd)
             assert self.worker.open_snapshots == []

@@ -18,7 +18,7 @@ _FLAGS: dict[str, frozenset[str]] = {
 }
 _BOOLEAN = frozenset({"link", "parents", "keep-git-dir", "unpack"})
 _REPEATABLE = frozenset({"mount", "exclude", "device"})
-_TRUTH = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
+TRUTHS = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
 
 _EXACTLY_ONE = frozenset({"MAINTAINER", "ONBUILD", "STOPSIGNAL", "USER", "WORKDIR"})
 _AT_LEAST_ONE = frozenset({"ARG", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "SHELL", "VOLUME"})
@@ -38,7 +38,7 @@ class Flags:
             if name in self._values and name not in _REPEATABLE:
                 raise self._mistake(f"duplicate flag specified: {name}", name, known)
             if name in _BOOLEAN:
-                if equals and value.lower() not in _TRUTH:
+                if equals and value.lower() not in TRUTHS:
                     raise self._mistake(f"expecting boolean value for flag {name}, not: {value}", name, known)
                 value = value or "true"
             elif not equals:
@@ -52,7 +52,7 @@ class Flags:
         return self._values.get(name, [])
 
     def truth(self, name: str) -> bool:
-        return _TRUTH[self.get(name).lower()] if name in self._values else False
+        return TRUTHS[self.get(name).lower()] if name in self._values else False
 
     def has(self, name: str) -> bool:
         return name in self._values

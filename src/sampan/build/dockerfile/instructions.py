@@ -21,7 +21,7 @@ from sampan.build.dockerfile.ports import MAX_PORTS, parse_port_specs
 from sampan.build.dockerfile.run_flags import network_of, security_of
 from sampan.build.dockerfile.state import Applied, StageState
 from sampan.build.dockerfile.timespan import parse_duration
-from sampan.build.errors import DockerfileUnsupported
+from sampan.build.errors import DockerfileError, DockerfileUnsupported
 from sampan.build.model import CopyOperation, Heredoc, Instruction, RunOperation, WorkdirOperation
 from sampan.build.modes import parse_mode
 from sampan.errors import Invalid, Unsupported
@@ -31,16 +31,14 @@ SUFFIX = " # buildkit"
 
 
 def apply(state: StageState, instruction: Instruction) -> Applied:
-    """Raises `DockerfileError` when a value can't work."""
+    """Raises `DockerfileError` when a value can't work, `DockerfileUnsupported`."""
     try:
         return _HANDLERS[instruction.keyword](state, instruction)
+    except (DockerfileError, DockerfileUnsupported):
+        raise  # it knows its place
     except Invalid as error:
-        if hasattr(error, "place"):
-            raise
         raise mistake(instruction, error.message, error.hint) from error
     except Unsupported as error:
-        if hasattr(error, "place"):
-            raise
         raise DockerfileUnsupported(error.message, instruction.place(), hint=error.hint) from error
 
 

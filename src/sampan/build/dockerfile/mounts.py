@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import get_args
 
+from sampan.build.dockerfile.check import TRUTHS
 from sampan.build.model import MountKind, MountOption
 from sampan.errors import Invalid
 
@@ -23,7 +24,6 @@ _ALONE = ("readonly", "readwrite", "required")
 _NUMBER = re.compile(r"[0-9]{1,10}")
 _SIZE = re.compile(r"([0-9]{1,15}) ?([kmgtp]?)i?b?", re.IGNORECASE)
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
-_TRUTHS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 MAX_ID = 2**32 - 2
 """The largest user or group id that Linux has: 2**32 - 1 means "unchanged" to chown(2)."""
 
@@ -119,7 +119,7 @@ def _mount(kind: str, values: dict[str, str], cwd: str) -> MountOption:
 
 
 def _truth(key: str, value: str) -> bool:
-    found = _TRUTHS.get(value.lower())
+    found = TRUTHS.get(value.lower())
     if found is None:
         raise Invalid(f"invalid value for {key}: {value}")
     return found

@@ -106,7 +106,7 @@ class Builder:
     def build(
         self,
         request: BuildRequest,
-        context: Context | int,
+        context: Context,
         report: Report,
         cancelled: threading.Event,
         client: ClientSession = NO_CLIENT,
@@ -114,11 +114,10 @@ class Builder:
     ) -> Digest:
         """Build the image and tag it; its id.
 
-        `context` is open as long as the build goes on; a descriptor alone: nobody else can change what is there.
-        `client` is asked for secrets and agents, and given what is to be stored on its side; `opener` for named
-        contexts. Blocks;
-        `report` is called by one thread at a time. Raises `DockerfileError`, `RunFailed` (with `exit_code`),
-        `BuildCancelled`, `NotFound`, `Invalid`, ...; nothing half-made remains then.
+        `context` is open as long as the build goes on. `client` is asked for secrets and agents, and given what is to
+        be stored on its side; `opener` for named contexts. Blocks; `report` is called by one thread at a time.
+        Raises `DockerfileError`, `RunFailed` (with `exit_code`), `BuildCancelled`, `NotFound`, `Invalid`, ...; nothing
+        half-made remains then.
         """
         one_at_a_time = threading.Lock()
 
@@ -126,12 +125,11 @@ class Builder:
             with one_at_a_time:
                 report(event)
 
-        name = request.dockerfile or "Dockerfile"
-        with internal(told, f"[internal] load build definition from {name}"):
-            source = read_dockerfile(context if isinstance(context, int) else context.fd, request)
+        with internal(told, _loading(request)):
+            source = read_dockerfile(context.fd, request)
         failures = Failures(source)
         try:
-            tree = context_tree(Context(context) if isinstance(context, int) else context, request)
+            tree = context_tree(context, request)
             return self._build(
                 request, source, failures, tree, told, cancelled, client, opener or NoContexts()
             )
@@ -152,35 +150,9 @@ class Builder:
         client: ClientSession,
         opener: ContextOpener,
     ) -> Digest:
-        dockerfile = parse(source, request.dockerfile or "Dockerfile")
-        platform = host_platform()
-        planned = plan(
-            dockerfile,
-            build_args=request.build_args,
-            target=request.target,
-            build_platform=platform,
-            target_platform=request.platform or platform,
-            contexts=request.contexts,
-        )
+        planned = self._checked_plan(request, source, failures, context.fd, report)
 
-        for instruction in (one for stage in planned.stages for one in stage.instructions):
-            if instruction.keyword == "RUN":
-                check_run(instruction)
-        for instruction, wanted in consent.wanted_by(planned):
-            with failures.noted(instruction, Digest("")):
-                consent.require(wanted, request.entitlements)
-        tell_findings(
-            dockerfile,
-            planned,
-            request,
-            context.fd,
-            platform,
-            self._worker.known_config,
-            report,
-            vertex_digest(f"[internal] load build definition from {request.dockerfile or 'Dockerfile'}"),
-        )
-
-        def perform() -> Digest:
+        def once() -> Digest:
             self.cache.seen.clear()
             return _Build(
                 self._worker,
@@ -197,8 +169,40 @@ class Builder:
             ).perform()
 
         if self._transfer is None:
-            return perform()
-        return with_transfer(self._transfer, self.cache, self._worker, request, perform, report, cancelled)
+            return once()
+        return with_transfer(self._transfer, self.cache, self._worker, request, once, report, cancelled)
+
+    def _checked_plan(
+        self, request: BuildRequest, source: bytes, failures: Failures, context_fd: int, report: Report
+    ) -> Plan:
+        """Whatever can be known to be wrong before any step is done ends the build here."""
+        dockerfile = parse(source, request.dockerfile or "Dockerfile")
+        platform = host_platform()
+        planned = plan(
+            dockerfile,
+            build_args=request.build_args,
+            target=request.target,
+            build_platform=platform,
+            target_platform=request.platform or platform,
+            contexts=request.contexts,
+        )
+        for instruction in (one for stage in planned.stages for one in stage.instructions):
+            if instruction.keyword == "RUN":
+                check_run(instruction)
+        for instruction, wanted in consent.wanted_by(planned):
+            with failures.noted(instruction, Digest("")):
+                consent.require(wanted, request.entitlements)
+        tell_findings(
+            dockerfile,
+            planned,
+            request,
+            context_fd,
+            platform,
+            self._worker.known_config,
+            report,
+            vertex_digest(_loading(request)),
+        )
+        return planned
 
 
 @dataclass
@@ -332,6 +336,10 @@ class _Build:
         )
         if unused:
             voice.warn(f"One or more build-args [{' '.join(unused)}] were not consumed")
+
+
+def _loading(request: BuildRequest) -> str:
+    return f"[internal] load build definition from {request.dockerfile or 'Dockerfile'}"
 
 
 def _first_numbers(plan: Plan) -> dict[int, int]:
