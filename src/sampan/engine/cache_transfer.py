@@ -15,7 +15,7 @@ from sampan.build.solver.transfer import CacheLost
 from sampan.build.solver.voice import internal
 from sampan.build.worker import Report
 from sampan.engine.images import Images, platform_of
-from sampan.errors import Invalid, NotFound, SampanError
+from sampan.errors import NotFound, SampanError
 from sampan.oci import media
 from sampan.oci.digest import Digest, digest_of
 from sampan.oci.image import parse_image_config
@@ -107,19 +107,18 @@ class RegistryCache:
         return remote_format.decode_inline(image.config.inline_cache, image.diff_ids)
 
     def _remote(self, reference: Reference, cancelled: threading.Event) -> RemoteCache:
-        from sampan.registry.pull import fetch_small
+        from sampan.registry.pull import fetch_small, manifest_for
 
         with self._client(reference) as client:
             fetched = client.resolve(reference, cancelled.is_set)
             parsed = parse_manifest(fetched.raw, fetched.descriptor.media_type)
             if isinstance(parsed, Index):
                 configs = [one for one in parsed.manifests if one.media_type == remote_format.CONFIG_TYPE]
-                if (
-                    configs
-                ):  # BuildKit's older form: an index whose entries are the layers and the configuration
+                # BuildKit's older form: an index whose entries are the layers and the configuration.
+                if configs:
                     raw = fetch_small(client, reference, configs[0], remote_format.MAX_CONFIG, cancelled)
                     return remote_format.decode(raw, parsed.manifests)
-                parsed = self._of_platform(client, reference, parsed, cancelled)
+            _, parsed = manifest_for(client, reference, fetched, platform_of(""), cancelled.is_set)
             if parsed.config.media_type == remote_format.CONFIG_TYPE:
                 raw = fetch_small(client, reference, parsed.config, remote_format.MAX_CONFIG, cancelled)
                 return remote_format.decode(raw, parsed.layers)
@@ -128,18 +127,6 @@ class RegistryCache:
         if config.inline_cache is None:
             raise NotFound("the image has no cache in it", hint="build it with --cache-to type=inline")
         return remote_format.decode_inline(config.inline_cache, config.rootfs.diff_ids, parsed.layers)
-
-    def _of_platform(
-        self, client: RegistryClient, reference: Reference, index: Index, cancelled: threading.Event
-    ) -> Manifest:
-        from sampan.registry.platforms import choose
-
-        chosen = choose(index, platform_of(""))
-        fetched = client.fetch_manifest(reference, chosen.digest, cancelled.is_set)
-        parsed = parse_manifest(fetched.raw, fetched.descriptor.media_type)
-        if isinstance(parsed, Index):
-            raise Invalid(f"{reference.familiar}: the index names another index, which is not supported")
-        return parsed
 
     # Export
 

@@ -142,16 +142,8 @@ def _pull_one(
 
 
 def _describe(work: _LayerPull, named: FetchedManifest, platform: Platform) -> _Wanted:
-    client, reference = work.client, work.reference
-    manifest = named
-    parsed = parse_manifest(named.raw, named.descriptor.media_type)
-    if isinstance(parsed, Index):
-        chosen = choose(parsed, platform)
-        manifest = client.fetch_manifest(reference, chosen.digest, work.stopped)
-        inner = parse_manifest(manifest.raw, manifest.descriptor.media_type)
-        if isinstance(inner, Index):
-            raise Invalid(f"{reference.familiar}: the index names another index, which is not supported")
-        parsed = inner
+    reference = work.reference
+    manifest, parsed = manifest_for(work.client, reference, named, platform, work.stopped)
     if len(parsed.layers) > MAX_LAYERS:
         raise Invalid(f"{reference.familiar} has {len(parsed.layers)} layers, more than {MAX_LAYERS}")
     for layer in parsed.layers:
@@ -165,6 +157,26 @@ def _describe(work: _LayerPull, named: FetchedManifest, platform: Platform) -> _
             f"the configuration {len(config.rootfs.diff_ids)}"
         )
     return _Wanted(manifest, parsed, config_raw, config)
+
+
+def manifest_for(
+    client: RegistryClient,
+    reference: Reference,
+    named: FetchedManifest,
+    platform: Platform,
+    stopped: Callable[[], bool],
+) -> tuple[FetchedManifest, Manifest]:
+    """The manifest of an image for the platform: `named` itself, or one that it names if it is an index.
+
+    Raises `NotFound` for a platform that the index lacks, `Invalid`, and as `RegistryClient.fetch_manifest`.
+    """
+    parsed = parse_manifest(named.raw, named.descriptor.media_type)
+    if isinstance(parsed, Index):
+        named = client.fetch_manifest(reference, choose(parsed, platform).digest, stopped)
+        parsed = parse_manifest(named.raw, named.descriptor.media_type)
+    if isinstance(parsed, Index):
+        raise Invalid(f"{reference.familiar}: the index names another index, which is not supported")
+    return named, parsed
 
 
 class _MemorySink:
@@ -201,13 +213,7 @@ def fetch_config(
 ) -> ImageConfig:
     """An image's configuration alone; nothing is kept of it. Raises as `pull`."""
     named = client.resolve(reference, cancelled.is_set)
-    parsed = parse_manifest(named.raw, named.descriptor.media_type)
-    if isinstance(parsed, Index):
-        chosen = choose(parsed, platform)
-        inner = client.fetch_manifest(reference, chosen.digest, cancelled.is_set)
-        parsed = parse_manifest(inner.raw, inner.descriptor.media_type)
-    if isinstance(parsed, Index):
-        raise Invalid(f"{reference.familiar}: the index names another index, which is not supported")
+    _, parsed = manifest_for(client, reference, named, platform, cancelled.is_set)
     return parse_image_config(fetch_small(client, reference, parsed.config, MAX_CONFIG_SIZE, cancelled))
 
 
