@@ -50,8 +50,7 @@ class Link:
         self._reason = ""
         self._sending = threading.Lock()
         self.changed = threading.Condition()
-        self._reader = threading.Thread(target=self._read, args=(preread,), name=f"link {name}", daemon=True)
-        self._reader.start()
+        threading.Thread(target=self._read, args=(preread,), name=f"link {name}", daemon=True).start()
 
     @property
     def closed(self) -> bool:
@@ -80,9 +79,6 @@ class Link:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             return  # it is down already
-
-    def wait_closed(self) -> None:
-        self._reader.join()
 
     def require_open(self) -> None:
         if self._closed:

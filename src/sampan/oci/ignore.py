@@ -152,16 +152,11 @@ def has_wildcards(pattern: str) -> bool:
     return not _WILD.isdisjoint(pattern)
 
 
-def match_path(pattern: str, path: str) -> bool:
-    """Go's filepath.Match: the whole `path` against `pattern`, where `*` and `?` stop at slashes.
+def compile_match(pattern: str) -> re.Pattern[str]:
+    """`pattern` of Go's filepath.Match as a regular expression (for `fullmatch`): `*` and `?` stop at slashes.
 
     Raises `Invalid` for a malformed pattern.
     """
-    return compile_match(pattern).fullmatch(path) is not None
-
-
-def compile_match(pattern: str) -> re.Pattern[str]:
-    """`pattern` of Go's filepath.Match as a regular expression (for `fullmatch`)."""
     return re.compile(_translate(pattern, double_star=False), re.DOTALL)
 
 

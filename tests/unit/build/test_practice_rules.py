@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from sampan.build.dockerfile.parse import parse
 from sampan.build.model import Dockerfile
-from sampan.build.rules.all_rules import BUILDKIT_RULES, OWN_RULES
+from sampan.build.rules import catalog, practice, practice_run
 from sampan.build.rules.check import Report, check_text
+from sampan.build.rules.finding import Rule
 from sampan.build.rules.shell import commands, commands_of
 from sampan.build.rules.subject import Subject
 from sampan.oci.ignore import IgnoreRules
@@ -26,7 +28,14 @@ _BASES = {
     "node:22": ContainerDefaults(),
     "windows:1": ContainerDefaults(shell=("powershell", "-Command")),
 }
-_OWN = {rule.name for rule in OWN_RULES}
+
+
+def rules_of(module: ModuleType) -> list[Rule]:
+    return [value for value in vars(module).values() if isinstance(value, Rule)]
+
+
+_OWN_RULES = [*rules_of(practice), *rules_of(practice_run)]
+_OWN = {rule.name for rule in _OWN_RULES}
 
 
 def reported(text: str, ignore: str | None = "x\n", target: str = "") -> Report:
@@ -160,12 +169,12 @@ def test_the_target_is_what_runs() -> None:
 def test_every_own_rule_has_a_bad_example_an_explanation_and_a_fix() -> None:
     shown = {name for _, expected in BAD for name, _ in expected} | {"MissingDockerignore"}
     assert shown == _OWN
-    assert all(rule.description and rule.fix and not rule.url for rule in OWN_RULES)
+    assert all(rule.description and rule.fix and not rule.url for rule in _OWN_RULES)
 
 
 def test_the_documentation_has_a_section_for_each_rule() -> None:
     sections = re.findall(r"^### (\w+)$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
-    assert sections == [rule.name for rule in (*OWN_RULES, *BUILDKIT_RULES)]
+    assert sections == [rule.name for rule in (*_OWN_RULES, *rules_of(catalog))]
 
 
 def test_every_example_of_the_documentation_is_what_it_says() -> None:
