@@ -52,6 +52,8 @@ class Sink(Protocol):
 
 
 class ClientSession(Protocol):
+    """Of one build. Thread-safe; what is opened is its opener's to close."""
+
     def secret(self, secret_id: str) -> bytes:
         """At most `MAX_SECRET` bytes. Raises `NotFound` when the client offers none of that name."""
         ...

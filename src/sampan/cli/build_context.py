@@ -97,6 +97,7 @@ def _from_directory(root: str, dockerfile: str) -> BuildContext:
 
 
 def relative_dockerfile(root: str, dockerfile: str) -> str:
+    """The Dockerfile's path from `root`, by Docker's rules; "../…" for one outside. Raises `Failure`."""
     if dockerfile:
         path = os.path.abspath(dockerfile)
         if not os.path.lexists(path) and not os.path.isabs(dockerfile):

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 
 class BuildCalls:
+    """Used in the event loop's thread."""
+
     def __init__(self, images: Images, small: Path, large: Path) -> None:
         """Directories for contexts, which are removed after each call; `large` for those that are fetched."""
         self._images = images

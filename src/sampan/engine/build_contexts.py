@@ -32,6 +32,8 @@ _TRANSFER = "transferring context:"
 
 
 class BuildContexts:
+    """Thread-safe: its context managers are used by the builds' threads."""
+
     def __init__(self, root: Path, small: Path, known: Path) -> None:
         """`root` and `small` are directories for contexts under way; what an earlier engine left there is removed.
 

@@ -36,6 +36,8 @@ GC_INTERVAL = 15 * 60.0
 
 
 class Builds:
+    """Used in the event loop's thread."""
+
     def __init__(
         self,
         root: Path,

@@ -82,6 +82,7 @@ def fetch_repository(
     *,
     keep_git_dir: bool = False,
 ) -> Fetched:
+    """Raises as `load_remote`."""
     source = with_credentials(parse_git(address, context=True), client)
     kept = keep_git_dir if source.keep_git_dir is None else source.keep_git_dir
 

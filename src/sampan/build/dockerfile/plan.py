@@ -99,6 +99,7 @@ def _split(dockerfile: Dockerfile) -> tuple[list[Instruction], list[list[Instruc
 
 
 def platform_args_of(build: str, target: str) -> dict[str, str]:
+    """BUILDPLATFORM, TARGETARCH and their like, of two `os/architecture[/variant]`."""
     values: dict[str, str] = {}
     for prefix, platform in (("BUILD", build), ("TARGET", target)):
         system, _, rest = platform.partition("/")

@@ -87,6 +87,7 @@ class BuildCache:
         """What was found or stored through this object: what a build exports."""
 
     def lookup(self, key: str) -> CacheEntry | None:
+        """None for a miss: nothing is known of the key, here or by an import, or its layer is gone."""
         entry = self._load(key)
         if entry is None or not self._present(entry):
             return self._import(key)

@@ -127,6 +127,7 @@ def _bound(rule: Rule, total: int, free: int) -> int | None:
 
 
 def matches(item: Item, rule: Rule, now: float) -> bool:
+    """Whether the rule may take the item, sizes aside."""
     if item.in_use or rule.nothing:
         return False
     if not rule.everything and (item.shared or item.kind in (INTERNAL, FRONTEND)):

@@ -50,6 +50,8 @@ _ABOUT_SOURCES = ("file not found", "forbidden path", "no source files")
 
 @dataclass(frozen=True, slots=True)
 class Executor:
+    """Of one stage."""
+
     around: Surroundings
     request: BuildRequest
     stage: str = ""

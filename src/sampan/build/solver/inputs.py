@@ -95,6 +95,7 @@ class InputsStore:
         return [row.inputs for row in found]
 
     def trim(self) -> None:
+        """Beyond the bounds the oldest rows go, down to three quarters: so that it need not be done at each store."""
         rows = self._table.items()
         size = sum(len(body) for _, body in rows)
         if len(rows) <= MAX_ROWS and size <= MAX_BYTES:

@@ -59,6 +59,7 @@ class Placing:
     ownership: Ownership
 
     def perform(self) -> None:
+        """Raises `Invalid`, and `SourceChanged` when a file of a context is no longer what was hashed."""
         operation = self.operation
         selections, downloads = self.sources.selections(), self.sources.downloads()
         repositories = self.sources.repositories.trees()

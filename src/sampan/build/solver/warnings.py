@@ -59,6 +59,7 @@ def tell_findings(
 
 
 def warning_of(finding: Finding, vertex: Digest, file: str) -> VertexWarning:
+    """In BuildKit's form."""
     rule = finding.rule
     return VertexWarning(
         vertex,

@@ -72,6 +72,8 @@ Perform = Callable[[_Step, Plan, Path], int]
 
 
 class BuildSteps:
+    """Blocking; used by the builds' threads."""
+
     def __init__(self, parts: Parts, specs: SpecMaker, wiring: Wiring) -> None:
         self._parts = parts
         self._specs = specs
