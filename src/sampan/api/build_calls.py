@@ -8,7 +8,6 @@ from dataclasses import replace
 from sampan.api.messages import AnyResponse, Request, json_response
 from sampan.build.model import BuildRequest
 from sampan.engine.engine import Engine
-from sampan.engine.remote_context import check_remote
 from sampan.errors import Invalid
 from sampan.registry.config import Credentials
 
@@ -23,10 +22,12 @@ async def build_call(
     """`lint` is a check by BuildKit's rules alone, as is its own name for it. Raises `Invalid`."""
     context: AsyncIterator[bytes] | str = request.stream()
     if remote := request.get("remote"):
+        from sampan.engine.remote_context import check_remote
+
         check_remote(remote)
         context = remote
     wanted = replace(wanted, platform=(wanted.platform or "").partition(",")[0] or None)
-    call, calls = request.get("call"), engine.build_calls
+    call, calls = request.get("call"), engine.build_calls()
     if call in ("check", "lint"):
         return json_response(await calls.check(wanted, context, sent, practice=call == "check"))
     if call == "outline":

@@ -27,7 +27,6 @@ from sampan.build.model import MAX_DOCKERFILE, BuildRequest, RunLimits
 from sampan.build.output_options import Output, check_outputs, parse_output
 from sampan.engine.client_directory import ClientDirectory
 from sampan.engine.engine import Engine
-from sampan.engine.remote_context import check_remote
 from sampan.errors import Invalid, SampanError, Unsupported
 from sampan.oci.reference import Reference, parse_reference
 from sampan.registry.platforms import parse_platform
@@ -67,6 +66,8 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
         raise Invalid(f"invalid progress {progress!r}: the engine tells rawjson, or Docker's classic stream")
     context: AsyncIterator[bytes] | ClientDirectory | str = request.stream()
     if remote := request.get("remote"):
+        from sampan.engine.remote_context import check_remote
+
         check_remote(remote)
         context = remote
     if request.get("contextdir"):

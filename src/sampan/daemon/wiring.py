@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,25 +23,16 @@ from sampan.api import system as system_api
 from sampan.api import volumes as volumes_api
 from sampan.api.messages import AnyResponse, Request
 from sampan.api.router import Router
-from sampan.build.solver.builder import Builder
 from sampan.build.solver.cache import BuildCache, MetadataTable
-from sampan.build.solver.flights import Flights
-from sampan.build.solver.inputs import InputsStore, MetadataInputs
 from sampan.daemon.remap import check_kernel, with_id_maps
 from sampan.engine import apparmor, selinux
 from sampan.engine.build_cache import BuildCacheKeeper
-from sampan.engine.build_calls import BuildCalls
-from sampan.engine.build_job import Tools
-from sampan.engine.build_worker import EngineWorker
-from sampan.engine.builds import Builds
-from sampan.engine.cache_leases import CacheLeases
+from sampan.engine.builds import Builds, MakeTools
 from sampan.engine.cache_mounts import CacheMounts
-from sampan.engine.cache_transfer import RegistryCache
 from sampan.engine.cache_use import CacheUse
 from sampan.engine.containers import Containers, ContainerStore, Parts
 from sampan.engine.engine import Engine
 from sampan.engine.events import EventBus
-from sampan.engine.host_ca.step import host_trust
 from sampan.engine.host_facts import HostFacts
 from sampan.engine.images import Images
 from sampan.engine.model import new_id
@@ -61,7 +51,6 @@ from sampan.network.host import NetworkHost
 from sampan.network.model import PublishMode
 from sampan.network.watch import RulesetWatch
 from sampan.oci.digest import Digest
-from sampan.registry.config import Credentials
 from sampan.runtime.launcher_client import LauncherClient
 from sampan.storage.content import ContentStore
 from sampan.storage.image_model import Use
@@ -223,10 +212,7 @@ async def assemble(settings: Settings) -> Assembled:
         layer_kind=layer_kind(),
         security_options=announced(settings, facts),
     )
-    calls = BuildCalls(images, settings.run / "builds", settings.root / "builds")
-    engine = Engine(
-        settings, events, containers, containers.execs, images, volumes, networks, builds, system, calls
-    )
+    engine = Engine(settings, events, containers, containers.execs, images, volumes, networks, builds, system)
     return Assembled(engine, stores, launcher, host, names)
 
 
@@ -252,42 +238,32 @@ def _builds(
     settings: Settings, stores: Stores, images: Images, containers: Containers, launcher: LauncherClient
 ) -> Builds:
     loop = asyncio.get_running_loop()
-
     use = CacheUse()
     mounts = CacheMounts(settings.root / "caches", stores.metadata, use.__contains__)
     mounts.sweep()
-    leases = CacheLeases(mounts)
 
-    def make_tools(credentials: Mapping[str, Credentials], host_ca: bool, stored: bool) -> Tools:
-        transfer = RegistryCache(images, credentials)
-        worker = EngineWorker(
+    def tools() -> MakeTools:
+        from sampan.daemon.build_tools import BuildTools  # most of the builder, which takes long to import
+
+        made = BuildTools(
             images,
+            stores.metadata,
             stores.snapshots,
             launcher,
             containers.build_steps,
             mounts,
-            leases,
-            use.touch,
+            use,
             loop,
-            credentials,
-            host_trust() if host_ca else None,
-            transfer,
-            keep_images=stored,
         )
-        builder = Builder(
-            worker, stores.metadata, touched=use.touch, transfer=transfer, flights=flights, inputs=inputs
-        )
-        return Tools(builder, worker, images, credentials)
+        return made.make
 
-    flights = Flights()
-    inputs = InputsStore(MetadataInputs(stores.metadata))
     cache = BuildCacheKeeper(
         stores.cache, mounts, stores.images, stores.metadata, use, settings.builder_gc, settings.root
     )
     keep_layers = stores.images.no_collection
     builds, small = settings.root / "builds", settings.run / "builds"
     return Builds(
-        builds, small, make_tools, cache, keep_layers, images.announce_tags, settings.builder_entitlements
+        builds, small, tools, cache, keep_layers, images.announce_tags, settings.builder_entitlements
     )
 
 

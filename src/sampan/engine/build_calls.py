@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sampan.build.dockerfile.parse import parse
 from sampan.build.dockerfile.plan import plan
-from sampan.build.files.context import ignore_rules, read_dockerfile
+from sampan.build.files.context import CONTEXT_FILES, ignore_rules, read_dockerfile
 from sampan.build.model import BuildRequest, Dockerfile
 from sampan.build.rules.check import check_text
 from sampan.build.rules.outline import outline, targets
@@ -23,7 +23,6 @@ from sampan.build.rules.subject import FindBase, Subject, replaceable
 from sampan.build.session import NO_CLIENT
 from sampan.build.solver.steps import host_platform
 from sampan.engine.images import Images, platform_of
-from sampan.engine.remote_context import CONTEXT_FILES, load_remote
 from sampan.engine.threads import blocking_chunks
 from sampan.errors import NotFound, SampanError
 from sampan.oci.image import ImageConfig
@@ -134,6 +133,8 @@ class BuildCalls:
             if not isinstance(context, str):
                 extract_tar(blocking_chunks(context, loop), fd, CONTEXT_FILES)
                 return request
+            from sampan.engine.remote_context import load_remote
+
             found = load_remote(context, fd, request, lambda _: None, threading.Event(), NO_CLIENT)
             return request if found.dockerfile is None else replace(request, dockerfile_text=found.dockerfile)
 

@@ -14,13 +14,12 @@ from pathlib import Path
 
 from sampan.build.fetch.git_url import redacted
 from sampan.build.files.checksums import checksums_of
-from sampan.build.files.context import Context
+from sampan.build.files.context import CONTEXT_FILES, Context
 from sampan.build.model import BuildRequest
 from sampan.build.session import ClientSession
 from sampan.build.solver.voice import Voice, internal
 from sampan.build.worker import Report
 from sampan.engine.client_directory import ClientDirectory
-from sampan.engine.remote_context import CONTEXT_FILES, load_remote
 from sampan.storage.extract import extract_tar
 
 log = logging.getLogger(__name__)
@@ -71,6 +70,8 @@ class BuildContexts:
         client: ClientSession,
     ) -> Iterator[Context]:
         """A directory with what is behind a URL; removed in the end. Raises as `load_remote`."""
+        from sampan.engine.remote_context import load_remote
+
         with self._directory(self._root) as fd:
             with internal(report, f"[internal] load remote build context {redacted(address)}") as voice:
                 found = load_remote(address, fd, request, voice.transfer, cancelled, client)

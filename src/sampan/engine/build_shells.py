@@ -20,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -27,9 +28,7 @@ from sampan.build.events import BuildEvent, Failure
 from sampan.build.files.tree import Tree
 from sampan.build.model import BuildRequest, MountOption, RunOperation, StateBefore
 from sampan.build.session import NO_CLIENT
-from sampan.build.solver.run_mounts import RunMounts
 from sampan.build.worker import Report, RunRequest
-from sampan.engine.build_worker import EngineWorker
 from sampan.engine.config import Docker
 from sampan.engine.containers.build_steps import StepTerminal
 from sampan.errors import Conflict, Internal, NotFound, SampanError
@@ -38,6 +37,9 @@ from sampan.oci.ignore import IgnoreRules
 from sampan.runtime.failure import ExecFailed
 from sampan.runtime.messages import AttachOptions
 from sampan.runtime.shim_client import ShimClient
+
+if TYPE_CHECKING:
+    from sampan.engine.build_worker import EngineWorker
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ _LOOK = 500
 _SHELLS = frozenset({"ash", "bash", "dash", "fish", "ksh", "mksh", "sh", "zsh"})
 
 _NO_CONTEXT = Tree(-1, IgnoreRules(b""), is_context=True)
-MakeWorker = Callable[[bool], EngineWorker]
+MakeWorker = Callable[[bool], "EngineWorker"]
 """From whether the host's CA certificates are trusted."""
 Take = Callable[[], Awaitable[tuple[socket.socket, bytes]]]
 
@@ -199,6 +201,8 @@ class BuildShells:
             shell.shim = None
 
     def _perform(self, shell: Shell, connection: socket.socket, preread: bytes) -> int:
+        from sampan.build.solver.run_mounts import RunMounts
+
         failed, body = shell.failed, shell.body
         worker = self._make_worker(failed.host_ca)
         operation = _reachable(failed.state.operation)

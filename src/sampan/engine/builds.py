@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sampan.build.consent import DEFAULT_ALLOWED, check_granted
 from sampan.build.events import BuildEvent
@@ -16,19 +17,20 @@ from sampan.build.model import BuildRequest
 from sampan.build.solver.collection import Rule
 from sampan.engine.build_cache import BuildCacheKeeper, Json
 from sampan.engine.build_contexts import BuildContexts
-from sampan.engine.build_job import Tools, run_job
 from sampan.engine.build_sessions import BuildSessions
 from sampan.engine.build_shells import BuildShells
 from sampan.engine.cache_mounts import Writer
 from sampan.engine.client_directory import ClientDirectory
-from sampan.engine.remote_context import NamedSources
 from sampan.engine.threads import Report, ReportedWork, blocking_chunks, streamed
 from sampan.oci.reference import Reference
 from sampan.registry.config import Credentials
 
+if TYPE_CHECKING:
+    from sampan.engine.build_job import Tools
+
 Credentialed = Mapping[str, Credentials]
 """Registry domain -> what the client sent for it."""
-MakeTools = Callable[[Credentialed, bool, bool], Tools]
+MakeTools = Callable[[Credentialed, bool, bool], "Tools"]
 """For one build: from its credentials, whether RUN trusts the host's CA certificates, and whether it makes images."""
 
 GC_INTERVAL = 15 * 60.0
@@ -42,26 +44,28 @@ class Builds:
         self,
         root: Path,
         small: Path,
-        make_tools: MakeTools,
+        prepare: Callable[[], MakeTools],
         cache: BuildCacheKeeper,
         keep_layers: Callable[[], AbstractContextManager[None]] = nullcontext,
         tagged: Callable[[Sequence[Reference]], None] = lambda _names: None,
         allowed: frozenset[str] = DEFAULT_ALLOWED,
     ) -> None:
-        """`root` and `small` are for contexts under way, see `BuildContexts`.
+        """`root` and `small` are for contexts under way, see `BuildContexts`. `prepare` is called by the first build.
 
         `keep_layers`: while a build is under way no layer is collected; one that it stands on may belong to an image
         that is removed meanwhile. `tagged` is told in the event loop of the names that a build has given.
         `allowed`: entitlements that builds may be granted.
         """
         self._contexts = BuildContexts(root, small, root.with_name("context-checksums"))
-        self._make_tools = make_tools
+        self._prepare = prepare
+        self._preparing = threading.Lock()
+        self._make_tools: MakeTools | None = None
         self._cache = cache
         self._keep_layers = keep_layers
         self._tagged = tagged
         self._allowed = allowed
         self.sessions = BuildSessions()
-        self.shells = BuildShells(lambda host_ca: make_tools({}, host_ca, False).worker, self._in_use)
+        self.shells = BuildShells(lambda host_ca: self._tools({}, host_ca, False).worker, self._in_use)
         self._built = asyncio.Event()
 
     def build(
@@ -86,6 +90,9 @@ class Builds:
         session = self.sessions.claim(session_id)
 
         def work(report: Report[BuildEvent], cancelled: threading.Event) -> None:
+            from sampan.engine.build_job import run_job
+            from sampan.engine.remote_context import NamedSources
+
             if isinstance(context, ClientDirectory):
                 provided = self._contexts.in_place(context)
             elif isinstance(context, str):
@@ -104,7 +111,7 @@ class Builds:
                 try:
                     with self._in_use():
                         stored = any(one.kind == "image" and one.store for one in request.outputs)
-                        tools = self._make_tools(credentials, host_ca, stored or not request.outputs)
+                        tools = self._tools(credentials, host_ca, stored or not request.outputs)
                         heard = self.shells.remembering(report, request, host_ca=host_ca)
                         names = run_job(tools, wanted, opened, heard, cancelled, session.client, opener)
                     loop.call_soon_threadsafe(self._tagged, names)
@@ -112,6 +119,11 @@ class Builds:
                     loop.call_soon_threadsafe(self._built.set)
 
         return session.closed_after(ReportedWork(work, given_up=session.close))
+
+    def _tools(self, credentials: Credentialed, host_ca: bool, makes_images: bool) -> Tools:
+        with self._preparing:
+            make = self._make_tools = self._make_tools or self._prepare()
+        return make(credentials, host_ca, makes_images)
 
     @contextlib.contextmanager
     def _in_use(self) -> Iterator[None]:

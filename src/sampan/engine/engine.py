@@ -29,4 +29,9 @@ class Engine:
     networks: Networks
     builds: Builds
     system: System
-    build_calls: BuildCalls
+
+    def build_calls(self) -> BuildCalls:
+        """Questions about Dockerfiles: few engines are asked any, and its imports take long."""
+        from sampan.engine.build_calls import BuildCalls
+
+        return BuildCalls(self.images, self.settings.run / "builds", self.settings.root / "builds")

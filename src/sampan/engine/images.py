@@ -12,7 +12,6 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from sampan import __version__
-from sampan.engine.changes import apply_changes
 from sampan.engine.events import EventBus
 from sampan.engine.filters import check_filters, label_matches, parse_time
 from sampan.engine.model import now
@@ -330,6 +329,8 @@ class Images:
         platform: str,
     ) -> Digest:
         """A root file system as an image of one layer. Raises `Invalid`; nothing is left of it then."""
+        from sampan.engine.changes import apply_changes  # and with it the Dockerfile's language
+
         loop = asyncio.get_running_loop()
         config = apply_changes(ContainerDefaults(), changes)
         wanted = platform_of(platform)

@@ -21,7 +21,7 @@ from sampan.build.fetch.git_url import is_git, parse_git, redacted
 from sampan.build.fetch.http import download, is_url
 from sampan.build.files.archive import is_tar
 from sampan.build.files.checksums import checksums_of
-from sampan.build.files.context import Context
+from sampan.build.files.context import CONTEXT_FILES, Context
 from sampan.build.model import MAX_DOCKERFILE, BuildRequest
 from sampan.build.session import ClientSession
 from sampan.build.solver.repositories import authorization_for, forwarded_agent, with_credentials
@@ -29,12 +29,10 @@ from sampan.build.worker import TransferReport
 from sampan.engine.client_directory import ClientDirectory
 from sampan.errors import Conflict, Invalid
 from sampan.registry.progress import Progress
-from sampan.storage.extract import ExtractOptions, extract_tar
+from sampan.storage.extract import extract_tar
 
 log = logging.getLogger(__name__)
 
-CONTEXT_FILES = ExtractOptions(owner=(0, 0), devices=False)
-"""Everything in a build context belongs to root, as Docker has it; a device in it makes no sense."""
 _CHUNK = 1 << 16
 _KEEP_GIT = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
 """The build argument by which BuildKit keeps `.git` in a context."""

@@ -14,7 +14,10 @@ from sampan.build.model import MAX_DOCKERFILE, BuildRequest
 from sampan.errors import Invalid, NotFound
 from sampan.linux.paths import open_in_root
 from sampan.oci.ignore import IgnoreRules, read_ignore_file
+from sampan.storage.extract import ExtractOptions
 
+CONTEXT_FILES = ExtractOptions(owner=(0, 0), devices=False)
+"""How a context's tar is unpacked: everything belongs to root, as Docker has it; a device in it makes no sense."""
 _MAX_IGNORE = 4 << 20
 _MADE_UP = re.compile(r"\.dockerfile\.[0-9a-f]{4,40}")
 """How clients call a Dockerfile from standard input or from outside of the context."""

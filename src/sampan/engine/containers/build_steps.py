@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -29,12 +30,14 @@ from sampan.engine.containers.specs import SpecMaker
 from sampan.engine.containers.step_mounts import StepMounts
 from sampan.engine.containers.step_places import MadePlaces
 from sampan.engine.containers.wiring import Plan, Wiring
-from sampan.engine.host_ca.step import HostTrust, StepTrust
 from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, now
 from sampan.engine.validate import check_host
 from sampan.errors import Unsupported
 from sampan.runtime.messages import AttachOptions, CreateRequest
 from sampan.runtime.shim_client import ShimClient
+
+if TYPE_CHECKING:
+    from sampan.engine.host_ca.step import HostTrust, StepTrust
 
 Output = Callable[[int, bytes], None]
 _READ = 64 * 1024
@@ -126,9 +129,7 @@ class BuildSteps:
             ending.callback(shutil.rmtree, directory, ignore_errors=True)
             mounts = ending.enter_context(StepMounts(self._parts.settings.id_maps, directory))
             mounts.prepare(request.mounts)
-            trusting = StepTrust(trust, directory) if trust is not None else None
-            if trusting is not None:
-                trusting.prepare(self._root_of(request), request.env)
+            trusting = None if trust is None else self._trusting(trust, directory, request)
             record = self._record(request, trusting, mounts.points)
             if request.secret_env and self._specs.runtime(record.host.runtime):
                 raise Unsupported(
@@ -156,6 +157,13 @@ class BuildSteps:
                 ending.callback(remove_run_directory, run_dir)
                 ending.callback(self._disconnect_now, record, plan, loop)
                 ending.callback(end_shim, run_dir, self._parts.cgroup(record))
+
+    def _trusting(self, trust: HostTrust, directory: Path, request: RunRequest) -> StepTrust:
+        from sampan.engine.host_ca.step import StepTrust
+
+        trusting = StepTrust(trust, directory)
+        trusting.prepare(self._root_of(request), request.env)
+        return trusting
 
     def _root_of(self, request: RunRequest) -> int:
         """A descriptor of the root file system that the step begins with; the caller's."""

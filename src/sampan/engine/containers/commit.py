@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from sampan.engine.changes import apply_changes
 from sampan.engine.config import ContainerConfig, words
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.files import engine_places
@@ -96,6 +95,8 @@ def committed_config(
     base: ImageConfig, record: ContainerRecord, request: CommitRequest, layer: Digest, created: str
 ) -> ImageConfig:
     """The configuration of the new image. Pure."""
+    from sampan.engine.changes import apply_changes  # and with it the Dockerfile's language
+
     chosen = request.config or record.config
     entry = History(
         created=created,

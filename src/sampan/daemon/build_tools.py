@@ -1,0 +1,81 @@
+"""What a build works with, made for each one. The first build imports it: an engine that builds nothing never does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from sampan.build.solver.builder import Builder
+from sampan.build.solver.flights import Flights
+from sampan.build.solver.inputs import InputsStore, MetadataInputs
+from sampan.engine.build_job import Tools
+from sampan.engine.build_worker import EngineWorker
+from sampan.engine.cache_leases import CacheLeases
+from sampan.engine.cache_mounts import CacheMounts
+from sampan.engine.cache_transfer import RegistryCache
+from sampan.engine.cache_use import CacheUse
+from sampan.engine.containers.build_steps import BuildSteps
+from sampan.engine.images import Images
+from sampan.registry.config import Credentials
+from sampan.runtime.launcher_client import LauncherClient
+from sampan.storage.metadata import Metadata
+from sampan.storage.snapshots import SnapshotStore
+
+
+class BuildTools:
+    """`make` is `sampan.engine.builds.MakeTools`; what builds share is here. Thread-safe."""
+
+    def __init__(
+        self,
+        images: Images,
+        metadata: Metadata,
+        snapshots: SnapshotStore,
+        launcher: LauncherClient,
+        steps: BuildSteps,
+        mounts: CacheMounts,
+        use: CacheUse,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """`loop`: where the engine's networks are made."""
+        self._images = images
+        self._metadata = metadata
+        self._snapshots = snapshots
+        self._launcher = launcher
+        self._steps = steps
+        self._mounts = mounts
+        self._use = use
+        self._loop = loop
+        self._leases = CacheLeases(mounts)
+        self._flights = Flights()
+        self._inputs = InputsStore(MetadataInputs(metadata))
+
+    def make(self, credentials: Mapping[str, Credentials], host_ca: bool, stored: bool) -> Tools:
+        trust = None
+        if host_ca:
+            from sampan.engine.host_ca.step import host_trust
+
+            trust = host_trust()
+        transfer = RegistryCache(self._images, credentials)
+        worker = EngineWorker(
+            self._images,
+            self._snapshots,
+            self._launcher,
+            self._steps,
+            self._mounts,
+            self._leases,
+            self._use.touch,
+            self._loop,
+            credentials,
+            trust,
+            transfer,
+            keep_images=stored,
+        )
+        builder = Builder(
+            worker,
+            self._metadata,
+            touched=self._use.touch,
+            transfer=transfer,
+            flights=self._flights,
+            inputs=self._inputs,
+        )
+        return Tools(builder, worker, self._images, credentials)
