@@ -15,11 +15,34 @@ from sampan.cli.failure import Failure
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import tarfile
-    from typing import BinaryIO
+    from collections.abc import Callable
+    from typing import Protocol
+
+    class Readable(Protocol):
+        def read(self, size: int, /) -> bytes: ...
+
 
 _CHUNK = 1 << 18
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DEPTH = 512
+
+
+class Pieces:
+    """A file to read from that comes in pieces: `more` gives the next one, b"" at the end."""
+
+    def __init__(self, more: Callable[[], bytes]) -> None:
+        self._more = more
+        self._rest = b""
+
+    def read(self, size: int, /) -> bytes:
+        """So many bytes, fewer only at the end, as `tarfile` wants it."""
+        parts, have = [self._rest], len(self._rest)
+        while have < size and (piece := self._more()):
+            parts.append(piece)
+            have += len(piece)
+        joined = b"".join(parts)
+        self._rest = joined[size:]
+        return joined[:size]
 
 
 class Extractor:
@@ -30,12 +53,13 @@ class Extractor:
         self._owner = owner
         self._times: list[tuple[list[str], int, int]] = []
 
-    def extract(self, stream: BinaryIO, rename: tuple[str, str] | None = None) -> None:
+    def extract(self, stream: Readable, rename: tuple[str, str] | None = None) -> None:
         """All entries. `rename`: (old, new) first component. Raises `Failure` for an entry that would leave."""
         import tarfile
 
         try:
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
+            # A stream is read and nothing else, whatever the types of `tarfile` say.
+            with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
                 for member in archive:
                     self._entry(archive, member, rename)
             for parts, mode, mtime in reversed(self._times):

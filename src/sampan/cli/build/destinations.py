@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 
-from sampan.cli.extract import Extractor
+from sampan.cli.extract import Extractor, Pieces
 from sampan.cli.streams import write_all
 
 TYPE_CHECKING = False
@@ -75,7 +75,7 @@ class Directory(Destination):
         staging = os.path.join(parent, f".sampan-output-{os.urandom(8).hex()}")
         os.mkdir(staging, 0o755 if fresh else 0o700)
         try:
-            Extractor(staging).extract(_Reader(stream))  # type: ignore[arg-type]
+            Extractor(staging).extract(Pieces(stream.read))
             while stream.read():
                 pass  # to its end, which comes only when all has been sent
             if fresh:
@@ -85,24 +85,6 @@ class Directory(Destination):
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         stream.end()
-
-
-class _Reader:
-    """As much of a stream as was asked for, as `tarfile` wants it."""
-
-    def __init__(self, stream: Incoming) -> None:
-        self._stream = stream
-        self._rest = b""
-
-    def read(self, size: int) -> bytes:
-        parts = [self._rest]
-        have = len(self._rest)
-        while have < size and (piece := self._stream.read()):
-            parts.append(piece)
-            have += len(piece)
-        data = b"".join(parts)
-        self._rest = data[size:]
-        return data[:size]
 
 
 def _merge(source: str, target: str) -> None:

@@ -26,29 +26,6 @@ _GO_SPECIAL = (1 << 26) | (1 << 21)
 _CHUNK = 1 << 18
 
 
-class ResponseFile:
-    """An answer's body as a file to read from."""
-
-    def __init__(self, response: Response) -> None:
-        self._response = response
-        self._rest = b""
-
-    def read(self, size: int = -1) -> bytes:
-        parts, have = [self._rest], len(self._rest)
-        while size < 0 or have < size:
-            data = self._response.read_some()
-            if not data:
-                break
-            parts.append(data)
-            have += len(data)
-        joined = b"".join(parts)
-        if size < 0:
-            self._rest = b""
-            return joined
-        self._rest = joined[size:]
-        return joined[:size]
-
-
 def split_place(text: str) -> tuple[str, str]:
     """(container, path); container is "" for a path on this host. A path with a colon begins with / or ."""
     if text.startswith(("/", "./", "../")) or text in (".", "..", "-"):
@@ -122,7 +99,7 @@ def _cp(invocation: Invocation) -> int:
 
 
 def _copy_out(invocation: Invocation, container: str, source: str, target: str) -> None:
-    from sampan.cli.extract import Extractor
+    from sampan.cli.extract import Extractor, Pieces
     from sampan.cli.streams import write_all
 
     flags = invocation.flags
@@ -158,7 +135,7 @@ def _copy_out(invocation: Invocation, container: str, source: str, target: str) 
     rename = (name, new_name) if new_name and new_name != name else None
     if rename_to and rename is None and rename_to != name:
         rename = (name, rename_to)
-    Extractor(directory, owner=flags["archive"]).extract(ResponseFile(response), rename)  # type: ignore[arg-type]
+    Extractor(directory, owner=flags["archive"]).extract(Pieces(response.read_some), rename)
     client.release(response)
 
 
