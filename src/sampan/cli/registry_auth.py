@@ -42,20 +42,15 @@ def load_config(path: str) -> dict[str, Any]:
 
 
 def save_config(path: str, config: dict[str, Any]) -> None:
-    """Replace the file at once, mode 600 (or the mode it had); a symbolic link stays one."""
+    """Replace the file at once, mode 600; a symbolic link stays one."""
+    from sampan.cli.replacing import Replacing
+    from sampan.cli.streams import write_all
+
     path = os.path.realpath(path)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    temporary = f"{path}{os.getpid()}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(pretty(config, "\t"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with Replacing(path, 0o600) as descriptor:
+        write_all(descriptor, pretty(config, "\t").encode())
+        os.fsync(descriptor)
 
 
 class Credentials:

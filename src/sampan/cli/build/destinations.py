@@ -7,6 +7,7 @@ import shutil
 import stat
 
 from sampan.cli.extract import Extractor, Pieces
+from sampan.cli.replacing import Replacing
 from sampan.cli.streams import write_all
 
 TYPE_CHECKING = False
@@ -47,19 +48,10 @@ class ArchiveFile(Destination):
     __slots__ = ()
 
     def take(self, stream: Incoming) -> None:
-        directory = os.path.dirname(self.path) or "."
-        os.makedirs(directory, exist_ok=True)
-        temporary = os.path.join(directory, f".{os.path.basename(self.path)}.{os.urandom(8).hex()}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            with open(os.open(temporary, flags, 0o666), "wb", buffering=0) as file:
-                while data := stream.read():
-                    write_all(file.fileno(), data)
-            os.replace(temporary, self.path)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
+        os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
+        with Replacing(self.path) as descriptor:
+            while data := stream.read():
+                write_all(descriptor, data)
         stream.end()
 
 

@@ -67,12 +67,8 @@ def write_metadata(path: str, metadata: dict[str, Any]) -> None:
 
 def _write(path: str, text: str) -> None:
     """The file appears complete, as Docker's and BuildKit's do."""
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.urandom(8).hex()}")
-    try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+    from sampan.cli.replacing import Replacing
+    from sampan.cli.streams import write_all
+
+    with Replacing(path) as descriptor:
+        write_all(descriptor, text.encode())

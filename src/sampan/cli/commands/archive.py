@@ -29,25 +29,16 @@ def read_all(file: BinaryIO) -> Iterator[bytes]:
 
 def write_out(response: Response, path: str) -> None:
     """To standard output, or to a file that appears only when it is complete."""
+    from sampan.cli.replacing import Replacing
     from sampan.cli.streams import write_all
 
     if not path:
         for data in response.chunks():
             write_all(1, data)
         return
-    directory = os.path.dirname(path) or "."
-    # Readable by its owner alone, as Docker's, and never through a link that others have put there.
-    temporary = os.path.join(directory, f".{os.path.basename(path)}.{os.urandom(8).hex()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb", buffering=0) as file:
-            for data in response.chunks():
-                write_all(file.fileno(), data)
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+    with Replacing(path, 0o600) as descriptor:  # readable by its owner alone, as Docker's
+        for data in response.chunks():
+            write_all(descriptor, data)
 
 
 def check_output(path: str, command: str) -> None:
