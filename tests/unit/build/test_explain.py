@@ -36,7 +36,7 @@ _BEFORE = StepInputs(
             {"files": {"a": "2", "c": "1"}},
             ("file changed: a", "file removed: b", "file added: c"),
         ),
-        ({}, ("nothing changed, but the cache no longer has this step's result",)),
+        ({}, ("nothing changed, but the cache has no result of this step: it failed, or was removed",)),
     ],
 )
 def test_every_input_that_changed_is_named(change: dict[str, object], reasons: tuple[str, ...]) -> None:

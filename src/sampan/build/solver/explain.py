@@ -54,7 +54,9 @@ def explain(now: StepInputs, earlier: Sequence[StepInputs], *, no_cache: bool = 
     reasons.extend(_names("environment", before.env, now.env))
     reasons.extend(_names("setting", before.settings, now.settings))
     reasons.extend(_files(before.files, now.files))
-    return tuple(reasons) or ("nothing changed, but the cache no longer has this step's result",)
+    return tuple(reasons) or (
+        "nothing changed, but the cache has no result of this step: it failed, or was removed",
+    )
 
 
 def nearest(now: StepInputs, earlier: Sequence[StepInputs]) -> StepInputs | None:
