@@ -110,6 +110,10 @@ def test_a_health_check_has_all_of_its_times() -> None:
     assert check is not None and check.test == ("CMD-SHELL", "curl")
     assert (check.interval, check.timeout, check.retries) == (300 * 10**9, 3 * 10**9, 3)
     assert (check.start_period, check.start_interval) == (10**9, 500 * 10**6)
+    many = last_of("HEALTHCHECK --retries=2147483647 CMD curl").state.config.healthcheck
+    assert many is not None and many.retries == 2**31 - 1
+    with pytest.raises(DockerfileError, match="invalid --retries"):
+        last_of("HEALTHCHECK --retries=2147483648 CMD curl")
     none = last_of("HEALTHCHECK --interval=5m NONE").state.config.healthcheck
     assert none is not None and none.test == ("NONE",)
 
@@ -134,6 +138,7 @@ def test_a_health_check_has_all_of_its_times() -> None:
         ("COPY --parents ./x/./y/*.txt /p/", "parents", True),
         ("COPY --exclude=*.txt --exclude=*.md hom* /m/", "exclude", ("*.txt", "*.md")),
         ("ENV X=y\nCOPY --exclude=$X a b", "exclude", ("$X",)),
+        ("COPY --exclude='a b' --exclude=\"c\\\\*\" --exclude='\\\\?' d e", "exclude", ("a b", "c\\*", "\\?")),
         ("ADD --keep-git-dir=true https://h/r.git#v1 /b", "keep_git_dir", True),
         (f"ENV S={_SUM}\nADD --checksum=$S https://h/f /", "checksum", _SUM),
         ("ADD --unpack https://h/f.tar /", "unpack", True),
@@ -208,6 +213,29 @@ def test_of_arg_and_env_the_later_one_counts() -> None:
         "B": "arg",
     }
     assert last_of("ENV A=env\nARG A\nENV B=$A").state.environment()["B"] == "env"
+
+
+def test_the_default_of_an_argument_that_is_given_need_not_make_sense() -> None:
+    (instruction,) = parse(b"ARG A=${B:?needed}").instructions
+    given = initial_state(ContainerDefaults(), ArgScope({"A": "1"}, {}, {}), "\\")
+    assert apply(given, instruction).state.variables()["A"] == "1"
+    with pytest.raises(DockerfileError, match="B: needed"):
+        last_of("ARG A=${B:?needed}")
+
+
+@pytest.mark.parametrize(
+    ("mount", "field", "expected"),
+    [
+        ("type=cache,target=/c,sharing=LOCKED", "sharing", "locked"),
+        ("type=tmpfs,target=/t,size=1.5g", "size", 3 << 29),
+        ("type=tmpfs,target=/t,size=64 KiB", "size", 64 << 10),
+        ("type=TMPFS,dst=t", "target", "/t"),
+        ("target=/b,rw=true", "readonly", False),
+    ],
+)
+def test_a_mount_is_what_buildkit_makes_of_it(mount: str, field: str, expected: object) -> None:
+    (option,) = run_of(f"RUN --mount='{mount}' x").mounts
+    assert getattr(option, field) == expected
 
 
 def test_history_tells_the_arguments_that_run_sees_in_their_order() -> None:

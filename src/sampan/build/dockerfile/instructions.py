@@ -104,7 +104,9 @@ def _arg(state: StageState, instruction: Instruction) -> Applied:
         if not name:
             raise mistake(instruction, "ARG names can not be blank", "ARG name[=default]")
         visible = replace(state, args=args)
-        value = state.scope.value(name, _expanded(visible, instruction, default) if equals else None)
+        # A default that does not count need not make sense: `ARG A=${B:?needed}`.
+        counts = equals and state.scope.given.get(name) is None
+        value = state.scope.value(name, _expanded(visible, instruction, default) if counts else None)
         # Without a value of its own it is what it was, for instance in the stage that this one stands on.
         args[name] = args.get(name) if value is None else value
         shown.append(name if value is None else f"{name}={value}")
@@ -333,7 +335,7 @@ def _healthcheck(state: StageState, instruction: Instruction) -> Applied:
     flags = Flags(instruction)
     test = ("CMD", *rest) if instruction.is_json else ("CMD-SHELL", rest[0])
     retries = flags.get("retries") or "0"
-    if not re.fullmatch(r"[-+]?[0-9]{1,9}", retries):
+    if not re.fullmatch(r"[-+]?[0-9]{1,10}", retries) or int(retries) > 2**31 - 1:
         raise mistake(instruction, f"invalid --retries {retries!r}", "a number", "--retries")
     if int(retries) < 0:
         raise mistake(instruction, f"--retries cannot be negative ({retries})", "a number", "--retries")

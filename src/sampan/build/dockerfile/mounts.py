@@ -6,6 +6,7 @@ import csv
 import posixpath
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import get_args
 
 from sampan.build.dockerfile.check import TRUTHS
@@ -22,7 +23,7 @@ _ALIASES = {"src": "source", "dst": "target", "destination": "target", "ro": "re
 _ALONE = ("readonly", "readwrite", "required")
 """Keys that mean "true" when they stand without a value."""
 _NUMBER = re.compile(r"[0-9]{1,10}")
-_SIZE = re.compile(r"([0-9]{1,15}) ?([kmgtp]?)i?b?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([kmgtp]?)i?b?", re.IGNORECASE)
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 MAX_ID = 2**32 - 2
 """The largest user or group id that Linux has: 2**32 - 1 means "unchanged" to chown(2)."""
@@ -45,6 +46,8 @@ def parse_mount(text: str, expand: Callable[[str], str], cwd: str) -> MountOptio
             values["readonly"] = "false" if _truth(name, values[key]) else "true"
         elif key in ("readonly", "required"):
             values[key] = str(_truth(name, values[key])).lower()
+        elif key == "sharing":
+            values[key] = values[key].lower()
     kind = values.get("type", "bind").lower()
     if kind not in get_args(MountKind):
         raise Invalid(f'unsupported mount type "{kind}"', hint="types: " + ", ".join(get_args(MountKind)))
@@ -139,7 +142,7 @@ def _number(key: str, value: str) -> int:
 
 def _size(value: str) -> int:
     match = _SIZE.fullmatch(value)
-    size = int(match[1]) << _UNITS[match[2].lower()] if match else 0
+    size = int(Decimal(match[1]) * (1 << _UNITS[match[2].lower()])) if match else 0
     if not match or size >= 1 << 63:
         raise Invalid(f"invalid value for size: {value}")
     return size

@@ -110,7 +110,7 @@ def _flag_word(rest: str, position: int, escape: str) -> tuple[str, int, bool]:
         char = rest[position]
         if not quote and char.isspace():
             break
-        if char == escape and position + 1 < len(rest) and quote != "'":
+        if char == escape and position + 1 < len(rest):  # in single quotes too, as BuildKit has it
             position += 1
             word.append(rest[position])
         elif quote and char == quote:
