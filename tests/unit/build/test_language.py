@@ -138,7 +138,11 @@ def test_a_health_check_has_all_of_its_times() -> None:
         ("COPY --parents ./x/./y/*.txt /p/", "parents", True),
         ("COPY --exclude=*.txt --exclude=*.md hom* /m/", "exclude", ("*.txt", "*.md")),
         ("ENV X=y\nCOPY --exclude=$X a b", "exclude", ("$X",)),
-        ("COPY --exclude='a b' --exclude=\"c\\\\*\" --exclude='\\\\?' d e", "exclude", ("a b", "c\\*", "\\?")),
+        (
+            "COPY --exclude='a b' --exclude=\"c\\\\*\" --exclude='\\\\?' d e",
+            "exclude",
+            ("a b", "c\\*", "\\?"),
+        ),
         ("ADD --keep-git-dir=true https://h/r.git#v1 /b", "keep_git_dir", True),
         (f"ENV S={_SUM}\nADD --checksum=$S https://h/f /", "checksum", _SUM),
         ("ADD --unpack https://h/f.tar /", "unpack", True),

@@ -108,8 +108,11 @@ def _user(subject: Subject, chain: list[Body], flow: Flow) -> Iterator[Finding]:
     for body in chain:
         users = [item for item in body.instructions if item.keyword == "USER" and item.args]
         if users:
-            expanded = flow.expanded(flow.end[body.index], users[-1].args[0])
-            if expanded is not None and expanded.text.partition(":")[0] in _ROOT_USERS:
+            facts = flow.end[body.index]
+            expanded = flow.expanded(facts, users[-1].args[0])
+            if expanded is None or (expanded.unset and not facts.base_known):
+                return
+            if expanded.text.partition(":")[0] in _ROOT_USERS:
                 yield at(RUNS_AS_ROOT, "The image runs as root: its last USER says so", users[-1])
             return
     defaults = _base_defaults(subject, chain)

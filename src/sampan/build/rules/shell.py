@@ -6,8 +6,9 @@ its word, words of redirections are left out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sampan.build.model import Instruction
 
@@ -61,13 +62,27 @@ def script_of(run: Instruction) -> str:
 
 
 def commands_of(run: Instruction) -> tuple[Command, ...]:
-    if not run.is_json:
-        return tuple(commands(script_of(run)))
-    name = run.args[0].rpartition("/")[2] if run.args else ""
-    if name in _SHELLS and len(run.args) >= 3 and run.args[-2].endswith("c"):
-        return tuple(commands(run.args[-1]))
-    found = _command(list(run.args), piped=False, first=True)
-    return (found,) if found else ()
+    """Those of a script that is given to another shell (`bash -c "..."`) in place of that shell."""
+    if run.is_json:
+        alone = _command(list(run.args), piped=False, first=True)
+        found = [alone] if alone else []
+    else:
+        found = list(commands(script_of(run)))
+    return tuple(inner for command in found for inner in _unwrapped(command))
+
+
+def _unwrapped(command: Command) -> Iterator[Command]:
+    """`bash -eo pipefail -c SCRIPT` means `set -eo pipefail`, then SCRIPT."""
+    position = next(
+        (index for index, arg in enumerate(command.args) if re.fullmatch(r"-[a-z]*c[a-z]*", arg)), None
+    )
+    if command.name not in _SHELLS or position is None or position + 1 == len(command.args):
+        yield command
+        return
+    if command.args[:position]:
+        yield Command("set", command.args[:position])
+    for inner in commands(command.args[position + 1]):
+        yield replace(inner, first=inner.first and command.first)
 
 
 def commands(script: str) -> Iterator[Command]:
