@@ -17,8 +17,9 @@ from sampan.api.images import credentials
 from sampan.api.messages import AnyResponse, Request, Route, StreamingResponse
 from sampan.api.solve_status import failure_detail, status_of
 from sampan.build.attest.options import parse_attests
-from sampan.build.cache_options import parse_cache_from, parse_cache_to
+from sampan.build.cache_options import CacheTo, parse_cache_from, parse_cache_to
 from sampan.build.consent import NETWORK_HOST, parse_entitlements
+from sampan.build.dockerfile.builtin_args import INLINE_CACHE, is_asked_for
 from sampan.build.dockerfile.contexts import IMAGE, context_name
 from sampan.build.dockerfile.state import EPOCH_ARG
 from sampan.build.errors import RunFailed
@@ -190,8 +191,15 @@ def build_request(request: Request) -> BuildRequest:
         limits=_limits(request),
         contexts=_contexts(request),
         cache_from=tuple(parse_cache_from(text) for text in _json(request, "cachefrom", list[str]) or ()),
-        cache_to=tuple(parse_cache_to(text) for text in _json(request, "cacheto", list[str]) or ()),
+        cache_to=_cache_to(request, build_args),
     )
+
+
+def _cache_to(request: Request, build_args: dict[str, str | None]) -> tuple[CacheTo, ...]:
+    wanted = tuple(parse_cache_to(text) for text in _json(request, "cacheto", list[str]) or ())
+    if is_asked_for(INLINE_CACHE, build_args) and not any(one.inline for one in wanted):
+        return (*wanted, CacheTo(None))
+    return wanted
 
 
 def _epoch(text: str | None) -> int | None:

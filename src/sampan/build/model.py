@@ -184,6 +184,8 @@ class RunOperation:
     """Content of a here-document with a `#!` line, to be placed at `args[-1]`."""
     security: str = ""
     """"" or "insecure"."""
+    hostname: str = ""
+    """"" is the builder's own."""
 
 
 @dataclass(frozen=True, slots=True)

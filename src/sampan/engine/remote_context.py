@@ -14,6 +14,7 @@ import msgspec
 
 from sampan.build.attest.provenance import Material
 from sampan.build.contexts import ContextOpener
+from sampan.build.dockerfile.builtin_args import KEEP_GIT_DIR, is_asked_for
 from sampan.build.dockerfile.contexts import DIRECTORY
 from sampan.build.fetch.git import check_out, resolve
 from sampan.build.fetch.git_transport import Limits
@@ -34,8 +35,6 @@ from sampan.storage.extract import extract_tar
 log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
-_KEEP_GIT = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
-"""The build argument by which BuildKit keeps `.git` in a context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ def load_remote(
     Raises `Invalid`, `NotFound`, `Unavailable`, `BuildCancelled`.
     """
     if is_git(address, context=True):
-        keep = (request.build_args.get(_KEEP_GIT) or "").lower() in ("1", "true")
+        keep = is_asked_for(KEEP_GIT_DIR, request.build_args)
         return fetch_repository(address, fd, report, cancelled, client, keep_git_dir=keep)
     return fetch_archive(address, fd, report, cancelled, client)
 

@@ -206,6 +206,19 @@ def test_run_knows_its_flags() -> None:
     ]
 
 
+def test_build_arguments_for_the_builder_name_the_host_of_steps_and_the_namespace_of_caches() -> None:
+    (instruction,) = parse(b"RUN --mount=type=cache,target=/c --mount=type=bind,target=/b x").instructions
+    given = {"BUILDKIT_SANDBOX_HOSTNAME": "foo", "BUILDKIT_CACHE_MOUNT_NS": "team"}
+    state = initial_state(ContainerDefaults(), ArgScope(given, {}, {}), "\\")
+    run = apply(state, instruction).operation
+    assert isinstance(run, RunOperation)
+    assert (run.hostname, [mount.id for mount in run.mounts]) == ("foo", ["team//c", ""])
+    assert not any(name.startswith("BUILDKIT_") for name in run.env)
+    bad = initial_state(ContainerDefaults(), ArgScope({"BUILDKIT_SANDBOX_HOSTNAME": "a\nb"}, {}, {}), "\\")
+    with pytest.raises(DockerfileError, match="invalid BUILDKIT_SANDBOX_HOSTNAME"):
+        apply(bad, instruction)
+
+
 def test_of_arg_and_env_the_later_one_counts() -> None:
     state = last_of("ARG A=arg\nENV A=env").state
     assert (state.variables()["A"], state.environment()["A"]) == ("env", "env")

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 
+from sampan.build.dockerfile.builtin_args import cache_id_of, hostname_of
 from sampan.build.dockerfile.check import Flags, mistake
 from sampan.build.dockerfile.expand import expand, expand_heredoc, expand_words
 from sampan.build.dockerfile.heredoc import marker_of
@@ -22,7 +23,14 @@ from sampan.build.dockerfile.run_flags import network_of, security_of
 from sampan.build.dockerfile.state import Applied, StageState
 from sampan.build.dockerfile.timespan import parse_duration
 from sampan.build.errors import DockerfileError, DockerfileUnsupported
-from sampan.build.model import CopyOperation, Heredoc, Instruction, RunOperation, WorkdirOperation
+from sampan.build.model import (
+    CopyOperation,
+    Heredoc,
+    Instruction,
+    MountOption,
+    RunOperation,
+    WorkdirOperation,
+)
 from sampan.build.modes import parse_mode
 from sampan.errors import Invalid, Unsupported
 from sampan.oci.image import Healthcheck
@@ -120,10 +128,7 @@ def _run(state: StageState, instruction: Instruction) -> Applied:
         raise mistake(
             instruction, "RUN --device is not supported: build steps get no devices", "", "--device"
         )
-    mounts = tuple(
-        parse_mount(text, lambda value: _expanded(state, instruction, value), state.cwd)
-        for text in flags.every("mount")
-    )
+    mounts = tuple(_mount(state, instruction, text) for text in flags.every("mount"))
     args, script = _run_command(state, instruction)
     shown = " ".join(args)
     key_args = state.run_args()
@@ -140,8 +145,14 @@ def _run(state: StageState, instruction: Instruction) -> Applied:
         shown=shown,
         script=script,
         security=security_of(instruction),
+        hostname=hostname_of(state.scope.given),
     )
     return Applied(state, f"RUN {prefix}{shown}{SUFFIX}", operation)
+
+
+def _mount(state: StageState, instruction: Instruction, text: str) -> MountOption:
+    mount = parse_mount(text, lambda value: _expanded(state, instruction, value), state.cwd)
+    return replace(mount, id=cache_id_of(mount.id, state.scope.given)) if mount.kind == "cache" else mount
 
 
 def _run_command(state: StageState, instruction: Instruction) -> tuple[tuple[str, ...], str]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from sampan.build.dockerfile.builtin_args import CHECK_OPTIONS
 from sampan.build.dockerfile.check import check as check_shape
 from sampan.build.dockerfile.instructions import apply
 from sampan.build.dockerfile.parse import parse
@@ -23,10 +24,6 @@ from sampan.build.rules.writing import each_alone, writing_findings
 from sampan.errors import Invalid, SampanError
 from sampan.oci.image import ContainerDefaults
 from sampan.oci.reference import parse_reference
-
-OPTIONS_ARG = "BUILDKIT_DOCKERFILE_CHECK"
-"""The build argument that replaces the `check` directive."""
-
 
 MAX_TRIED = 2_000_000
 """Instructions times variables of a Dockerfile whose values are tried: each instruction looks at all variables."""
@@ -52,7 +49,7 @@ class Report:
 def options_of(dockerfile: Dockerfile, given: dict[str, str]) -> CheckOptions:
     """Raises `Invalid`."""
     try:
-        return parse_options(given.get(OPTIONS_ARG, dockerfile.check))
+        return parse_options(given.get(CHECK_OPTIONS, dockerfile.check))
     except Invalid as error:
         raise Invalid(f"failed to parse check options: {error.message}", hint=error.hint) from error
 

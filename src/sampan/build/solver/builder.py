@@ -13,6 +13,7 @@ import msgspec
 
 from sampan.build import consent
 from sampan.build.contexts import ContextOpener, NoContexts
+from sampan.build.dockerfile.builtin_args import BUILTIN_ARGS
 from sampan.build.dockerfile.parse import parse
 from sampan.build.dockerfile.plan import plan
 from sampan.build.dockerfile.run_flags import check_run
@@ -333,6 +334,7 @@ class _Build:
             - PREDEFINED_ARGS
             - self.plan.platform_args.keys()
             - {EPOCH_ARG}
+            - BUILTIN_ARGS
         )
         if unused:
             voice.warn(f"One or more build-args [{' '.join(unused)}] were not consumed")

@@ -235,7 +235,7 @@ class Executor:
                 shm_size=self.request.shm_size,
                 limits=self.request.limits,
                 extra_hosts=self.request.extra_hosts,
-                hostname=_HOSTNAME,
+                hostname=operation.hostname or _HOSTNAME,
                 secret_env=mounts.secret_env,
                 architecture=progress.base.architecture,
                 insecure=operation.security == "insecure",

@@ -48,6 +48,7 @@ def run_key(
         binds,
         operation.security,
         [base.os, base.architecture, base.variant or ""],
+        *([operation.hostname] if operation.hostname else ()),
     ]
     if request.limits.ulimits or request.shm_size:
         parts.append([sorted(request.limits.ulimits), request.shm_size])
