@@ -114,3 +114,9 @@ def test_an_ignored_file_is_not_selected_by_its_parents(bench: Bench) -> None:
 def test_other_files_with_their_parents_are_another_step(bench: Bench) -> None:
     assert bench.files("COPY --parents src/a.txt /o/") == {"o/src/a.txt"}
     assert bench.files("COPY --parents src/n.md /o/") == {"o/src/n.md"}
+
+
+def test_an_exclusion_may_begin_with_a_hash(bench: Bench) -> None:
+    (bench.context / "dir2/#saved#").write_text("by an editor")
+    assert bench.files("COPY --exclude=#*# dir2 /o/") == {"o/201.pdf"}
+    assert bench.files("COPY --parents --exclude=dir2/#saved# dir2 /o/") == {"o/dir2/201.pdf"}

@@ -65,7 +65,7 @@ class Tree:
         Raises `NotFound` for a path that does not exist, `Invalid` for one that climbs out.
         """
         path = self._inside(source)
-        below = IgnoreRules("\n".join(exclude))
+        below = _rules_of(exclude)
         if has_wildcards(path):
             found = [self._selection(match, below) for match in sorted(self._matches(path))]
             return [
@@ -86,7 +86,7 @@ class Tree:
         top, pattern = self._inside(top or "."), self._inside(pattern or ".")
         tops = sorted(self._matches(top)) if has_wildcards(top) else [top]
         wanted = [f"!{_as_line(pattern)}", *exclude] if pattern else list(exclude)
-        below = IgnoreRules("\n".join(["**", *wanted] if pattern else wanted))
+        below = _rules_of(["**", *wanted] if pattern else wanted)
         found = [self._selection(path, below) for path in tops]
         if not has_wildcards(source) and all(len(selection.entries) == 1 for selection in found):
             raise self._missing(posixpath.join(top, pattern))
@@ -192,6 +192,11 @@ class Tree:
         return NotFound(
             f"{words}: stat {path}: file does not exist", hint=hint_for(self.fd, path, self.rules)
         )
+
+
+def _rules_of(patterns: Sequence[str]) -> IgnoreRules:
+    """Of patterns that do not come from a file: a `#` begins no comment."""
+    return IgnoreRules("\n".join(f"\\{text}" if text.startswith("#") else text for text in patterns))
 
 
 def _as_line(pattern: str) -> str:
