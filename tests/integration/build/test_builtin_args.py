@@ -43,3 +43,6 @@ def test_the_host_of_steps_and_the_namespace_of_caches_are_what_build_arguments_
     assert [run.hostname for run in worker.runs] == ["buildkitsandbox", "foo"]
     assert [wish.id for wish in worker.caches] == ["deps", "team/deps"]
     assert "not consumed" not in said
+    assert "front end" not in said
+    build(BUILDKIT_SYNTAX="other/language:1")
+    assert "the front end other/language:1 is not loaded" in said

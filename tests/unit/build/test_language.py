@@ -8,6 +8,7 @@ import pytest
 
 from sampan.build.dockerfile.check import check
 from sampan.build.dockerfile.expand import expand
+from sampan.build.dockerfile.front_end import is_dockerfile_syntax
 from sampan.build.dockerfile.instructions import apply
 from sampan.build.dockerfile.parse import parse, parse_trigger
 from sampan.build.dockerfile.plan import plan
@@ -315,6 +316,26 @@ def test_a_directive_may_have_blanks_and_any_case(line: str) -> None:
     text = line.replace("directive", "syntax").replace("dIrEcTiVe", "sYnTaX")
     assert parse(f"{text}\nFROM a\n".encode()).syntax == "v"
     assert parse(f"# comment\n{text}\nFROM a\n".encode()).syntax == ""
+
+
+@pytest.mark.parametrize(
+    ("syntax", "known"),
+    [
+        ("", True),
+        ("docker/dockerfile:1", True),
+        ("docker/dockerfile:1.7-labs", True),
+        ("docker.io/docker/dockerfile-upstream:master", True),
+        ("mirror.example.com:5000/hub/docker/dockerfile@sha256:" + "0" * 64, True),
+        ("dockerfile.v0", True),
+        ("docker/dockerfile:1 some words", True),
+        ("tonistiigi/other:1", False),
+        ("docker/other", False),
+        ("evil/dockerfile", False),
+        ("No Reference", False),
+    ],
+)
+def test_the_syntax_of_a_dockerfile_is_told_from_other_languages(syntax: str, known: bool) -> None:
+    assert is_dockerfile_syntax(syntax) is known
 
 
 def test_targetstage_is_the_stage_that_is_built() -> None:

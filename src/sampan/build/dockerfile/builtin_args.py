@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from sampan.build.dockerfile.check import TRUTHS
 from sampan.errors import Invalid
 
 CACHE_NAMESPACE = "BUILDKIT_CACHE_MOUNT_NS"
@@ -12,16 +13,16 @@ CHECK_OPTIONS = "BUILDKIT_DOCKERFILE_CHECK"
 HOSTNAME = "BUILDKIT_SANDBOX_HOSTNAME"
 INLINE_CACHE = "BUILDKIT_INLINE_CACHE"
 KEEP_GIT_DIR = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
-_WITHOUT_MEANING = ("BUILDKIT_BUILD_NAME", "BUILDKIT_MULTI_PLATFORM", "BUILDKIT_SYNTAX")
+SYNTAX = "BUILDKIT_SYNTAX"
+_WITHOUT_MEANING = ("BUILDKIT_BUILD_NAME", "BUILDKIT_MULTI_PLATFORM")
 """docs/compatibility.md says why."""
 BUILTIN_ARGS = frozenset(
-    (CACHE_NAMESPACE, CHECK_OPTIONS, HOSTNAME, INLINE_CACHE, KEEP_GIT_DIR, *_WITHOUT_MEANING)
+    (CACHE_NAMESPACE, CHECK_OPTIONS, HOSTNAME, INLINE_CACHE, KEEP_GIT_DIR, SYNTAX, *_WITHOUT_MEANING)
 )
 
 Given = Mapping[str, str | None]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
-_TRUE = frozenset(("1", "t", "true"))
 
 
 def hostname_of(given: Given) -> str:
@@ -42,4 +43,4 @@ def cache_id_of(mount_id: str, given: Given) -> str:
 
 def is_asked_for(name: str, given: Given) -> bool:
     """Of those that are true or false."""
-    return (given.get(name) or "").lower() in _TRUE
+    return TRUTHS.get((given.get(name) or "").lower(), False)

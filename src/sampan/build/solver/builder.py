@@ -36,7 +36,7 @@ from sampan.build.solver.steps import BuildImages, Common, StageSteps, host_plat
 from sampan.build.solver.transfer import CacheTransfer, export_caches, with_transfer
 from sampan.build.solver.vertices import announced, plan_names
 from sampan.build.solver.voice import INTERNAL, Name, Voice, internal, vertex_digest
-from sampan.build.solver.warnings import tell_findings
+from sampan.build.solver.warnings import tell_findings, tell_front_end
 from sampan.build.worker import Report, Worker
 from sampan.errors import Invalid, SampanError
 from sampan.oci.digest import Digest, digest_of
@@ -193,6 +193,8 @@ class Builder:
         for instruction, wanted in consent.wanted_by(planned):
             with failures.noted(instruction, Digest("")):
                 consent.require(wanted, request.entitlements)
+        loaded = vertex_digest(_loading(request))
+        tell_front_end(dockerfile, request, report, loaded)
         tell_findings(
             dockerfile,
             planned,
@@ -201,7 +203,7 @@ class Builder:
             platform,
             self._worker.known_config,
             report,
-            vertex_digest(_loading(request)),
+            loaded,
         )
         return planned
 

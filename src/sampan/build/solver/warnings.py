@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sampan.build.dockerfile.builtin_args import SYNTAX
+from sampan.build.dockerfile.front_end import is_dockerfile_syntax
 from sampan.build.events import VertexWarning
 from sampan.build.files.context import ignore_rules
 from sampan.build.model import BuildRequest, Dockerfile, Plan
@@ -56,6 +58,19 @@ def tell_findings(
         report(warning_of(finding, vertex, request.dockerfile or "Dockerfile"))
     if found.violation:
         raise Invalid(found.violation, hint="`# check=error=true` in the Dockerfile makes findings errors")
+
+
+def tell_front_end(dockerfile: Dockerfile, request: BuildRequest, report: Report, vertex: Digest) -> None:
+    """What is written for another front end is read as a Dockerfile all the same: mostly it is one."""
+    syntax = request.build_args.get(SYNTAX) or dockerfile.syntax
+    if not is_dockerfile_syntax(syntax):
+        report(
+            VertexWarning(
+                vertex,
+                f"the front end {syntax[:200]} is not loaded: {request.dockerfile or 'Dockerfile'} is read as one of "
+                "docker/dockerfile",
+            )
+        )
 
 
 def warning_of(finding: Finding, vertex: Digest, file: str) -> VertexWarning:
