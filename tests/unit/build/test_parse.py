@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sampan.build.dockerfile.check import check
+from sampan.build.dockerfile.lines import shown_lines
 from sampan.build.dockerfile.parse import parse
 from sampan.build.errors import DockerfileError
 
@@ -16,6 +17,21 @@ def test_instructions_are_found_whatever_their_case() -> None:
 def test_a_byte_order_mark_and_dos_line_ends_do_not_count() -> None:
     parsed = parse(b"\xef\xbb\xbfFROM a\r\nRUN b \\\r\n  c\r\n")
     assert [item.args for item in parsed.instructions] == [("a",), ("b   c",)]
+
+
+def test_comments_may_be_in_an_old_encoding() -> None:
+    parsed = parse(b"# Gr\xf6\xdfe \0\nFROM a\nRUN b \\\n  # f\xfcr c\n  c\n")
+    assert [item.args for item in parsed.instructions] == [("a",), ("b   c",)]
+    assert parsed.instructions[0].comments == ("Gr\ufffd\ufffde \ufffd",)
+
+
+def test_lines_are_shown_under_the_numbers_that_places_have() -> None:
+    raw = b"\xef\xbb\xbfFROM a\r\nRUN b\x0c\xe2\x80\xa8\x1c c\r\nFOO\xff\n"
+    assert shown_lines(raw) == ["FROM a", "RUN b\x0c\u2028\x1c c", "FOO\ufffd"]
+    with pytest.raises(DockerfileError, match="byte 0xff is not UTF-8") as caught:
+        parse(raw)
+    assert (caught.value.line, caught.value.column) == (3, 4)
+    assert caught.value.text == shown_lines(raw)[2]
 
 
 def test_directives_are_read() -> None:
@@ -69,6 +85,8 @@ def test_a_mistake_in_a_continued_line_names_the_physical_line() -> None:
         (b"# escape=`\n# escape=`\n", 2, "only one escape parser directive can be used"),
         (b"FROM a\nRUN \xff\n", 2, "not UTF-8"),
         (b"FROM a\nRUN x\0y\n", 2, "NUL"),
+        (b"FROM a\nRUN <<E\n# \xff\nE\n", 3, "not UTF-8"),
+        (b"# escape=\xff\nFROM a\n", 1, "not UTF-8"),
         (b"\n" * 100_001, 1, "more than 100000 lines"),
         (b"#" * (5 << 20), 1, "larger than"),
         (b"COPY --from='x a b\n", 1, "unterminated quote"),

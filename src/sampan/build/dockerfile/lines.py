@@ -21,6 +21,9 @@ MAX_LINE = 1 << 20
 
 _DIRECTIVE = re.compile(r"(?:#|//)[ \t]*([A-Za-z][A-Za-z0-9]*)[ \t]*=[ \t]*(.+?)[ \t]*")
 _BOM = b"\xef\xbb\xbf"
+_UNREADABLE = re.compile("[\0\udc80-\udcff]")
+_ESCAPED = 0xDC00
+"""What `surrogateescape` adds to a byte."""
 _KNOWN_DIRECTIVES = ("escape", "syntax", "check")
 
 
@@ -38,8 +41,8 @@ class LineReader:
 
     def __init__(self, raw: bytes, file: str) -> None:
         self.file = file
-        self.lines = _physical_lines(raw, file)
-        self._raw = raw.removeprefix(_BOM).decode().split("\n")
+        self._raw = _decoded_lines(raw, file)
+        self.lines = [line.removesuffix("\r") for line in self._raw]
         self.next = 0
         self.comments: list[str] = []
         """The comments before the logical line that was read last."""
@@ -51,7 +54,7 @@ class LineReader:
     def place(self, number: int, column: int = 1) -> Place:
         """`number` counts from 0."""
         text = self.lines[number] if number < len(self.lines) else ""
-        return Place(self.file, number + 1, column, text)
+        return Place(self.file, number + 1, column, _shown(text))
 
     def logical_lines(self) -> Iterator[tuple[str, tuple[Segment, ...]]]:
         """While one is being looked at, `comments` has what was written above it."""
@@ -70,7 +73,7 @@ class LineReader:
         """BuildKit's: an empty comment forgets those above it, a blank line does not."""
         if line.startswith("#") and self.next >= self.directives.lines:
             # Of an indented comment BuildKit takes one character off too, so that its `#` stays.
-            comment = self.lines[self.next][1:].strip()
+            comment = _shown(self.lines[self.next][1:].strip())
             if comment:
                 self.comments.append(comment)
             else:
@@ -80,8 +83,20 @@ class LineReader:
         """The next physical line as it stands (a carriage return included), for here-documents; None at the end."""
         if self.next >= len(self.lines):
             return None
+        self._check_text(self.next)
         self.next += 1
         return self._raw[self.next - 1]
+
+    def _check_text(self, number: int) -> None:
+        """Of everything but comments, which may be in an old encoding: nobody reads them."""
+        found = _UNREADABLE.search(self.lines[number])
+        if found:
+            byte = ord(found[0]) - _ESCAPED if found[0] != "\0" else 0
+            raise DockerfileError(
+                f"byte 0x{byte:02x} is not UTF-8" if byte else "the line contains a NUL character",
+                self.place(number, found.start() + 1),
+                expected="UTF-8 text",
+            )
 
     def _join(self) -> tuple[str, tuple[Segment, ...]]:
         parts: list[str] = []
@@ -96,6 +111,7 @@ class LineReader:
                 # What follows the file's last newline is no line.
                 empty |= not stripped and self.next < len(self.lines)
                 continue
+            self._check_text(self.next - 1)
             piece, column = (physical, 1) if parts else (stripped, len(physical) - len(stripped) + 1)
             match = self._continued.search(piece)
             piece = piece[: match.start(1)] if match else piece
@@ -127,6 +143,7 @@ class LineReader:
             match = _DIRECTIVE.fullmatch(line.strip()) if line.lstrip().startswith("#") else None
             if not match or match[1].lower() not in _KNOWN_DIRECTIVES:
                 break
+            self._check_text(number)
             name, value = match[1].lower(), match[2]
             if name in found:
                 raise DockerfileError(
@@ -172,29 +189,22 @@ def _has_syntax(text: str) -> bool:
     return isinstance(value, dict) and isinstance(value.get("syntax"), str)
 
 
-def _physical_lines(raw: bytes, file: str) -> list[str]:
+def shown_lines(raw: bytes) -> list[str]:
+    """The lines of a Dockerfile for people to read; their numbers are those of places."""
+    text = raw.removeprefix(_BOM).decode("utf-8", "surrogateescape")
+    return [_shown(line.removesuffix("\r")) for line in text.removesuffix("\n").split("\n")]
+
+
+def _shown(text: str) -> str:
+    return _UNREADABLE.sub("\ufffd", text)
+
+
+def _decoded_lines(raw: bytes, file: str) -> list[str]:
+    """What is not UTF-8 becomes a lone surrogate (PEP 383); carriage returns stay."""
     start = Place(file, 1, 1, "")
     if len(raw) > MAX_DOCKERFILE:
         raise DockerfileError(f"the Dockerfile is larger than {MAX_DOCKERFILE} bytes", start)
-    raw = raw.removeprefix(_BOM)
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        column = error.start - (raw.rfind(b"\n", 0, error.start) + 1) + 1
-        raise DockerfileError(
-            f"byte 0x{raw[error.start]:02x} is not UTF-8",
-            Place(file, line, column, ""),
-            expected="UTF-8 text",
-        ) from error
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    if "\0" in text:
-        number = next(index for index, line in enumerate(lines) if "\0" in line)
-        raise DockerfileError(
-            "the line contains a NUL character",
-            Place(file, number + 1, lines[number].index("\0") + 1, lines[number].replace("\0", "\ufffd")),
-            expected="text",
-        )
+    lines = raw.removeprefix(_BOM).decode("utf-8", "surrogateescape").split("\n")
     if len(lines) > MAX_LINES:
         raise DockerfileError(f"the Dockerfile has more than {MAX_LINES} lines", start)
     return lines

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from sampan.build.dockerfile.lines import shown_lines
 from sampan.build.errors import BuildCancelled, DockerfileError, RunFailed
 from sampan.build.events import Failure
 from sampan.build.model import Instruction, Place, StateBefore
@@ -54,7 +55,7 @@ class Failures:
 
     def find(self, error: BaseException) -> Failure | None:
         """None for an error that belongs to no line."""
-        lines = self._source.decode("utf-8", "replace").splitlines()
+        lines = shown_lines(self._source)
         own = error.place if isinstance(error, DockerfileError | RunFailed) else None
         if own is not None and not _is_at(own, lines):
             own = None  # an ONBUILD trigger's, which stands in no file
