@@ -33,7 +33,7 @@ _MAX_VALIDATOR = 1024
 @dataclass(frozen=True, slots=True)
 class Download:
     name: str
-    """The file's name, from the URL's path; empty when the path ends in a slash."""
+    """The file's name, from the URL's path; empty when there is none in it."""
     sha256: str
     mtime: float
     """Unix time of Last-Modified; 0 when the server does not say."""
@@ -67,8 +67,9 @@ def parse_checksum(text: str) -> str:
 
 
 def name_of(url: str) -> str:
-    name = unquote(urlsplit(url).path.rpartition("/")[2])
-    return "" if name in (".", "..") or "/" in name or "\0" in name else name
+    """The last part of the path, slashes at its end aside, as BuildKit has it; "" when there is none."""
+    name = unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2]
+    return "" if name in (".", "..") or "\0" in name else name
 
 
 def encode_validator(validator: Validator) -> str:

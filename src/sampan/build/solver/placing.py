@@ -135,7 +135,7 @@ class Placing:
 
     def _download_name(self, name: str) -> str:
         if not name and self.operation.destination.endswith("/"):
-            raise Invalid("cannot determine filename for source", hint="the URL's path ends in a slash")
+            raise Invalid("cannot determine filename for source", hint="the URL has no path")
         return name
 
     def _place_download(self, file: BinaryIO, target: str, owner: tuple[int, int], mtime: float) -> None:
