@@ -65,6 +65,7 @@ def run_of(text: str) -> RunOperation:
         ("EXPOSE 80/udp 80", "exposed_ports", {"80/tcp": {}, "80/udp": {}}),
         ("EXPOSE 7000-7002/UDP", "exposed_ports", {"7000/udp": {}, "7001/udp": {}, "7002/udp": {}}),
         ("ENV P='1 2'\nEXPOSE $P", "exposed_ports", {"1/tcp": {}, "2/tcp": {}}),
+        ("EXPOSE 1 ${P:-''} \"\"", "exposed_ports", {"1/tcp": {}}),
         ("STOPSIGNAL SIGKILL", "stop_signal", "SIGKILL"),
         ("ENV S=9\nSTOPSIGNAL $S", "stop_signal", "9"),
         (
@@ -383,6 +384,8 @@ _FOO = "()[]{}^$.*?|\\x"
         ("${F//\\//\\/}", {"F": "/tmp/foo.txt"}, "\\/tmp\\/foo.txt"),
         ("${F/$B/ww}", {"F": "xxyy", "B": ""}, "wwxxyy"),
         ("${F///}${u///}", {"F": "xxyy"}, "xxyy"),
+        ("${F//*/z}${F//y*/z}${F//$B/z}", {"F": "xy", "B": ""}, "zxzzxzyz"),
+        ('${F#"a\\*"}', {"F": "a\\bc"}, ""),
         ("$1$@$x${x}y$", {"x": "v"}, "vvy$"),
     ],
 )

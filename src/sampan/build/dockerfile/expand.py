@@ -67,12 +67,11 @@ def process(
 
 
 class _Words:
-    """Collects words: blanks of raw text and of unquoted variables separate, quoted ones do not."""
+    """Collects words: blanks of raw text and of unquoted variables separate, quoted ones do not. None is empty."""
 
     def __init__(self) -> None:
         self.words: list[str] = []
         self._current: list[str] = []
-        self._open = False
 
     def char(self, text: str) -> None:
         for char in text:
@@ -82,14 +81,13 @@ class _Words:
                 self.literal(char)
 
     def literal(self, text: str) -> None:
-        self._current.append(text)
-        self._open = True
+        if text:
+            self._current.append(text)
 
     def finish(self) -> None:
-        if self._open:
+        if self._current:
             self.words.append("".join(self._current))
         self._current = []
-        self._open = False
 
 
 class _Lexer:
@@ -190,6 +188,8 @@ class _Lexer:
             self.next()
             if char == self.escape and self.peek() and self.peek() in ('"', "$", self.escape):
                 char = (char if self.raw else "") + self.next()
+            elif char == self.escape and self.raw:
+                char += char  # BuildKit's: it stands for itself, in a pattern too
             out.append(char)
         raise Invalid("unexpected end of statement while looking for matching double-quote")
 
@@ -290,7 +290,7 @@ class _Lexer:
         regex = _glob(tokens, longest=True)
         if everywhere and (len(value) + 1) * len(replacement) > MAX_RESULT * 16:
             raise Invalid(f"the value of ${{{name}//...}} could become too long")
-        return regex.sub(lambda _: replacement, value, count=0 if everywhere else 1)
+        return _replace(regex, value, replacement, everywhere=everywhere)
 
     def _pattern(self, value: str, stop: str) -> list[str]:
         tokens = _tokens(self.word(stop, collect=False, raw=True))
@@ -338,6 +338,19 @@ def _glob(tokens: list[str], *, longest: bool) -> re.Pattern[str]:
         last = index == len(others) - 1
         regex += f".*{part}" if last and longest else f"(?>.*?{part})"
     return re.compile(regex, re.DOTALL)
+
+
+def _replace(regex: re.Pattern[str], value: str, replacement: str, *, everywhere: bool) -> str:
+    """As Go and shells do it: right behind a match there is no empty one (`${x//*/y}` is one `y`)."""
+    parts: list[str] = []
+    end, behind = 0, -1
+    for match in regex.finditer(value):
+        if match.end() > behind:
+            parts += (value[end : match.start()], replacement)
+        end = behind = match.end()
+        if not everywhere:
+            break
+    return "".join(parts) + value[end:]
 
 
 def _trim_prefix(value: str, tokens: list[str], longest: bool) -> str:

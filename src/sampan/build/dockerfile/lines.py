@@ -19,7 +19,7 @@ MAX_LINES = 100_000
 MAX_LINE = 1 << 20
 """Characters of a logical line."""
 
-_DIRECTIVE = re.compile(r"(?:#|//)[ \t]*([A-Za-z][A-Za-z0-9]*)[ \t]*=[ \t]*(.+?)[ \t]*")
+_DIRECTIVE = re.compile(r"(?:#|//)\s*+([A-Za-z][A-Za-z0-9]*)[ \t\f\r]*=[ \t\f\r]*(.+?)[ \t\f\r]*")
 _BOM = b"\xef\xbb\xbf"
 _UNREADABLE = re.compile("[\0\udc80-\udcff]")
 _ESCAPED = 0xDC00
@@ -109,7 +109,7 @@ class LineReader:
             stripped = physical.lstrip()
             if parts and (not stripped or stripped.startswith("#")):
                 # What follows the file's last newline is no line.
-                empty |= not stripped and self.next < len(self.lines)
+                empty |= not stripped and (self.next < len(self.lines) or bool(physical))
                 continue
             self._check_text(self.next - 1)
             piece, column = (physical, 1) if parts else (stripped, len(physical) - len(stripped) + 1)
