@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sampan.build.files.context import Context
 from sampan.build.model import BuildRequest
 from sampan.build.solver.builder import Builder
 from sampan.testing.build_reader import BuildReader
@@ -29,7 +30,7 @@ def test_the_host_of_steps_and_the_namespace_of_caches_are_what_build_arguments_
         request = BuildRequest(dockerfile_text=text, build_args=dict(arguments))
         fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            builder.build(request, fd, reader, threading.Event())
+            builder.build(request, Context(fd), reader, threading.Event())
         finally:
             os.close(fd)
         said += reader.text
