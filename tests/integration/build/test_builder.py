@@ -170,7 +170,7 @@ def test_a_full_disk_is_told_and_the_next_try_goes_on(tmp_path: Path) -> None:
         return 0
 
     bench = BuildBench(tmp_path, runner)
-    with pytest.raises(Unavailable, match="No space left on device"):
+    with pytest.raises(Unavailable, match=r"RUN failed on line 3 of Dockerfile: /x: no space left"):
         bench.build("FROM base\nRUN first\nRUN second\n")
     assert bench.worker.open_snapshots == []
     full.clear()
@@ -238,6 +238,29 @@ def test_triggers_of_the_base_run_first(bench: BuildBench) -> None:
 def test_an_unknown_image_is_refused_in_dockers_words(bench: BuildBench) -> None:
     with pytest.raises(NotFound, match="pull access denied for nothere"):
         bench.build("FROM nothere\n")
+
+
+def test_an_image_that_cannot_be_had_is_named_and_so_is_the_stage_that_may_be_meant(
+    bench: BuildBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for line in ("COPY --from=biulder /a /", "FROM Biulder", "RUN --mount=from=biulder,target=/m x"):
+        with pytest.raises(NotFound, match=r"pull access denied for [Bb]iulder") as caught:
+            bench.build(f"FROM base AS builder\nFROM base\n{line}\n")
+        assert caught.value.hint == "Did you mean the stage builder?"
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise Unavailable("dial tcp: lookup registry: no such host")
+
+    monkeypatch.setattr(bench.worker, "resolve_image", unreachable)
+    words = "failed to resolve source metadata for far/away:1: dial tcp: lookup registry: no such host"
+    with pytest.raises(Unavailable, match=f"^{words}$"):
+        bench.build("FROM far/away:1\n")
+
+
+def test_a_source_outside_of_the_context_is_refused_with_what_can_be_done(bench: BuildBench) -> None:
+    with pytest.raises(NotFound, match="COPY failed: file not found in build context") as caught:
+        bench.build("FROM base\nCOPY ../shared /shared\n")
+    assert "--build-context NAME=DIRECTORY" in caught.value.hint
 
 
 def test_a_mistake_in_a_later_line_is_told_before_anything_runs(bench: BuildBench) -> None:

@@ -9,6 +9,10 @@ import posixpath
 from sampan.linux.paths import open_in_root
 from sampan.oci.ignore import IgnoreRules
 
+OUTSIDE = (
+    "nothing outside of the build context can be copied: build in a directory above, "
+    "or give another with --build-context NAME=DIRECTORY and COPY --from=NAME"
+)
 _COMPARED = 5000
 """Names of a directory that are looked at."""
 

@@ -16,7 +16,7 @@ from types import TracebackType
 
 from sampan.build.errors import SourceChanged
 from sampan.build.files.checksums import Checksums
-from sampan.build.files.missing import hint_for
+from sampan.build.files.missing import OUTSIDE, hint_for
 from sampan.build.files.scan import Entry, Scanner
 from sampan.errors import Invalid, NotFound
 from sampan.linux.paths import open_in_root
@@ -73,7 +73,12 @@ class Tree:
                 for one in found
                 if one.is_dir or not (below.excludes(one.name) or below.excludes(one.asked))
             ]
-        return [self._selection(path, below)]
+        try:
+            return [self._selection(path, below)]
+        except NotFound as error:
+            if self.is_context and posixpath.normpath(source.lstrip("/")).startswith(".."):
+                error.hint = OUTSIDE
+            raise
 
     def select_parents(self, source: str, exclude: Sequence[str] = ()) -> list[Selection]:
         """What `COPY --parents` copies: directories with nothing in them but what matches, and the way to it.

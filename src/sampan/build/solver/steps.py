@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import os
 import threading
@@ -40,7 +41,7 @@ from sampan.build.solver.sources import Surroundings
 from sampan.build.solver.vertices import one_line, stage_names, trigger_names
 from sampan.build.solver.voice import Name, Voice, internal, speaking, vertex_digest
 from sampan.build.worker import BaseImage, Report, Worker
-from sampan.errors import Internal, Invalid, SampanError, Unavailable
+from sampan.errors import Denied, Internal, Invalid, NotFound, SampanError, Unauthorized, Unavailable
 from sampan.oci.digest import Digest
 from sampan.oci.image import ContainerDefaults, ImageConfig, RootFS
 
@@ -176,7 +177,7 @@ class StageSteps:
         found = self.common.contexts.find(stage.base, platform, voice) if stage.is_context else None
         if isinstance(found, Tree):
             return self._copied(stage.base, scope, voice), ()
-        image = found or self.common.images.get(stage.base, platform, voice)
+        image = found or self._image(stage.base, platform, voice)
         defaults = image.config.defaults
         progress = Progress(
             initial_state(defaults, scope, plan.escape),
@@ -239,7 +240,13 @@ class StageSteps:
         found = self.common.contexts.find(origin, None, voice)
         if isinstance(found, Tree):
             return found
-        return (found or self.common.images.get(origin, None, voice)).diff_ids
+        return (found or self._image(origin, None, voice)).diff_ids
+
+    def _image(self, name: str, platform: str | None, voice: Voice) -> BaseImage:
+        try:
+            return self.common.images.get(name, platform, voice)
+        except (NotFound, Denied, Unauthorized, Unavailable) as error:
+            raise _unresolved(error, name, list(self.common.plan.names)) from error
 
     def announce(self, text: str, vertex: Digest | None = None) -> None:
         self.number += 1
@@ -265,10 +272,22 @@ def _state_before(progress: Progress, applied: Applied, instruction: Instruction
     return StateBefore(progress.diff_ids, operation, progress.base.architecture)
 
 
+def _unresolved(error: SampanError, name: str, stages: list[str]) -> SampanError:
+    """The name in BuildKit's words, where the error does not have it, and the stage that may be meant by it."""
+    told = name in error.message
+    message = error.message if told else f"failed to resolve source metadata for {name}: {error.message}"
+    close = difflib.get_close_matches(name.lower(), stages, n=1)
+    hint = f"Did you mean the stage {close[0]}?" if close else error.hint
+    kind = next(kind for kind in (NotFound, Denied, Unauthorized, Unavailable) if isinstance(error, kind))
+    return kind(message, hint=hint)
+
+
 def _told(error: OSError, instruction: Instruction) -> SampanError:
     """A system's error in the middle of a step, with the instruction that met it."""
     place = instruction.place()
-    text = f"{instruction.keyword} failed on line {place.line} of {place.file}: {error}"
+    reason = (error.strerror or str(error)).lower()
+    what = f"{error.filename}: {reason}" if error.filename else reason
+    text = f"{instruction.keyword} failed on line {place.line} of {place.file}: {what}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "free some space (`sampan system prune`) and build again: finished steps are cached"
         return Unavailable(text, hint=hint)
