@@ -74,6 +74,10 @@ class ClientSession(Protocol):
         """What the client calls `name` (it chose the name for an output to itself). Raises `NotFound`."""
         ...
 
+    def cache(self, name: str) -> Duplex:
+        """A question to the directory of a build cache that the client calls `name`. Raises `NotFound`."""
+        ...
+
 
 class NoClient:
     """The session of a build whose client opened none."""
@@ -94,6 +98,9 @@ class NoClient:
         raise Unsupported(
             "this build's client can't be sent a result", hint="`sampan build` opens a session for it"
         )
+
+    def cache(self, name: str) -> Duplex:
+        raise NotFound(f"the client has no cache called {name}")
 
 
 NO_CLIENT: ClientSession = NoClient()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from sampan.build.session import ClientSession
 from sampan.build.solver.builder import Builder
 from sampan.build.solver.flights import Flights
 from sampan.build.solver.inputs import InputsStore, MetadataInputs
@@ -12,8 +13,8 @@ from sampan.engine.build_job import Tools
 from sampan.engine.build_worker import EngineWorker
 from sampan.engine.cache_leases import CacheLeases
 from sampan.engine.cache_mounts import CacheMounts
-from sampan.engine.cache_transfer import RegistryCache
-from sampan.engine.cache_use import CacheUse
+from sampan.engine.cache_transfer import BuildCaches
+from sampan.engine.cache_use import BuildUse
 from sampan.engine.containers.build_steps import BuildSteps
 from sampan.engine.images import Images
 from sampan.registry.config import Credentials
@@ -33,7 +34,6 @@ class BuildTools:
         launcher: LauncherClient,
         steps: BuildSteps,
         mounts: CacheMounts,
-        use: CacheUse,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         """`loop`: where the engine's networks are made."""
@@ -43,19 +43,25 @@ class BuildTools:
         self._launcher = launcher
         self._steps = steps
         self._mounts = mounts
-        self._use = use
         self._loop = loop
         self._leases = CacheLeases(mounts)
         self._flights = Flights()
         self._inputs = InputsStore(MetadataInputs(metadata))
 
-    def make(self, credentials: Mapping[str, Credentials], host_ca: bool, stored: bool) -> Tools:
+    def make(
+        self,
+        credentials: Mapping[str, Credentials],
+        client: ClientSession,
+        use: BuildUse,
+        host_ca: bool,
+        stored: bool,
+    ) -> Tools:
         trust = None
         if host_ca:
             from sampan.engine.host_ca.step import host_trust
 
             trust = host_trust()
-        transfer = RegistryCache(self._images, credentials)
+        transfer = BuildCaches(self._images, credentials, client, self._mounts, self._leases)
         worker = EngineWorker(
             self._images,
             self._snapshots,
@@ -63,7 +69,7 @@ class BuildTools:
             self._steps,
             self._mounts,
             self._leases,
-            self._use.touch,
+            use,
             self._loop,
             credentials,
             trust,
@@ -73,7 +79,7 @@ class BuildTools:
         builder = Builder(
             worker,
             self._metadata,
-            touched=self._use.touch,
+            touched=use.touch,
             transfer=transfer,
             flights=self._flights,
             inputs=self._inputs,

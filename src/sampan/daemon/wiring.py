@@ -27,6 +27,7 @@ from sampan.build.solver.cache import BuildCache, MetadataTable
 from sampan.daemon.remap import check_kernel, with_id_maps
 from sampan.engine import apparmor, selinux
 from sampan.engine.build_cache import BuildCacheKeeper
+from sampan.engine.build_contexts import KNOWN_FILES
 from sampan.engine.builds import Builds, MakeTools
 from sampan.engine.cache_mounts import CacheMounts
 from sampan.engine.cache_use import CacheUse
@@ -252,19 +253,23 @@ def _builds(
             launcher,
             containers.build_steps,
             mounts,
-            use,
             loop,
         )
         return made.make
 
-    cache = BuildCacheKeeper(
-        stores.cache, mounts, stores.images, stores.metadata, use, settings.builder_gc, settings.root
-    )
-    keep_layers = stores.images.no_collection
     builds, small = settings.root / "builds", settings.run / "builds"
-    return Builds(
-        builds, small, tools, cache, keep_layers, images.announce_tags, settings.builder_entitlements
+    cache = BuildCacheKeeper(
+        stores.cache,
+        mounts,
+        stores.images,
+        stores.metadata,
+        use,
+        settings.builder_gc,
+        settings.root,
+        builds.with_name(KNOWN_FILES),
     )
+    hold = stores.images.holding
+    return Builds(builds, small, tools, cache, hold, images.announce_tags, settings.builder_entitlements)
 
 
 def host_resolvers(

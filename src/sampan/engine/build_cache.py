@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sampan.build.files.checksums import forget_directory, kept_directories
 from sampan.build.solver.cache import BuildCache, CacheEntry
-from sampan.build.solver.collection import CACHE_MOUNT, INTERNAL, REGULAR, Item, Rule, choose
+from sampan.build.solver.collection import CACHE_MOUNT, INTERNAL, LOCAL, REGULAR, Item, Rule, choose
 from sampan.engine.cache_mounts import CacheMounts
 from sampan.engine.cache_use import CacheUse
 from sampan.engine.model import rfc3339
@@ -23,6 +24,9 @@ from sampan.storage.metadata import Metadata, storage_error
 log = logging.getLogger(__name__)
 
 Json = dict[str, object]
+ABANDONED = 24 * 3600.0
+"""Seconds after which a layer or blob without a name is given up; `prune` does so after an hour."""
+LOOK_EVERY = 3600.0
 ID_LENGTH = 25
 """Characters of an id that are shown, as many as BuildKit's have."""
 
@@ -39,8 +43,9 @@ class BuildCacheKeeper:
         use: CacheUse,
         rules: Sequence[Rule],
         root: Path,
+        checksums: Path,
     ) -> None:
-        """`root` is on the disk whose free space counts."""
+        """`root` is on the disk whose free space counts; in `checksums` are those of directories built from."""
         self.mounts = mounts
         self.use = use
         self._cache = cache
@@ -48,9 +53,12 @@ class BuildCacheKeeper:
         self._metadata = metadata
         self._rules = tuple(rules)
         self._root = root
+        self._checksums = checksums
         self._lock = threading.Lock()
         self._unreferenced: set[Digest] = set()
-        """Layers of forgotten entries that could not be removed yet, as a build was under way."""
+        """Layers of forgotten entries that could not be removed yet, as a build under way needed them."""
+        self._next_look = 0.0
+        """By the monotonic clock: for what was abandoned."""
 
     def entries(self) -> list[Json]:
         """In Docker's form, the last used first."""
@@ -64,7 +72,8 @@ class BuildCacheKeeper:
         Records go before what they name, so that whenever this is interrupted nothing is named that is not there.
         """
         with self._lock:
-            return self._prune(rules)
+            removed, freed = self._prune(rules)
+            return removed, freed + self._images.collect()[0]
 
     def collect_garbage(self) -> None:
         """By the engine's own rules. A failure is logged: the next time may be better."""
@@ -72,6 +81,7 @@ class BuildCacheKeeper:
             with self._lock:
                 self._note_uses()
                 removed, freed = self._prune(self._rules) if self._rules else ([], self._collect())
+                freed += self._collect_abandoned()
         except (SampanError, OSError) as error:
             log.warning("collecting garbage of the build cache: %s", error)
             return
@@ -81,7 +91,7 @@ class BuildCacheKeeper:
     def _prune(self, rules: Sequence[Rule]) -> tuple[list[str], int]:
         self._note_uses()
         chosen = choose(self._items(), rules, time.time(), self._free())
-        keys = [item.id for item in chosen if item.kind != CACHE_MOUNT]
+        keys = [item.id for item in chosen if item.kind not in (CACHE_MOUNT, LOCAL)]
         entries = self._cache.entries()
         self._unreferenced |= {
             Digest(entries[key].layer) for key in keys if key in entries and entries[key].layer
@@ -92,10 +102,19 @@ class BuildCacheKeeper:
         for item in chosen:
             if item.kind == CACHE_MOUNT:
                 freed += self.mounts.remove(item.id)
+            elif item.kind == LOCAL:
+                freed += forget_directory(self._checksums, item.id)
         return [item.id[:ID_LENGTH] for item in chosen], freed
 
+    def _collect_abandoned(self) -> int:
+        """What broken builds and pulls have left, when it is so old that nobody will go on with it."""
+        if time.monotonic() < self._next_look:
+            return 0
+        self._next_look = time.monotonic() + LOOK_EVERY
+        return self._images.collect(min_age=ABANDONED)[0]
+
     def _collect(self) -> int:
-        """Layers that nobody else refers to; none at all while a build is under way: then later."""
+        """Layers that nobody else refers to; those that a build under way needs later."""
         if not self._unreferenced:
             return 0
         freed, gone = self._images.collect(self._unreferenced)
@@ -140,7 +159,7 @@ class BuildCacheKeeper:
                     description=entry.step,
                 )
             )
-        return items + self._mount_items()
+        return items + self._mount_items() + self._directory_items()
 
     def _layer_bytes(self, entry: CacheEntry) -> int:
         """The layer's file data, and its compressed form where one is kept for pushing."""
@@ -163,6 +182,20 @@ class BuildCacheKeeper:
                 description=f"cached mount {mount.record.id or '(id unknown)'}",
             )
             for mount in self.mounts.list()
+        ]
+
+    def _directory_items(self) -> list[Item]:
+        """What is known of the files in directories that were built from."""
+        return [
+            Item(
+                id=one.name,
+                kind=LOCAL,
+                size=one.size,
+                created=one.used,
+                used=one.used,
+                description="local source for context",  # as BuildKit describes its copy of them
+            )
+            for one in kept_directories(self._checksums)
         ]
 
 

@@ -24,6 +24,8 @@ from sampan.storage.extract import extract_tar
 
 log = logging.getLogger(__name__)
 
+KNOWN_FILES = "context-checksums"
+"""Name of the directory where checksums of files in clients' directories are kept between builds."""
 SMALL_CONTEXT = 4 << 20
 """Bytes of a tar. Its files can't be larger, but for sparse ones, whose holes take no space."""
 

@@ -1,6 +1,7 @@
 """Build sessions: the connections that clients open for their builds, and what a build asks over them.
 
-A stream is opened with a JSON object: {"want": "secret" | "ssh" | "ssh-check" | "context" | "deliver", "name": …}.
+A stream is opened with a JSON object: {"want": "secret" | "ssh" | "ssh-check" | "context" | "deliver" | "cache",
+"name": …}; what is asked of a cache's directory is in `engine/cache_layout.py`.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ class LinkedClient:
 
     def deliver(self, name: str) -> Sink:
         return _Delivery(self._open("deliver", name))
+
+    def cache(self, name: str) -> Duplex:
+        return self._open("cache", name)
 
     def _open(self, want: str, name: str) -> Stream:
         if len(name) > _LONGEST_NAME:

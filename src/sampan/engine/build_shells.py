@@ -29,6 +29,7 @@ from sampan.build.files.tree import Tree
 from sampan.build.model import BuildRequest, MountOption, RunOperation, StateBefore
 from sampan.build.session import NO_CLIENT
 from sampan.build.worker import Report, RunRequest
+from sampan.engine.cache_use import BuildUse
 from sampan.engine.config import Docker
 from sampan.engine.containers.build_steps import StepTerminal
 from sampan.errors import Conflict, Internal, NotFound, SampanError
@@ -51,7 +52,7 @@ _LOOK = 500
 _SHELLS = frozenset({"ash", "bash", "dash", "fish", "ksh", "mksh", "sh", "zsh"})
 
 _NO_CONTEXT = Tree(-1, IgnoreRules(b""), is_context=True)
-MakeWorker = Callable[[bool], "EngineWorker"]
+MakeWorker = Callable[[BuildUse, bool], "EngineWorker"]
 """From whether the host's CA certificates are trusted."""
 Take = Callable[[], Awaitable[tuple[socket.socket, bytes]]]
 
@@ -97,8 +98,8 @@ class Shell:
 class BuildShells:
     """Used from the event loop's thread, but for `remembering`."""
 
-    def __init__(self, make_worker: MakeWorker, keep: Callable[[], AbstractContextManager[None]]) -> None:
-        """`keep`: while a shell is open no layer is collected."""
+    def __init__(self, make_worker: MakeWorker, keep: Callable[[], AbstractContextManager[BuildUse]]) -> None:
+        """`keep`: what holds what a shell needs, while it is open."""
         self._make_worker = make_worker
         self._keep = keep
         self._lock = threading.Lock()
@@ -123,12 +124,13 @@ class BuildShells:
     def create(self, body: ShellCreate) -> Shell:
         """Raises `NotFound` for a failure that is not known any more, or whose layers are gone."""
         failed = self._find(body.failure)
-        worker = self._make_worker(False)
-        if not all(worker.has_layer(one) for one in failed.state.diff_ids):
-            raise NotFound(
-                "the state before the failed step is gone: its layers have left the build cache",
-                hint="build again",
-            )
+        with self._keep() as use:
+            worker = self._make_worker(use, False)
+            if not all(worker.has_layer(one) for one in failed.state.diff_ids):
+                raise NotFound(
+                    "the state before the failed step is gone: its layers have left the build cache",
+                    hint="build again",
+                )
         shell = Shell(secrets.token_hex(16), failed, body)
         self._shells[shell.id] = shell
         for old in [one.id for one in self._shells.values() if one.shim is None][:-MAX_SHELLS]:
@@ -189,8 +191,8 @@ class BuildShells:
 
     def _run(self, shell: Shell, connection: socket.socket, preread: bytes) -> None:
         try:
-            with self._keep():
-                shell.exit_code = self._perform(shell, connection, preread)
+            with self._keep() as use:
+                shell.exit_code = self._perform(shell, use, connection, preread)
         except (SampanError, OSError) as error:
             shell.exit_code = error.exit_code if isinstance(error, ExecFailed) else 126
             text = error.message if isinstance(error, SampanError) else str(error)
@@ -200,11 +202,11 @@ class BuildShells:
         finally:
             shell.shim = None
 
-    def _perform(self, shell: Shell, connection: socket.socket, preread: bytes) -> int:
+    def _perform(self, shell: Shell, use: BuildUse, connection: socket.socket, preread: bytes) -> int:
         from sampan.build.solver.run_mounts import RunMounts
 
         failed, body = shell.failed, shell.body
-        worker = self._make_worker(failed.host_ca)
+        worker = self._make_worker(use, failed.host_ca)
         operation = _reachable(failed.state.operation)
         options = AttachOptions(stdin=True, framed=not body.tty)
 

@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager
 from sampan.build.worker import EMPTY_LAYER, BaseImage, CacheWish, RunRequest, TransferReport
 from sampan.engine.cache_leases import CacheLeases
 from sampan.engine.cache_mounts import CacheMounts
-from sampan.engine.cache_transfer import RegistryCache
+from sampan.engine.cache_transfer import BuildCaches
+from sampan.engine.cache_use import BuildUse
 from sampan.engine.containers.build_steps import BuildSteps, StepTerminal
 from sampan.engine.host_ca.step import HostTrust
 from sampan.engine.images import Images, platform_of
@@ -43,15 +44,15 @@ class EngineWorker:
         steps: BuildSteps,
         caches: CacheMounts,
         leases: CacheLeases,
-        touched: Callable[[str], None],
+        use: BuildUse,
         loop: asyncio.AbstractEventLoop,
         credentials: Mapping[str, Credentials],
         trust: HostTrust | None,
-        lazy: RegistryCache,
+        lazy: BuildCaches,
         *,
         keep_images: bool = True,
     ) -> None:
-        """`touched` is told the names of cache mounts. `trust`: the host's CA bundle for RUN, if asked for.
+        """`use` is told which layers and mounts are needed. `trust`: the host's CA bundle for RUN, if asked for.
 
         `lazy` fetches layers that were imported and turn out to be needed. `keep_images`: False for a build whose
         result is no image of the store.
@@ -62,7 +63,7 @@ class EngineWorker:
         self._steps = steps
         self._caches = caches
         self._leases = leases
-        self._touched = touched
+        self._use = use
         self._loop = loop
         self._credentials = credentials
         self._trust = trust
@@ -83,7 +84,7 @@ class EngineWorker:
         cancelled: threading.Event,
     ) -> BaseImage:
         known = self._local(reference, platform)
-        if known is not None and not pull:
+        if known is not None and not pull and self._held(known):
             self.bases[reference] = known
             return _base(known)
         name = parse_reference(reference).with_default_tag()
@@ -101,8 +102,15 @@ class EngineWorker:
                 f"wanted {wanted}, actual: {platform_of_image(here)}",
                 hint=f"it could not be pulled for {wanted}: {error.message}",
             ) from error
+        if not self._held(pulled):
+            raise NotFound(f"the image {reference} was removed while it was being pulled")
         self.bases[reference] = pulled
         return _base(pulled)
+
+    def _held(self, image: Image) -> bool:
+        """Its layers stay, also when the image is removed from here on. False when it was removed already."""
+        self._use.hold(image.diff_ids)
+        return all(self._images.store.layers.has(diff_id) for diff_id in image.diff_ids)
 
     def _local(self, reference: str, platform: str | None) -> Image | None:
         """The image here that serves the platform; by itself a name means the host's."""
@@ -117,6 +125,7 @@ class EngineWorker:
         return known.config if known is not None else None
 
     def has_layer(self, diff_id: Digest) -> bool:
+        self._use.hold((diff_id,))
         return self._images.store.layers.has(diff_id)
 
     def has_image(self, image_id: Digest) -> bool:
@@ -131,13 +140,13 @@ class EngineWorker:
         return made if made is not None else self._images.store.get(image_id)
 
     def create_snapshot(self, diff_ids: Sequence[Digest]) -> str:
-        self._lazy.ensure(diff_ids)
+        self._ensure(diff_ids)
         snapshot_id = new_id()
         self._snapshots.create(snapshot_id, diff_ids, volatile=True)
         return snapshot_id
 
     def open_root(self, diff_ids: Sequence[Digest], snapshot_id: str | None) -> int:
-        self._lazy.ensure(diff_ids)
+        self._ensure(diff_ids)
         if snapshot_id is not None:
             return self._launcher.open_root(self._snapshots.assembly(snapshot_id))
         layers = self._images.store.layers
@@ -166,18 +175,24 @@ class EngineWorker:
                 )
             raise
 
+    def _ensure(self, diff_ids: Sequence[Digest]) -> None:
+        self._use.hold(diff_ids)
+        self._lazy.ensure(diff_ids)
+
     def adopt_snapshot(self, snapshot_id: str, *, latest: int | None = None) -> Layer:
-        layer = self._snapshots.adopt(snapshot_id, latest=latest)
+        with self._images.store.no_collection():
+            layer = self._snapshots.adopt(snapshot_id, latest=latest)
+            self._use.hold((layer.diff_id,))
         return layer if layer.entries else Layer(EMPTY_LAYER, 0)
 
     def remove_snapshot(self, snapshot_id: str) -> None:
         self._snapshots.remove(snapshot_id)
 
     def open_cache(self, wish: CacheWish, cancelled: threading.Event) -> AbstractContextManager[int]:
-        return self._leases.lease(wish, self._touched, cancelled)
+        return self._leases.lease(wish, self._use.touch, cancelled, self._lazy.fill_mount)
 
     def create_image(self, config: ImageConfig, parent: Digest | None) -> Digest:
-        self._lazy.ensure(config.rootfs.diff_ids)
+        self._ensure(config.rootfs.diff_ids)
         if self._keep_images:
             return self._images.store.create(config).id
         raw = encode_image_config(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING
 from sampan.build.consent import DEFAULT_ALLOWED, check_granted
 from sampan.build.events import BuildEvent
 from sampan.build.model import BuildRequest
+from sampan.build.session import NO_CLIENT, ClientSession
 from sampan.build.solver.collection import Rule
 from sampan.engine.build_cache import BuildCacheKeeper, Json
-from sampan.engine.build_contexts import BuildContexts
+from sampan.engine.build_contexts import KNOWN_FILES, BuildContexts
 from sampan.engine.build_sessions import BuildSessions
 from sampan.engine.build_shells import BuildShells
 from sampan.engine.cache_mounts import Writer
+from sampan.engine.cache_use import BuildUse
 from sampan.engine.client_directory import ClientDirectory
 from sampan.engine.threads import Report, ReportedWork, blocking_chunks, streamed
+from sampan.oci.digest import Digest
 from sampan.oci.reference import Reference
 from sampan.registry.config import Credentials
 
@@ -30,8 +33,9 @@ if TYPE_CHECKING:
 
 Credentialed = Mapping[str, Credentials]
 """Registry domain -> what the client sent for it."""
-MakeTools = Callable[[Credentialed, bool, bool], "Tools"]
-"""For one build: from its credentials, whether RUN trusts the host's CA certificates, and whether it makes images."""
+MakeTools = Callable[[Credentialed, "ClientSession", BuildUse, bool, bool], "Tools"]
+"""For one build: from its credentials, client, what is held for it, whether RUN trusts the host's CAs, makes images."""
+HoldLayers = Callable[[], AbstractContextManager[Callable[[Iterable[Digest]], None]]]
 
 GC_INTERVAL = 15 * 60.0
 """Seconds between collections of the build cache's garbage when nothing is built."""
@@ -46,26 +50,29 @@ class Builds:
         small: Path,
         prepare: Callable[[], MakeTools],
         cache: BuildCacheKeeper,
-        keep_layers: Callable[[], AbstractContextManager[None]] = nullcontext,
+        hold_layers: HoldLayers,
         tagged: Callable[[Sequence[Reference]], None] = lambda _names: None,
         allowed: frozenset[str] = DEFAULT_ALLOWED,
     ) -> None:
         """`root` and `small` are for contexts under way, see `BuildContexts`. `prepare` is called by the first build.
 
-        `keep_layers`: while a build is under way no layer is collected; one that it stands on may belong to an image
-        that is removed meanwhile. `tagged` is told in the event loop of the names that a build has given.
-        `allowed`: entitlements that builds may be granted.
+        `hold_layers`: what a build needs is not collected meanwhile; a layer that it stands on may belong to an image
+        that is removed. Others go: where builds follow each other without a pause, the cache has bounds too.
+        `tagged` is told in the event loop of the names that a build has given. `allowed`: entitlements that builds
+        may be granted.
         """
-        self._contexts = BuildContexts(root, small, root.with_name("context-checksums"))
+        self._contexts = BuildContexts(root, small, root.with_name(KNOWN_FILES))
         self._prepare = prepare
         self._preparing = threading.Lock()
         self._make_tools: MakeTools | None = None
         self._cache = cache
-        self._keep_layers = keep_layers
+        self._hold_layers = hold_layers
         self._tagged = tagged
         self._allowed = allowed
         self.sessions = BuildSessions()
-        self.shells = BuildShells(lambda host_ca: self._tools({}, host_ca, False).worker, self._in_use)
+        self.shells = BuildShells(
+            lambda use, host_ca: self._tools({}, NO_CLIENT, use, host_ca, False).worker, self._in_use
+        )
         self._built = asyncio.Event()
 
     def build(
@@ -109,9 +116,10 @@ class Builds:
                     wanted = replace(request, dockerfile_text=opened.dockerfile)
                 opener = NamedSources(scratch, self._contexts.known, session.client)
                 try:
-                    with self._in_use():
+                    with self._in_use() as use:
                         stored = any(one.kind == "image" and one.store for one in request.outputs)
-                        tools = self._tools(credentials, host_ca, stored or not request.outputs)
+                        stored = stored or not request.outputs
+                        tools = self._tools(credentials, session.client, use, host_ca, stored)
                         heard = self.shells.remembering(report, request, host_ca=host_ca)
                         names = run_job(tools, wanted, opened, heard, cancelled, session.client, opener)
                     loop.call_soon_threadsafe(self._tagged, names)
@@ -120,16 +128,23 @@ class Builds:
 
         return session.closed_after(ReportedWork(work, given_up=session.close))
 
-    def _tools(self, credentials: Credentialed, host_ca: bool, makes_images: bool) -> Tools:
+    def _tools(
+        self,
+        credentials: Credentialed,
+        client: ClientSession,
+        use: BuildUse,
+        host_ca: bool,
+        makes_images: bool,
+    ) -> Tools:
         with self._preparing:
             make = self._make_tools = self._make_tools or self._prepare()
-        return make(credentials, host_ca, makes_images)
+        return make(credentials, client, use, host_ca, makes_images)
 
     @contextlib.contextmanager
-    def _in_use(self) -> Iterator[None]:
-        """Meanwhile no layer is collected, and what is touched of the cache is spared."""
-        with self._keep_layers(), self._cache.use.build():
-            yield
+    def _in_use(self) -> Iterator[BuildUse]:
+        """Of one build: what it is told is not collected meanwhile."""
+        with self._hold_layers() as hold, self._cache.use.build() as touch:
+            yield BuildUse(touch, hold)
 
     async def disk_usage(self) -> list[Json]:
         """The cache's entries in Docker's form."""
@@ -145,8 +160,8 @@ class Builds:
         name = await asyncio.to_thread(mounts.find, cache_id)
 
         def work(write: Callable[[bytes], object]) -> None:
-            with use.build():
-                use.touch(name)
+            with use.build() as touch:
+                touch(name)
                 mounts.write_tar(name, Writer(write))
 
         return streamed(work)

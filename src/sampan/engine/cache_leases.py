@@ -6,6 +6,7 @@ A cache of one id may have several directories: a step that wants one for itself
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,24 +34,45 @@ class CacheLeases:
 
     @contextmanager
     def lease(
-        self, wish: CacheWish, touch: Callable[[str], None], cancelled: threading.Event
+        self,
+        wish: CacheWish,
+        touch: Callable[[str], None],
+        cancelled: threading.Event,
+        imported: Callable[[str, int], bool] = lambda _name, _directory: False,
     ) -> Iterator[int]:
-        """A descriptor of the directory. Raises `BuildCancelled`, `Conflict` (too many directories)."""
-        key = self._take(wish, cancelled)
+        """A descriptor of the directory. Raises `BuildCancelled`, `Conflict` (too many directories).
+
+        `imported` fills a new one, if it can: it is told its name and a descriptor.
+        """
+        name = self._take(wish, cancelled)
         try:
-            directory = self._open(key, wish, touch)
+            directory = self._open(name, wish, touch, imported)
             try:
                 yield directory
             finally:
                 os.close(directory)
         finally:
-            self._give_back(key)
+            self._give_back(name)
+
+    @contextmanager
+    def alone(self, name: str, cancelled: threading.Event) -> Iterator[None]:
+        """No step has the directory of that name meanwhile. Raises `BuildCancelled`."""
+        with self._changed:
+            while name in self._exclusive or name in self._shared:
+                if cancelled.is_set():
+                    raise BuildCancelled
+                self._changed.wait(_LOOK)
+            self._exclusive.add(name)
+        try:
+            yield
+        finally:
+            self._give_back(name)
 
     def _take(self, wish: CacheWish, cancelled: threading.Event) -> str:
-        keys = [_key(wish, number) for number in range(MAX_DIRECTORIES)]
+        """The directory's name."""
         with self._changed:
             while not cancelled.is_set():
-                found = self._choose(keys, wish.sharing)
+                found = self._choose(wish)
                 if found:
                     if wish.sharing == "shared":
                         self._shared[found] = self._shared.get(found, 0) + 1
@@ -60,33 +82,45 @@ class CacheLeases:
                 self._changed.wait(_LOOK)
         raise BuildCancelled
 
-    def _choose(self, keys: list[str], sharing: str) -> str:
+    def _choose(self, wish: CacheWish) -> str:
         """The first directory that may be had; "" when the step has to wait. Raises `Conflict`."""
-        for key in keys:
-            if key not in self._exclusive and (sharing == "shared" or key not in self._shared):
-                return key
-            if sharing == "locked":
+        for number in range(MAX_DIRECTORIES):
+            name = name_of(_key(wish, number))
+            if name not in self._exclusive and (wish.sharing == "shared" or name not in self._shared):
+                return name
+            if wish.sharing == "locked":
                 return ""
         raise Conflict(f"more than {MAX_DIRECTORIES} steps use one cache mount")
 
-    def _give_back(self, key: str) -> None:
+    def _give_back(self, name: str) -> None:
         with self._changed:
-            self._exclusive.discard(key)
-            if key in self._shared:
-                self._shared[key] -= 1
-                if not self._shared[key]:
-                    del self._shared[key]
+            self._exclusive.discard(name)
+            if name in self._shared:
+                self._shared[name] -= 1
+                if not self._shared[name]:
+                    del self._shared[name]
             self._changed.notify_all()
 
-    def _open(self, key: str, wish: CacheWish, touch: Callable[[str], None]) -> int:
+    def _open(
+        self,
+        name: str,
+        wish: CacheWish,
+        touch: Callable[[str], None],
+        imported: Callable[[str, int], bool],
+    ) -> int:
         def fill(directory: int) -> None:
-            if wish.seed >= 0:
-                copy_tree(wish.seed, directory)
-            else:
+            from_elsewhere = imported(name, directory)
+            if wish.seed < 0:
                 os.fchown(directory, wish.uid, wish.gid)
                 os.fchmod(directory, wish.mode)
+            elif from_elsewhere:
+                own = os.fstat(wish.seed)
+                os.fchown(directory, own.st_uid, own.st_gid)
+                os.fchmod(directory, stat.S_IMODE(own.st_mode))
+            else:
+                copy_tree(wish.seed, directory)
 
-        return self._mounts.open(wish.id, name_of(key), touch, fill)
+        return self._mounts.open(wish.id, name, touch, fill)
 
 
 def _key(wish: CacheWish, number: int) -> str:

@@ -6,17 +6,19 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from sampan.engine.volumes import directory_size
-from sampan.errors import Conflict, NotFound
+from sampan.errors import Conflict, NotFound, SampanError
 from sampan.storage.extract import ExtractOptions, extract_tar
 from sampan.storage.layer_blobs import Sink
 from sampan.storage.metadata import Metadata, Table
@@ -124,6 +126,11 @@ class CacheMounts:
             raise NotFound(f"No such cache mount: {cache_id}", hint="`sampan builder du` lists them")
         return names[0]
 
+    def of_ids(self, ids: Collection[str]) -> dict[str, str]:
+        """The directories of these ids: name -> id."""
+        found = {name: self._record(name).id for name in self._names()} if ids else {}
+        return {name: cache_id for name, cache_id in found.items() if cache_id in ids}
+
     def write_tar(self, name: str, out: Sink) -> None:
         """The content of the mount with that directory as a tar. The caller keeps it in use. Raises `NotFound`."""
         try:
@@ -218,6 +225,22 @@ class CacheMounts:
             return record
         changed = int((self._root / name).stat().st_mtime)
         return CacheMountRecord("", changed, changed, 0)
+
+
+def fill(directory: int, tar: BinaryIO) -> None:
+    """Unpack the content of a cache mount into an empty directory, which is empty again when that fails.
+
+    Raises `Invalid`, `Unavailable`.
+    """
+    try:
+        extract_tar(tar, directory, _IMPORTED)
+    except SampanError:
+        for entry in os.listdir(directory):
+            if stat.S_ISDIR(os.stat(entry, dir_fd=directory, follow_symlinks=False).st_mode):
+                shutil.rmtree(entry, dir_fd=directory)
+            else:
+                os.unlink(entry, dir_fd=directory)
+        raise
 
 
 class Writer:

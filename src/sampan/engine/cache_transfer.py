@@ -1,61 +1,82 @@
-"""The build cache on registries: read without its layers, which come when a build needs them; written after a build."""
+"""One build's caches from elsewhere and for elsewhere: read without layers, which come when they are needed."""
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from sampan.build.cache_options import CacheFrom, CacheTo
+from sampan.build.cache_options import CacheDirectory, CacheFrom, CacheTo
 from sampan.build.errors import BuildCancelled
+from sampan.build.session import ClientSession
 from sampan.build.solver import remote_format
 from sampan.build.solver.cache import CacheEntry
-from sampan.build.solver.remote_format import RemoteCache
-from sampan.build.solver.transfer import CacheLost
-from sampan.build.solver.voice import internal
+from sampan.build.solver.remote_format import CachedMount, RemoteCache
+from sampan.build.solver.transfer import CacheLost, Seen
+from sampan.build.solver.voice import Name, internal, speaking, vertex_digest
 from sampan.build.worker import Report
-from sampan.engine.images import Images, platform_of
-from sampan.errors import NotFound, SampanError
-from sampan.oci import media
-from sampan.oci.digest import Digest, digest_of
-from sampan.oci.image import parse_image_config
-from sampan.oci.manifest import Descriptor, Index, Manifest, encode_manifest, parse_manifest
+from sampan.engine.cache_layout import LayoutCache
+from sampan.engine.cache_leases import CacheLeases
+from sampan.engine.cache_mounts import CacheMounts, fill
+from sampan.engine.cache_places import Blob, CachePlace, make_artifact, with_media_type
+from sampan.engine.cache_registry import RegistryCache
+from sampan.engine.images import Images
+from sampan.errors import SampanError
+from sampan.oci.digest import Digest
+from sampan.oci.manifest import Descriptor
 from sampan.oci.reference import Reference
 from sampan.registry.config import Credentials
-from sampan.registry.progress import Progress
+from sampan.storage.layer_forms import LayerBlobs, layer_blobs
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from sampan.registry.client import RegistryClient
-
-MAX_IMAGE_CONFIG = 8 << 20
+_PARALLEL = 3
+"""Layers that are fetched at a time."""
 
 
-class RegistryCache:
+class BuildCaches:
     """Implements `sampan.build.solver.transfer.CacheTransfer` for one build; used by its threads."""
 
-    def __init__(self, images: Images, credentials: Mapping[str, Credentials]) -> None:
+    def __init__(
+        self,
+        images: Images,
+        credentials: Mapping[str, Credentials],
+        client: ClientSession,
+        mounts: CacheMounts,
+        leases: CacheLeases,
+    ) -> None:
         self._images = images
+        self._mounts = mounts
+        self._leases = leases
+        self._report: Report = lambda _event: None
         self._credentials = credentials
+        self._client = client
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
-        self._caches: list[tuple[Reference, RemoteCache]] = []
+        self._caches: list[tuple[CachePlace, RemoteCache]] = []
+
+    def _place(self, where: Reference | CacheDirectory, cancelled: threading.Event) -> CachePlace:
+        if isinstance(where, CacheDirectory):
+            return LayoutCache(self._images.store, where, self._client, cancelled)
+        credentials = self._credentials.get(where.domain, Credentials())
+        return RegistryCache(self._images, where, credentials, cancelled)
 
     # Import
 
     def load(self, sources: Sequence[CacheFrom], report: Report, cancelled: threading.Event) -> None:
         self._cancelled = cancelled
+        self._report = report
         for source in sources:
-            name = source.reference.familiar
-            with internal(report, f"importing cache manifest from {name}") as voice:
+            place = self._place(source.place, cancelled)
+            with internal(report, f"importing cache manifest from {place.name}") as voice:
                 try:
-                    cache = self._local(source.reference) or self._remote(source.reference, cancelled)
+                    cache = place.load()
                 except SampanError as error:
                     if cancelled.is_set():
                         raise BuildCancelled from error
-                    voice.warn(f"no cache from {name}: {error.message}")
+                    voice.warn(f"no cache from {place.name}: {error.message}")
                     continue
-            self._caches.append((source.reference, cache))
+            self._caches.append((place, cache))
 
     def find(self, key: str) -> CacheEntry | None:
         layers = self._images.store.layers
@@ -76,101 +97,131 @@ class RegistryCache:
         if not self._caches:
             return
         with self._lock:  # parallel steps may need the same one
-            for diff_id in diff_ids:
-                if not self._images.store.layers.has(diff_id):
-                    self._fetch(diff_id, self._cancelled)
+            missing = [one for one in dict.fromkeys(diff_ids) if not self._images.store.layers.has(one)]
+            if len(missing) < 2:
+                for diff_id in missing:
+                    self._fetch(diff_id)
+                return
+            with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="cache") as pool:
+                for future in [pool.submit(self._fetch, one) for one in missing]:
+                    future.result()
 
-    def _fetch(self, diff_id: Digest, cancelled: threading.Event) -> None:
-        from sampan.registry.pull import pull_layer
-
+    def _fetch(self, diff_id: Digest) -> None:
         failure: SampanError | None = None
-        for reference, cache in self._caches:
+        for place, cache in self._caches:
             blob = cache.layers.get(diff_id)
             if blob is None:
                 continue
             try:
-                with self._client(reference) as client:
-                    pull_layer(client, reference, self._images.store, diff_id, blob, _silent, cancelled)
+                place.fetch(diff_id, blob)
                 return
             except SampanError as error:
-                if cancelled.is_set():
+                if self._cancelled.is_set():
                     raise BuildCancelled from error
                 failure = error
         if failure is not None:
             raise CacheLost(f"cached layer {diff_id}: {failure.message}") from failure
 
-    def _local(self, reference: Reference) -> RemoteCache | None:
-        """Of an image that is here, with its layers."""
-        image = self._images.store.find(str(reference))
-        if image is None or image.config.inline_cache is None:
-            return None
-        return remote_format.decode_inline(image.config.inline_cache, image.diff_ids)
+    def fill_mount(self, name: str, directory: int) -> bool:
+        """Put what a cache has of the cache mount of that name into a new directory; whether there was something."""
+        for place, cache in self._caches:
+            mount = cache.mounts.get(name)
+            if mount is None:
+                continue
+            with internal(self._report, f"importing cache mount {mount.id}") as voice:
+                try:
+                    self._fill_mount(place, mount, directory)
+                except SampanError as error:
+                    if self._cancelled.is_set():
+                        raise BuildCancelled from error
+                    voice.warn(f"the cache mount {mount.id} was not imported: {error.message}")
+                    continue
+            return True
+        return False
 
-    def _remote(self, reference: Reference, cancelled: threading.Event) -> RemoteCache:
-        from sampan.registry.pull import fetch_small, manifest_for
-
-        with self._client(reference) as client:
-            fetched = client.resolve(reference, cancelled.is_set)
-            parsed = parse_manifest(fetched.raw, fetched.descriptor.media_type)
-            if isinstance(parsed, Index):
-                configs = [one for one in parsed.manifests if one.media_type == remote_format.CONFIG_TYPE]
-                # BuildKit's older form: an index whose entries are the layers and the configuration.
-                if configs:
-                    raw = fetch_small(client, reference, configs[0], remote_format.MAX_CONFIG, cancelled)
-                    return remote_format.decode(raw, parsed.manifests)
-            _, parsed = manifest_for(client, reference, fetched, platform_of(""), cancelled.is_set)
-            if parsed.config.media_type == remote_format.CONFIG_TYPE:
-                raw = fetch_small(client, reference, parsed.config, remote_format.MAX_CONFIG, cancelled)
-                return remote_format.decode(raw, parsed.layers)
-            raw = fetch_small(client, reference, parsed.config, MAX_IMAGE_CONFIG, cancelled)
-        config = parse_image_config(raw)
-        if config.inline_cache is None:
-            raise NotFound("the image has no cache in it", hint="build it with --cache-to type=inline")
-        return remote_format.decode_inline(config.inline_cache, config.rootfs.diff_ids, parsed.layers)
+    def _fill_mount(self, place: CachePlace, mount: CachedMount, directory: int) -> None:
+        store, digest = self._images.store, mount.blob.digest
+        try:
+            with store.hold((digest,)):
+                place.bring(mount.blob)
+                with store.content.open(digest) as tar:
+                    fill(directory, tar)
+        finally:
+            store.drop_blobs((digest,))
 
     # Export
 
-    def save(
-        self,
-        target: CacheTo,
-        records: Mapping[str, CacheEntry],
-        image_layers: Sequence[Digest],
-        report: Report,
-        cancelled: threading.Event,
-    ) -> None:
-        """The manifest goes last: until then, and if this is interrupted, the registry has the cache it had before."""
-        reference = target.reference
-        if reference is None:
+    def save(self, target: CacheTo, seen: Seen, report: Report, cancelled: threading.Event) -> None:
+        if target.place is None:
             return  # inline: it is in the image
+        place = self._place(target.place, cancelled)
         kept = {
             key: entry
-            for key, entry in records.items()
-            if target.everything or not entry.layer or entry.layer in image_layers
+            for key, entry in seen.records.items()
+            if not entry.content and (target.everything or not entry.layer or entry.layer in seen.layers)
         }
-        from sampan.registry.push import push_layers, push_small
+        wanted = tuple(dict.fromkeys(Digest(entry.layer) for entry in kept.values() if entry.layer))
+        store, form = self._images.store, target.form
+        exporting = speaking(report, _vertex(target, place))
+        # The hold ends first: an uncompressed blob has the digest of its layer, and goes at the end.
+        with exporting as voice, layer_blobs(store, form.layers) as forms, store.hold(wanted):
+            mounts = self._mounts_to_export(seen.mounts, forms, cancelled) if target.mounts else {}
+            if not kept and not mounts:
+                voice.did("skipping cache export for empty result")  # as BuildKit does: what was there stays
+                return
+            blobs = [self._layer(diff_id, forms) for diff_id in wanted]
+            blobs += [blob for _, blob in mounts.values()]
+            found = [with_media_type(one, oci=form.oci) for one in place.upload(blobs)]
+            layers = dict(zip(wanted, found, strict=False))
+            named = {
+                name: CachedMount(mount_id, blob)
+                for (name, (mount_id, _)), blob in zip(mounts.items(), found[len(wanted) :], strict=True)
+            }
+            for digest in dict.fromkeys(one.digest for one in found):
+                voice.did(f"writing layer {digest}")
+            members = {one.digest: one for one in found}
+            artifact = make_artifact(remote_format.encode(kept, layers, named), tuple(members.values()), form)
+            place.finish(artifact)
+            voice.did(f"writing config {artifact.config.digest}")
+            voice.did(f"writing cache image manifest {artifact.manifest.digest}")
 
-        wanted = dict.fromkeys(Digest(entry.layer) for entry in kept.values() if entry.layer)
-        self.ensure(tuple(wanted))
-        store = self._images.store
-        exporting = internal(report, f"exporting cache to {reference.familiar}")
-        with exporting, store.hold(wanted), self._client(reference) as client:
-            blobs = push_layers(client, reference, tuple(wanted), store, cancelled=cancelled)
-            config = remote_format.encode(kept, blobs)
-            push_small(client, reference, remote_format.CONFIG_TYPE, config, cancelled)
-            described = Descriptor(remote_format.CONFIG_TYPE, digest_of(config), len(config))
-            manifest = Manifest(config=described, layers=tuple(blobs.values()), media_type=media.OCI_MANIFEST)
-            tag = reference.tag or "latest"
-            client.push_manifest(reference, tag, media.OCI_MANIFEST, encode_manifest(manifest))
+    def _layer(self, diff_id: Digest, forms: LayerBlobs) -> Blob:
+        """One that was imported and not needed stays where it is, when it is there in a form that serves."""
 
-    @contextlib.contextmanager
-    def _client(self, reference: Reference) -> Iterator[RegistryClient]:
-        credentials = self._credentials.get(reference.domain, Credentials())
-        client = self._images.client(reference.domain, credentials)
-        try:
-            yield client
-        finally:
-            client.close()
+        def make() -> Descriptor:
+            self.ensure((diff_id,))
+            return forms.get(diff_id)
+
+        known = None
+        if not self._images.store.layers.has(diff_id):
+            known = next((one.layers[diff_id] for _, one in self._caches if diff_id in one.layers), None)
+        return Blob(make, diff_id, known if known is not None and forms.serves(known) else None)
+
+    def _mounts_to_export(
+        self, ids: frozenset[str], forms: LayerBlobs, cancelled: threading.Event
+    ) -> dict[str, tuple[str, Blob]]:
+        """By the names of their directories: the id, and what is here, else what was imported and not needed."""
+        found: dict[str, tuple[str, Blob]] = {}
+        for name, mount_id in self._mounts.of_ids(ids).items():
+            found[name] = mount_id, Blob(partial(self._packed_mount, name, forms, cancelled))
+        for place, cache in self._caches:
+            for name, mount in cache.mounts.items():
+                if mount.id in ids and name not in found:
+                    make = partial(_brought, place, mount.blob, forms)
+                    found[name] = mount.id, Blob(make, known=mount.blob)
+        return dict(itertools.islice(found.items(), remote_format.MAX_MOUNTS))
+
+    def _packed_mount(self, name: str, forms: LayerBlobs, cancelled: threading.Event) -> Descriptor:
+        with self._leases.alone(name, cancelled):
+            return forms.compressed(lambda out: self._mounts.write_tar(name, out))
 
 
-def _silent(_progress: Progress) -> None:
-    """Layers of a cache come without a word: nobody asked for them by name."""
+def _brought(place: CachePlace, blob: Descriptor, forms: LayerBlobs) -> Descriptor:
+    place.bring(blob)
+    return forms.keep(blob)
+
+
+def _vertex(target: CacheTo, place: CachePlace) -> Name:
+    """A directory's is named as BuildKit does it; there may be several."""
+    where = "client directory" if isinstance(target.place, CacheDirectory) else place.name
+    return Name(vertex_digest("exporting cache", place.name), f"exporting cache to {where}")

@@ -5,36 +5,53 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from sampan.oci.digest import Digest
+
+Touch = Callable[[str], None]
+"""Told the cache keys and the names of cache mounts that are used."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildUse:
+    """What keeps from being collected what one build needs."""
+
+    touch: Touch
+    hold: Callable[[Iterable[Digest]], None]
+    """Told layers, whether they are here or not, before they are looked for."""
 
 
 class CacheUse:
-    """Thread-safe. What was asked for stays in use until no build is under way: builds stand on each other's steps."""
+    """Thread-safe. What a build has asked for stays in use until it ends."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._builds = 0
-        self._names: set[str] = set()
+        self._names: Counter[str] = Counter()
         self._uses: Counter[str] = Counter()
 
     @contextlib.contextmanager
-    def build(self) -> Iterator[None]:
+    def build(self) -> Iterator[Touch]:
+        """The function is told what this build uses."""
+        own: set[str] = set()
+
+        def touch(name: str) -> None:
+            with self._lock:
+                self._uses[name] += 1
+                if name not in own:
+                    own.add(name)
+                    self._names[name] += 1
+
         with self._lock:
             self._builds += 1
         try:
-            yield
+            yield touch
         finally:
             with self._lock:
                 self._builds -= 1
-                if not self._builds:
-                    self._names.clear()
-
-    def touch(self, name: str) -> None:
-        """A cache key, or the name of a cache mount, is used now."""
-        with self._lock:
-            if self._builds:
-                self._names.add(name)
-            self._uses[name] += 1
+                self._names -= Counter(own)
 
     def __contains__(self, name: str) -> bool:
         with self._lock:

@@ -48,6 +48,7 @@ class Link:
         self._next = 1
         self._closed = False
         self._reason = ""
+        self._opening = threading.Lock()
         self._sending = threading.Lock()
         self.changed = threading.Condition()
         threading.Thread(target=self._read, args=(preread,), name=f"link {name}", daemon=True).start()
@@ -58,14 +59,15 @@ class Link:
 
     def open(self, wanted: bytes) -> Stream:
         """A new stream for what `wanted` says. Raises `Unavailable`, `Conflict` when there are too many."""
-        with self.changed:
-            self.require_open()
-            if len(self._streams) >= MAX_STREAMS:
-                raise Conflict(f"more than {MAX_STREAMS} streams of one build session are open")
-            stream = Stream(self, self._next)
-            self._streams[stream.number] = stream
-            self._next += 1
-        self.send(Frame(Kind.OPEN, stream.number, wanted))
+        with self._opening:  # the peer hears of streams in the order of their numbers
+            with self.changed:
+                self.require_open()
+                if len(self._streams) >= MAX_STREAMS:
+                    raise Conflict(f"more than {MAX_STREAMS} streams of one build session are open")
+                stream = Stream(self, self._next)
+                self._streams[stream.number] = stream
+                self._next += 1
+            self.send(Frame(Kind.OPEN, stream.number, wanted))
         return stream
 
     def close(self, reason: str = "the build has ended") -> None:

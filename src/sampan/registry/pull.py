@@ -31,7 +31,7 @@ MAX_CONFIG_SIZE = 8 << 20
 MAX_LAYERS = 127
 """overlayfs takes up to 500 lower layers; Docker's own bound is this one."""
 
-_LAYER_TYPES = frozenset(
+LAYER_TYPES = frozenset(
     {media.OCI_LAYER, media.OCI_LAYER_GZIP, media.OCI_LAYER_ZSTD, media.DOCKER_LAYER, media.DOCKER_LAYER_GZIP}
 )
 
@@ -79,11 +79,26 @@ def pull_layer(
     cancelled: threading.Event,
 ) -> None:
     """A single layer, for the build cache; raises as `pull`. The caller keeps it from being collected."""
-    if descriptor.media_type not in _LAYER_TYPES:
+    if descriptor.media_type not in LAYER_TYPES:
         raise Invalid(f"layers of media type {descriptor.media_type} are not supported")
     with images.hold((diff_id, descriptor.digest)):
         _LayerPull(client, reference, images, report, cancelled).fetch(diff_id, descriptor)
         images.remember_blob(diff_id, descriptor, reference.name)
+
+
+def pull_blob(
+    client: RegistryClient,
+    reference: Reference,
+    images: ImageStore,
+    descriptor: Descriptor,
+    cancelled: threading.Event,
+) -> None:
+    """A blob into the content store, as it is; raises as `pull`. The caller keeps it from being collected."""
+    content = images.content
+    with content.ingest(descriptor.digest, descriptor.size, cancelled=cancelled.is_set) as blob:
+        if not blob.complete:
+            client.fetch_blob(reference, descriptor, blob, cancelled.is_set)
+            blob.commit()
 
 
 def pull_all(
@@ -147,7 +162,7 @@ def _describe(work: _LayerPull, named: FetchedManifest, platform: Platform) -> _
     if len(parsed.layers) > MAX_LAYERS:
         raise Invalid(f"{reference.familiar} has {len(parsed.layers)} layers, more than {MAX_LAYERS}")
     for layer in parsed.layers:
-        if layer.media_type not in _LAYER_TYPES:
+        if layer.media_type not in LAYER_TYPES:
             raise Invalid(f"{reference.familiar}: layers of media type {layer.media_type} are not supported")
     config_raw = _fetch_config(work, parsed.config)
     config = parse_image_config(config_raw)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 
 from sampan.errors import Invalid
-from sampan.oci import media
 from sampan.oci.digest import Digest, digest_of, hex_of
 from sampan.oci.manifest import Descriptor
 from sampan.oci.reference import Reference
@@ -24,8 +23,6 @@ from sampan.storage.packing import Packed, PackedManifest, pack_image, stored_in
 
 _PIECE = 64 << 10
 """Bytes sent at a time: a connection of a few KiB a second manages one within the transport's timeout."""
-
-_TO_OCI = {media.DOCKER_LAYER_GZIP: media.OCI_LAYER_GZIP, media.DOCKER_LAYER: media.OCI_LAYER}
 
 
 def push(
@@ -146,24 +143,24 @@ def _push_named(
     return digest
 
 
-def push_layers(
+def push_blobs(
     client: RegistryClient,
     reference: Reference,
-    layers: tuple[Digest, ...],
+    blobs: Sequence[tuple[Callable[[], Descriptor], Digest | None, Descriptor | None]],
     images: ImageStore,
     *,
     cancelled: threading.Event,
     parallel: int = 5,
-) -> dict[Digest, Descriptor]:
-    """Layers alone, for a cache artifact; their descriptors with OCI's media types. Raises as `push`."""
-    if not layers:
-        return {}
+) -> list[Descriptor]:
+    """Blobs alone, for a cache artifact; their descriptors. Raises as `push`.
+
+    Each comes with what makes it in the content store, the diff-id of the layer that it is, if it is one, and what it
+    will be, if that is known before it is made: what the registry has need not be made.
+    """
+    if not blobs:
+        return []
     work = _LayerPush(client, reference, images, lambda _progress: None, cancelled)
-    pushed = _in_parallel(work, [partial(work.push, layer) for layer in layers], parallel)
-    return {
-        diff_id: Descriptor(_TO_OCI.get(blob.media_type, blob.media_type), blob.digest, blob.size)
-        for diff_id, blob in zip(layers, pushed, strict=True)
-    }
+    return _in_parallel(work, [partial(work.push_made, *one) for one in blobs], parallel)
 
 
 def push_small(
@@ -213,11 +210,20 @@ class _LayerPush:
 
     def push(self, diff_id: Digest) -> Descriptor:
         """Bring one layer to the registry; the descriptor of its blob."""
+        return self.push_made(partial(compressed_blob, self._images, diff_id), diff_id)
+
+    def push_made(
+        self, make: Callable[[], Descriptor], diff_id: Digest | None, known: Descriptor | None = None
+    ) -> Descriptor:
+        """Make a blob and bring it there; what it is."""
         if self._stopped():
             raise Cancel("cancelled")
-        descriptor = compressed_blob(self._images, diff_id)
+        if known is not None and self._client.has_blob(self._reference, known.digest):
+            return known
+        descriptor = make()
         self.push_blob(descriptor, diff_id)
-        self._images.remember_blob(diff_id, descriptor, self._reference.name)
+        if diff_id is not None and self._images.blob_for(diff_id) == descriptor:
+            self._images.remember_blob(diff_id, descriptor, self._reference.name)
         return descriptor
 
     def push_blob(self, descriptor: Descriptor, diff_id: Digest | None) -> Descriptor:

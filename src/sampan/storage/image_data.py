@@ -58,7 +58,7 @@ class ImageData:
         self._sizes: dict[Digest, int] = {}
         self._collection_off = 0
         self._postponed: set[Digest] = set()
-        """What was to be collected while nothing could be."""
+        """What was to be collected while nothing could be, or while it was held."""
         self.tar_sizes: dict[Digest, int] = {}
         """Bytes of layers' tar streams, as far as they have been needed."""
         self.layer_roots: Callable[[], Iterable[Digest]] = lambda: ()
@@ -182,6 +182,31 @@ class ImageData:
                         del self._held[digest]
 
     @contextlib.contextmanager
+    def holding(self) -> Iterator[Callable[[Iterable[Digest]], None]]:
+        """Like `hold`, for work that learns only by and by what it needs: the function holds more, until the end.
+
+        What was to be collected meanwhile is then.
+        """
+        known: set[Digest] = set()
+        lock = threading.Lock()
+        try:
+            with contextlib.ExitStack() as stack:
+
+                def hold(digests: Iterable[Digest]) -> None:
+                    with lock:
+                        fresh = set(digests) - known
+                        if fresh:
+                            stack.enter_context(self.hold(fresh))
+                            known.update(fresh)
+
+                yield hold
+        finally:
+            with self._lock:
+                postponed = self._postponed & known
+                self._postponed -= postponed
+            self._collect_postponed(postponed)
+
+    @contextlib.contextmanager
     def no_collection(self) -> Iterator[None]:
         """Nothing at all is collected meanwhile: for work whose digests are known only at its end.
 
@@ -221,6 +246,7 @@ class ImageData:
             if self._collection_off:
                 self._postponed.update(candidates or ())
                 return 0, ()
+            self._postponed.update(one for one in candidates or () if one in self._held)
             have = Have(
                 frozenset(self.layers.digests()),
                 frozenset(self.content.digests()),

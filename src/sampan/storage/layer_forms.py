@@ -7,7 +7,7 @@ an archive and are removed afterwards.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -19,7 +19,7 @@ from sampan.oci import media
 from sampan.oci.digest import Digest
 from sampan.oci.manifest import Descriptor
 from sampan.storage.images import ImageStore
-from sampan.storage.layer_blobs import Sink, compressed_blob, write_tar
+from sampan.storage.layer_blobs import GzipSink, Sink, compressed_blob, write_tar
 
 Compression = Literal["gzip", "zstd", "uncompressed"]
 
@@ -64,6 +64,7 @@ class LayerBlobs:
         self._images = images
         self._form = form
         self._made: dict[Digest, Descriptor] = {}
+        self._passing: list[Digest] = []
         self._held = ExitStack()
 
     def get(self, diff_id: Digest) -> Descriptor:
@@ -78,23 +79,34 @@ class LayerBlobs:
         ):
             return known
         if diff_id not in self._made:
-            self._made[diff_id] = self._make(diff_id)
+            self._made[diff_id] = self.compressed(lambda sink: write_tar(self._images, diff_id, sink))
         return self._made[diff_id]
 
-    def _make(self, diff_id: Digest) -> Descriptor:
+    def serves(self, blob: Descriptor) -> bool:
+        """Whether a blob that comes from elsewhere can stay as it is."""
+        return not self._form.force or _FORM_OF.get(blob.media_type) == self._form.compression
+
+    def compressed(self, write: Callable[[Sink], object]) -> Descriptor:
+        """What `write` writes, as a blob of this form, for the time being."""
         with self._images.content.writer() as writer:
-            compressor = _compressor(self._form)
-            sink = _Compressing(writer, compressor)
-            write_tar(self._images, diff_id, sink)
+            sink: GzipSink | _Compressing = (
+                GzipSink(writer) if self._form.is_own else _Compressing(writer, _compressor(self._form))
+            )
+            write(sink)
             sink.finish()
             size = writer.size
             digest = writer.commit()
-        self._held.enter_context(self._images.hold((digest,)))
-        return Descriptor(_TYPES[self._form.compression], digest, size)
+        return self.keep(Descriptor(_TYPES[self._form.compression], digest, size))
+
+    def keep(self, blob: Descriptor) -> Descriptor:
+        """A blob of the content store that is needed for the time being."""
+        self._held.enter_context(self._images.hold((blob.digest,)))
+        self._passing.append(blob.digest)
+        return blob
 
     def close(self) -> None:
         self._held.close()
-        self._images.drop_blobs(one.digest for one in self._made.values())
+        self._images.drop_blobs(self._passing)
 
 
 @contextmanager

@@ -57,6 +57,10 @@ class FakeClient:
             raise NotFound(f"the client has no output called {name}")
         return _Delivery(self, name)
 
+    def cache(self, name: str) -> Duplex:
+        self.asked.append(("cache", name))
+        raise NotFound(f"the client has no cache called {name}")
+
 
 class _Bytes:
     def __init__(self, data: bytes) -> None:

@@ -1,8 +1,9 @@
-"""The build cache through a real registry, from one engine to another."""
+"""The build cache through a real registry or a directory, from one engine to another."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.root
 
+MEGABYTE = 1 << 20
 CONFIG_TYPE = "application/vnd.buildkit.cacheconfig.v0"
 
 
@@ -103,6 +105,81 @@ def test_layers_that_are_not_needed_stay_in_the_registry(
     two = base + "RUN echo other > /other\n"
     build(second, two, "--cache-from", cache)
     assert len(layers_here(second) - before) <= 2  # the base, if this test is the first, and the step
+
+
+def test_a_fresh_engine_starts_warm_from_a_directory(
+    engines: tuple[Any, Any], session_registry: Any, tmp_path: Path
+) -> None:
+    first, second = engines
+    text, cache = dockerfile(session_registry, "directory"), tmp_path / "new" / "cache"
+    build(first, text, "-t", "result", "--cache-to", f"type=local,dest={cache},mode=max")
+    # Another program reads the layout, and finds every blob to be what its name says.
+    raw = subprocess.run(
+        ["skopeo", "inspect", "--raw", f"oci:{cache}:latest"], capture_output=True, check=True
+    )
+    artifact = json.loads(raw.stdout)
+    assert artifact["config"]["mediaType"] == CONFIG_TYPE
+    assert len(artifact["layers"]) == 4
+    before = layers_here(second)
+    said = build(second, text, "-t", "result", "--cache-from", f"type=local,src={cache}")
+    assert "Running in" not in said
+    assert image_id(second, "result") == image_id(first, "result")
+    assert second.ok("run", "--rm", "result", "cat", "/size") == str(MEGABYTE + len("directory\n"))
+    assert len(layers_here(second) - before) <= 6
+    # A cache that is taken from and written to at once, as CI machines have it; nothing is written twice.
+    blobs = {path: path.stat().st_ino for path in (cache / "blobs" / "sha256").iterdir()}
+    both = ("--cache-from", f"type=local,src={cache}", "--cache-to", f"type=local,dest={cache},mode=max")
+    build(second, text, *both)
+    assert {path: path.stat().st_ino for path in blobs} == blobs
+    assert "Running in" not in build(first, text, "--no-cache-filter", "none", *both)
+    # One that is away or empty is a cold build, and a place that can't be written to no long one.
+    cold = build(second, text, "--cache-from", f"type=local,src={tmp_path / 'none'}", "--no-cache")
+    assert "no cache from local:" in cold
+    (tmp_path / "file").touch()
+    refused = build(second, text, "--cache-to", f"type=local,dest={tmp_path / 'file' / 'x'}", ok=False)
+    assert "failed to create cache storage dir" in refused
+    assert "Step" not in refused
+
+
+def test_cache_mounts_come_along_through_directory_and_registry(
+    engines: tuple[Any, Any], session_registry: Any, tmp_path: Path
+) -> None:
+    first, second = engines
+    base = f"FROM {session_registry.host}/cache/base:1\n"
+    for number, (target, source) in enumerate(
+        (
+            (f"type=local,dest={tmp_path}/c", f"type=local,src={tmp_path}/c"),
+            (f"type=registry,ref={session_registry.host}/cache/mounts",) * 2,
+        )
+    ):
+        mount = f"RUN --mount=type=cache,id=wheels{number},target=/wheels"
+        build(
+            first,
+            f"{base}{mount} echo downloaded > /wheels/one; ln -s one /wheels/two\n",
+            "--cache-to",
+            f"{target},mode=max,mounts=true",
+        )
+        # The step is another one here, so it has to run; what it would download is there.
+        said = build(
+            second, f"{base}{mount} cat /wheels/two > /result\n", "-t", "taken", "--cache-from", source
+        )
+        assert "Running in" in said
+        assert second.ok("run", "--rm", "taken", "cat", "/result") == "downloaded"
+
+
+@pytest.mark.parametrize(
+    "form", ["compression=zstd,force-compression=true", "image-manifest=false", "oci-mediatypes=false"]
+)
+def test_a_registry_takes_the_cache_in_the_forms_of_buildkit(
+    engines: tuple[Any, Any], session_registry: Any, form: str
+) -> None:
+    first, second = engines
+    name = form.partition("=")[0]
+    text = f"FROM {session_registry.host}/cache/base:1\nRUN head -c 999 /dev/urandom > /{name}\n"
+    cache = f"{session_registry.host}/cache/{name}"
+    build(first, text, "-t", "formed", "--cache-to", f"type=registry,ref={cache},mode=max,{form}")
+    assert "Running in" not in build(second, text, "-t", "formed", "--cache-from", cache)
+    assert image_id(second, "formed") == image_id(first, "formed")
 
 
 def test_inline_the_image_itself_is_the_cache(engines: tuple[Any, Any], session_registry: Any) -> None:

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampan.build.cache_options import CacheTo, parse_cache_from, parse_cache_to
+from sampan.build.cache_options import (
+    CacheDirectory,
+    CacheForm,
+    CacheTo,
+    parse_cache_from,
+    parse_cache_to,
+)
 from sampan.build.solver import remote_format
 from sampan.build.solver.cache import BuildCache, CacheEntry
 from sampan.build.solver.remote_format import decode, decode_inline, encode, encode_inline
@@ -19,6 +25,7 @@ from sampan.oci import media
 from sampan.oci.digest import Digest, digest_of
 from sampan.oci.manifest import Descriptor
 from sampan.oci.reference import parse_reference
+from sampan.storage.layer_forms import LayerForm
 
 WHEN = "2026-01-02T03:04:05.000006Z"
 LAYER, OTHER = digest_of(b"layer"), digest_of(b"other")
@@ -156,12 +163,36 @@ def test_an_imported_entry_is_kept_only_when_its_layer_came() -> None:
 
 def test_options_are_those_of_buildkit() -> None:
     image = parse_reference("example.com/a/cache:latest")
-    assert parse_cache_from("example.com/a/cache").reference == image
-    assert parse_cache_from("type=registry,ref=example.com/a/cache").reference == image
+    assert parse_cache_from("example.com/a/cache").place == image
+    assert parse_cache_from("type=registry,ref=example.com/a/cache").place == image
     assert parse_cache_to("type=inline") == parse_cache_to("inline") == CacheTo(None)
+    assert parse_cache_to("type=inline,mode=max,compression=zstd") == CacheTo(None)
     assert parse_cache_to("type=registry,ref=example.com/a/cache,mode=max,ignore-error=true") == CacheTo(
         image, everything=True, ignore_error=True
     )
+    assert parse_cache_to("type=local,dest=d,id=x,tag=t,mode=max") == CacheTo(
+        CacheDirectory("x", "d", "t"), everything=True
+    )
+    assert parse_cache_from("type=local,src=d,id=x").place == CacheDirectory("x", "d")
+    assert parse_cache_from(f"type=local,src=d,id=x,digest={LAYER}").place == CacheDirectory(
+        "x", "d", digest=LAYER
+    )
+    # Meant for the export, and of no meaning here: BuildKit does not look at it either.
+    assert parse_cache_from("type=registry,ref=example.com/a/cache,mode=max").place == image
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("compression=zstd,compression-level=9", CacheForm(LayerForm("zstd", 9))),
+        ("compression=uncompressed,force-compression=true", CacheForm(LayerForm("uncompressed", force=True))),
+        ("image-manifest=false", CacheForm(image_manifest=False)),
+        ("oci-mediatypes=false", CacheForm(oci=False, image_manifest=False)),
+        ("oci-mediatypes=1,image-manifest=T", CacheForm()),
+    ],
+)
+def test_the_form_of_a_cache_can_be_chosen(text: str, form: CacheForm) -> None:
+    assert parse_cache_to(f"type=registry,ref=a,{text}").form == form
 
 
 @pytest.mark.parametrize(
@@ -171,12 +202,35 @@ def test_options_are_those_of_buildkit() -> None:
         ("type=registry,ref=a,mode=some", Invalid),
         ("type=registry,ref=a,colour=red", Invalid),
         ("type=registry,ref=a,lonely", Invalid),
-        ("type=local,dest=x", SampanError),
+        ("type=registry,ref=a,image-manifest=perhaps", Invalid),
+        ("type=registry,ref=a,image-manifest=true,oci-mediatypes=false", Invalid),
+        ("type=registry,ref=a,compression=zstd,oci-mediatypes=false", Invalid),
+        ("type=registry,ref=a,compression-level=12", Invalid),
+        ("type=registry,ref=a,compression-level=high", Invalid),
+        ("type=registry,ref=a,compression=estargz", Unsupported),
+        ("type=registry,ref=a\nb", SampanError),
+        ("type=local", Invalid),
+        ("type=local,dest=x,id=y,tag=a b", Invalid),
+        ("type=local,dest=x", Unsupported),  # a client without a session
         ("type=gha", Unsupported),
-        ("type=registry,ref=a,compression=zstd", Unsupported),
         ("", SampanError),
     ],
 )
 def test_options_that_cannot_work_are_refused(text: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         parse_cache_to(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("type=local", Invalid),
+        ("type=local,src=x", Unsupported),
+        ("type=local,src=x,id=y,digest=z", Invalid),
+        ("type=registry,ref=a,colour=red", Invalid),
+        ("type=s3,bucket=b", Unsupported),
+    ],
+)
+def test_sources_that_cannot_work_are_refused(text: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        parse_cache_from(text)

@@ -92,14 +92,19 @@ def test_sizes_are_decimal_or_binary_as_their_unit_says() -> None:
     assert [size_of(text, "x") for text in (5, "5", "10GB", "1.5kb", "2MiB")] == [5, 5, 10**10, 1500, 2 << 20]
 
 
-def test_what_a_build_asked_for_is_in_use_until_the_last_build_has_ended() -> None:
+def test_what_a_build_asked_for_is_in_use_until_it_has_ended() -> None:
     use = CacheUse()
-    with use.build():
-        with use.build():
-            use.touch("key")
-            use.touch("key")
-        assert "key" in use
+    with use.build() as first:
+        with use.build() as second:
+            second("key")
+            first("shared")
+            second("shared")
+            second("shared")
+            assert "key" in use
+        assert "key" not in use
+        assert "shared" in use
         assert use.busy
-    assert "key" not in use
-    assert use.take_counts() == {"key": 2}
+    assert "shared" not in use
+    assert not use.busy
+    assert use.take_counts() == {"key": 1, "shared": 3}
     assert use.take_counts() == {}

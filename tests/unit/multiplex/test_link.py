@@ -218,3 +218,29 @@ def test_frames_come_out_of_any_pieces() -> None:
         reader = FrameReader()
         pieces = [data[start : start + size] for start in range(0, len(data), size)]
         assert [frame for piece in pieces for frame in reader.feed(piece)] == frames
+
+
+def test_streams_that_threads_open_at_the_same_time_arrive_in_their_order(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, theirs = opener
+    send, first_waits, other_began = link.send, threading.Event(), threading.Event()
+
+    def slow(frame: Frame) -> None:
+        if frame.stream == 1:
+            first_waits.set()
+            other_began.wait(0.2)  # long enough for the other to overtake, if it could
+        send(frame)
+
+    monkeypatch.setattr(link, "send", slow)
+    first = threading.Thread(target=link.open, args=(b"one",))
+    first.start()
+    assert first_waits.wait(10)
+    link.open(b"two")
+    other_began.set()
+    first.join()
+    frames = FrameReader()
+    found: list[Frame] = []
+    while len(found) < 2:
+        found += frames.feed(theirs.recv(4096))
+    assert [(frame.stream, frame.payload) for frame in found] == [(1, b"one"), (2, b"two")]

@@ -173,6 +173,22 @@ def test_layers_of_images_that_were_removed_during_other_work_go_with_its_end(st
     assert len(list(store.content.digests())) == 1
 
 
+def test_work_holds_what_it_needs_and_only_that(store: Store) -> None:
+    needed, other = store.image(b"7", names=("app",)), store.image(b"8", names=("other",))
+    with store.images.holding() as hold:
+        hold(needed.diff_ids)
+        hold(needed.diff_ids)  # learnt of twice
+        store.images.remove("app")
+        store.images.remove("other")
+        assert list(store.layers.digests()) == list(needed.diff_ids)
+        with store.images.holding() as also:
+            also(needed.diff_ids)
+        assert list(store.layers.digests()) == list(needed.diff_ids)
+    assert list(store.layers.digests()) == []
+    assert list(store.content.digests()) == []
+    assert other.diff_ids != needed.diff_ids
+
+
 def test_a_collection_that_fails_at_the_end_of_other_work_is_not_its_failure(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,6 +22,7 @@ import secrets
 import struct
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -143,6 +144,38 @@ def checksums_of(directory_fd: int, store: Path) -> Checksums:
     info = os.fstat(directory_fd)
     filesystem = os.statvfs(directory_fd).f_fsid
     return Checksums(store / f"{filesystem:x}-{info.st_dev:x}-{info.st_ino:x}")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDirectory:
+    """What is kept of one directory that was built from. `used`: seconds since the epoch, of the last change."""
+
+    name: str
+    size: int
+    used: float
+
+
+def kept_directories(store: Path) -> list[KeptDirectory]:
+    found: dict[str, KeptDirectory] = {}
+    for path in store.iterdir() if store.is_dir() else ():
+        name = path.name.partition(".")[0]
+        try:
+            info = path.stat()
+        except FileNotFoundError:
+            continue
+        known = found.get(name, KeptDirectory(name, 0, 0.0))
+        found[name] = KeptDirectory(name, known.size + info.st_size, max(known.used, info.st_mtime))
+    return list(found.values())
+
+
+def forget_directory(store: Path, name: str) -> int:
+    """The bytes that were freed. Its next build reads every file again."""
+    freed = 0
+    for path in store.iterdir() if store.is_dir() else ():
+        if path.name.partition(".")[0] == name:
+            freed += path.stat().st_size
+            path.unlink(missing_ok=True)
+    return freed
 
 
 def _encode_files(known: dict[tuple[int, int], Known]) -> bytes:

@@ -33,7 +33,7 @@ from sampan.build.solver.progress import Progress
 from sampan.build.solver.remote_format import encode_inline
 from sampan.build.solver.schedule import Circle, LinkedEvent, Once, perform
 from sampan.build.solver.steps import BuildImages, Common, StageSteps, host_platform
-from sampan.build.solver.transfer import CacheTransfer, export_caches, with_transfer
+from sampan.build.solver.transfer import CacheTransfer, Seen, export_caches, with_transfer
 from sampan.build.solver.vertices import announced, plan_names
 from sampan.build.solver.voice import INTERNAL, Name, Voice, internal, vertex_digest
 from sampan.build.solver.warnings import tell_findings, tell_front_end
@@ -102,7 +102,9 @@ class Builder:
             return
         records = {key: entry for one in others for key, entry in one.cache.seen.items()}
         layers = dict.fromkeys(layer for image in images for layer in self._worker.layers_of(image))
-        export_caches(self._transfer, request.cache_to, records, tuple(layers), report, cancelled)
+        mounts = {mount for one in others for mount in one.cache.mounts}
+        seen = Seen(records, tuple(layers), frozenset(mounts))
+        export_caches(self._transfer, request.cache_to, seen, report, cancelled)
 
     def build(
         self,
@@ -155,6 +157,7 @@ class Builder:
 
         def once() -> Digest:
             self.cache.seen.clear()
+            self.cache.mounts.clear()
             return _Build(
                 self._worker,
                 self.cache,
@@ -308,7 +311,7 @@ class _Build:
         """Nothing is written when the image exists already."""
         config = progress.image_config()
         image_id = progress.image_id()
-        if progress.touched and any(target.reference is None for target in self.request.cache_to):
+        if progress.touched and any(target.inline for target in self.request.cache_to):
             inline = encode_inline(self.cache.seen, progress.diff_ids)
             config = msgspec.structs.replace(config, inline_cache=inline)
             image_id = digest_of(encode_image_config(config))

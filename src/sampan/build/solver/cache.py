@@ -85,6 +85,8 @@ class BuildCache:
         self._imported = imported
         self.seen: dict[str, CacheEntry] = {}
         """What was found or stored through this object: what a build exports."""
+        self.mounts: set[str] = set()
+        """Ids of the cache mounts that its steps name, also of those that need not be done."""
 
     def lookup(self, key: str) -> CacheEntry | None:
         """None for a miss: nothing is known of the key, here or by an import, or its layer is gone."""
@@ -102,6 +104,7 @@ class BuildCache:
         """It is written down by `keep_imported`, when the build knows which layers it needed."""
         entry = self._imported(key)
         if entry is not None:
+            self._present(entry)  # the layer may be here without a record: from now on it stays
             self._touched(key)
             self.seen[key] = entry
         return entry

@@ -117,6 +117,7 @@ class Executor:
         if isinstance(operation, WorkdirOperation):
             return workdir_key(chain, operation.path, operation.user)
         binds = [self._bind_sum(mount, voice) for mount in operation.mounts if mount.kind == "bind"]
+        self.around.cache.mounts.update(mount.id for mount in operation.mounts if mount.kind == "cache")
         return run_key(chain, operation, applied.state, progress.base, self.request, binds)
 
     def _made(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,7 +29,10 @@ MAX_CONFIG = 8 << 20
 """Bytes."""
 MAX_RECORDS = 20_000
 MAX_LAYERS = 5_000
+MAX_MOUNTS = 256
 _MAX_STEP = 200
+_MAX_MOUNT_ID = 4096
+_MOUNT_NAME = re.compile(r"[0-9a-f]{64}")
 
 
 class _Annotations(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
@@ -54,27 +58,48 @@ class _Record(msgspec.Struct, frozen=True, omit_defaults=True):
     step: str = msgspec.field(default="", name="sampan.step")
 
 
+class _Mount(msgspec.Struct, frozen=True):
+    name: str
+    id: str
+    blob: str
+
+
 class _Config(msgspec.Struct, frozen=True, omit_defaults=True):
     layers: tuple[_Layer, ...] = ()
     records: tuple[_Record, ...] = ()
+    mounts: tuple[_Mount, ...] = msgspec.field(default=(), name="sampan.mounts")
+
+
+@dataclass(frozen=True, slots=True)
+class CachedMount:
+    """The content of a cache mount, as a tar. `id`: the one that RUN has for it."""
+
+    id: str
+    blob: Descriptor
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteCache:
-    """`layers`: diff-id -> blob, for those that can be fetched."""
+    """`layers`: diff-id -> blob, for those that can be fetched. `mounts`: by the names of their directories."""
 
     records: dict[str, CacheEntry] = field(default_factory=dict)
     layers: dict[Digest, Descriptor] = field(default_factory=dict)
+    mounts: dict[str, CachedMount] = field(default_factory=dict)
 
 
-def encode(records: Mapping[str, CacheEntry], blobs: Mapping[Digest, Descriptor]) -> bytes:
+def encode(
+    records: Mapping[str, CacheEntry],
+    blobs: Mapping[Digest, Descriptor],
+    mounts: Mapping[str, CachedMount] | None = None,
+) -> bytes:
     """The configuration of a cache artifact whose layers are `blobs` in their order; records without one stay out."""
     places = {diff_id: index for index, diff_id in enumerate(blobs)}
     layers = tuple(
         _Layer(blob.digest, -1, _Annotations(blob.media_type, diff_id, blob.size))
         for diff_id, blob in blobs.items()
     )
-    return msgspec.json.encode(_Config(layers, _encoded(records, places)))
+    named = tuple(_Mount(name, mount.id, mount.blob.digest) for name, mount in (mounts or {}).items())
+    return msgspec.json.encode(_Config(layers, _encoded(records, places), named))
 
 
 def decode(raw: bytes, blobs: Sequence[Descriptor]) -> RemoteCache:
@@ -89,7 +114,14 @@ def decode(raw: bytes, blobs: Sequence[Descriptor]) -> RemoteCache:
         for diff_id, layer in zip(diff_ids, config.layers, strict=True)
         if diff_id is not None
     }
-    return RemoteCache(_decoded(config.records, diff_ids), layers)
+    if len(config.mounts) > MAX_MOUNTS:
+        raise Invalid(f"the cache has more than {MAX_MOUNTS} cache mounts")
+    mounts = {
+        mount.name: CachedMount(mount.id, known[Digest(mount.blob)])
+        for mount in config.mounts
+        if mount.blob in known and _MOUNT_NAME.fullmatch(mount.name) and len(mount.id) <= _MAX_MOUNT_ID
+    }
+    return RemoteCache(_decoded(config.records, diff_ids), layers, mounts)
 
 
 def encode_inline(records: Mapping[str, CacheEntry], diff_ids: Sequence[Digest]) -> str:

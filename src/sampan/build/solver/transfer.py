@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from sampan.build.cache_options import CacheFrom, CacheTo
@@ -19,8 +20,19 @@ class CacheLost(Unavailable):
     """A layer that a cache from elsewhere promised can't be had: the build begins anew without that cache."""
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a build has to export."""
+
+    records: Mapping[str, CacheEntry]
+    layers: Sequence[Digest]
+    """Of the images that were built."""
+    mounts: frozenset[str] = frozenset()
+    """Ids of cache mounts that its steps name."""
+
+
 class CacheTransfer(Protocol):
-    """Of one build. The engine implements it on registries; layers come when they are needed, if they are."""
+    """Of one build. The engine implements it; layers come when they are needed, if they are."""
 
     def load(self, sources: Sequence[CacheFrom], report: Report, cancelled: threading.Event) -> None:
         """Look into the caches; one that can't be read is reported and left out. Raises nothing but a cancellation."""
@@ -34,14 +46,7 @@ class CacheTransfer(Protocol):
         """Import nothing more: something that was promised could not be had."""
         ...
 
-    def save(
-        self,
-        target: CacheTo,
-        records: Mapping[str, CacheEntry],
-        image_layers: Sequence[Digest],
-        report: Report,
-        cancelled: threading.Event,
-    ) -> None:
+    def save(self, target: CacheTo, seen: Seen, report: Report, cancelled: threading.Event) -> None:
         """Write the records and their layers. Raises `SampanError`."""
         ...
 
@@ -61,29 +66,31 @@ def with_transfer(
     """
     transfer.load(request.cache_from, report, cancelled)
     try:
-        image_id = perform()
-    except CacheLost as error:
-        transfer.forget()
-        with internal(report, "[internal] begin anew without imported caches") as voice:
-            voice.warn(f"{error.message}; going on without imported caches")
-        image_id = perform()
-    cache.keep_imported()
-    export_caches(transfer, request.cache_to, dict(cache.seen), worker.layers_of(image_id), report, cancelled)
+        try:
+            image_id = perform()
+        except CacheLost as error:
+            transfer.forget()
+            with internal(report, "[internal] begin anew without imported caches") as voice:
+                voice.warn(f"{error.message}; going on without imported caches")
+            image_id = perform()
+    finally:
+        cache.keep_imported()  # also of a build that failed: what came need not come again
+    seen = Seen(dict(cache.seen), worker.layers_of(image_id), frozenset(cache.mounts))
+    export_caches(transfer, request.cache_to, seen, report, cancelled)
     return image_id
 
 
 def export_caches(
     transfer: CacheTransfer,
     targets: Sequence[CacheTo],
-    records: Mapping[str, CacheEntry],
-    layers: Sequence[Digest],
+    seen: Seen,
     report: Report,
     cancelled: threading.Event,
 ) -> None:
-    """`layers`: of the images that were built. Raises `SampanError`, but of a target that may fail."""
+    """Raises `SampanError`, but of a target that may fail."""
     for target in targets:
         try:
-            transfer.save(target, records, layers, report, cancelled)
+            transfer.save(target, seen, report, cancelled)
         except SampanError as error:
             if not target.ignore_error or cancelled.is_set():
                 raise

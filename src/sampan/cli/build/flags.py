@@ -70,8 +70,18 @@ _SOURCES = (
     Flag("target", "", "string", "The stage to build"),
 )
 _CACHE = (
-    Flag("cache-from", "", "list", "Caches to take steps from (IMAGE, type=registry,ref=IMAGE)"),
-    Flag("cache-to", "", "list", "Where to write the cache (type=registry,ref=IMAGE,mode=max, type=inline)"),
+    Flag(
+        "cache-from",
+        "",
+        "list",
+        "Caches to take steps from (IMAGE, type=registry,ref=IMAGE, type=local,src=DIR)",
+    ),
+    Flag(
+        "cache-to",
+        "",
+        "list",
+        "Where to write the cache (type=registry,ref=IMAGE,mode=max, type=local,dest=DIR, type=inline)",
+    ),
     Flag("no-cache", "", "bool", "Use no cached steps"),
     Flag("no-cache-filter", "", "list", "Use no cached steps for these stages"),
 )

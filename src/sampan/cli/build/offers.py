@@ -29,6 +29,10 @@ class Offering:
             from sampan.cli.build.named import context_offers
 
             offers.update(context_offers(flags["build-context"]))
+        if "=local" in "".join((*flags["cache-from"], *flags["cache-to"])):
+            from sampan.cli.build.caches import cache_offers
+
+            offers.update(cache_offers(flags))
         if not (offers or flags["secret"] or flags["ssh"]):
             return ""
         from contextlib import ExitStack

@@ -1,8 +1,8 @@
 """The client's side of a build session: it answers only for what this command offers, by exact name.
 
 `offers` maps (what, name) to a function that serves one stream: ("secret", ID), ("ssh", ID), ("context", NAME),
-("deliver", NAME). It runs in a thread of its own; a `SampanError` or `OSError` that it raises is told to the
-engine. The engine's side and the meaning of each kind are in `sampan.build.session`.
+("deliver", NAME), ("cache", NAME). It runs in a thread of its own; a `SampanError` or `OSError` that it raises is
+told to the engine. The engine's side and the meaning of each kind are in `sampan.build.session`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _REFUSALS = {
     "ssh": "unset ssh forward key {}",
     "context": "the client sends no context called {}",
     "deliver": "the client has no output called {}",
+    "cache": "the client has no cache called {}",
 }
 
 
@@ -40,7 +41,9 @@ class BuildSession:
     def __init__(self, client: Client, offers: Offers) -> None:
         """Raises `Unsupported` when the server is no sampan engine, `ApiError`, `Unavailable`."""
         if client.address.tls is not None:
-            raise Unsupported("secrets, agents and results can't pass an engine's TLS connection yet")
+            raise Unsupported(
+                "secrets, agents, results and local caches can't pass an engine's TLS connection yet"
+            )
         self.id = os.urandom(16).hex()
         self._offers = offers
         self._taking: list[threading.Thread] = []
@@ -83,6 +86,6 @@ def _refused(error: SampanError) -> SampanError:
     if error.kind not in ("unsupported", "not found", "invalid"):
         return error
     return Unsupported(
-        "this engine has no build sessions, so secrets, agents and results can't reach its builds",
-        hint="--secret, --ssh and --output to this side need a sampan engine",
+        "this engine has no build sessions, so secrets, agents, results and local caches can't reach its builds",
+        hint="--secret, --ssh, and --output and caches on this side need a sampan engine",
     )

@@ -51,9 +51,14 @@ def _build_arguments(values: list[str], *, reproducible: bool = False) -> dict[s
     return result
 
 
-def _caches(values: list[str]) -> list[str]:
-    """IMAGE,IMAGE are several; the commas of type=…,ref=… belong to it."""
-    return [part for text in values for part in ([text] if "=" in text else text.split(","))]
+def _caches(flags: Values) -> tuple[str, str]:
+    """Where caches come from and where they go, as JSON; "" for none."""
+    if not (flags["cache-from"] or flags["cache-to"]):
+        return "", ""
+    from sampan.cli.build.caches import cache_sources, cache_targets
+
+    sources, targets = cache_sources(flags), cache_targets(flags)
+    return dumps(sources) if sources else "", dumps(targets) if targets else ""
 
 
 def _contexts(values: list[str]) -> str:
@@ -67,6 +72,7 @@ def _contexts(values: list[str]) -> str:
 def _query(invocation: Invocation, dockerfile: str, remote: str, mode: str) -> dict[str, Any]:
     flags = invocation.flags
     labels = texts.to_map(flags["label"])
+    cache_from, cache_to = _caches(flags)
     arguments = _build_arguments(flags["build-arg"], reproducible=flags["reproducible"])
     config = registry_auth.load_config(registry_auth.config_path(invocation.options.config_directory))
     if "proxies" in config:
@@ -105,8 +111,8 @@ def _query(invocation: Invocation, dockerfile: str, remote: str, mode: str) -> d
         "buildargs": dumps(arguments) if arguments else "",
         "labels": dumps(labels) if labels else "",
         "buildcontexts": _contexts(flags["build-context"]),
-        "cachefrom": dumps(_caches(flags["cache-from"])) if flags["cache-from"] else "",
-        "cacheto": dumps(flags["cache-to"]) if flags["cache-to"] else "",
+        "cachefrom": cache_from,
+        "cacheto": cache_to,
         "ulimits": dumps(flags["ulimit"]) if flags["ulimit"] else "",
         "version": "1",
     }
