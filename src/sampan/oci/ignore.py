@@ -14,6 +14,17 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from sampan.errors import Invalid
+from sampan.oci.ignore_odd import Chunks, OddPatterns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Matcher(Protocol):
+        def fullmatch(self, string: str, /) -> object:
+            """Something true when it matches `string`, or a directory that it lies in."""
+            ...
+
 
 MAX_PATTERNS = 10_000
 MAX_DOUBLE_STARS = 32
@@ -157,40 +168,63 @@ def compile_match(pattern: str) -> re.Pattern[str]:
 
     Raises `Invalid` for a malformed pattern.
     """
-    return re.compile(_translate(pattern, double_star=False), re.DOTALL)
+    return re.compile(_translate(_chunks(pattern, double_star=False)), re.DOTALL)
 
 
-def _any_of(patterns: Sequence[str]) -> re.Pattern[str]:
-    alternatives = "|".join(dict.fromkeys(_translate_ignore(pattern) for pattern in patterns))
-    return re.compile(f"(?:{alternatives})(?:/.*)?", re.DOTALL)
+def _any_of(patterns: Sequence[str]) -> _Matcher:
+    plain: dict[str, None] = {}
+    odd: list[Chunks] = []
+    for pattern in dict.fromkeys(patterns):
+        found = _translate_ignore(pattern)
+        if isinstance(found, str):
+            plain[found] = None
+        else:
+            odd.append(found)
+    regex = re.compile(f"(?:{'|'.join(plain) or '(?!)'})(?:/.*)?", re.DOTALL)
+    return _Either(regex, OddPatterns(odd)) if odd else regex
 
 
-def _translate_ignore(pattern: str) -> str:
-    """`**` matches any number of directories; at the pattern's very start it may end inside a name."""
+class _Either:
+    def __init__(self, *matchers: _Matcher) -> None:
+        self._matchers = matchers
+
+    def fullmatch(self, string: str, /) -> object:
+        return any(matcher.fullmatch(string) for matcher in self._matchers)
+
+
+def _translate_ignore(pattern: str) -> str | Chunks:
+    """A regular expression, or what the pattern consists of when it is odd.
+
+    `**` matches any number of directories; at the pattern's very start it may end inside a name.
+    """
     if pattern == ".":
         return "(?!)"  # the documentation: "for historical reasons, the pattern . is ignored"
     rest = pattern.removeprefix("**")
     if rest != pattern and rest and not rest.startswith("/") and not has_wildcards(rest):
         return ".*" + re.escape(rest)
-    return _translate(pattern, double_star=True)
+    chunks = _chunks(pattern, double_star=True)
+    return chunks if _is_odd(chunks) else _translate(chunks)
 
 
-def _translate(pattern: str, *, double_star: bool) -> str:
-    """A regular expression that never goes back and forth without end, whatever the pattern.
+def _is_odd(chunks: Chunks) -> bool:
+    """Whether something before the last `**` can end at several places of which one can't be taken for good."""
+    inside = [chunk for chunk in chunks[:-1] if chunk and chunk[-1] != "/"]
+    return any(chunk is not chunks[0] or "*" in chunk for chunk in inside)
+
+
+def _translate(chunks: Chunks) -> str:
+    """A regular expression that never goes back and forth without end, for chunks that are not odd.
 
     What stands between two stars is taken at its first occurrence for good (atomic groups), which is right as
     long as something later is anchored; only the last star of a name, and the last `**`, try further.
     """
-    chunks = _chunks(pattern, double_star=double_star)
     regex = _names(chunks[0])
     for index, chunk in enumerate(chunks[1:], 1):
         names = _names(chunk)
         if index == len(chunks) - 1:
             regex += f"(?:.*/)?{names}" if names else ".*"
-        elif names.endswith("/"):
-            regex += f"(?>(?:.*?/)??{names})"
         else:
-            regex += f"(?:.*/)?{names}"
+            regex += f"(?>(?:.*?/)??{names})"
     return regex
 
 

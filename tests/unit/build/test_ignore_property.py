@@ -98,6 +98,7 @@ _PARTS = st.sampled_from(
         "",
     ]
     + ["ü", "b c", "#a", "\\!b", "?b", "*a*"]
+    + ["a**", "a**b", "*a**", "**a**", "**a**b", "a*b**a", "**?**[ab]**"]
 )
 _PATTERNS = st.lists(_PARTS, min_size=1, max_size=4).map("/".join)
 _LINES = st.one_of(

@@ -19,7 +19,8 @@ MAX_LINES = 100_000
 MAX_LINE = 1 << 20
 """Characters of a logical line."""
 
-_DIRECTIVE = re.compile(r"(?:#|//)\s*+([A-Za-z][A-Za-z0-9]*)[ \t\f\r]*=[ \t\f\r]*(.+?)[ \t\f\r]*")
+_DIRECTIVE = re.compile(r"(?:#|//)\s*+([A-Za-z][A-Za-z0-9]*)[ \t\f\r]*=[ \t\f\r]*(.+)")
+"""Of a line without blanks around it: looking for the value's end would go back at each of its blanks."""
 _BOM = b"\xef\xbb\xbf"
 _UNREADABLE = re.compile("[\0\udc80-\udcff]")
 _ESCAPED = 0xDC00
