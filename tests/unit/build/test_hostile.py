@@ -154,6 +154,23 @@ def test_what_is_no_archive_is_not_taken_for_one() -> None:
             assert not is_tar(file.fileno())
 
 
+def test_a_look_at_a_compressed_file_takes_little_memory() -> None:
+    """A zstd frame (RFC 8878) of blocks that repeat one byte: four bytes for 128 KiB."""
+    import tempfile
+    import tracemalloc
+
+    block = ((128 << 10) << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
+    with tempfile.TemporaryFile() as file:
+        file.write(b"\x28\xb5\x2f\xfd\x00\x38" + block * 5000)
+        file.flush()
+        tracemalloc.start()
+        try:
+            assert not is_tar(file.fileno())
+            assert tracemalloc.get_traced_memory()[1] < 32 << 20
+        finally:
+            tracemalloc.stop()
+
+
 @pytest.mark.parametrize("link", [b"ONBUILD ", b"ONBUILD --x "])
 def test_a_long_chain_of_onbuild_is_refused_on_its_line(link: bytes) -> None:
     with pytest.raises(DockerfileError, match="Chaining ONBUILD") as caught:

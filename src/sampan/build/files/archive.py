@@ -45,7 +45,8 @@ def _is_header(block: bytes) -> bool:
 
 
 def _zstd(head: bytes) -> bytes:
-    return zstandard.ZstdDecompressor().decompressobj().decompress(head)
+    """No more than a header: three bytes can stand for 128 KiB, a megabyte for more memory than there is."""
+    return zstandard.ZstdDecompressor(max_window_size=128 << 20).stream_reader(head).read(_BLOCK)
 
 
 _BLOCKWISE = (b"BZh", b"\x28\xb5\x2f\xfd")
