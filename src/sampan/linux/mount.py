@@ -74,6 +74,11 @@ _OLD_FLAGS = (
 )
 
 
+def old_flags(attributes: int) -> int:
+    """The MS_* flags of mount(2) that mean what these ATTR_* flags do."""
+    return sum(old for new, old in _OLD_FLAGS if attributes & new)
+
+
 class Filesystem:
     """A file system context (fsopen(2)): options are set one by one, then `create` gives a detached mount."""
 

@@ -88,8 +88,9 @@ class LayerMounts:
         return Overlay(lower, assembly.upper, assembly.work, self._directory, label, assembly.volatile)
 
     def open_root(self, assembly: RootAssembly) -> int:
-        """A descriptor of a detached overlay mount. Raises `NotFound`, `Invalid`, `Internal`."""
-        return self.prepare(assembly).open()
+        """A descriptor of a detached overlay mount, for work on files: no device in it can be opened, which alone can
+        do harm. Raises `NotFound`, `Invalid`, `Internal`."""
+        return self.prepare(assembly).open(devices=False)
 
 
 class Overlay(msgspec.Struct, frozen=True):
@@ -105,7 +106,7 @@ class Overlay(msgspec.Struct, frozen=True):
     label: str = ""
     volatile: bool = False
 
-    def open(self) -> int:
+    def open(self, *, devices: bool = True) -> int:
         """A descriptor of a detached overlay mount. Raises `NotFound`, `Invalid`, `Internal`."""
         lower, empty = list(self.lower), f"{self.places}/{_EMPTY}"
         if self.upper is None and not lower:
@@ -121,17 +122,17 @@ class Overlay(msgspec.Struct, frozen=True):
             _forget_volatile(f"{self.work}/work/incompat/volatile")
         held: list[int] = []
         try:
-            return self._mount(lower, held)
+            return self._mount(lower, held, 0 if devices else mount.ATTR_NODEV)
         except OSError as error:
             raise Internal(f"overlay of {len(lower)} layers can't be mounted: {error}") from error
         finally:
             for descriptor in held:
                 os.close(descriptor)
 
-    def _mount(self, lower: list[str], held: list[int]) -> int:
+    def _mount(self, lower: list[str], held: list[int], attributes: int) -> int:
+        attributes |= mount.ATTR_RDONLY if self.upper is None else 0
         if kernel_version() < _OPTION_PER_LAYER:
-            return self._mount_old(lower)
-        attributes = mount.ATTR_RDONLY if self.upper is None else 0
+            return self._mount_old(lower, attributes)
         with mount.Filesystem("overlay") as context:
             context.set("source", "overlay")
             for path in lower:
@@ -147,7 +148,7 @@ class Overlay(msgspec.Struct, frozen=True):
                 context.set("context", self.label)
             return context.create(attributes)
 
-    def _mount_old(self, lower: list[str]) -> int:
+    def _mount_old(self, lower: list[str], attributes: int) -> int:
         """With mount(2), whose options have to fit into a page: directories are named by descriptors."""
         held: list[int] = []
         scratch = f"{self.places}/{_SCRATCH}.{os.getpid()}"  # others may do the same at this moment
@@ -162,8 +163,7 @@ class Overlay(msgspec.Struct, frozen=True):
             data += f',context="{self.label}"' if self.label else ""
             if len(data) > _MAX_MOUNT_DATA:
                 raise Invalid(f"too many layers for this kernel: {len(lower)}")
-            flags = mount.MS_RDONLY if self.upper is None else 0
-            libc.mount("overlay", scratch, "overlay", flags, data)
+            libc.mount("overlay", scratch, "overlay", mount.old_flags(attributes), data)
             try:
                 return mount.clone_tree(libc.AT_FDCWD, scratch)
             finally:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from sampan.build.errors import BuildCancelled
+from sampan.build.fetch.attended import Connections, attended, http_pool
 from sampan.build.fetch.git_pack import MAX_PACK, inspect_pack
 from sampan.build.fetch.git_url import GitUrl
 from sampan.errors import Invalid, NotFound, SampanError, Unavailable
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_REFERENCES = 256 << 20
-"""Bytes of what a server says before it sends a pack."""
+MAX_REFERENCES = 64 << 20
+"""Bytes of what a server says before it sends a pack: a million references, which are held in memory."""
 TIME = 30 * 60.0
 """Seconds for one repository."""
 CONNECT, READ = 30.0, 60.0
@@ -38,6 +39,7 @@ _SSH = (
     *("-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", "-o", "ForwardAgent=no"),
     *("-o", "PermitLocalCommand=no", "-o", "ClearAllForwardings=yes", "-o", f"ConnectTimeout={int(CONNECT)}"),
     *("-o", "ServerAliveInterval=20", "-o", "ServerAliveCountMax=3"),
+    *("-o", "IdentityFile=none"),  # the engine's own keys are not for whoever builds
 )
 
 
@@ -51,12 +53,16 @@ class Limits:
     agent: str = ""
     deadline: float = field(default_factory=lambda: time.monotonic() + TIME)
     received: int = 0
-    closers: list[Callable[[], object]] = field(default_factory=list)
+    packed: int = 0
+    """Of what was received, the bytes that went to disk."""
+    connections: Connections = field(default_factory=Connections)
 
     def account(self, count: int) -> None:
         """Raises when it is enough."""
         self.received += count
-        if self.received > MAX_PACK + MAX_REFERENCES:
+        if self.received - self.packed > MAX_REFERENCES:
+            raise Invalid(f"the git repository sends more than {MAX_REFERENCES} bytes beside its files")
+        if self.packed > MAX_PACK:
             raise Invalid(f"the git repository sends more than {MAX_PACK} bytes")
         if self.cancelled.is_set():
             raise BuildCancelled
@@ -102,8 +108,12 @@ def fetch(
             ]
             return [ObjectID(want.encode()) for want in wants] or sorted(set(every))
 
+        def keep(data: bytes) -> int:
+            limits.packed += len(data)
+            return file.write(data)
+
         try:
-            client.fetch_pack(path, wanted, _NothingHere(), file.write, progress=_silent, depth=depth)
+            client.fetch_pack(path, wanted, _NothingHere(), keep, progress=_silent, depth=depth)
             if file.tell() == 0:
                 abort()
                 return store
@@ -136,31 +146,16 @@ def _silent(_text: bytes) -> None: ...
 
 
 def _told(url: GitUrl, limits: Limits, ask: Callable[[], T]) -> T:
-    """`ask` in a thread of its own: a build that is cancelled does not wait for a server that says nothing."""
-    done = threading.Event()
-    results: list[T] = []
-    failures: list[BaseException] = []
+    """`ask`, which a build that is cancelled does not wait for, with errors that say which repository it was."""
 
-    def work() -> None:
+    def asked() -> T:
         try:
-            results.append(ask())
-        except BaseException as error:  # noqa: BLE001 (told to the thread that waits)
-            failures.append(error)
-        finally:
-            done.set()
+            return ask()
+        except Exception as error:  # noqa: BLE001 (raised again, in words)
+            told = _translated(url, error)
+            raise told from (None if told is error else error)
 
-    threading.Thread(target=work, name="git fetch", daemon=True).start()
-    try:
-        while not done.wait(0.1):
-            limits.account(0)
-    except SampanError:
-        for close in limits.closers:
-            close()
-        raise
-    if failures:
-        told = _translated(url, failures[0])
-        raise told from (None if told is failures[0] else failures[0])
-    return results[0]
+    return attended(asked, lambda: limits.account(0), limits.connections)
 
 
 def _translated(url: GitUrl, error: BaseException) -> BaseException:
@@ -198,6 +193,9 @@ def _http_client(url: GitUrl, limits: Limits) -> GitClient:
     class Client(Urllib3HttpGitClient):
         def _http_request(self, *args: Any, **kwargs: Any) -> Any:
             response, read = super()._http_request(*args, **kwargs)
+            if not (response.content_type or "").startswith("application/x-git-"):
+                # The library would read all objects of a server that only has files, each unpacked whatever its size.
+                raise Unavailable(f"{url.remote} is no git server: its answer is no git protocol")
 
             def counted(size: int) -> bytes:
                 data = read(size)
@@ -207,12 +205,9 @@ def _http_client(url: GitUrl, limits: Limits) -> GitClient:
             return response, counted
 
     timeout = urllib3.Timeout(connect=CONNECT, read=READ)
-    pool = urllib3.PoolManager(
-        timeout=timeout, retries=urllib3.Retry(2, redirect=5), headers={"User-Agent": "git/sampan"}
-    )
     return Client(
         url.remote,
-        pool_manager=pool,
+        pool_manager=http_pool(limits.connections, timeout, {"User-Agent": "git/sampan"}),
         username=url.user or None,
         password=url.password or None,
         thin_packs=False,
@@ -229,7 +224,7 @@ def _tcp_client(url: GitUrl, limits: Limits) -> GitClient:
         ) -> tuple[Protocol, Callable[[], bool], IO[bytes] | None]:
             connection = socket.create_connection((url.host, url.port or 9418), CONNECT)
             connection.settimeout(READ)
-            limits.closers.append(lambda: _shut(connection))
+            limits.connections.watch(connection)
             protocol = _protocol(connection.makefile("rb"), connection.sendall, connection.close, limits)
             self.protocol_version = 0
             protocol.send_cmd(
@@ -302,7 +297,7 @@ def _ssh(url: GitUrl, command: bytes, limits: Limits) -> subprocess.Popen[bytes]
         env=environment,
         start_new_session=True,
     )
-    limits.closers.append(process.kill)
+    limits.connections.add(process.kill)
     return process
 
 
@@ -315,13 +310,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _shut(connection: socket.socket) -> None:
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # closed already
 
 
 def _name(url: GitUrl) -> bytes:

@@ -6,16 +6,16 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from sampan.build.errors import BuildCancelled
+from sampan.build.fetch.attended import Connections, attended, http_pool
 from sampan.build.fetch.git_url import is_git, redacted
 from sampan.build.worker import TransferReport
 from sampan.errors import Invalid, Unavailable
@@ -24,6 +24,7 @@ from sampan.registry.progress import Progress
 if TYPE_CHECKING:
     import urllib3
 
+T = TypeVar("T")
 MAX_DOWNLOAD = 64 << 30
 _CHUNK = 1 << 20
 _MAX_VALIDATOR = 1024
@@ -93,8 +94,11 @@ def download(
     authorization: str = "",
 ) -> Download:
     """Raises `Unavailable` when the server does not give it, `Invalid`, `BuildCancelled`."""
-    with _answer(url, authorization, {}) as response:
+
+    def take(response: urllib3.BaseHTTPResponse) -> Download:
         return _receive(url, response, out, report, cancelled)
+
+    return _asked(url, authorization, {}, cancelled, take)
 
 
 def download_changed(
@@ -111,37 +115,51 @@ def download_changed(
     Raises as `download`.
     """
     conditions = known.conditions()
-    with _answer(url, authorization, conditions) as response:
+
+    def take(response: urllib3.BaseHTTPResponse) -> Download | None:
         if response.status == 304 and conditions:
             return None
         return _receive(url, response, out, report, cancelled)
 
+    return _asked(url, authorization, conditions, cancelled, take)
 
-@contextmanager
-def _answer(
-    url: str, authorization: str, conditions: Mapping[str, str]
-) -> Iterator[urllib3.BaseHTTPResponse]:
-    """What the server answers; its failures, also while it is read, become `Unavailable`."""
+
+def _asked(
+    url: str,
+    authorization: str,
+    conditions: Mapping[str, str],
+    cancelled: threading.Event,
+    take: Callable[[urllib3.BaseHTTPResponse], T],
+) -> T:
+    """What `take` makes of the answer; the server's failures, also while it is read, become `Unavailable`."""
     import urllib3  # not before it is needed: few builds download, and it takes 3 MB in every engine
 
     from sampan.registry.failures import describe
 
+    connections = Connections()
     headers = {"Accept-Encoding": "identity", **conditions}
     if authorization:
-        headers["Authorization"] = authorization  # it does not follow a redirect to another host
-    timeout = urllib3.Timeout(connect=30, read=60)
-    with urllib3.PoolManager(timeout=timeout, retries=urllib3.Retry(3, redirect=10)) as pool:
-        try:
-            response = pool.request("GET", url, preload_content=False, headers=headers)
+        headers["Authorization"] = authorization
+
+    def ask() -> T:
+        with http_pool(connections, urllib3.Timeout(connect=30, read=60), headers) as pool:
+            response = pool.request("GET", url, preload_content=False)
             try:
-                yield response
+                return take(response)
             finally:
-                response.release_conn()
-        except urllib3.exceptions.HTTPError as error:
-            host = urlsplit(url).netloc.rpartition("@")[2]
-            reason = getattr(error, "reason", None)  # of the last attempt
-            words = describe(reason if isinstance(reason, Exception) else error, host)
-            raise Unavailable(f"cannot download {redacted(url)}: {words}") from error
+                response.close()
+
+    def look() -> None:
+        if cancelled.is_set():
+            raise BuildCancelled
+
+    try:
+        return attended(ask, look, connections)
+    except urllib3.exceptions.HTTPError as error:
+        host = urlsplit(url).netloc.rpartition("@")[2]
+        reason = getattr(error, "reason", None)  # of the last attempt
+        words = describe(reason if isinstance(reason, Exception) else error, host)
+        raise Unavailable(f"cannot download {redacted(url)}: {words}") from error
 
 
 def _receive(
@@ -154,7 +172,7 @@ def _receive(
     if response.status != 200:
         raise Unavailable(f"invalid response status {response.status} for {redacted(url)}")
     length = response.headers.get("Content-Length", "")
-    total = int(length) if length.isdecimal() else 0
+    total = int(length) if length.isdecimal() and len(length) < 20 else 0
     digest = hashlib.sha256()
     count = 0
     for chunk in response.stream(_CHUNK, decode_content=False):
