@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import random
 import socket
 import stat
 import subprocess
@@ -423,6 +424,57 @@ def test_a_pack_is_looked_through_before_it_is_unpacked(data: bytes, message: st
             return
         with pytest.raises(Invalid, match=message):
             git_pack.inspect_pack(file.fileno(), threading.Event())
+
+
+def _delta(base: int, result: int) -> bytes:
+    """Takes `result` bytes from the start of its base; both are small."""
+    return zlib.compress(bytes((base, result, 0x90, result)))
+
+
+def test_deltas_that_hold_their_bases_in_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one delta of a base is applied the others wait for it: a long chain of forks holds all of its objects."""
+    monkeypatch.setattr(git_pack, "MAX_CHAIN", 1000)
+    first = _head(3, 100) + zlib.compress(bytes(100))
+    last = len(first)
+
+    def chain(count: int) -> list[bytes]:
+        objects, before = [first], last
+        for _ in range(count):
+            objects.append(_head(6, 4) + bytes((before,)) + _delta(100, 100))
+            before = len(objects[-1])
+        return objects
+
+    named = _head(7, 4) + bytes(20) + _delta(100, 100)
+    for objects in (chain(9), [first, *[named] * 10]):
+        _looked_at(_pack(objects))
+    for objects in (chain(10), [first, *[named] * 11]):
+        with pytest.raises(Invalid, match="chain of deltas"):
+            _looked_at(_pack(objects))
+    for back in (b"\0", bytes((last - 1,)), b"\x7f", b"\xff" * 9 + b"\x7f"):
+        with pytest.raises(Invalid, match="a delta of nothing"):
+            _looked_at(_pack([first, _head(6, 4) + back + _delta(100, 100)]))
+
+
+def test_gits_own_chains_of_deltas_are_followed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(1)
+    noise = chance.randbytes(20_000).hex()
+    folder = site.repository("r.git", {"a": noise})
+    for _ in range(20):
+        noise = noise[4000:] + chance.randbytes(2000).hex()  # the nearest one is the best to be a delta of
+        site.commit(folder, {"a": noise})
+    git(folder, "repack", "-adfq", "--depth=50", "--window=50")
+    (pack,) = folder.glob("**/*.pack")
+    _looked_at(pack.read_bytes())
+    monkeypatch.setattr(git_pack, "MAX_CHAIN", 3 * len(noise))
+    with pytest.raises(Invalid, match="chain of deltas"):
+        _looked_at(pack.read_bytes())
+
+
+def _looked_at(data: bytes) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        git_pack.inspect_pack(file.fileno(), threading.Event())
 
 
 def test_a_server_that_says_nothing_does_not_hold_a_cancelled_build() -> None:

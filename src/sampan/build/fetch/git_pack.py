@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import zlib
+from array import array
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,9 @@ MAX_OBJECT = 512 << 20
 """Bytes of one object: it is held in memory."""
 MAX_UNPACKED = 32 << 30
 MAX_OBJECTS = 5_000_000
+MAX_CHAIN = 2 * MAX_OBJECT
+"""Bytes of an object and of those that it is a delta of, one by one: all of them may be held in memory, when each has
+others that wait for it. Git's own chains have 50 objects."""
 _CHUNK = 1 << 18
 _OFS_DELTA, _REF_DELTA = 6, 7
 
@@ -59,6 +64,42 @@ class _Reader:
     def give_back(self, rest: bytes) -> None:
         self.buffer, self.start = rest, 0
 
+    @property
+    def position(self) -> int:
+        return self.offset - (len(self.buffer) - self.start)
+
+
+class _Chains:
+    """How much memory the objects of a pack may take when deltas are applied."""
+
+    def __init__(self) -> None:
+        self._places = array("Q")
+        """Of the objects so far, ascending."""
+        self._sizes = array("Q")
+        """Of each with all that it is a delta of."""
+        self._named = 0
+
+    def add(self, place: int, size: int) -> None:
+        self._places.append(place)
+        self._sizes.append(size)
+
+    def add_delta(self, place: int, size: int, base: int) -> None:
+        """Of the object at the place `base`. Raises `Invalid`."""
+        index = bisect_left(self._places, base)
+        if index == len(self._places) or self._places[index] != base:
+            raise _broken("a delta of nothing")
+        self.add(place, self._bounded(size + self._sizes[index]))
+
+    def add_named_delta(self, place: int, size: int) -> None:
+        """Of an object named by its id, which may be any: all of these count as one chain. Raises `Invalid`."""
+        self._named = self._bounded(self._named + size)
+        self.add(place, self._named)
+
+    def _bounded(self, size: int) -> int:
+        if size > MAX_CHAIN:
+            raise Invalid(f"the git repository has a chain of deltas of more than {MAX_CHAIN} bytes")
+        return size
+
 
 def inspect_pack(fd: int, cancelled: threading.Event) -> None:
     """Raises `Invalid` for a pack that is broken or beyond the limits."""
@@ -69,17 +110,18 @@ def inspect_pack(fd: int, cancelled: threading.Event) -> None:
     count = int.from_bytes(header[8:])
     if count > MAX_OBJECTS:
         raise Invalid(f"the git repository has {count} objects, more than {MAX_OBJECTS}")
-    total = 0
+    total, chains = 0, _Chains()
     for _ in range(count):
         if cancelled.is_set():
             raise BuildCancelled
-        total += _inspect_object(reader)
+        total += _inspect_object(reader, chains)
         if total > MAX_UNPACKED:
             raise Invalid(f"the git repository unpacks to more than {MAX_UNPACKED} bytes")
 
 
-def _inspect_object(reader: _Reader) -> int:
+def _inspect_object(reader: _Reader, chains: _Chains) -> int:
     """The bytes that it unpacks to."""
+    place, back = reader.position, 0
     byte = reader.byte()
     kind, size, shift = byte >> 4 & 7, byte & 15, 4
     while byte & 0x80:
@@ -89,8 +131,13 @@ def _inspect_object(reader: _Reader) -> int:
         if shift > 60:
             raise _broken("an object's size is none")
     if kind == _OFS_DELTA:
-        while reader.byte() & 0x80:
-            pass
+        byte = reader.byte()
+        back = byte & 0x7F
+        while byte & 0x80:
+            byte = reader.byte()
+            back = (back + 1) << 7 | byte & 0x7F
+            if back > place:
+                raise _broken("a delta of nothing")
     elif kind == _REF_DELTA:
         for _ in range(20):
             reader.byte()
@@ -101,6 +148,12 @@ def _inspect_object(reader: _Reader) -> int:
         size = _delta_result(head)
         if size > MAX_OBJECT:
             raise _too_large(size)
+    if kind == _OFS_DELTA:
+        chains.add_delta(place, size, place - back)
+    elif kind == _REF_DELTA:
+        chains.add_named_delta(place, size)
+    else:
+        chains.add(place, size)
     return size
 
 
