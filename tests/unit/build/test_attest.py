@@ -6,6 +6,8 @@ import base64
 import json
 import os
 import threading
+import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from sampan.build.attest.statement import attestation, package_url
 from sampan.errors import Invalid, Unsupported
 from sampan.oci.digest import Digest
 from sampan.oci.reference import parse_reference
+from sampan.storage.removal import remove_tree
 
 DIGEST = Digest("sha256:" + "ab" * 32)
 FACTS = Facts(
@@ -202,6 +205,73 @@ def test_a_root_is_looked_through_without_leaving_it(tmp_path: Path) -> None:
         os.close(fd)
     assert [one.url for one in packages] == ["pkg:npm/left-pad@1.3.0", "pkg:pypi/flask@3.0"]
     assert system == Distribution("debian", "12")
+
+
+@pytest.fixture
+def hostile_root(tmp_path: Path) -> Iterator[Path]:
+    """Nested deeper than a path can be long and than Python can recurse, with names that are no text."""
+    root = tmp_path / "hostile"
+    root.mkdir()
+    inner = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(3000):
+        os.mkdir("dd", dir_fd=inner)
+        inner, outer = os.open("dd", os.O_RDONLY | os.O_DIRECTORY, dir_fd=inner), inner
+        os.close(outer)
+    os.close(inner)
+    yield root
+    remove_tree(root)
+
+
+def test_a_hostile_root_gives_a_document_all_the_same(hostile_root: Path) -> None:
+    site = os.fsencode(hostile_root) + b"/p\xff\n\x1b[2J.dist-info"
+    os.mkdir(site)
+    Path(os.fsdecode(site + b"/METADATA")).write_bytes(b"Name: a\xff\x1b]0;x\x07b\nVersion: 1\xe2\x80\xae\n")
+    names = {"\\ud800": "half", "\\u202e@x/y\\u001b[2J": "turned", "n" * 100_000: "long", "/": "empty"}
+    for name, folder in names.items():
+        (hostile_root / f"node_modules/{folder}").mkdir(parents=True)
+        text = f'{{"name": "{name}", "version": "\\udfff1", "license": "\\ud800"}}'
+        (hostile_root / f"node_modules/{folder}/package.json").write_text(text)
+    (hostile_root / "node_modules/pipe").mkdir()
+    os.mkfifo(hostile_root / "node_modules/pipe/package.json")
+    folder = hostile_root / "var/lib/dpkg/status.d"
+    folder.mkdir(parents=True)
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xfe")).write_text("Package: d\nVersion: 1\n")
+    fd = os.open(hostile_root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        packages, system = scan(fd, threading.Event())
+    finally:
+        os.close(fd)
+    text = json.dumps(document("x", "2026-01-02T03:04:05Z", packages, system), ensure_ascii=False)
+    text.encode()  # no halves of surrogate pairs
+    assert all(char.isprintable() for char in text) and {"pypi", "npm", "deb"} == {
+        one.kind for one in packages
+    }
+    assert [one.name for one in packages if one.kind == "pypi"] == ["a\ufffd]0;xb"]
+
+
+@pytest.mark.parametrize("line", ["a:b\n", "P\n", "\n", "%d:\n", " \n", "a" * 70_000 + "\n"])
+def test_a_database_of_a_package_manager_takes_little_memory(line: str) -> None:
+    text = "".join(line % number if "%" in line else line for number in range((1 << 20) // len(line)))
+    tracemalloc.start()
+    try:
+        assert list(dpkg_packages(text, "", "x")) == list(apk_packages(text, "", "x")) == []
+        assert tracemalloc.get_traced_memory()[1] < 256 << 10
+    finally:
+        tracemalloc.stop()
+
+
+def test_absurdly_many_packages_end_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sampan.build.attest.scan.MAX_TOLD", 5000)
+    (tmp_path / "lib/apk/db").mkdir(parents=True)
+    (tmp_path / "lib/apk/db/installed").write_text(
+        "".join(f"P:{'p' * 1000}{number}\nV:1\n\n" for number in range(10))
+    )
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with pytest.raises(Invalid, match="more than 5000 characters"):
+            scan(fd, threading.Event())
+    finally:
+        os.close(fd)
 
 
 def test_a_distribution_without_a_name_is_none() -> None:

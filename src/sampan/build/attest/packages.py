@@ -14,7 +14,12 @@ from urllib.parse import quote
 
 MAX_FIELD = 1024
 """Characters of a name or version."""
-_PRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\uffff]")
+_MAX_LINE = 8192
+"""Characters of a line that are looked at."""
+_NOT_SHOWN = re.compile(
+    # Control characters, what changes the direction of writing or takes no room, halves of surrogate pairs.
+    r"[^\x20-\x7e\xa0-\u061b\u061d-\u200a\u2010-\u2027\u202f-\u205f\u2070-\ud7ff\uf900-\ufefe\uff00-\uffef\ufffd]"
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,8 +61,7 @@ def distribution(text: str) -> Distribution:
 
 def dpkg_packages(text: str, distro: str, found_in: str) -> Iterator[Package]:
     """/var/lib/dpkg/status, or a file of status.d: those that are installed (deb-control(5), dpkg(1) on states)."""
-    for paragraph in re.split(r"\n[ \t]*\n", text):
-        fields = _fields(paragraph, ":")
+    for fields in _paragraphs(text, _DPKG):
         status = fields.get("Status", "install ok installed")
         if fields.get("Package") and fields.get("Version") and status.split()[-1:] == ["installed"]:
             yield Package(
@@ -72,8 +76,7 @@ def dpkg_packages(text: str, distro: str, found_in: str) -> Iterator[Package]:
 
 def apk_packages(text: str, distro: str, found_in: str) -> Iterator[Package]:
     """/lib/apk/db/installed: P name, V version, A architecture, L license."""
-    for paragraph in re.split(r"\n[ \t]*\n", text):
-        fields = _fields(paragraph, ":")
+    for fields in _paragraphs(text, _APK):
         if fields.get("P") and fields.get("V"):
             yield Package(
                 "apk",
@@ -113,15 +116,33 @@ def npm_package(text: str, found_in: str) -> Package | None:
     return Package("npm", short, _clean(version), scope, license=license_text, found_in=found_in)
 
 
-def _fields(paragraph: str, separator: str) -> dict[str, str]:
-    """The first line of each field."""
+def shown_path(path: str) -> str:
+    """A path in an image as text that can be written anywhere."""
+    return _NOT_SHOWN.sub("\ufffd", path)
+
+
+def _fields_of(*names: str) -> re.Pattern[str]:
+    """A wanted field and its first line, or the end of a paragraph."""
+    return re.compile(rf"(?m)^(?:({'|'.join(names)}):([^\n]{{0,{_MAX_LINE}}})|[ \t\r]*$\s*)")
+
+
+_DPKG = _fields_of("Package", "Version", "Status", "Architecture")
+_APK = _fields_of("P", "V", "A", "L")
+
+
+def _paragraphs(text: str, fields: re.Pattern[str]) -> Iterator[dict[str, str]]:
+    """One after the other: a text of short lines must not become a list of them."""
     found: dict[str, str] = {}
-    for line in paragraph.splitlines():
-        if line and not line[0].isspace():
-            name, _, value = line.partition(separator)
+    for match in fields.finditer(text):
+        name, value = match.groups()
+        if name is not None:
             found.setdefault(name, _clean(value))
-    return found
+        elif found:
+            yield found
+            found = {}
+    if found:
+        yield found
 
 
 def _clean(text: str) -> str:
-    return _PRINTABLE.sub("", text.strip())[:MAX_FIELD]
+    return _NOT_SHOWN.sub("", text[:_MAX_LINE].strip())[:MAX_FIELD]

@@ -5,6 +5,7 @@ The root is an image's, hostile: nothing is followed out of it, and everything i
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -18,17 +19,23 @@ from sampan.build.attest.packages import (
     dpkg_packages,
     npm_package,
     python_package,
+    shown_path,
 )
 from sampan.build.errors import BuildCancelled
 from sampan.errors import Invalid
-from sampan.linux.paths import open_in_root
+from sampan.linux.paths import RESOLVE_NO_SYMLINKS, open_in_root
 
-MAX_FILE = 64 << 20
+MAX_FILE = 32 << 20
 """Bytes of a package manager's file that are read; the largest Debian hosts have about 10 MiB of dpkg status."""
 MAX_MANIFEST = 1 << 20
 """Bytes of a package.json or METADATA."""
 MAX_PACKAGES = 200_000
 MAX_DIRECTORIES = 1_000_000
+MAX_TOLD = 32 << 20
+"""Characters that all packages together have: several times as many go into a document."""
+_MAX_PATH = 4096
+"""Bytes of a path that open(2) takes; what lies deeper no package manager has put there."""
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def scan(root_fd: int, cancelled: threading.Event) -> tuple[list[Package], Distribution]:
@@ -37,10 +44,14 @@ def scan(root_fd: int, cancelled: threading.Event) -> tuple[list[Package], Distr
     if system == Distribution():
         system = distribution(_text(root_fd, "usr/lib/os-release", MAX_MANIFEST))
     found: set[Package] = set()
+    told = 0
     for package in _every(root_fd, system, cancelled):
         found.add(package)
         if len(found) > MAX_PACKAGES:
             raise Invalid(f"the image has more than {MAX_PACKAGES} packages")
+        told += len(package.name) + len(package.version) + len(package.license) + len(package.found_in)
+        if told > MAX_TOLD:
+            raise Invalid(f"the image's packages have names of more than {MAX_TOLD} characters")
     return sorted(found), system
 
 
@@ -49,25 +60,51 @@ def _every(root_fd: int, system: Distribution, cancelled: threading.Event) -> It
     yield from dpkg_packages(_text(root_fd, status, MAX_FILE), system.id, f"/{status}")
     for database in ("lib/apk/db/installed", "usr/lib/apk/db/installed"):
         yield from apk_packages(_text(root_fd, database, MAX_FILE), system.id, f"/{database}")
-    directories = os.fwalk(".", dir_fd=root_fd, follow_symlinks=False)
-    for number, (path, below, files, fd) in enumerate(directories):
+    for place, fd, names in _directories(root_fd):
         if cancelled.is_set():
             raise BuildCancelled
-        if number > MAX_DIRECTORIES:
-            raise Invalid(f"the image has more than {MAX_DIRECTORIES} directories")
-        below.sort()
-        place = path.removeprefix(".")
-        if place.endswith(".dist-info") and "METADATA" in files:
-            package = python_package(_text(fd, "METADATA", MAX_MANIFEST), f"{place}/METADATA")
-        elif "package.json" in files and "/node_modules/" in place:
-            package = npm_package(_text(fd, "package.json", MAX_MANIFEST), f"{place}/package.json")
+        shown = shown_path(place)
+        if place.endswith(".dist-info") and "METADATA" in names:
+            package = python_package(_text(fd, "METADATA", MAX_MANIFEST), f"{shown}/METADATA")
+        elif "package.json" in names and "/node_modules/" in place:
+            package = npm_package(_text(fd, "package.json", MAX_MANIFEST), f"{shown}/package.json")
         else:
             package = None
         if package is not None:
             yield package
         if place == "/var/lib/dpkg/status.d":
-            for name in sorted(files):
-                yield from dpkg_packages(_text(fd, name, MAX_MANIFEST), system.id, f"{place}/{name}")
+            for name in sorted(names):
+                if cancelled.is_set():
+                    raise BuildCancelled
+                text = _text(fd, name, MAX_MANIFEST)
+                yield from dpkg_packages(text, system.id, f"{shown}/{shown_path(name)}")
+
+
+def _directories(root_fd: int) -> Iterator[tuple[str, int, set[str]]]:
+    """The path of each, its descriptor while it is looked at, and the names in it that are no directories.
+
+    Without recursion, and with one descriptor: how deep an image is nested is its own business.
+    """
+    pending, count = [""], 0
+    while pending:
+        place = pending.pop()
+        try:
+            fd = open_in_root(root_fd, place or ".", _DIRECTORY, resolve=RESOLVE_NO_SYMLINKS)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                continue
+            raise
+        try:
+            with os.scandir(fd) as found:
+                entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+            below = sorted((name for name, is_dir in entries if is_dir), reverse=True)
+            count += len(below)
+            if count > MAX_DIRECTORIES:
+                raise Invalid(f"the image has more than {MAX_DIRECTORIES} directories")
+            pending += [f"{place}/{name}" for name in below if len(place) + len(name) < _MAX_PATH]
+            yield place, fd, {name for name, is_dir in entries if not is_dir}
+        finally:
+            os.close(fd)
 
 
 def _text(directory: int, path: str, limit: int) -> str:
