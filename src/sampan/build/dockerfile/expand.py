@@ -74,12 +74,18 @@ class _Words:
         self.words: list[str] = []
         self._current: list[str] = []
 
-    def char(self, text: str) -> None:
-        for char in text:
-            if char.isspace():
+    def add(self, text: str) -> None:
+        if not text:
+            return
+        words = text.split()
+        if text[0].isspace():
+            self.finish()
+        for number, word in enumerate(words):
+            if number:
                 self.finish()
-            else:
-                self.literal(char)
+            self.literal(word)
+        if text[-1].isspace():
+            self.finish()
 
     def literal(self, text: str) -> None:
         if text:
@@ -141,7 +147,7 @@ class _Lexer:
                 value = self._dollar()
                 out.append(value)
                 if collect:
-                    self.collected.char(value)
+                    self.collected.add(value)
             else:
                 self._plain(out, collect)
         if stop:
@@ -158,7 +164,7 @@ class _Lexer:
         if char != self.escape:
             out.append(char)
             if collect:
-                self.collected.char(char)
+                self.collected.add(char)
             return
         literal = (char if self.raw else "") + self.next()
         out.append(literal)
