@@ -51,6 +51,9 @@ def run_of(text: str) -> RunOperation:
         ("CMD [ top ]", "cmd", ("/bin/sh", "-c", "[ top ]")),
         ("CMD [NaN]", "cmd", ("/bin/sh", "-c", "[NaN]")),
         ('CMD ["\\ud800"]', "cmd", ("\ufffd",)),
+        ("CMD", "cmd", ("/bin/sh", "-c", "")),
+        ("CMD []", "cmd", ()),
+        ("ENTRYPOINT", "entrypoint", ("/bin/sh", "-c", "")),
         ("ENTRYPOINT exec top", "entrypoint", ("/bin/sh", "-c", "exec top")),
         ('ENTRYPOINT ["top"]', "entrypoint", ("top",)),
         ('SHELL ["/bin/bash", "-c"]\nCMD x', "cmd", ("/bin/bash", "-c", "x")),
@@ -61,7 +64,8 @@ def run_of(text: str) -> RunOperation:
         ("ENV DIRPATH=/path\nWORKDIR $DIRPATH/$DIRNAME", "working_dir", "/path"),
         ('VOLUME ["/var/log", "/x y"]', "volumes", {"/var/log": {}, "/x y": {}}),
         ("VOLUME /var/log /var/db", "volumes", {"/var/log": {}, "/var/db": {}}),
-        ("ENV V='/a b'\nVOLUME $V", "volumes", {"/a b": {}}),
+        ("ENV V='/a b '\nVOLUME $V", "volumes", {"/a b ": {}}),
+        ('VOLUME [" /a ", "/b"]', "volumes", {"/a": {}, "/b": {}}),
         ("EXPOSE 80/udp 80", "exposed_ports", {"80/tcp": {}, "80/udp": {}}),
         ("EXPOSE 7000-7002/UDP", "exposed_ports", {"7000/udp": {}, "7001/udp": {}, "7002/udp": {}}),
         ("ENV P='1 2'\nEXPOSE $P", "exposed_ports", {"1/tcp": {}, "2/tcp": {}}),
@@ -341,7 +345,7 @@ def test_the_syntax_of_a_dockerfile_is_told_from_other_languages(syntax: str, kn
 
 def test_targetstage_is_the_stage_that_is_built() -> None:
     text = b"FROM a AS one\nFROM b-$TARGETSTAGE AS Two\nARG TARGETSTAGE\n"
-    assert plan(parse(text), build_args={}).target.base == "b-Two"
+    assert plan(parse(text), build_args={}).target.base == "b-two"
     assert plan(parse(text), build_args={}, target="one").platform_args["TARGETSTAGE"] == "one"
     assert plan(parse(b"FROM a"), build_args={}).platform_args["TARGETSTAGE"] == "default"
 

@@ -22,6 +22,7 @@ TRUTHS = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": F
 
 _EXACTLY_ONE = frozenset({"MAINTAINER", "ONBUILD", "STOPSIGNAL", "USER", "WORKDIR"})
 _AT_LEAST_ONE = frozenset({"ARG", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "SHELL", "VOLUME"})
+_WITH_NAMES = frozenset({"ARG", "ENV", "LABEL"})
 
 
 class Flags:
@@ -91,13 +92,22 @@ def check(instruction: Instruction) -> None:
             "Destination could not be determined",
             f"{keyword} source ... destination",
         )
+    if keyword in _WITH_NAMES and any(not name for name in _names(instruction)):
+        raise mistake(instruction, f"{keyword} names can not be blank", "name=value", "=")
     if keyword == "SHELL" and not instruction.is_json:
         raise mistake(instruction, "SHELL requires the arguments to be in JSON form", '["shell", "-c"]')
-    if keyword == "RUN" and not args and not instruction.heredocs:
+    if keyword == "RUN" and instruction.is_json and not args:
         raise mistake(instruction, "RUN requires at least one argument", "a command")
     _check_origins(instruction)
     if instruction.trigger is not None:
         _check_trigger(instruction, instruction.trigger)
+
+
+def _names(instruction: Instruction) -> list[str]:
+    """What ARG, ENV and LABEL name."""
+    if instruction.keyword == "ARG":
+        return [arg.partition("=")[0] for arg in instruction.args]
+    return list(instruction.args[::3])
 
 
 def _check_origins(instruction: Instruction) -> None:

@@ -16,12 +16,12 @@ from dataclasses import replace
 from sampan.build.dockerfile.builtin_args import cache_id_of, hostname_of
 from sampan.build.dockerfile.check import Flags, mistake
 from sampan.build.dockerfile.expand import expand, expand_heredoc, expand_words
+from sampan.build.dockerfile.healthcheck import health_of
 from sampan.build.dockerfile.heredoc import marker_of
 from sampan.build.dockerfile.mounts import parse_mount
 from sampan.build.dockerfile.ports import MAX_PORTS, parse_port_specs
 from sampan.build.dockerfile.run_flags import network_of, security_of
 from sampan.build.dockerfile.state import Applied, StageState
-from sampan.build.dockerfile.timespan import parse_duration
 from sampan.build.errors import DockerfileError, DockerfileUnsupported
 from sampan.build.model import (
     CopyOperation,
@@ -33,7 +33,6 @@ from sampan.build.model import (
 )
 from sampan.build.modes import parse_mode
 from sampan.errors import Invalid, Unsupported
-from sampan.oci.image import Healthcheck
 
 SUFFIX = " # buildkit"
 
@@ -194,9 +193,10 @@ def _entrypoint(state: StageState, instruction: Instruction) -> Applied:
 
 
 def _command(state: StageState, instruction: Instruction) -> tuple[str, ...]:
-    if instruction.is_json or not instruction.args:
+    """BuildKit's: the shell gets an empty command where there is none."""
+    if instruction.is_json:
         return instruction.args
-    return (*state.shell, instruction.args[0])
+    return (*state.shell, instruction.args[0] if instruction.args else "")
 
 
 def _copy(state: StageState, instruction: Instruction) -> Applied:
@@ -302,10 +302,10 @@ def _expose(state: StageState, instruction: Instruction) -> Applied:
 
 
 def _volume(state: StageState, instruction: Instruction) -> Applied:
-    paths = [_expanded(state, instruction, arg) for arg in instruction.args]
-    if not paths or any(not path.strip() for path in paths):
+    paths = [_expanded(state, instruction, arg.strip()) for arg in instruction.args]
+    if not all(paths):
         raise mistake(instruction, "VOLUME specified can not be an empty string", "a path")
-    volumes = {**(state.config.volumes or {}), **{path.strip(): {} for path in paths}}
+    volumes = {**(state.config.volumes or {}), **{path: {} for path in paths}}
     return Applied(state.with_config(volumes=volumes), f"VOLUME [{' '.join(paths)}]")
 
 
@@ -333,49 +333,12 @@ def _shell(state: StageState, instruction: Instruction) -> Applied:
 
 
 def _healthcheck(state: StageState, instruction: Instruction) -> Applied:
-    kind, rest = instruction.args[0], instruction.args[1:]
-    if kind == "NONE":
-        if rest:
-            raise mistake(instruction, "HEALTHCHECK NONE takes no arguments", "nothing after NONE")
-        check = Healthcheck(test=("NONE",))
+    check = health_of(instruction)
+    if check.test == ("NONE",):
         return Applied(state.with_config(healthcheck=check), "HEALTHCHECK NONE")
-    if kind != "CMD":
-        raise mistake(instruction, f'Unknown type "{kind}" in HEALTHCHECK (try CMD)', "CMD or NONE", kind)
-    if not rest:
-        raise mistake(instruction, "Missing command after HEALTHCHECK CMD", "a command")
-    flags = Flags(instruction)
-    test = ("CMD", *rest) if instruction.is_json else ("CMD-SHELL", rest[0])
-    retries = flags.get("retries") or "0"
-    if not re.fullmatch(r"[-+]?[0-9]{1,10}", retries) or int(retries) > 2**31 - 1:
-        raise mistake(instruction, f"invalid --retries {retries!r}", "a number", "--retries")
-    if int(retries) < 0:
-        raise mistake(instruction, f"--retries cannot be negative ({retries})", "a number", "--retries")
-    check = Healthcheck(
-        test=test,
-        interval=_span(instruction, flags, "interval"),
-        timeout=_span(instruction, flags, "timeout"),
-        start_period=_span(instruction, flags, "start-period"),
-        start_interval=_span(instruction, flags, "start-interval"),
-        retries=int(retries),
-    )
     shown = "".join(f"{flag} " for flag in instruction.flags)
-    return Applied(state.with_config(healthcheck=check), f"HEALTHCHECK {shown}{kind} {_quoted(rest)}")
-
-
-def _span(instruction: Instruction, flags: Flags, name: str) -> int:
-    """Nanoseconds."""
-    text = flags.get(name)
-    if not text:
-        return 0
-    try:
-        value = parse_duration(text)
-    except Invalid as error:
-        raise mistake(instruction, error.message, "a time such as 30s or 1m30s", f"--{name}") from error
-    if value != 0 and value < 1_000_000:
-        raise mistake(
-            instruction, f'Interval "{name}" cannot be less than 1ms', "at least 1ms, or 0", f"--{name}"
-        )
-    return value
+    kind, *rest = instruction.args
+    return Applied(state.with_config(healthcheck=check), f"HEALTHCHECK {shown}{kind} {_quoted(tuple(rest))}")
 
 
 def _onbuild(state: StageState, instruction: Instruction) -> Applied:

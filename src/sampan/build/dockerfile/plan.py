@@ -13,6 +13,7 @@ from dataclasses import replace
 from sampan.build.dockerfile.check import Flags, check, mistake
 from sampan.build.dockerfile.contexts import context_name
 from sampan.build.dockerfile.expand import expand
+from sampan.build.dockerfile.healthcheck import health_of
 from sampan.build.errors import DockerfileError
 from sampan.build.model import Dockerfile, Instruction, Place, Plan, Stage
 from sampan.errors import Invalid, NotFound
@@ -36,13 +37,14 @@ def plan(
     Raises `DockerfileError`, and `NotFound` for an unknown target."""
     for instruction in dockerfile.instructions:
         check(instruction)
+        if instruction.keyword == "HEALTHCHECK":
+            health_of(instruction)
     head, bodies = _split(dockerfile)
     platform_args = platform_args_of(build_platform, target_platform or build_platform)
     known = {name: build_args.get(name) or value for name, value in platform_args.items()}
     last = bodies[-1][0].args
-    known["TARGETSTAGE"] = (
-        build_args.get("TARGETSTAGE") or target or (last[2] if len(last) == 3 else "default")
-    )
+    default_target = last[2].lower() if len(last) == 3 else "default"
+    known["TARGETSTAGE"] = build_args.get("TARGETSTAGE") or target or default_target
     global_args = _global_args(head, build_args, known, dockerfile.escape)
     scope = {**known, **global_args}
     stages: list[Stage] = []
