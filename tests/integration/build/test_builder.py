@@ -298,3 +298,27 @@ def test_the_dockerfiles_of_the_deployment_guide_build_as_they_stand(tmp_path: P
     commands: list[Callable[[], object] | tuple[str, ...] | None] = [image.defaults.cmd for image in built]
     assert commands[:3] == [("node", "index.js"), ("python", "app.py"), ("node", "dist/index.js")]
     assert all(image.defaults.working_dir == "/app" for image in built[:3])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("STOPSIGNAL SIGFOO", "Invalid signal: SIGFOO"),
+        ("COPY --chmod=99 a /", "invalid chmod parameter"),
+        ("ENV A=${B:?needed}", "B: needed"),
+        ("EXPOSE http", "invalid containerPort: http"),
+        ("FROM base AS last\nCOPY --from=one / ${C?}", "C: is not allowed to be unset"),
+    ],
+)
+def test_what_can_not_work_is_told_before_any_step_is_done(
+    bench: BuildBench, line: str, message: str
+) -> None:
+    with pytest.raises(DockerfileError, match=message):
+        bench.build(f"FROM base AS one\nRUN write /x 1\n{line}\n")
+    assert bench.worker.runs == []
+
+
+def test_a_variable_that_a_trigger_of_the_base_sets_is_no_mistake(bench: BuildBench) -> None:
+    bench.worker.add_image("trigger", {}, ContainerDefaults(on_build=("ENV A=set",)))
+    bench.build("FROM trigger\nENV B=${A:?needed}\n")
+    bench.build("FROM base AS one\nONBUILD ENV A=set\nFROM one\nENV B=${A:?needed}\n")

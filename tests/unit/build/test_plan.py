@@ -77,3 +77,9 @@ def test_an_unknown_target_names_the_stages_there_are() -> None:
         planned("FROM a AS one\n", "zwei")
     assert caught.value.message == 'target stage "zwei" could not be found'
     assert "one" in caught.value.hint
+
+
+def test_a_health_check_is_looked_at_in_stages_that_are_not_needed_too() -> None:
+    with pytest.raises(DockerfileError, match='Unknown type "CDM" in HEALTHCHECK') as caught:
+        planned("FROM a AS one\nHEALTHCHECK CDM x\nFROM b AS two\n", "two")
+    assert caught.value.line == 2

@@ -93,7 +93,7 @@ def check(subject: Subject, options: CheckOptions) -> Report:
     found = [*early, *_walk(flow, origins, stages, reached)]
     if subject.practice:
         found += practice_findings(subject, origins.bodies, flow)
-    return _report(found, options, _first_mistake(subject, planned, stages))
+    return _report(found, options, first_mistake(subject, planned, stages))
 
 
 def build_findings(subject: Subject, planned: Plan, options: CheckOptions) -> Report:
@@ -139,8 +139,8 @@ def _is_reference(text: str) -> bool:
     return True
 
 
-def _first_mistake(subject: Subject, planned: Plan, stages: set[int]) -> SampanError | None:
-    """The first instruction whose values can't work, as far as this is known without doing anything."""
+def first_mistake(subject: Subject, planned: Plan, stages: set[int]) -> SampanError | None:
+    """The first instruction of `stages` whose values can't work, as far as this is known without doing anything."""
     items = subject.dockerfile.instructions
     if len(items) * sum(len(item.args) for item in items if item.keyword in ("ARG", "ENV")) > MAX_TRIED:
         return None
@@ -150,10 +150,12 @@ def _first_mistake(subject: Subject, planned: Plan, stages: set[int]) -> SampanE
     for index, stage in sorted(planned.every_stage.items()):
         defaults, known[index] = ContainerDefaults(), stage.base == SCRATCH
         if stage.base_stage is not None and stage.base_stage in ends:
-            defaults, known[index] = ends[stage.base_stage].config, known[stage.base_stage]
+            defaults = ends[stage.base_stage].config
+            known[index] = known[stage.base_stage] and not defaults.on_build
         elif not known[index]:
             config = subject.find_base(stage.base, stage.platform or "")
-            defaults, known[index] = (config.defaults, True) if config else (defaults, False)
+            defaults = config.defaults if config else defaults
+            known[index] = config is not None and not defaults.on_build  # triggers may set variables
         state = initial_state(defaults, scope, planned.escape)
         if stage.base_stage is not None and stage.base_stage in ends:
             state = replace(state, args=ends[stage.base_stage].inherited_args())

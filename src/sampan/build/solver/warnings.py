@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from sampan.build.dockerfile.builtin_args import SYNTAX
 from sampan.build.dockerfile.front_end import is_dockerfile_syntax
 from sampan.build.events import VertexWarning
 from sampan.build.files.context import ignore_rules
 from sampan.build.model import BuildRequest, Dockerfile, Plan
-from sampan.build.rules.check import build_findings, options_of
+from sampan.build.rules.check import build_findings, first_mistake, options_of
 from sampan.build.rules.finding import Finding
-from sampan.build.rules.subject import Subject, replaceable
+from sampan.build.rules.subject import Subject, no_base, replaceable
 from sampan.build.worker import Report
 from sampan.errors import Invalid
 from sampan.oci.digest import Digest
@@ -33,7 +34,8 @@ def tell_findings(
 ) -> None:
     """Before anything is done. Nothing is pulled for it: of a base that is not here its variables are not known.
 
-    Raises `Invalid` for `error=true` with findings, and for options that can't be read.
+    Raises `Invalid` for `error=true` with findings, for options that can't be read, and for an instruction that can't
+    work: it is better known before the first step than after all that stand above it.
     """
     options = options_of(
         dockerfile, {name: value for name, value in request.build_args.items() if value is not None}
@@ -58,6 +60,11 @@ def tell_findings(
         report(warning_of(finding, vertex, request.dockerfile or "Dockerfile"))
     if found.violation:
         raise Invalid(found.violation, hint="`# check=error=true` in the Dockerfile makes findings errors")
+    if request.pull:
+        subject = replace(subject, find_base=no_base)  # what is here is not what will be pulled
+    mistake = first_mistake(subject, planned, {stage.index for stage in planned.stages})
+    if mistake is not None:
+        raise mistake
 
 
 def tell_front_end(dockerfile: Dockerfile, request: BuildRequest, report: Report, vertex: Digest) -> None:
