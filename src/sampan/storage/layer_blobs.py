@@ -26,6 +26,8 @@ LEVEL = 2
 """isal's levels are 0 to 3; 2 compresses about as well as zlib's 4, at several times its speed."""
 _GZIP = 31
 """zlib's window bits for a gzip stream; its header has no time and no name, so equal input gives equal bytes."""
+_BLOCK = 1 << 20
+"""Bytes that are compressed at a time: what isal writes depends on the pieces that it is given."""
 _MAX_TAR = 1 << 40
 _KEPT = ((b"\x1f\x8b", media.DOCKER_LAYER_GZIP), (b"\x28\xb5\x2f\xfd", media.OCI_LAYER_ZSTD))
 """First bytes of the compressions that registries take, and their media types."""
@@ -38,24 +40,36 @@ class Sink(Protocol):
 
 
 class GzipSink:
-    """Compresses what is written to it into `out`."""
+    """Compresses what is written to it into `out`; the same bytes in whatever pieces they come."""
 
     def __init__(self, out: Sink, progress: Progress = lambda _size: None) -> None:
         self._out = out
         self._progress = progress
         self._compressor = isal_zlib.compressobj(LEVEL, wbits=_GZIP)
+        self._waiting = bytearray()
         self._taken = 0
 
     def write(self, data: bytes) -> int:
-        compressed = self._compressor.compress(data)
-        if compressed:
-            self._out.write(compressed)
+        at = 0
+        while len(self._waiting) + len(data) - at >= _BLOCK:
+            end = at + _BLOCK - len(self._waiting)
+            self._waiting += data[at:end]
+            self._compress()
+            at = end
+        self._waiting += data[at:]
         self._taken += len(data)
         self._progress(self._taken)
         return len(data)
 
     def finish(self) -> None:
+        self._compress()
         self._out.write(self._compressor.flush())
+
+    def _compress(self) -> None:
+        compressed = self._compressor.compress(self._waiting)
+        if compressed:
+            self._out.write(compressed)
+        self._waiting.clear()
 
 
 def compressed_blob(
