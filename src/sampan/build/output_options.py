@@ -54,6 +54,8 @@ class Output:
     """Instead of the build's tags, if there are any."""
     push: bool = False
     by_digest: bool = False
+    canonical: bool = False
+    """Each name also gets the digest: `name@sha256:…`."""
     store: bool = True
     form: LayerForm | None = None
     """None: as the exporter does by itself."""
@@ -104,7 +106,7 @@ def parse_output(kind: str, values: Mapping[str, str]) -> Output:
     if unknown:
         raise Invalid(f"unknown option {unknown[0]!r} for output type {kind}")
     attributes = _Attributes(kind, rest)
-    for refused in ("registry.insecure", "dangling-name-prefix", "name-canonical"):
+    for refused in ("registry.insecure", "dangling-name-prefix"):
         if attributes.values.get(refused, "false") != "false":
             hint = "the engine is told of insecure registries (--insecure-registry)" if "." in refused else ""
             raise Unsupported(f"option {refused} of output type {kind} is not supported", hint=hint)
@@ -115,6 +117,7 @@ def parse_output(kind: str, values: Mapping[str, str]) -> Output:
         names=_names(rest.get("name", "")),
         push=bool(attributes.flag("push") or attributes.flag("push-by-digest")),
         by_digest=bool(attributes.flag("push-by-digest")),
+        canonical=bool(attributes.flag("name-canonical")),
         store=store is None or store,
         form=_form(attributes),
         oci=attributes.flag("oci-mediatypes"),

@@ -130,7 +130,7 @@ class BuildOutputs:
     def _stored(self, output: Output, voice: Voice, names: Sequence[Reference]) -> Packed | None:
         """What the store has of it in the store's own form; None for a single image without manifest."""
         plain = len(self._built) == 1 and not output.annotations and output.oci is None
-        if plain and self._around.attest is no_attestations:
+        if plain and not output.canonical and self._around.attest is no_attestations:
             self._name(self._built[0].image.id, names, None, voice)
             return None
         with self._pack(output, LayerForm(), voice, names) as packing:
@@ -140,11 +140,12 @@ class BuildOutputs:
                     built.image.config_raw, manifest_raw=manifest.raw, manifest_descriptor=_bare(manifest)
                 )
             preferred = self._preferred().image.id
+            index: Digest | None = None
             if packed.index and names:
                 index = self._store.put_index(index_record(packed), preferred, names)
-                self._name(preferred, names, index, voice)
-            else:
-                self._name(preferred, names, None, voice)
+            self._name(preferred, names, index, voice)
+            if output.canonical:
+                self._name(preferred, _canonical(names, packed.descriptor.digest), index, voice)
         return packed
 
     def _name(self, image_id: Digest, names: Sequence[Reference], index: Digest | None, voice: Voice) -> None:
@@ -174,8 +175,7 @@ class BuildOutputs:
             self._tell(packed)
         if output.store:
             index = self._store.index_of(str(names[0]))
-            for name in names:
-                known = replace(name, tag=None, digest=digest)
+            for known in _canonical(names, digest):
                 self._store.tag(self._preferred().image.id, known, index[0] if index else None)
         return digest
 
@@ -328,6 +328,10 @@ class _Packing:
 
     def _notes(self, target: Target, built: PlatformImage | None = None) -> dict[str, str]:
         return {one.name: one.value for one in self._output.annotations if _is_for(one, target, built)}
+
+
+def _canonical(names: Sequence[Reference], digest: Digest) -> Sequence[Reference]:
+    return [replace(name, tag=None, digest=digest) for name in names]
 
 
 def _is_for(annotation: Annotation, target: Target, built: PlatformImage | None) -> bool:

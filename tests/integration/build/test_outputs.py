@@ -139,12 +139,21 @@ def test_an_image_is_pushed_after_its_build(sampan: Any, session_registry: Any, 
     elsewhere = f"{session_registry.host}/outputs/other"
     spec = (
         f"type=image,name={elsewhere},push-by-digest=true,store=false,compression=zstd,force-compression=true"
+        ",name-canonical=true"
     )
     built(sampan, "--output", spec, "--metadata-file", str(metadata))
     digest = json.loads(metadata.read_text())["containerimage.digest"]
     raw = skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{elsewhere}@{digest}")
     assert raw["layers"][0]["mediaType"].endswith("+zstd")
     assert sampan.run("image", "inspect", elsewhere).returncode != 0
+    # As Docker's documentation has it for builds on several machines, here without a registry.
+    built(
+        sampan, "--output", "type=image,name=canonical,name-canonical=true", "--metadata-file", str(metadata)
+    )
+    digest = json.loads(metadata.read_text())["containerimage.digest"]
+    assert json.loads(sampan.ok("image", "inspect", f"canonical@{digest}"))[0]["RepoDigests"] == [
+        f"canonical@{digest}"
+    ]
 
 
 def test_an_output_that_fails_leaves_nothing_and_says_why(sampan: Any, tmp_path: Path) -> None:

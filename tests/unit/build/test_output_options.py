@@ -29,6 +29,7 @@ def sent(*arguments: str) -> Outputs:
             parse_reference("b:2")), push=True)),
         ("image", {"push-by-digest": "true", "name": "a", "store": "false"},
             Output("image", names=(_a,), push=True, by_digest=True, store=False)),
+        ("image", {"name": "a", "name-canonical": ""}, Output("image", names=(_a,), canonical=True)),
         ("oci", {"id": "x", "compression": "zstd", "compression-level": "3", "oci-mediatypes": "true"},
             Output("oci", "x", form=LayerForm("zstd", 3), oci=True)),
         ("image", {"force-compression": "true"}, Output("image", form=LayerForm("gzip", None, force=True))),
