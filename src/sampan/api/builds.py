@@ -59,7 +59,7 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
         )
     sent = {domain_of(host): credentials(auth) for host, auth in registry_config(request).items()}
     if is_call(request):
-        return await build_call(engine, request, build_request(request), sent)
+        return await build_call(engine, request, await with_dockerfile(request, build_request(request)), sent)
     _refuse(request)
     wanted = build_request(request)
     progress = request.get("progress")
@@ -73,8 +73,7 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
         context = remote
     if request.get("contextdir"):
         context = await _directory(request)
-        if request.flag("dockerfilebody"):
-            wanted = replace(wanted, dockerfile_text=await request.body(MAX_DOCKERFILE))
+    wanted = await with_dockerfile(request, wanted)
     events = engine.builds.build(
         wanted,
         context,
@@ -87,8 +86,15 @@ async def build(engine: Engine, request: Request) -> AnyResponse:
     return StreamingResponse(_classic_lines(events, quiet=wanted.quiet), flush_headers=True)
 
 
+async def with_dockerfile(request: Request, wanted: BuildRequest) -> BuildRequest:
+    """The body is the Dockerfile itself where the context does not come as one. Raises `Invalid`."""
+    if not (request.flag("dockerfilebody") and (request.get("remote") or request.get("contextdir"))):
+        return wanted
+    return replace(wanted, dockerfile_text=await request.body(MAX_DOCKERFILE))
+
+
 async def _directory(request: Request) -> ClientDirectory:
-    """A context that the client names; the body is the Dockerfile then, if that is not in it. Raises `Conflict`."""
+    """A context that the client names. Raises `Conflict`."""
     directory = _decoded("contextdir", request.get("contextdir"), ClientDirectory)
     await asyncio.to_thread(directory.verify)
     return directory

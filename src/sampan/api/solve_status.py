@@ -42,7 +42,8 @@ def status_of(event: BuildEvent) -> Message | None:
 
 
 def response_of(result: BuildResult) -> Message:
-    return {"ExporterResponse": result.response} if result.response else {}
+    """A result that is files has no keys, and is told of all the same: there is no image to speak of instead."""
+    return {"ExporterResponse": result.response} if result.response or not result.image else {}
 
 
 def failure_detail(failure: Failure) -> Message:

@@ -21,7 +21,10 @@ _ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 
 
 class BuildContext:
-    """The body of a build request: `dockerfile` names the Dockerfile inside, `remote` a context the engine fetches."""
+    """The body of a build request: `dockerfile` names the Dockerfile inside, `remote` a context the engine fetches.
+
+    With a `remote` the body is the Dockerfile itself, if it is not to come from there.
+    """
 
     __slots__ = ("body", "directory", "dockerfile", "remote")
 
@@ -64,7 +67,8 @@ def open_context(place: str, dockerfile: str) -> BuildContext:
             raise Failure("invalid argument: can't use stdin for both build context and dockerfile")
         return _from_stdin(dockerfile)
     if not os.path.isdir(place) and is_remote(place):
-        return BuildContext(dockerfile, None, place)
+        name, text = remote_dockerfile(dockerfile)
+        return BuildContext(name, None if text is None else iter((text,)), place)
     if not os.path.exists(place):
         raise Failure(f'unable to prepare context: path "{place}" not found')
     if not os.path.isdir(place):
@@ -74,14 +78,37 @@ def open_context(place: str, dockerfile: str) -> BuildContext:
 
 def is_remote(place: str) -> bool:
     """A URL or a git repository, which the engine fetches itself."""
-    return place.startswith(("http://", "https://", "git://", "git@", "github.com/"))
+    return place.startswith(("http://", "https://", "git://", "ssh://", "git@", "github.com/"))
+
+
+def remote_dockerfile(dockerfile: str) -> tuple[str, bytes | None]:
+    """Name and text of the Dockerfile for a context behind a URL; None: it is looked for there.
+
+    As buildx has it: standard input and absolute paths are this side's. Raises `Failure`.
+    """
+    if dockerfile == "-":
+        return "Dockerfile", stdin_dockerfile()
+    if not os.path.isabs(dockerfile):
+        return dockerfile, None
+    try:
+        return os.path.basename(dockerfile), _read(dockerfile)
+    except OSError as error:
+        words = (error.strerror or str(error)).lower()
+        raise Failure(f"failed to read dockerfile: open {dockerfile}: {words}") from error
+
+
+def stdin_dockerfile() -> bytes:
+    data = sys.stdin.buffer.read(_MAX_DOCKERFILE + 1)
+    if len(data) > _MAX_DOCKERFILE:
+        raise Failure("unable to prepare context: standard input is no Dockerfile: it is too large")
+    return data
 
 
 def _from_directory(root: str, dockerfile: str) -> BuildContext:
     outside: bytes | None = None
     ignored: tuple[str, bytes] | None = None
     if dockerfile == "-":
-        outside, name = sys.stdin.buffer.read(_MAX_DOCKERFILE + 1), "Dockerfile"
+        outside, name = stdin_dockerfile(), "Dockerfile"
     else:
         name = relative_dockerfile(root, dockerfile)
         if name.startswith("../"):
@@ -193,7 +220,9 @@ def _from_stdin(dockerfile: str) -> BuildContext:
         raise Failure("unable to prepare context: context from stdin is empty")
     if start.startswith(_ARCHIVES) or start[257:262] == b"ustar":
         return BuildContext(dockerfile, _rest(start, source))
-    data = start + source.read(_MAX_DOCKERFILE)
+    if dockerfile:
+        raise Failure("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")
+    data = start + stdin_dockerfile()
     return BuildContext("Dockerfile", iter([file_entry("Dockerfile", data), END]))
 
 

@@ -136,7 +136,8 @@ class BuildCalls:
             from sampan.engine.remote_context import load_remote
 
             found = load_remote(context, fd, request, lambda _: None, threading.Event(), NO_CLIENT)
-            return request if found.dockerfile is None else replace(request, dockerfile_text=found.dockerfile)
+            known = found.dockerfile is None or request.dockerfile_text is not None
+            return request if known else replace(request, dockerfile_text=found.dockerfile)
 
         def performed() -> Json:
             parent = self._large if isinstance(context, str) else self._small

@@ -112,7 +112,7 @@ class Builds:
                 self._contexts.scratch() if request.contexts else nullcontext("") as scratch,
             ):
                 wanted = request
-                if opened.dockerfile is not None:
+                if opened.dockerfile is not None and request.dockerfile_text is None:
                     wanted = replace(request, dockerfile_text=opened.dockerfile)
                 opener = NamedSources(scratch, self._contexts.known, session.client)
                 try:

@@ -31,7 +31,7 @@ def _listing(sampan: Any, *arguments: str) -> list[str]:
     return sorted(sampan.ok("run", "--rm", "--network", "none", "remote:1", "find", "/ctx").split())
 
 
-def test_a_repository_is_a_context(sampan: Any, site: GitServer) -> None:
+def test_a_repository_is_a_context(sampan: Any, site: GitServer, tmp_path: Path) -> None:
     folder = site.repository(
         "r.git", {"Dockerfile": _DOCKERFILE, "a": "one", ".dockerignore": "b\n", "b": "b"}
     )
@@ -48,6 +48,13 @@ def test_a_repository_is_a_context(sampan: Any, site: GitServer) -> None:
     assert _listing(sampan, "-f", "other", f"{url}#:sub") == ["/ctx", "/ctx/c"]
     kept = _listing(sampan, "--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1", url)
     assert "/ctx/.git/HEAD" in kept
+    # A Dockerfile from here, by standard input or an absolute path, with the files from there.
+    own = "FROM busybox\nCOPY a /ctx/own\n"
+    sampan.ok("build", "-t", "remote:1", "-f", "-", f"{url}#v1", stdin=own.encode())
+    assert sampan.ok("run", "--rm", "--network", "none", "remote:1", "cat", "/ctx/own") == "one"
+    (tmp_path / "Own").write_text(own)
+    assert _listing(sampan, "-f", str(tmp_path / "Own"), url) == ["/ctx", "/ctx/own"]
+    assert "(default)" in sampan.ok("build", "--call", "targets", "-f", str(tmp_path / "Own"), url)
     failed = sampan.run("build", f"{url}#nothing")
     assert failed.returncode == 1 and "does not contain ref nothing" in failed.stderr
     failed = sampan.run("build", f"{url}#main:../..")

@@ -6,7 +6,14 @@ import os
 from dataclasses import dataclass, replace
 
 from sampan.cli.build.asking import require_sampan
-from sampan.cli.build_context import ignore_file, is_remote, open_context, relative_dockerfile
+from sampan.cli.build_context import (
+    ignore_file,
+    is_remote,
+    open_context,
+    relative_dockerfile,
+    remote_dockerfile,
+    stdin_dockerfile,
+)
 from sampan.cli.failure import Failure
 from sampan.cli.tarball import END, file_entry
 from sampan.client.codec import loads, pretty
@@ -14,7 +21,7 @@ from sampan.client.codec import loads, pretty
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any, BinaryIO
+    from typing import Any
 
     from sampan.cli.flags import Values
     from sampan.client.api import Client
@@ -85,9 +92,11 @@ class Question:
     shown: str
     remote: str = ""
     """A URL that the engine fetches."""
+    alone: bool = False
+    """The body is the Dockerfile itself."""
 
 
-def question(place: str, dockerfile: str, stdin: BinaryIO) -> Question:
+def question(place: str, dockerfile: str) -> Question:
     """The Dockerfile and the ignore file of a context alone; an archive on stdin as it is. Raises `Failure`."""
     if place == "-":
         context = open_context(place, dockerfile)
@@ -95,13 +104,14 @@ def question(place: str, dockerfile: str, stdin: BinaryIO) -> Question:
         return Question(context.body or iter(()), name, name)
     if not os.path.isdir(place):
         if is_remote(place):
-            name = dockerfile or "Dockerfile"
-            return Question(iter(()), name, name, place)
+            name, given = remote_dockerfile(dockerfile)
+            name = name or "Dockerfile"
+            return Question(iter(() if given is None else (given,)), name, name, place, given is not None)
         raise Failure(f'unable to prepare context: path "{place}" not found')
     root = os.path.realpath(place)
     found = ""
     if dockerfile == "-":
-        name, shown, text = "Dockerfile", "Dockerfile", stdin.read(_MAX_DOCKERFILE + 1)
+        name, shown, text = "Dockerfile", "Dockerfile", stdin_dockerfile()
     else:
         found = relative_dockerfile(root, dockerfile)
         path = os.path.join(root, found)

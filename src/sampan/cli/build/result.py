@@ -18,18 +18,19 @@ class Result:
 
     def __init__(self) -> None:
         self.id = ""
-        self.response: dict[str, Any] = {}
+        self.response: dict[str, Any] | None = None
+        """None: the engine says nothing of the kind."""
 
     def remember(self, value: Any) -> None:
         if isinstance(value, dict):
             self.id = str(value.get("ID") or self.id)
             response = value.get("ExporterResponse")
             if isinstance(response, dict):
-                self.response.update(response)
+                self.response = {**(self.response or {}), **response}
 
     def metadata(self, tags: list[str]) -> dict[str, Any]:
         """BuildKit's keys; an engine that says no more than an ID gets those that follow from it."""
-        if self.response:
+        if self.response is not None:
             return self.response
         metadata: dict[str, Any] = {}
         if self.id:

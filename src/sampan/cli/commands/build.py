@@ -39,15 +39,18 @@ if TYPE_CHECKING:
 def _build_arguments(values: list[str], *, reproducible: bool = False) -> dict[str, str | None]:
     """NAME=value; NAME alone takes the value it has here, and none when it has none.
 
-    SOURCE_DATE_EPOCH goes along when it is set, as buildx does it; `--reproducible` sets it to 0 otherwise.
+    SOURCE_DATE_EPOCH goes along when it is set, as buildx does it, and gives way to one that was given, be it empty;
+    `--reproducible` sets it to 0 otherwise.
     """
     result: dict[str, str | None] = {}
     for text in values:
         name, equals, value = text.partition("=")
         result[name] = value if equals else os.environ.get(name)
-    epoch = os.environ.get("SOURCE_DATE_EPOCH") or ("0" if reproducible else "")
-    if epoch and not result.get("SOURCE_DATE_EPOCH"):
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch and "SOURCE_DATE_EPOCH" not in result:
         result["SOURCE_DATE_EPOCH"] = epoch
+    if reproducible and not result.get("SOURCE_DATE_EPOCH"):
+        result["SOURCE_DATE_EPOCH"] = "0"
     return result
 
 
@@ -69,7 +72,7 @@ def _contexts(values: list[str]) -> str:
     return dumps(named_contexts(values))
 
 
-def _query(invocation: Invocation, dockerfile: str, remote: str, mode: str) -> dict[str, Any]:
+def _query(invocation: Invocation, context: BuildContext, mode: str) -> dict[str, Any]:
     flags = invocation.flags
     labels = texts.to_map(flags["label"])
     cache_from, cache_to = _caches(flags)
@@ -81,8 +84,9 @@ def _query(invocation: Invocation, dockerfile: str, remote: str, mode: str) -> d
         arguments = with_proxies(config, invocation.client().address.text, arguments)
     return {
         "t": flags["tag"],
-        "dockerfile": dockerfile,
-        "remote": remote,
+        "dockerfile": context.dockerfile,
+        "remote": context.remote,
+        "dockerfilebody": bool(context.remote) and context.body is not None,
         "q": flags["quiet"] and mode == CLASSIC,
         "progress": "" if mode == CLASSIC else "rawjson",
         "nocache": flags["no-cache"],
@@ -160,9 +164,11 @@ def _built(invocation: Invocation) -> int:
     client = invocation.client()
     if what := beyond_classic(flags):
         require_sampan(client, what)
+    if context.remote and context.body is not None:
+        require_sampan(client, "a Dockerfile for a context behind a URL")
     if (explained or flags["on-error"]) and mode == CLASSIC:
         mode = "plain"
-    query = _query(invocation, context.dockerfile, context.remote, mode)
+    query = _query(invocation, context, mode)
     if outputs is not None:
         query["outputs"] = dumps(outputs.wire)
     offered = outputs.offers() if outputs is not None else {}
@@ -236,11 +242,12 @@ def _answer(call: Call, invocation: Invocation) -> int:
     from sampan.cli.build import calls
 
     flags = invocation.flags
-    sent = calls.question(invocation.args[0], flags["file"], sys.stdin.buffer)
+    sent = calls.question(invocation.args[0], flags["file"])
     arguments = _build_arguments(flags["build-arg"])
     query = {
         "call": call.name,
         "remote": sent.remote or None,
+        "dockerfilebody": sent.alone or None,
         "dockerfile": sent.name,
         "target": flags["target"] or None,
         "platform": ",".join(flags["platform"]) or None,
