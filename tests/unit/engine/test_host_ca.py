@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.engine.host_ca import keystore
+from sampan.engine.host_ca import keystore, pkcs12
 from sampan.engine.host_ca.bundle import certificates, joined
 from sampan.engine.host_ca.layer import clean_up, find_places, own_bundle, write_layer
 from sampan.errors import Invalid
@@ -77,6 +77,60 @@ def test_java_reads_the_keystore_and_what_it_made_of_it_is_cleaned(tmp_path: Pat
     store.write_bytes(keystore.encode(after.without_ours()))
     listing = run(*tool, "-list", "-v")
     assert "Your keystore contains 2 entries" in listing and "CN=host" not in listing
+
+
+@pytest.mark.skipif(shutil.which("keytool") is None, reason="Java's keytool judges, and is not here")
+def test_java_reads_a_store_without_password_and_what_it_made_of_it_is_cleaned(tmp_path: Path) -> None:
+    def run(*words: str) -> str:
+        return subprocess.run(words, check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+
+    for name in ("own", "host", "added"):
+        run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "9")  # fmt: skip
+    # As JDKs are built since 18 (JDK-8275252).
+    bare = [f"-J-Dkeystore.pkcs12.{name}=NONE" for name in ("certProtectionAlgorithm", "macAlgorithm")]
+    tool = (
+        "keytool",
+        *bare,
+        "-noprompt",
+        "-storetype",
+        "PKCS12",
+        "-storepass",
+        "changeit",
+        "-keystore",
+        "store",
+    )
+    run(*tool, "-importcert", "-alias", "own", "-file", "own.pem")
+    store = tmp_path / "store"
+    original = store.read_bytes()
+    before = pkcs12.decode(original)
+    assert before is not None
+    ders = list(certificates((tmp_path / "own.pem").read_bytes() + (tmp_path / "host.pem").read_bytes()))
+    extended = before.with_certificates(ders)
+    assert pkcs12.encode(extended.without_ours()) == original
+    store.write_bytes(pkcs12.encode(extended))
+    listing = run(*tool, "-list", "-v")
+    assert "Your keystore contains 2 entries" in listing and "Owner: CN=host" in listing
+    assert listing.count("trustedCertEntry") == 2
+    run(*tool, "-importcert", "-alias", "added", "-file", "added.pem")
+    after = pkcs12.decode(store.read_bytes())
+    assert after is not None
+    store.write_bytes(pkcs12.encode(after.without_ours()))
+    listing = run(*tool, "-list", "-v")
+    assert "Your keystore contains 2 entries" in listing and "CN=host" not in listing
+    # One with a password is another's business.
+    locked = [*(word for word in tool[:-1] if not word.startswith("-J")), "locked"]
+    run(*locked, "-importcert", "-alias", "x", "-file", "host.pem")
+    assert pkcs12.decode((tmp_path / "locked").read_bytes()) is None
+
+
+@pytest.mark.parametrize("cut", [0, 1, 3, 7, 20, 40, -1])
+def test_a_store_without_password_that_is_damaged_is_left_alone(cut: int) -> None:
+    good = pkcs12.encode(pkcs12.Safes(()).with_certificates([b"der" * 60]))
+    assert pkcs12.decode(good) is not None
+    assert pkcs12.decode(good[:cut]) is None
+    for wrong in (b"\x30\x80", b"\x30\x85\1\1\1\1\1", b"\x30\x84\xff\xff\xff\xff", b"\x30\0"):
+        assert pkcs12.decode(wrong + good) is None
 
 
 def test_a_layer_looks_like_the_image_and_leaves_nothing_behind(tmp_path: Path) -> None:

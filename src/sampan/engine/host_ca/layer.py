@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sampan.engine.host_ca import keystore
+from sampan.engine.host_ca import keystore, pkcs12
 from sampan.engine.host_ca.bundle import MARK, MAX_BUNDLE, Joined, certificates, joined
 from sampan.linux.paths import open_in_root, open_regular
 
@@ -55,9 +56,8 @@ def find_places(root: int, host: bytes, java_home: str) -> list[Place]:
                 found[own[0]] = Place(*own, both.content, both)
     for path in (*STORES, *_stores_of_jvms(root, java_home)):
         own = _read(root, path)
-        store = keystore.decode(own[2]) if own is not None and own[0] not in found else None
-        if own is not None and store is not None:
-            after = keystore.encode(store.with_certificates(certificates(host)))
+        if own is not None and own[0] not in found:
+            after = _extended(own[2], certificates(host))
             if after != own[2]:
                 found[own[0]] = Place(*own, after, None)
     return list(found.values())
@@ -112,10 +112,20 @@ def _cleaned(content: bytes, bundles: list[Joined]) -> bytes:
     if MARK in content:
         for bundle in bundles:
             content = bundle.removed_from(content)
-    if keystore.OURS in content:
-        store = keystore.decode(content)
-        return content if store is None else keystore.encode(store.without_ours())
+    if keystore.OURS in content and (store := keystore.decode(content)) is not None:
+        return keystore.encode(store.without_ours())
+    if pkcs12.NAME in content and (safes := pkcs12.decode(content)) is not None:
+        return pkcs12.encode(safes.without_ours())
     return content
+
+
+def _extended(content: bytes, host: Iterable[bytes]) -> bytes:
+    """A keystore with the host's certificates; what is none of the known kinds stays as it is."""
+    store = keystore.decode(content)
+    if store is not None:
+        return keystore.encode(store.with_certificates(host))
+    safes = pkcs12.decode(content)
+    return content if safes is None else pkcs12.encode(safes.with_certificates(host))
 
 
 def _rewrite(parent: int, name: str, content: bytes, info: os.stat_result) -> None:
