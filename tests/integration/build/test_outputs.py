@@ -151,9 +151,8 @@ def test_an_image_is_pushed_after_its_build(sampan: Any, session_registry: Any, 
         sampan, "--output", "type=image,name=canonical,name-canonical=true", "--metadata-file", str(metadata)
     )
     digest = json.loads(metadata.read_text())["containerimage.digest"]
-    assert json.loads(sampan.ok("image", "inspect", f"canonical@{digest}"))[0]["RepoDigests"] == [
-        f"canonical@{digest}"
-    ]
+    inspected = json.loads(sampan.ok("image", "inspect", f"canonical@{digest}"))[0]
+    assert f"canonical@{digest}" in inspected["RepoDigests"]
 
 
 def test_an_output_that_fails_leaves_nothing_and_says_why(sampan: Any, tmp_path: Path) -> None:
