@@ -11,6 +11,7 @@ from sampan.build.cache_options import CacheFrom, CacheTo
 from sampan.build.output_options import Output
 from sampan.oci.digest import Digest
 from sampan.oci.reference import Reference
+from sampan.registry.proxies import NO_PROXIES, Proxies
 
 MAX_DOCKERFILE = 4 << 20
 """Bytes."""
@@ -283,3 +284,5 @@ class BuildRequest:
     """Several are built at the same time, each as `platform`, and become one index."""
     outputs: tuple[Output, ...] = ()
     """Empty: an image in the store."""
+    proxies: Proxies = NO_PROXIES
+    """The engine's, for what it fetches for the build itself."""

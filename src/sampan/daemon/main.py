@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from sampan.daemon.listen import open_listener, open_metrics_listener
 from sampan.daemon.options import DaemonOptions, parse_options
 from sampan.daemon.wiring import Assembled, assemble
 from sampan.errors import Conflict, SampanError, exit_code
+from sampan.registry.proxies import proxies_of
 
 if TYPE_CHECKING:
     from sampan.api.metrics import MetricsServer
@@ -30,14 +32,17 @@ log = logging.getLogger(__name__)
 READY_FD_VARIABLE = "SAMPAN_READY_FD"
 _THREADS = 64
 """Blocking work at the same time: pulls, copies, waits for the launcher. Threads are made when needed."""
+_UMASK = 0o022
+"""Whatever it was started with, as dockerd has it: the modes of what containers and layers get don't depend on it."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run until SIGTERM or SIGINT; the exit code."""
     try:
-        options = parse_options(argv)
+        options = _with_proxies(parse_options(argv))
         _set_up_logging(options.settings.debug)
         _allow_many_files()
+        os.umask(_UMASK)
         if os.geteuid() != 0:
             raise Conflict("the engine needs root", hint="start it with sudo")
         with _RunLock(options.settings.run):
@@ -46,6 +51,12 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write(f"sampan daemon: {error.message}\n" + (f"{error.hint}\n" if error.hint else ""))
         return exit_code(error)
     return 0
+
+
+def _with_proxies(options: DaemonOptions) -> DaemonOptions:
+    """What flags and file don't say of proxies the environment does."""
+    proxies = proxies_of(options.settings.proxies, os.environ)
+    return replace(options, settings=replace(options.settings, proxies=proxies))
 
 
 class _RunLock:

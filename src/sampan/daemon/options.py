@@ -22,6 +22,7 @@ from sampan.engine.security import BUILTIN, UNCONFINED
 from sampan.engine.settings import Settings
 from sampan.errors import Invalid
 from sampan.logs.options import DRIVERS, check_log_options
+from sampan.registry.proxies import Proxies
 
 DEFAULT_CONFIG = Path("/etc/sampan/daemon.json")
 _INTERFACE_NAME_BYTES = 15  # IFNAMSIZ - 1
@@ -64,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         help="[HOST=]URL tried before the registry (default host docker.io)",
     )
     add("--registry-certs", type=Path, help="directory of HOST/*.crt (default /etc/docker/certs.d)")
+    add("--http-proxy", help="proxy for what the engine fetches by HTTP (default: what HTTP_PROXY says)")
+    add("--https-proxy", help="proxy for what it fetches by HTTPS (default: what HTTPS_PROXY says)")
+    add(
+        "--no-proxy", help="hosts, domains and networks reached without a proxy (default: what NO_PROXY says)"
+    )
     add("--max-concurrent-downloads", type=int)
     add("--max-concurrent-uploads", type=int)
     add("--log-driver", help=f"default log driver of containers (none, {', '.join(DRIVERS)})")
@@ -118,6 +124,7 @@ _LISTS = {
 }
 """Flags that may be repeated -> the key of the file that holds their list."""
 
+_PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 _RENAMED = {"root": "data-root", "run": "exec-root", "log_opt": "log-opts", "add_runtime": "runtimes"}
 
 
@@ -128,6 +135,7 @@ def parse_options(argv: Sequence[str]) -> DaemonOptions:
     path = given or DEFAULT_CONFIG
     stored = _read_file(path) if given or path.exists() else {}
     builder = stored.pop("builder", None)
+    stored |= _stored_proxies(stored.pop("proxies", {}))
     known = {_key(flag) for flag in flags}
     if unknown := sorted(set(stored) - known):
         raise Invalid(f"{path}: unknown key {unknown[0]!r}", hint=f"known keys: {', '.join(sorted(known))}")
@@ -173,6 +181,7 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         insecure_registries=_strings(values, "insecure_registry"),
         registry_mirrors=_mirrors(values["registry_mirror"]),
         registry_certs=Path(values["registry_certs"] or default.registry_certs),
+        proxies=_proxies(values),
         max_concurrent_downloads=_positive(
             values, "max_concurrent_downloads", default.max_concurrent_downloads
         ),
@@ -201,6 +210,23 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
     hosts = _strings(values, "host") or (f"unix://{settings.socket}",)
     _check_log(settings)
     return DaemonOptions(settings, hosts, _metrics_address(values["metrics_addr"]))
+
+
+def _stored_proxies(value: object) -> dict[str, str]:
+    """`proxies` of the file, an object of Docker's keys, as single keys."""
+    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+        raise Invalid("proxies: expected an object of strings")
+    if unknown := sorted(value.keys() - _PROXIES):
+        raise Invalid(f"proxies: unknown key {unknown[0]!r}", hint=f"known keys: {', '.join(_PROXIES)}")
+    return dict(value)
+
+
+def _proxies(values: Mapping[str, Any]) -> Proxies:
+    found = Proxies(*(values[name.replace("-", "_")] or "" for name in _PROXIES))
+    for url in (found.http, found.https):
+        if "://" in url and not url.startswith(("http://", "https://")):
+            raise Invalid("invalid proxy: expected http://HOST:PORT or https://HOST:PORT")
+    return found
 
 
 def _check_log(settings: Settings) -> None:

@@ -269,7 +269,16 @@ def _builds(
         builds.with_name(KNOWN_FILES),
     )
     hold = stores.images.holding
-    return Builds(builds, small, tools, cache, hold, images.announce_tags, settings.builder_entitlements)
+    return Builds(
+        builds,
+        small,
+        tools,
+        cache,
+        hold,
+        images.announce_tags,
+        settings.builder_entitlements,
+        settings.proxies,
+    )
 
 
 def host_resolvers(

@@ -135,7 +135,8 @@ class BuildCalls:
                 return request
             from sampan.engine.remote_context import load_remote
 
-            found = load_remote(context, fd, request, lambda _: None, threading.Event(), NO_CLIENT)
+            asked = replace(request, proxies=self._images.config.proxies)
+            found = load_remote(context, fd, asked, lambda _: None, threading.Event(), NO_CLIENT)
             known = found.dockerfile is None or request.dockerfile_text is not None
             return request if known else replace(request, dockerfile_text=found.dockerfile)
 

@@ -27,6 +27,7 @@ from sampan.engine.threads import Report, ReportedWork, blocking_chunks, streame
 from sampan.oci.digest import Digest
 from sampan.oci.reference import Reference
 from sampan.registry.config import Credentials
+from sampan.registry.proxies import NO_PROXIES, Proxies
 
 if TYPE_CHECKING:
     from sampan.engine.build_job import Tools
@@ -53,13 +54,14 @@ class Builds:
         hold_layers: HoldLayers,
         tagged: Callable[[Sequence[Reference]], None] = lambda _names: None,
         allowed: frozenset[str] = DEFAULT_ALLOWED,
+        proxies: Proxies = NO_PROXIES,
     ) -> None:
         """`root` and `small` are for contexts under way, see `BuildContexts`. `prepare` is called by the first build.
 
         `hold_layers`: what a build needs is not collected meanwhile; a layer that it stands on may belong to an image
         that is removed. Others go: where builds follow each other without a pause, the cache has bounds too.
         `tagged` is told in the event loop of the names that a build has given. `allowed`: entitlements that builds
-        may be granted.
+        may be granted. `proxies`: for what builds fetch.
         """
         self._contexts = BuildContexts(root, small, root.with_name(KNOWN_FILES))
         self._prepare = prepare
@@ -69,6 +71,7 @@ class Builds:
         self._hold_layers = hold_layers
         self._tagged = tagged
         self._allowed = allowed
+        self._proxies = proxies
         self.sessions = BuildSessions()
         self.shells = BuildShells(
             lambda use, host_ca: self._tools({}, NO_CLIENT, use, host_ca, False).worker, self._in_use
@@ -94,6 +97,7 @@ class Builds:
         """
         loop = asyncio.get_running_loop()
         check_granted(request.entitlements, self._allowed)
+        request = replace(request, proxies=self._proxies)
         session = self.sessions.claim(session_id)
 
         def work(report: Report[BuildEvent], cancelled: threading.Event) -> None:
@@ -114,7 +118,7 @@ class Builds:
                 wanted = request
                 if opened.dockerfile is not None and request.dockerfile_text is None:
                     wanted = replace(request, dockerfile_text=opened.dockerfile)
-                opener = NamedSources(scratch, self._contexts.known, session.client)
+                opener = NamedSources(scratch, self._contexts.known, session.client, request.proxies)
                 try:
                     with self._in_use() as use:
                         stored = any(one.kind == "image" and one.store for one in request.outputs)

@@ -54,6 +54,7 @@ class Images:
             mirrors=settings.registry_mirrors,
             certs_dir=settings.registry_certs,
             user_agent=f"sampan/{__version__}",
+            proxies=settings.proxies,
         )
 
     # Looking

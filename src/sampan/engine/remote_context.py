@@ -30,6 +30,7 @@ from sampan.build.worker import TransferReport
 from sampan.engine.client_directory import ClientDirectory
 from sampan.errors import Conflict, Invalid
 from sampan.registry.progress import Progress
+from sampan.registry.proxies import NO_PROXIES, Proxies
 from sampan.storage.extract import extract_tar
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,8 @@ def load_remote(
     """
     if is_git(address, context=True):
         keep = is_asked_for(KEEP_GIT_DIR, request.build_args)
-        return fetch_repository(address, fd, report, cancelled, client, keep_git_dir=keep)
-    return fetch_archive(address, fd, report, cancelled, client)
+        return fetch_repository(address, fd, report, cancelled, client, request.proxies, keep_git_dir=keep)
+    return fetch_archive(address, fd, report, cancelled, client, request.proxies)
 
 
 def fetch_repository(
@@ -76,6 +77,7 @@ def fetch_repository(
     report: TransferReport,
     cancelled: threading.Event,
     client: ClientSession,
+    proxies: Proxies,
     *,
     keep_git_dir: bool = False,
 ) -> Fetched:
@@ -88,18 +90,24 @@ def fetch_repository(
             report(Progress("Downloading", source.url.remote, count))
 
     with forwarded_agent(client) if source.url.scheme == "ssh" else nullcontext("") as agent:
-        limits = Limits(cancelled, progress, agent)
+        limits = Limits(cancelled, progress, agent, proxies)
         resolved = resolve(source, limits)
         check_out(source, resolved, fd, limits, keep_git_dir=kept)
     return Fetched(Material(source.named, {"sha1": resolved.commit}))
 
 
 def fetch_archive(
-    address: str, fd: int, report: TransferReport, cancelled: threading.Event, client: ClientSession
+    address: str,
+    fd: int,
+    report: TransferReport,
+    cancelled: threading.Event,
+    client: ClientSession,
+    proxies: Proxies,
 ) -> Fetched:
     """Raises `Invalid` for what is neither an archive nor a Dockerfile."""
     with tempfile.TemporaryFile() as file:
-        got = download(address, file, report, cancelled, authorization=authorization_for(address, client))
+        login = authorization_for(address, client)
+        got = download(address, file, report, cancelled, authorization=login, proxies=proxies)
         source = Material(redacted(address), {"sha256": got.sha256})
         if is_tar(file.fileno()):
             extract_tar(file, fd, CONTEXT_FILES)
@@ -123,8 +131,11 @@ class NamedSources(ContextOpener):
     These are read in place where they can be, as the main context is; else the client's session sends them.
     """
 
-    def __init__(self, scratch: str, known: Path, client: ClientSession) -> None:
+    def __init__(
+        self, scratch: str, known: Path, client: ClientSession, proxies: Proxies = NO_PROXIES
+    ) -> None:
         """`scratch`: for files that are brought here. `known`: for checksums of files in place."""
+        self._proxies = proxies
         self._scratch = scratch
         self._known = known
         self._client = client
@@ -153,9 +164,9 @@ class NamedSources(ContextOpener):
     ) -> Material | None:
         """Where it comes from; None: from the client."""
         if is_git(value, context=True):
-            return fetch_repository(value, fd, report, cancelled, self._client).source
+            return fetch_repository(value, fd, report, cancelled, self._client, self._proxies).source
         if is_url(value):
-            found = fetch_archive(value, fd, report, cancelled, self._client)
+            found = fetch_archive(value, fd, report, cancelled, self._client, self._proxies)
             if found.dockerfile is not None:
                 raise Invalid(f"the build context {name}={redacted(value)} is no tar archive")
             return found.source

@@ -8,6 +8,7 @@ from pathlib import Path
 from sampan.build.consent import DEFAULT_ALLOWED
 from sampan.build.solver.collection import Rule, default_rules
 from sampan.engine.userns import IdMaps
+from sampan.registry.proxies import NO_PROXIES, Proxies
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Settings:
     registry_mirrors: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Registry host -> base URLs that are tried first."""
     registry_certs: Path = Path("/etc/docker/certs.d")
+    proxies: Proxies = NO_PROXIES
+    """For what the engine fetches itself: images, and what builds ADD or have as context."""
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     init_by_default: bool = False

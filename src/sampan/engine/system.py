@@ -14,6 +14,7 @@ from sampan.engine.settings import Settings
 from sampan.linux.cgroups import CgroupHost
 from sampan.linux.cgroups.features import detect_features
 from sampan.logs.options import DRIVERS
+from sampan.registry.proxies import masked
 
 Json = dict[str, object]
 
@@ -104,9 +105,9 @@ class System:
             "IndexServerAddress": "https://index.docker.io/v1/",
             "RegistryConfig": self._registries(),
             "DockerRootDir": str(self._settings.root),
-            "HttpProxy": os.environ.get("HTTP_PROXY", ""),
-            "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
-            "NoProxy": os.environ.get("NO_PROXY", ""),
+            "HttpProxy": masked(self._settings.proxies.http),
+            "HttpsProxy": masked(self._settings.proxies.https),
+            "NoProxy": self._settings.proxies.excluded,
             "Name": platform.node(),
             "Labels": list(self._settings.labels),
             "ExperimentalBuild": False,

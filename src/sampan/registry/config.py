@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sampan.oci.reference import DEFAULT_DOMAIN
+from sampan.registry.proxies import NO_PROXIES, Proxies
 
 HUB_HOST = "registry-1.docker.io"
 
@@ -39,6 +40,7 @@ class RegistryConfig:
     user_agent: str = "sampan"
     loopback_is_insecure: bool = True
     """As with Docker: a registry on this machine needs no certificate."""
+    proxies: Proxies = NO_PROXIES
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from urllib3 import exceptions
 
 _CLOSED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 """Not about TLS: the other side has gone."""
+_REFUSED = "Tunnel connection failed: "
+"""What http.client says of a proxy's answer to CONNECT, before the status."""
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 _EXPIRED = frozenset({9, 10})
 _OTHER_NAME = frozenset({62, 64})
@@ -21,8 +23,10 @@ _OTHER_NAME = frozenset({62, 64})
 
 
 def is_final(error: Exception) -> bool:
-    """Whether another attempt right away can't end otherwise: nobody listens, no such name, no trust."""
+    """Whether another attempt right away can't end otherwise: nobody listens, no such name, no trust, no permission."""
     cause = _cause(error)
+    if isinstance(error, exceptions.ProxyError) and f"{_REFUSED}4" in str(cause):
+        return True
     return isinstance(error, exceptions.LocationParseError | exceptions.NameResolutionError) or (
         isinstance(cause, ConnectionRefusedError | ssl.SSLError | socket.gaierror)
         and not isinstance(cause, _CLOSED)
@@ -39,6 +43,8 @@ def failed_to_connect(error: Exception) -> bool:
 
 def describe(error: Exception, host: str = "") -> str:
     """The cause in a few words. `host`: the one that was asked, with its port."""
+    if isinstance(error, exceptions.ProxyError):
+        return f"proxyconnect tcp: {_of_proxy(_cause(error))}"
     cause = _cause(error)
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
     if isinstance(cause, socket.gaierror):
@@ -75,6 +81,15 @@ def _cause(error: BaseException) -> BaseException:
             break
         error, seen = following, seen + 1
     return error
+
+
+def _of_proxy(cause: BaseException) -> str:
+    if isinstance(cause, ssl.SSLError):
+        return _tls(cause, "the proxy")
+    if isinstance(cause, socket.gaierror):
+        return "dial tcp: lookup of the proxy: no such host"
+    refused = str(cause).partition(_REFUSED)[2]
+    return refused[:100] if refused.isprintable() and refused else f"dial tcp: {_system(cause, 'connect: ')}"
 
 
 def _system(cause: BaseException, prefix: str) -> str:

@@ -28,6 +28,7 @@ from sampan.registry.auth import (
 )
 from sampan.registry.config import Credentials, Endpoint, RegistryConfig
 from sampan.registry.failures import describe, failed_to_connect, is_final
+from sampan.registry.pools import Pools
 
 CONNECT_SECONDS = 15.0
 READ_SECONDS = 60.0
@@ -82,7 +83,8 @@ class Transport:
         # A mirror is somebody else: it never sees the registry's credentials.
         self._credentials = Credentials() if endpoint.mirror else credentials
         self._config = config
-        self._pool = urllib3.PoolManager(
+        self._pools = Pools(
+            config.proxies,
             num_pools=8,
             maxsize=8,
             retries=False,
@@ -104,7 +106,7 @@ class Transport:
         return self._challenge
 
     def close(self) -> None:
-        self._pool.clear()
+        self._pools.close()
 
     def ping(self) -> None:
         """Whether anything answers here at all, asked without logging in. Raises `Unavailable`."""
@@ -221,7 +223,7 @@ class Transport:
             if authorization and own:
                 headers = {**headers, "Authorization": authorization}
             body = request.body() if callable(request.body) else request.body
-            response = self._pool.request(
+            response = self._pools.of(url).request(
                 request.method,
                 url,
                 headers=headers,
@@ -316,12 +318,14 @@ class Transport:
         plain = [(name, value) for name, value in fields.items() if name != "scope"]
         scopes = [("scope", one) for one in fields.get("scope", "").split()]
         url = realm + separator + urlencode([*plain, *scopes])
-        response = self._pool.request("GET", url, headers=headers, redirect=False, preload_content=False)
+        response = self._pools.of(url).request(
+            "GET", url, headers=headers, redirect=False, preload_content=False
+        )
         return _whole(response, redacted(realm))
 
     def _post_token(self, realm: str, fields: dict[str, str], identity: str) -> Answer:
         form = {**fields, "grant_type": "refresh_token", "refresh_token": identity, "client_id": "sampan"}
-        response = self._pool.request(
+        response = self._pools.of(realm).request(
             "POST",
             realm,
             body=urlencode(form),

@@ -7,6 +7,7 @@ import pytest
 
 from sampan.daemon.options import parse_options
 from sampan.errors import Invalid
+from sampan.registry.proxies import Proxies
 
 
 def with_file(tmp_path: Path, content: object, *flags: str) -> list[str]:
@@ -159,3 +160,21 @@ def test_defaults_of_isolation_are_checked(tmp_path: Path) -> None:
     ):
         with pytest.raises(Invalid, match=words):
             parse_options(with_file(tmp_path, {}, *flags))
+
+
+def test_proxies_come_from_flags_before_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(json.dumps({"proxies": {"http-proxy": "http://file:1", "no-proxy": "a,b"}}))
+    options = parse_options(["--config-file", str(file), "--https-proxy", "https://flag:2"])
+    assert options.settings.proxies == Proxies("http://file:1", "https://flag:2", "a,b")
+    options = parse_options(["--config-file", str(file), "--http-proxy", "flag:3"])
+    assert options.settings.proxies.http == "flag:3"
+
+
+@pytest.mark.parametrize("wrong", [{"proxies": []}, {"proxies": {"http": "x"}}, {"proxies": {"http-proxy": 1}},
+    {"proxies": {"http-proxy": "socks5://x:1"}}])  # fmt: skip
+def test_a_proxy_that_can_be_none_is_refused(tmp_path: Path, wrong: object) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(json.dumps(wrong))
+    with pytest.raises(Invalid, match="prox"):
+        parse_options(["--config-file", str(file)])

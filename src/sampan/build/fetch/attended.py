@@ -14,6 +14,7 @@ from urllib.parse import urljoin
 
 from sampan.build.fetch.git_url import redacted
 from sampan.errors import SampanError, Unavailable
+from sampan.registry.proxies import NO_PROXIES, Proxies
 
 if TYPE_CHECKING:
     import urllib3
@@ -93,12 +94,20 @@ def _shut(connection: socket.socket) -> None:
 
 
 def http_pool(
-    connections: Connections, timeout: urllib3.Timeout, headers: dict[str, str]
+    connections: Connections,
+    timeout: urllib3.Timeout,
+    headers: dict[str, str],
+    proxies: Proxies = NO_PROXIES,
 ) -> urllib3.PoolManager:
     """For a stranger's servers: `Retry-After` is not slept through, what comes with a redirect is not read to its end,
-    and credentials do not follow one to another server. Raises `Unavailable` for a redirect that is not followed."""
+    and credentials do not follow one to another server; each address is reached by its own proxy.
+
+    Raises `Unavailable` for a redirect that is not followed, `Unsupported` for a proxy that is none of HTTP's.
+    """
     from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry
     from urllib3.connection import HTTPConnection, HTTPSConnection
+
+    from sampan.registry.pools import proxy_pool
 
     class Plain(HTTPConnection):
         def _new_conn(self) -> socket.socket:
@@ -118,10 +127,22 @@ def http_pool(
     class TlsPool(HTTPSConnectionPool):
         ConnectionCls = Tls
 
+    pool_classes = {"http": PlainPool, "https": TlsPool}
+    options: dict[str, Any] = {"timeout": timeout, "retries": Retry(2, respect_retry_after_header=False)}
+
+    def through(proxy: str) -> PoolManager:
+        made = proxy_pool(proxy, options)
+        made.pool_classes_by_scheme = pool_classes
+        return made
+
     class Pool(PoolManager):
         def urlopen(self, method: str, url: str, redirect: bool = True, **rest: Any) -> BaseHTTPResponse:  # type: ignore[override]
             for _ in range(MAX_REDIRECTS + 1):
-                response = super().urlopen(method, url, redirect=False, **rest)
+                proxy = proxies.of(url)
+                if proxy:
+                    response = through(proxy).urlopen(method, url, redirect=False, **rest)
+                else:
+                    response = super().urlopen(method, url, redirect=False, **rest)
                 response.url = url
                 location = redirect and method == "GET" and response.get_redirect_location()
                 if not location:
@@ -136,8 +157,8 @@ def http_pool(
                 url = target
             raise Unavailable(f'Get "{redacted(url)}": stopped after {MAX_REDIRECTS} redirects')
 
-    pool = Pool(timeout=timeout, retries=Retry(2, respect_retry_after_header=False), headers=headers)
-    pool.pool_classes_by_scheme = {"http": PlainPool, "https": TlsPool}
+    pool = Pool(headers=headers, **options)
+    pool.pool_classes_by_scheme = pool_classes
     return pool
 
 

@@ -21,6 +21,7 @@ from sampan.build.fetch.attended import Connections, attended, http_pool
 from sampan.build.fetch.git_pack import MAX_PACK, inspect_pack
 from sampan.build.fetch.git_url import GitUrl
 from sampan.errors import Invalid, NotFound, SampanError, Unavailable
+from sampan.registry.proxies import NO_PROXIES, Proxies
 
 if TYPE_CHECKING:
     from dulwich.client import GitClient
@@ -51,6 +52,7 @@ class Limits:
     progress: Callable[[int], None] = lambda _count: None
     """Told how many bytes have come."""
     agent: str = ""
+    proxies: Proxies = NO_PROXIES
     deadline: float = field(default_factory=lambda: time.monotonic() + TIME)
     received: int = 0
     packed: int = 0
@@ -207,7 +209,7 @@ def _http_client(url: GitUrl, limits: Limits) -> GitClient:
     timeout = urllib3.Timeout(connect=CONNECT, read=READ)
     return Client(
         url.remote,
-        pool_manager=http_pool(limits.connections, timeout, {"User-Agent": "git/sampan"}),
+        pool_manager=http_pool(limits.connections, timeout, {"User-Agent": "git/sampan"}, limits.proxies),
         username=url.user or None,
         password=url.password or None,
         thin_packs=False,

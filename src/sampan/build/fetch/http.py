@@ -20,6 +20,7 @@ from sampan.build.fetch.git_url import is_git, redacted
 from sampan.build.worker import TransferReport
 from sampan.errors import Invalid, Unavailable
 from sampan.registry.progress import Progress
+from sampan.registry.proxies import NO_PROXIES, Proxies
 
 if TYPE_CHECKING:
     import urllib3
@@ -92,13 +93,14 @@ def download(
     cancelled: threading.Event,
     *,
     authorization: str = "",
+    proxies: Proxies = NO_PROXIES,
 ) -> Download:
     """Raises `Unavailable` when the server does not give it, `Invalid`, `BuildCancelled`."""
 
     def take(response: urllib3.BaseHTTPResponse) -> Download:
         return _receive(url, response, out, report, cancelled)
 
-    return _asked(url, authorization, {}, cancelled, take)
+    return _asked(url, authorization, {}, cancelled, proxies, take)
 
 
 def download_changed(
@@ -109,6 +111,7 @@ def download_changed(
     cancelled: threading.Event,
     *,
     authorization: str = "",
+    proxies: Proxies = NO_PROXIES,
 ) -> Download | None:
     """None when the server says that the file is still the `known` one: nothing is written to `out` then.
 
@@ -121,7 +124,7 @@ def download_changed(
             return None
         return _receive(url, response, out, report, cancelled)
 
-    return _asked(url, authorization, conditions, cancelled, take)
+    return _asked(url, authorization, conditions, cancelled, proxies, take)
 
 
 def _asked(
@@ -129,6 +132,7 @@ def _asked(
     authorization: str,
     conditions: Mapping[str, str],
     cancelled: threading.Event,
+    proxies: Proxies,
     take: Callable[[urllib3.BaseHTTPResponse], T],
 ) -> T:
     """What `take` makes of the answer; the server's failures, also while it is read, become `Unavailable`."""
@@ -142,7 +146,7 @@ def _asked(
         headers["Authorization"] = authorization
 
     def ask() -> T:
-        with http_pool(connections, urllib3.Timeout(connect=30, read=60), headers) as pool:
+        with http_pool(connections, urllib3.Timeout(connect=30, read=60), headers, proxies) as pool:
             response = pool.request("GET", url, preload_content=False)
             try:
                 return take(response)

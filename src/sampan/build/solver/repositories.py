@@ -23,6 +23,7 @@ from sampan.build.solver.voice import Voice
 from sampan.errors import Invalid, NotFound
 from sampan.oci.ignore import IgnoreRules
 from sampan.registry.progress import Progress
+from sampan.registry.proxies import Proxies
 
 DEFAULT_AGENT = "default"
 """What `--ssh default` is called."""
@@ -41,8 +42,10 @@ class Repositories:
         voice: Voice,
         cancelled: threading.Event,
         client: ClientSession,
+        proxies: Proxies,
     ) -> None:
         self._operation = operation
+        self._proxies = proxies
         self._stack = stack
         self._voice = voice
         self._cancelled = cancelled
@@ -105,7 +108,7 @@ class Repositories:
                 told = count
                 self._voice.transfer(Progress("Downloading", source.url.remote, count))
 
-        return Limits(self._cancelled, progress, self._agent_for(source))
+        return Limits(self._cancelled, progress, self._agent_for(source), self._proxies)
 
     def _agent_for(self, source: GitSource) -> str:
         """The path of a socket that leads to the client's agent; empty when it forwards none."""

@@ -35,6 +35,7 @@ from sampan.build.worker import Worker
 from sampan.errors import Invalid, Unavailable
 from sampan.oci.digest import Digest
 from sampan.oci.ignore import IgnoreRules
+from sampan.registry.proxies import NO_PROXIES, Proxies
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class Surroundings:
     client: ClientSession
     made: set[str]
     """Keys of the steps that this build has done itself: found again also without a cache."""
+    proxies: Proxies = NO_PROXIES
+    """For what is downloaded."""
 
 
 class CopySources:
@@ -78,7 +81,7 @@ class CopySources:
         self.paths = [source for source in operation.sources if source not in (*self.urls, *self._addresses)]
         _check_remotes(operation, self.urls, self._addresses, self.paths)
         self.repositories = Repositories(
-            operation, self._addresses, self._stack, voice, around.cancelled, around.client
+            operation, self._addresses, self._stack, voice, around.cancelled, around.client, around.proxies
         )
         self._counted: dict[str, str] = {}
         """URL -> SHA-256, as the key of the step has it."""
@@ -148,6 +151,7 @@ class CopySources:
             self._voice.transfer,
             self._around.cancelled,
             authorization=authorization_for(url, self._around.client),
+            proxies=self._around.proxies,
         )
         self._remember(url, got)
         if self._sum and got.sha256 != self._sum:
@@ -187,6 +191,7 @@ class CopySources:
             self._voice.transfer,
             self._around.cancelled,
             authorization=authorization_for(url, self._around.client),
+            proxies=self._around.proxies,
         )
         if got is None:
             return True

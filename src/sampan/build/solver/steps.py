@@ -126,6 +126,7 @@ class StageSteps:
             self._origin_of,
             common.client,
             common.made,
+            request.proxies,
         )
         if not request.no_cache_stages.isdisjoint((self.stage.name, str(self.stage.index))):
             request = replace(request, no_cache=True)
