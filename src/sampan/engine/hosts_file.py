@@ -35,6 +35,12 @@ def render(
     return "".join(lines)
 
 
+def for_step(hostname: str, extra: Iterable[str], gateway: str) -> str:
+    """Of a build's step, as BuildKit has it: always the same, with no address that the step has just now."""
+    own = f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    return own + entries(extra, gateway)
+
+
 def entries(extra: Iterable[str], gateway: str) -> str:
     """The lines of --add-host; `host-gateway` is the host's address, `gateway`."""
     lines = []

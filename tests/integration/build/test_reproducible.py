@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import shutil
@@ -15,12 +17,13 @@ import pytest
 pytestmark = pytest.mark.root
 
 DOCKERFILE = """\
-FROM scratch AS base
+FROM --platform=$BUILDPLATFORM scratch AS base
 COPY busybox /bin/busybox
 RUN ["/bin/busybox", "sh", "-c", "/bin/busybox --install -s /bin"]
 FROM base AS tool
-RUN mkdir -p /opt/tool && echo made > /opt/tool/file && ln /opt/tool/file /opt/tool/link && hostname > /opt/tool/host
-FROM base
+RUN mkdir -p /opt/tool && echo made > /opt/tool/file && ln /opt/tool/file /opt/tool/link && hostname > /opt/tool/host \\
+    && umask > /opt/tool/umask && env | sort > /opt/tool/env && cp /etc/hosts /opt/tool/hosts && mkdir /opt/tool/dir
+FROM base AS final
 WORKDIR /srv/app
 COPY <<TEXT /srv/app/text
 a here-document
@@ -28,7 +31,22 @@ TEXT
 COPY --from=tool /opt/tool /opt/tool
 COPY . .
 LABEL a=b
+FROM scratch AS files
+WORKDIR /made/here
+COPY --from=tool /opt /opt
+ADD packed.tar.gz /unpacked/
+COPY --link src /linked/src
+FROM final
 """
+COPIES = """\
+FROM dated
+WORKDIR /made/here
+COPY --from=busybox /etc /opt/etc
+ADD packed.tar.gz /unpacked/
+COPY --link src /linked/src
+COPY src/main.py packed.tar.gz /srv/new/
+"""
+"""Nothing in it is of the time of the build."""
 
 
 def _context(directory: Path, second: int) -> Path:
@@ -38,8 +56,17 @@ def _context(directory: Path, second: int) -> Path:
     (directory / "src").mkdir()
     (directory / "src/main.py").write_text("print(1)\n")
     (directory / "Dockerfile").write_text(DOCKERFILE)
-    for path in (directory / "busybox", directory / "src/main.py", directory / "src"):
-        os.utime(path, (second, second))
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        directory_of = tarfile.TarInfo("deep")
+        directory_of.type, directory_of.mode, directory_of.mtime = tarfile.DIRTYPE, 0o755, 1_800_000_000
+        archive.addfile(directory_of)
+        member = tarfile.TarInfo("deep/file")
+        member.size, member.mtime = 3, 1_900_000_000
+        archive.addfile(member, io.BytesIO(b"abc"))
+    (directory / "packed.tar.gz").write_bytes(gzip.compress(packed.getvalue(), mtime=0))
+    for name in ("busybox", "packed.tar.gz", "src/main.py", "src"):
+        os.utime(directory / name, (second, second))
     return directory
 
 
@@ -48,22 +75,59 @@ def _members(archive: Path) -> dict[str, bytes]:
         return {one.name: tar.extractfile(one).read() for one in tar if one.isfile()}  # type: ignore[union-attr]
 
 
-def test_two_engines_at_two_times_give_the_same_image_digest(
+def _copied(engine: Any, context: Path) -> list[str]:
+    """The layers of a build that runs nothing, without an epoch."""
+    base = b"FROM busybox\nLABEL a=b\n"
+    engine.ok("build", "-t", "dated", "--build-arg", "SOURCE_DATE_EPOCH=1500000000", "-", stdin=base)
+    (context / "Dockerfile").write_text(COPIES)
+    engine.ok("build", "-t", "copied", str(context))
+    layers: list[str] = json.loads(engine.ok("image", "inspect", "-f", "{{json .RootFS.Layers}}", "copied"))
+    return layers
+
+
+def _elsewhere(tmp_path: Path) -> tuple[Path, list[str]]:
+    """A directory, and a way to start an engine in it, that would show in what a careless one makes."""
+    directory = tmp_path / "elsewhere"
+    directory.mkdir()
+    os.chown(directory, 0, 50)
+    directory.chmod(0o2775)
+    changes = (
+        "hostname elsewhere; umask 077; export TZ=Asia/Tokyo LC_ALL=C LANG=C HTTP_PROXY=http://192.0.2.9:1"
+    )
+    return directory / "engine2", ["unshare", "--uts", "sh", "-c", f'{changes}; exec "$@"', "sh"]
+
+
+def test_two_engines_at_two_times_give_the_same_bytes(
     make_sampan: Callable[..., Any], tmp_path: Path
 ) -> None:
     built = []
-    for number in (1, 2):
-        engine = make_sampan(tmp_path / f"engine{number}")
+    places: list[tuple[Path, list[str]]] = [(tmp_path / "engine1", []), _elsewhere(tmp_path)]
+    for number, (place, prefix) in enumerate(places):
+        engine = make_sampan(place, prefix=prefix)
         try:
             context = _context(tmp_path / f"context{number}", 1_700_000_000 + number * 1000)
             engine.ok("build", "-t", "same", "--reproducible", str(context))
-            saved = tmp_path / f"saved{number}.tar"
+            saved, archive = tmp_path / f"saved{number}.tar", tmp_path / f"archive{number}.tar"
             engine.ok("save", "-o", str(saved), "same")
-            built.append((engine.ok("image", "inspect", "-f", "{{.ID}}", "same").strip(), _members(saved)))
+            platforms = ("--target", "files", "--platform", "linux/arm64,linux/amd64", "-t", "same:files")
+            engine.ok("build", "--reproducible", *platforms, "-o", f"type=oci,dest={archive}", str(context))
+            built.append(
+                (
+                    engine.ok("image", "inspect", "-f", "{{.ID}}", "same").strip(),
+                    _members(saved),
+                    archive.read_bytes(),
+                    _copied(engine, _context(tmp_path / f"copied{number}", 1_700_000_000)),
+                )
+            )
         finally:
             engine.close()
+            engine.engine.stop()
     assert built[0][0] == built[1][0]
     assert built[0][1] == built[1][1]
+    assert built[0][2] == built[1][2]
+    # Without an epoch what is copied is the same too; only histories tell the time.
+    assert built[0][3] == built[1][3]
+    assert len(built[0][3]) == 6
 
 
 def test_nothing_is_newer_than_the_epoch_and_older_files_keep_their_time(sampan: Any, tmp_path: Path) -> None:

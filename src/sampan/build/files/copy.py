@@ -50,12 +50,16 @@ class Ownership:
 
 
 class RootWriter:
-    """Writes below the directory descriptor `root_fd`, which stays the caller's."""
+    """Writes below the directory descriptor `root_fd`, which stays the caller's.
+
+    Directories that it makes or puts something in have the time of writing until `settle`.
+    """
 
     def __init__(self, root_fd: int, cancelled: threading.Event) -> None:
         self._root = root_fd
         self._cancelled = cancelled
         self._transfer = Transfer(cancelled)
+        self._touched: dict[str, None] = {}
 
     def resolve(self, path: str) -> tuple[str, os.stat_result | None]:
         """`path` with all its symbolic links followed inside the root, and what is there (None: nothing).
@@ -88,10 +92,25 @@ class RootWriter:
 
     def make_directory(self, path: str, owner: tuple[int, int] = (0, 0), mode: int = 0o755) -> None:
         """`mkdir -p`; what exists is left as it is."""
+        self._touched.update(dict.fromkeys(self._missing(path)))
         try:
             os.close(mkdirs_in_root(self._root, path, mode, *owner))
         except (NotADirectoryError, FileExistsError) as error:
             raise Invalid(f"cannot copy to non-directory: {path}") from error
+
+    def touch(self, path: str) -> None:
+        """Something was put into that directory by other means."""
+        self._touched[path] = None
+
+    def settle(self, time_ns: int) -> None:
+        """Every directory that has the time of writing gets this one: equal work gives equal bytes."""
+        for path in self._touched:
+            fd = open_in_root(self._root, path or "/", _DIRECTORY)
+            try:
+                os.utime(fd, ns=(time_ns, time_ns))
+            finally:
+                os.close(fd)
+        self._touched.clear()
 
     def write_file(self, path: str, source: int, mode: int, ownership: Ownership, mtime: float) -> None:
         """A regular file with the content behind the descriptor `source`; `mode` is what `--chmod` changes.
@@ -131,6 +150,7 @@ class RootWriter:
         """Entries come parents first; a directory's times are set after all of its contents are written."""
         open_path, parent_fd = top, open_in_root(self._root, top, _DIRECTORY)
         times: list[tuple[str, int]] = []
+        undated = {top}
         try:
             for entry in work.selection.entries[1:]:
                 destination = posixpath.join(top, entry.path)
@@ -141,8 +161,12 @@ class RootWriter:
                     parent_fd = open_in_root(self._root, parent, _DIRECTORY)
                     open_path = parent
                 made = self._copy_one(work, entry, parent_fd, name, destination)
+                if made and parent in undated:
+                    self.touch(parent)
                 if made and stat.S_ISDIR(entry.mode):
                     times.append((destination, work.tree.mtime_of(entry)))
+                elif not made:
+                    undated.add(destination)
             for path, mtime in reversed(times):
                 fd = open_in_root(self._root, path, _DIRECTORY)
                 os.utime(fd, ns=(mtime, mtime))
@@ -245,7 +269,20 @@ class RootWriter:
         if not name:
             raise Invalid(f"cannot copy to directory: {path}")
         self.make_directory(parent or "/", ownership.owner or (0, 0), ownership.directory_mode)
+        self.touch(parent)
         return open_in_root(self._root, parent or "/", _DIRECTORY), name
+
+    def _missing(self, path: str) -> list[str]:
+        """Of a path that is not there what is missing, from its end, and the directory that this will be made in."""
+        found: list[str] = []
+        while True:
+            try:
+                os.close(open_in_root(self._root, path or "/", os.O_PATH | os.O_CLOEXEC))
+            except (FileNotFoundError, NotADirectoryError):
+                found.append(path)
+                path = posixpath.dirname(path.rstrip("/"))
+            else:
+                return [*found, path] if found else []
 
     def _link_target(self, path: str) -> str | None:
         parent, name = posixpath.split(path)

@@ -39,6 +39,8 @@ from sampan.build.solver.voice import Voice, timestamp
 from sampan.build.worker import EMPTY_LAYER, RunRequest
 from sampan.errors import Invalid, NotFound, SampanError
 from sampan.oci.digest import Digest
+from sampan.oci.image import ImageConfig
+from sampan.storage.image_model import created_seconds
 from sampan.storage.layers import Layer
 
 _LAST_OUTPUT = 8 << 10
@@ -96,7 +98,9 @@ class Executor:
                 applied,
                 voice,
                 lambda: with_copy(self._inputs(progress, applied), operation, sources.files()),
-                lambda: self._copied(below, operation, sources),
+                lambda: self._copied(
+                    below, operation, sources, 0 if operation.link else _time_of(progress.base)
+                ),
             )
 
     def _numbers(self, progress: Progress, chown: str) -> str:
@@ -275,6 +279,7 @@ class Executor:
         with self._snapshot(below) as change, self._writer(below, change) as (writer, root_fd):
             owner = resolve_owner(operation.user, accounts_of(root_fd)) if operation.user else (0, 0)
             writer.make_directory(operation.path, owner)
+            writer.settle(_time_of(progress.base))
         return change.made()
 
     @contextlib.contextmanager
@@ -286,12 +291,16 @@ class Executor:
         finally:
             os.close(root_fd)
 
-    def _copied(self, below: Sequence[Digest], operation: CopyOperation, sources: CopySources) -> Layer:
+    def _copied(
+        self, below: Sequence[Digest], operation: CopyOperation, sources: CopySources, undated_ns: int
+    ) -> Layer:
         sources.selections()
         sources.downloads()
         sources.repositories.trees()
         with self._snapshot(below) as change, self._writer(below, change) as (writer, root_fd):
-            Placing(writer, root_fd, operation, sources, ownership_of(operation, root_fd)).perform()
+            Placing(
+                writer, root_fd, operation, sources, ownership_of(operation, root_fd), undated_ns
+            ).perform()
         return change.made()
 
 
@@ -299,6 +308,11 @@ def _tell_secrets(operation: RunOperation, voice: Voice) -> None:
     for mount in operation.mounts:
         if mount.kind in ("secret", "ssh"):
             voice.report(UsedSecret(voice.vertex, mount.kind, mount.id, mount.required))
+
+
+def _time_of(base: ImageConfig) -> int:
+    """Nanoseconds. What is made and has no time of its own is as old as the image below, on every machine."""
+    return int(created_seconds(base)) * 10**9
 
 
 @dataclass(slots=True)

@@ -57,6 +57,8 @@ class Placing:
     operation: CopyOperation
     sources: CopySources
     ownership: Ownership
+    undated_ns: int = 0
+    """The time of directories that are made for what has none itself."""
 
     def perform(self) -> None:
         """Raises `Invalid`, and `SourceChanged` when a file of a context is no longer what was hashed."""
@@ -77,6 +79,9 @@ class Placing:
             self._copy(selection, next(targets))
         for selection in unpacked:
             self._unpack(selection, next(targets))
+        times = [self.sources.tree.mtime_of(entry) for one in selections for entry in one.entries]
+        times += [tree.mtime_of(entry) for tree, one in repositories for entry in one.entries]
+        times += [int(got.mtime * 1e9) for got, _ in downloads]
         for tree, selection in repositories:
             self.writer.copy(tree, selection, next(targets), self.ownership)
         owner = self.ownership.owner or (0, 0)
@@ -89,6 +94,7 @@ class Placing:
                 file.flush()
                 file.seek(0)
                 self.writer.write_file(next(targets), file.fileno(), 0o644, self.ownership, now)
+        self.writer.settle(max(times, default=self.undated_ns))
 
     def _targets(self, listed: list[Source]) -> Iterator[str]:
         operation = self.operation
@@ -126,6 +132,7 @@ class Placing:
             fd = opener.open(entry)
         with os.fdopen(fd, "rb") as file:
             self._extract(file, target)
+            self.writer.touch(target)
             if tree.is_context and not entry.is_still(os.fstat(file.fileno())):
                 raise tree.changed(selection, entry)
 
@@ -143,5 +150,6 @@ class Placing:
         if self.operation.unpack and is_tar(file.fileno()):
             self.writer.make_directory(target, owner)
             self._extract(file, target)
+            self.writer.touch(target)
             return
         self.writer.write_file(target, file.fileno(), 0o600, self.ownership, mtime)

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sampan.build.worker import RunRequest
+from sampan.engine import hosts_file
 from sampan.engine.config import ContainerConfig, HostConfig, Ulimit
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.files import engine_places
 from sampan.engine.containers.insecure import first_free_loop, insecure
 from sampan.engine.containers.runner import end_shim, remove_run_directory
-from sampan.engine.containers.specs import SpecMaker
+from sampan.engine.containers.specs import SpecMaker, write_file
 from sampan.engine.containers.step_mounts import StepMounts
 from sampan.engine.containers.step_places import MadePlaces
 from sampan.engine.containers.wiring import Plan, Wiring
@@ -245,9 +246,13 @@ class BuildSteps:
             plan.close()
 
     def _request(self, step: _Step, plan: Plan) -> CreateRequest:
+        record = step.record
         request = self._specs.request(
-            step.record, plan.specs, {}, embedded_dns=self._wiring.embedded_dns(plan.endpoints), log=False
+            record, plan.specs, {}, embedded_dns=self._wiring.embedded_dns(plan.endpoints), log=False
         )
+        gateway = self._parts.networks.default_gateway
+        hosts = hosts_file.for_step(record.config.hostname, record.host.extra_hosts or (), gateway)
+        write_file(self._parts.directory(record.id) / "hosts", hosts)
         if step.trust is not None and request.root is not None:
             request = msgspec.structs.replace(request, root=step.trust.over(request.root))
         if step.insecure:
