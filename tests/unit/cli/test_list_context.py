@@ -67,7 +67,7 @@ def test_a_dockerfile_outside_of_the_context_brings_its_ignore_file(tmp_path: Pa
     (elsewhere / "Outer.dockerignore").write_text("*.log\n")
     left_out = list_context(str(context), place).left_out
     assert left_out == [LeftOut("a.log", "../elsewhere/Outer.dockerignore", 1, "*.log")]
-    asked = question(str(context), place, io.BytesIO())
+    asked = question(str(context), place)
     with tarfile.open(fileobj=io.BytesIO(b"".join(asked.body))) as archive:
         ignored = archive.extractfile("Outer.dockerignore")
         assert asked.name == "Outer" and ignored is not None and ignored.read() == b"*.log\n"
