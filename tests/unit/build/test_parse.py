@@ -25,6 +25,14 @@ def test_comments_may_be_in_an_old_encoding() -> None:
     assert parsed.instructions[0].comments == ("Gr\ufffd\ufffde \ufffd",)
 
 
+def test_so_may_what_is_for_people() -> None:
+    parsed = parse(b"MAINTAINER J\xf6rg\nLABEL a=b \\\n  c=J\xf6rg\n")
+    assert [item.args for item in parsed.instructions] == [
+        ("J\ufffdrg",),
+        ("a", "b", "=", "c", "J\ufffdrg", "="),
+    ]
+
+
 def test_lines_are_shown_under_the_numbers_that_places_have() -> None:
     raw = b"\xef\xbb\xbfFROM a\r\nRUN b\x0c\xe2\x80\xa8\x1c c\r\nFOO\xff\n"
     assert shown_lines(raw) == ["FROM a", "RUN b\x0c\u2028\x1c c", "FOO\ufffd"]
@@ -87,6 +95,8 @@ def test_a_mistake_in_a_continued_line_names_the_physical_line() -> None:
         (b"FROM a\nRUN x\0y\n", 2, "NUL"),
         (b"FROM a\nRUN <<E\n# \xff\nE\n", 3, "not UTF-8"),
         (b"# escape=\xff\nFROM a\n", 1, "not UTF-8"),
+        (b"FROM a\nCOPY a \\\n  \xff\n", 3, "not UTF-8"),
+        (b"LABEL a=b \\\n c=\0\n", 2, "NUL"),
         (b"\n" * 100_001, 1, "more than 100000 lines"),
         (b"#" * (5 << 20), 1, "larger than"),
         (b"COPY --from='x a b\n", 1, "unterminated quote"),

@@ -23,6 +23,8 @@ _DIRECTIVE = re.compile(r"(?:#|//)\s*+([A-Za-z][A-Za-z0-9]*)[ \t\f\r]*=[ \t\f\r]
 """Of a line without blanks around it: looking for the value's end would go back at each of its blanks."""
 _BOM = b"\xef\xbb\xbf"
 _UNREADABLE = re.compile("[\0\udc80-\udcff]")
+_ONLY_TOLD = frozenset({"MAINTAINER", "LABEL"})
+"""Instructions whose text is for people: old ones are in old encodings."""
 _ESCAPED = 0xDC00
 """What `surrogateescape` adds to a byte."""
 _KNOWN_DIRECTIVES = ("escape", "syntax", "check")
@@ -89,7 +91,7 @@ class LineReader:
         return self._raw[self.next - 1]
 
     def _check_text(self, number: int) -> None:
-        """Of everything but comments, which may be in an old encoding: nobody reads them."""
+        """Of everything but comments and what is for people, which may be in an old encoding."""
         found = _UNREADABLE.search(self.lines[number])
         if found:
             byte = ord(found[0]) - _ESCAPED if found[0] != "\0" else 0
@@ -103,7 +105,7 @@ class LineReader:
         parts: list[str] = []
         segments: list[Segment] = []
         length = 0
-        empty = False
+        empty = told = False
         while self.next < len(self.lines):
             physical = self.lines[self.next]
             self.next += 1
@@ -112,7 +114,11 @@ class LineReader:
                 # What follows the file's last newline is no line.
                 empty |= not stripped and (self.next < len(self.lines) or bool(physical))
                 continue
-            self._check_text(self.next - 1)
+            if not parts:
+                told = stripped.split(maxsplit=1)[0].upper() in _ONLY_TOLD
+            if not told or "\0" in physical:
+                self._check_text(self.next - 1)
+            physical, stripped = _shown(physical), _shown(stripped)
             piece, column = (physical, 1) if parts else (stripped, len(physical) - len(stripped) + 1)
             match = self._continued.search(piece)
             piece = piece[: match.start(1)] if match else piece

@@ -66,7 +66,7 @@ def _check(kind: str, values: dict[str, str]) -> None:
     for key in ("mode", "uid", "gid"):
         if key in values and kind in ("bind", "tmpfs"):
             raise Invalid(f'{key} not allowed for "{kind}" type mounts')
-    for key, owners in (("required", ("secret", "ssh")), ("size", ("tmpfs",)), ("env", ("secret",))):
+    for key, owners in (("required", ("secret", "ssh")), ("size", ("tmpfs",))):
         if key in values and kind not in owners:
             raise Invalid(f"unexpected key '{key}' for mount type '{kind}'")
     if values.get("sharing", "shared") not in ("shared", "private", "locked"):
