@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -100,19 +101,20 @@ async def _directory(request: Request) -> ClientDirectory:
     return directory
 
 
-async def _classic_lines(events: AsyncIterator[BuildEvent], *, quiet: bool) -> AsyncIterator[bytes]:
+async def _classic_lines(events: AsyncGenerator[BuildEvent, None], *, quiet: bool) -> AsyncIterator[bytes]:
     """`quiet`: `build -q` of a client prints this stream and nothing else; all is told when the build fails."""
     classic = ClassicBuild()
     withheld = Withheld()
     try:
-        async for event in events:
-            if not quiet:
-                for message in classic.feed(event):
-                    yield _encode(message)
-            elif isinstance(event, BuildResult) and event.image:
-                yield _encode({"stream": f"{event.image}\n"})
-            else:
-                withheld.keep(classic.feed(event))
+        async with aclosing(events):
+            async for event in events:
+                if not quiet:
+                    for message in classic.feed(event):
+                        yield _encode(message)
+                elif isinstance(event, BuildResult) and event.image:
+                    yield _encode({"stream": f"{event.image}\n"})
+                else:
+                    withheld.keep(classic.feed(event))
     except SampanError as error:
         for message in (*withheld.told(), *classic.rest()):
             yield _encode(message)
@@ -122,16 +124,17 @@ async def _classic_lines(events: AsyncIterator[BuildEvent], *, quiet: bool) -> A
         yield _encode({"errorDetail": _detail(error), "error": error.message})
 
 
-async def _raw_lines(events: AsyncIterator[BuildEvent]) -> AsyncIterator[bytes]:
+async def _raw_lines(events: AsyncGenerator[BuildEvent, None]) -> AsyncIterator[bytes]:
     """BuildKit's words, and for our own client where an error belongs."""
     failure: Failure | None = None
     try:
-        async for event in events:
-            if isinstance(event, Failure):
-                failure = event
-            message = status_of(event)
-            if message is not None:
-                yield _encode(message)
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, Failure):
+                    failure = event
+                message = status_of(event)
+                if message is not None:
+                    yield _encode(message)
     except SampanError as error:
         detail = _detail(error)
         detail["sampan"] = {"hint": error.hint, **(failure_detail(failure) if failure else {})}

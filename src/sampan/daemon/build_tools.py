@@ -83,5 +83,6 @@ class BuildTools:
             transfer=transfer,
             flights=self._flights,
             inputs=self._inputs,
+            loosened=use.loosen,
         )
         return Tools(builder, worker, self._images, credentials)

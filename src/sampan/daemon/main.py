@@ -21,6 +21,7 @@ from sampan.api.http import HttpServer
 from sampan.daemon.listen import open_listener, open_metrics_listener
 from sampan.daemon.options import DaemonOptions, parse_options
 from sampan.daemon.wiring import Assembled, assemble
+from sampan.engine.threads import long_work_ended
 from sampan.errors import Conflict, SampanError, exit_code
 from sampan.registry.proxies import proxies_of
 
@@ -31,9 +32,11 @@ log = logging.getLogger(__name__)
 
 READY_FD_VARIABLE = "SAMPAN_READY_FD"
 _THREADS = 64
-"""Blocking work at the same time: pulls, copies, waits for the launcher. Threads are made when needed."""
+"""Short blocking work at the same time, as waits for the launcher. Threads are made when needed."""
 _UMASK = 0o022
 """Whatever it was started with, as dockerd has it: the modes of what containers and layers get don't depend on it."""
+_LONG_WORK_SECONDS = 30.0
+"""How long a build that was cancelled at the end may take to undo what it had begun: it needs the engine for that."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -115,6 +118,10 @@ async def _serve(options: DaemonOptions) -> None:
         if metrics is not None:
             await metrics.close()
         _forget_sockets(listening)
+        try:
+            await asyncio.wait_for(long_work_ended(), _LONG_WORK_SECONDS)
+        except TimeoutError:
+            log.warning("work under way has not ended within %.0f s", _LONG_WORK_SECONDS)
         await assembled.close()
 
 

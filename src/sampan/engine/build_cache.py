@@ -56,7 +56,7 @@ class BuildCacheKeeper:
         self._checksums = checksums
         self._lock = threading.Lock()
         self._unreferenced: set[Digest] = set()
-        """Layers of forgotten entries that could not be removed yet, as a build under way needed them."""
+        """Layers of forgotten entries, and those that builds have loosened, which have to be looked at."""
         self._next_look = 0.0
         """By the monotonic clock: for what was abandoned."""
 
@@ -115,6 +115,7 @@ class BuildCacheKeeper:
 
     def _collect(self) -> int:
         """Layers that nobody else refers to; those that a build under way needs later."""
+        self._unreferenced |= self.use.take_loose()
         if not self._unreferenced:
             return 0
         freed, gone = self._images.collect(self._unreferenced)

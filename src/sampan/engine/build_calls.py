@@ -23,7 +23,7 @@ from sampan.build.rules.subject import FindBase, Subject, replaceable
 from sampan.build.session import NO_CLIENT
 from sampan.build.solver.steps import host_platform
 from sampan.engine.images import Images, platform_of
-from sampan.engine.threads import blocking_chunks
+from sampan.engine.threads import blocking_chunks, in_own_thread
 from sampan.errors import NotFound, SampanError
 from sampan.oci.image import ImageConfig
 from sampan.oci.reference import parse_reference
@@ -152,7 +152,7 @@ class BuildCalls:
             finally:
                 shutil.rmtree(directory, ignore_errors=True)
 
-        return await asyncio.to_thread(performed)
+        return await in_own_thread(performed)
 
     def _find_base(self, request: BuildRequest, credentials: Mapping[str, Credentials]) -> FindBase:
         """Configurations of images that are here, else from their registries; nothing is pulled.

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from sampan.build.contexts import ContextOpener
-from sampan.build.errors import BuildCancelled
 from sampan.build.events import BuildEvent, BuildResult, StageOrder, StepNote, Vertex
 from sampan.build.files.context import Context, read_dockerfile
 from sampan.build.model import BuildRequest
@@ -121,23 +120,23 @@ def _together(
     stop = LinkedEvent(cancelled)
     builders = [tools.builder.another() for _ in request.platforms]
     inline = tuple(target for target in request.cache_to if target.inline)
+    failures: list[BaseException] = []
 
     def work(number: int) -> Digest:
         platform = request.platforms[number]
         wanted = replace(one, platform=platform, cache_to=inline, cache_from=() if number else one.cache_from)
         try:
             return build(builders[number], wanted, told.of(platform, number), stop)
-        except BaseException:
+        except BaseException as error:
+            failures.append(error)
             stop.set()
             raise
 
     with ThreadPoolExecutor(1 if request.cache_from else MAX_PLATFORMS, "platform") as pool:
         futures = [pool.submit(work, number) for number in range(len(builders))]
         wait(futures)
-    failures = [error for future in futures if (error := future.exception())]
-    # One that was only told to stop is not the reason.
-    for error in sorted(failures, key=lambda each: isinstance(each, BuildCancelled)):
-        raise error
+    if failures:
+        raise failures[0]  # the later ones were only told to stop
     images = [future.result() for future in futures]
     exported = replace(request, cache_to=tuple(target for target in request.cache_to if not target.inline))
     tools.builder.export_together(exported, builders, images, told.single, cancelled)

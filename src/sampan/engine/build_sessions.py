@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 import socket
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from typing import TypeVar
 
 from sampan.build.session import MAX_SECRET, NO_CLIENT, ClientSession, Duplex, Incoming, Sink
@@ -94,7 +94,7 @@ class ClaimedSession:
         if self._link is not None:
             self._link.close()
 
-    async def closed_after(self, events: AsyncIterable[T]) -> AsyncIterator[T]:
+    async def closed_after(self, events: AsyncIterable[T]) -> AsyncGenerator[T, None]:
         """The same events; the session ends with them."""
         iterator = aiter(events)
         try:

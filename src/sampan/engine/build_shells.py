@@ -32,6 +32,7 @@ from sampan.build.worker import Report, RunRequest
 from sampan.engine.cache_use import BuildUse
 from sampan.engine.config import Docker
 from sampan.engine.containers.build_steps import StepTerminal
+from sampan.engine.threads import in_own_thread
 from sampan.errors import Conflict, Internal, NotFound, SampanError
 from sampan.oci.digest import Digest
 from sampan.oci.ignore import IgnoreRules
@@ -152,7 +153,7 @@ class BuildShells:
             shell.ended.set()
 
     async def _in_thread(self, shell: Shell, connection: socket.socket, preread: bytes) -> None:
-        task = asyncio.ensure_future(asyncio.to_thread(self._run, shell, connection, preread))
+        task = asyncio.ensure_future(in_own_thread(lambda: self._run(shell, connection, preread)))
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:

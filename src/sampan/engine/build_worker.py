@@ -52,10 +52,10 @@ class EngineWorker:
         *,
         keep_images: bool = True,
     ) -> None:
-        """`use` is told which layers and mounts are needed. `trust`: the host's CA bundle for RUN, if asked for.
+        """`use` is told which layers and mounts are needed.
 
-        `lazy` fetches layers that were imported and turn out to be needed. `keep_images`: False for a build whose
-        result is no image of the store.
+        `trust`: the host's CA bundle for RUN, if asked for. `lazy` fetches layers that were imported and turn out to be
+        needed. `keep_images`: False for a build whose result is no image of the store.
         """
         self._images = images
         self._snapshots = snapshots
@@ -183,6 +183,7 @@ class EngineWorker:
         with self._images.store.no_collection():
             layer = self._snapshots.adopt(snapshot_id, latest=latest)
             self._use.hold((layer.diff_id,))
+        self._use.loosen(layer.diff_id)
         return layer if layer.entries else Layer(EMPTY_LAYER, 0)
 
     def remove_snapshot(self, snapshot_id: str) -> None:

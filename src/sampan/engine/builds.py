@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +25,15 @@ from sampan.engine.build_shells import BuildShells
 from sampan.engine.cache_mounts import Writer
 from sampan.engine.cache_use import BuildUse
 from sampan.engine.client_directory import ClientDirectory
-from sampan.engine.threads import Report, ReportedWork, blocking_chunks, streamed
+from sampan.engine.threads import Report, ReportedWork, blocking_chunks, in_own_thread, streamed
+from sampan.errors import Internal, SampanError
 from sampan.oci.digest import Digest
 from sampan.oci.reference import Reference
 from sampan.registry.config import Credentials
 from sampan.registry.proxies import NO_PROXIES, Proxies
+from sampan.storage.metadata import storage_error
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from sampan.engine.build_job import Tools
@@ -63,6 +69,7 @@ class Builds:
         `tagged` is told in the event loop of the names that a build has given. `allowed`: entitlements that builds
         may be granted. `proxies`: for what builds fetch.
         """
+        self._root = root
         self._contexts = BuildContexts(root, small, root.with_name(KNOWN_FILES))
         self._prepare = prepare
         self._preparing = threading.Lock()
@@ -86,7 +93,7 @@ class Builds:
         *,
         host_ca: bool = False,
         session_id: str = "",
-    ) -> AsyncIterator[BuildEvent]:
+    ) -> AsyncGenerator[BuildEvent, None]:
         """The events of the build; errors of the build are raised at their end.
 
         `context` is a tar, plain or compressed, a directory to be read where it is, or a URL to fetch; None: the
@@ -112,6 +119,7 @@ class Builds:
                 archive = None if context is None else blocking_chunks(context, loop)
                 provided = self._contexts.unpacked(archive, report)
             with (
+                _in_words(self._root),
                 provided as opened,
                 self._contexts.scratch() if request.contexts else nullcontext("") as scratch,
             ):
@@ -148,7 +156,7 @@ class Builds:
     def _in_use(self) -> Iterator[BuildUse]:
         """Of one build: what it is told is not collected meanwhile."""
         with self._hold_layers() as hold, self._cache.use.build() as touch:
-            yield BuildUse(touch, hold)
+            yield BuildUse(touch, hold, self._cache.use.loosen)
 
     async def disk_usage(self) -> list[Json]:
         """The cache's entries in Docker's form."""
@@ -173,7 +181,7 @@ class Builds:
     async def import_mount(self, cache_id: str, tar: AsyncIterator[bytes]) -> None:
         """Replace the content of a cache mount, or make one. Raises `Invalid`, `Conflict`."""
         chunks = blocking_chunks(tar, asyncio.get_running_loop())
-        await asyncio.to_thread(self._cache.mounts.replace, cache_id, chunks)
+        await in_own_thread(lambda: self._cache.mounts.replace(cache_id, chunks))
 
     async def collect_garbage(self, every: float = GC_INTERVAL) -> None:
         """Collect the build cache's garbage after builds, and every so many seconds; until cancelled."""
@@ -185,3 +193,19 @@ class Builds:
                 continue
             self._built.clear()
             await asyncio.to_thread(self._cache.collect_garbage)
+
+
+@contextlib.contextmanager
+def _in_words(root: Path) -> Iterator[None]:
+    """What goes wrong outside of any step, as an error that the client reads at the end of the events."""
+    try:
+        yield
+    except (SampanError, ConnectionError):
+        raise  # of a connection it is the client's own
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            log.exception("a build met an error of the system")
+        raise storage_error(error, error.filename or root) from error
+    except Exception as error:
+        log.exception("a build met a fault of the engine")
+        raise Internal("internal error, see the daemon's log") from error

@@ -21,6 +21,8 @@ class BuildUse:
     touch: Touch
     hold: Callable[[Iterable[Digest]], None]
     """Told layers, whether they are here or not, before they are looked for."""
+    loosen: Callable[[Digest], None]
+    """Told a layer that nothing may refer to: it has just been made, or its entry names another one now."""
 
 
 class CacheUse:
@@ -31,6 +33,7 @@ class CacheUse:
         self._builds = 0
         self._names: Counter[str] = Counter()
         self._uses: Counter[str] = Counter()
+        self._loose: set[Digest] = set()
 
     @contextlib.contextmanager
     def build(self) -> Iterator[Touch]:
@@ -62,6 +65,17 @@ class CacheUse:
         """Whether a build is under way."""
         with self._lock:
             return self._builds > 0
+
+    def loosen(self, layer: Digest) -> None:
+        """As `BuildUse` says; `take_loose` gives it to the collection."""
+        with self._lock:
+            self._loose.add(layer)
+
+    def take_loose(self) -> set[Digest]:
+        """The layers that `loosen` was told since the last call."""
+        with self._lock:
+            taken, self._loose = self._loose, set()
+        return taken
 
     def take_counts(self) -> dict[str, int]:
         """How often what was used since the last call."""

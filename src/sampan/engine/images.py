@@ -17,7 +17,14 @@ from sampan.engine.filters import check_filters, label_matches, parse_time
 from sampan.engine.model import now
 from sampan.engine.settings import Settings
 from sampan.engine.system import architecture
-from sampan.engine.threads import Report, ReportedWork, blocking_chunks, streamed, upload_file
+from sampan.engine.threads import (
+    Report,
+    ReportedWork,
+    blocking_chunks,
+    in_own_thread,
+    streamed,
+    upload_file,
+)
 from sampan.errors import Invalid, NotFound
 from sampan.oci.digest import Digest
 from sampan.oci.image import ContainerDefaults, History, ImageConfig, RootFS
@@ -358,7 +365,7 @@ class Images:
                 self.store.tag(image.id, name)
             return image.id
 
-        image_id = await asyncio.to_thread(work)
+        image_id = await in_own_thread(work)
         if name is not None:
             self._announce("tag", image_id, name.familiar)
         self._announce("import", image_id, str(image_id))

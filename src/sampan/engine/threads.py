@@ -1,17 +1,44 @@
-"""Between the event loop and blocking work in threads: uploads going in, progress coming out."""
+"""Between the event loop and blocking work in threads: uploads going in, progress coming out.
+
+What lasts as long as a client or a build wants has a thread of its own (`in_own_thread`). The loop's pool is for short
+work: a build waits for such work itself, and would wait for ever if builds and slow clients had all of the pool.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import BinaryIO, Generic, TypeVar, cast
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, BinaryIO, Generic, TypeVar, cast
 
 T = TypeVar("T")
 Report = Callable[[T], None]
 
 REPORTS_WAITING = 256
 """Reports of blocking work that wait for the loop before the work has to wait."""
+
+
+_long: set[Future[Any]] = set()
+"""Work under way that has a thread of its own."""
+
+
+async def in_own_thread(work: Callable[[], T]) -> T:
+    """As `asyncio.to_thread`, for work whose length is up to others. Any number of them can be under way."""
+    thread = ThreadPoolExecutor(1, "long work")
+    try:
+        future = thread.submit(work)
+    finally:
+        thread.shutdown(wait=False)
+    _long.add(future)
+    future.add_done_callback(_long.discard)
+    return await asyncio.wrap_future(future)
+
+
+async def long_work_ended() -> None:
+    """Wait for all work in threads of their own: it needs the loop to its end. Who wanted it has left already."""
+    while under_way := tuple(_long):
+        await asyncio.wait([asyncio.wrap_future(future) for future in under_way])
 
 
 def blocking_chunks(stream: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
@@ -93,7 +120,7 @@ class ReportedWork(Generic[T]):
             finally:
                 loop.call_soon_threadsafe(queue.put_nowait, None)
 
-        task = asyncio.ensure_future(asyncio.to_thread(run))
+        task = asyncio.ensure_future(in_own_thread(run))
         try:
             while (item := await queue.get()) is not None:
                 yield item
@@ -133,7 +160,7 @@ async def streamed(
         finally:
             loop.call_soon_threadsafe(queue.put_nowait, None)
 
-    task = asyncio.ensure_future(asyncio.to_thread(run))
+    task = asyncio.ensure_future(in_own_thread(run))
     try:
         while (chunk := await queue.get()) is not None:
             yield chunk

@@ -202,6 +202,7 @@ class FakeWorker:
         below, linked = self.top(diff_ids[:-1]), self._tops[diff_ids[-1:]]
         merged = self._fresh("merged")
         subprocess.run(["cp", "-a", below, merged], check=True)
+        _make_room(linked, merged)
         subprocess.run(["cp", "-aT", linked, merged], check=True)
         with self._lock:
             return self._tops.setdefault(diff_ids, merged)
@@ -230,6 +231,17 @@ class FakeTable:
 
     def items(self, prefix: str = "") -> list[tuple[str, bytes]]:
         return sorted(row for row in self.rows.items() if row[0].startswith(prefix))
+
+
+def _make_room(upper: Path, lower: Path) -> None:
+    """Take away from `lower` what `upper` replaces with something of another kind: cp refuses that."""
+    for path in sorted(upper.rglob("*")):
+        below = lower / path.relative_to(upper)
+        is_dir = path.is_dir() and not path.is_symlink()
+        if below.is_dir() and not below.is_symlink() and not is_dir:
+            shutil.rmtree(below)
+        elif is_dir and (below.is_symlink() or below.is_file()):
+            below.unlink()
 
 
 def _description(top: Path) -> list[tuple[str, int, int, int, str]]:

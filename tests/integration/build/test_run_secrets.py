@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import signal
+import sqlite3
 import subprocess
-from collections.abc import Iterator
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sampan.storage.decompress import decompressed
 
 pytestmark = pytest.mark.root
 
@@ -29,14 +36,65 @@ def build(sampan: Any, site: Path, dockerfile: str, *flags: str) -> Any:
 
 
 def holders(*places: Path) -> list[str]:
-    """Files below the places that have the secret's bytes, database and memory files among them."""
+    """Files below the places that have the secret's bytes, database and memory files among them; also compressed."""
     found = subprocess.run(
         ["grep", "-rlaF", "-D", "skip", "--", SECRET, *map(str, places)],
         capture_output=True,
         text=True,
         check=False,
     )
-    return found.stdout.splitlines()
+    compressed = [_holds_compressed(file) for place in places for file in _files(place)]
+    return found.stdout.splitlines() + [name for name in compressed if name]
+
+
+def _files(place: Path) -> Iterator[Path]:
+    for path in place.rglob("*") if place.is_dir() else (place,):
+        if path.is_file() and not path.is_symlink():
+            yield path
+
+
+def _holds_compressed(path: Path) -> str:
+    """Its name, for a compressed file and for a database in whose rows the secret is compressed."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+        file.seek(0)
+        pieces: Iterable[bytes] = ()
+        if head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
+            pieces = decompressed(iter(lambda: file.read(1 << 20), b""), 1 << 30)
+        elif head.startswith(b"SQLite format 3"):
+            pieces = _unpacked_values(path)
+        return f"{path} (compressed)" if SECRET.encode() in b"".join(pieces) else ""
+
+
+def _unpacked_values(path: Path) -> Iterator[bytes]:
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            for row in database.execute(f'SELECT * FROM "{table}"'):
+                for value in row:
+                    if isinstance(value, bytes):
+                        with contextlib.suppress(zlib.error):
+                            yield zlib.decompress(value)
+
+
+def test_the_search_finds_a_secret_in_every_form(tmp_path: Path) -> None:
+    """What judges the others: a search that finds nothing anywhere would be content with everything."""
+    (tmp_path / "plain").write_text(f"x{SECRET}x")
+    (tmp_path / "packed").write_bytes(gzip.compress(SECRET.encode()))
+    (tmp_path / "innocent").write_bytes(gzip.compress(b"nothing"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "database")) as database:
+        database.execute("CREATE TABLE t (key TEXT, body BLOB)")
+        database.execute("INSERT INTO t VALUES ('k', ?)", (zlib.compress(SECRET.encode() * 9),))
+        database.commit()
+    found = [Path(each.removesuffix(" (compressed)")).name for each in holders(tmp_path)]
+    assert sorted(found) == ["database", "packed", "plain"]
+
+
+def command_lines() -> bytes:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            found.append((process / "cmdline").read_bytes())
+    return b"".join(found)
 
 
 def engine_places(sampan: Any) -> tuple[Path, ...]:
@@ -78,6 +136,29 @@ def test_a_step_sees_its_secrets_and_nobody_else_ever_does(
     assert SECRET not in done.stdout + done.stderr
     history = sampan.ok("history", "--no-trunc", "secrets") + sampan.ok("inspect", "secrets")
     assert SECRET not in history and "plainword" not in history
+    assert sampan.run("save", "-o", str(site / "saved.tar"), "secrets").returncode == 0
+    assert holders(site / "saved.tar") == []
+    explained = build(
+        sampan,
+        site,
+        dockerfile,
+        "--explain",
+        "--secret",
+        f"id=token,src={site}/token",
+        "--secret",
+        "id=word,env=SAMPAN_TEST_WORD",
+        "--progress",
+        "rawjson",
+        "--provenance",
+        "mode=max",
+        "-o",
+        f"type=oci,dest={site}/out.tar",
+    )
+    assert explained.returncode == 0, explained.stderr
+    assert SECRET not in explained.stdout + explained.stderr
+    with tarfile.open(site / "out.tar") as archive:
+        archive.extractall(site / "out", filter="data")
+    assert holders(site / "out", site / "out.tar") == []
     listing = sampan.ok("run", "--rm", "secrets", "sh", "-c", "ls -d /run /conf /w /made 2>/dev/null; env")
     assert listing.splitlines()[0] == "/made" and "TOKEN" not in listing
     assert holders(*engine_places(sampan)) == []
@@ -106,6 +187,8 @@ def test_a_cancelled_build_leaves_no_secret(
     command = ("build", "--no-cache", "--secret", f"id=token,src={site}/token", str(site / "context"))
     process = sampan.start(*command, stdout=subprocess.PIPE)
     assert any(b"under way" in line for line in process.stdout)
+    assert SECRET.encode() not in command_lines()
+    assert holders(*engine_places(sampan)) == []
     process.send_signal(signal.SIGINT)
     process.wait(30)
     wait_until(lambda: find_problems(sampan) == [], "the build is gone without a trace")

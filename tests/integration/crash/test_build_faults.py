@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -67,6 +70,17 @@ def small_disk(directory: Path, megabytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", place], check=True)
 
 
+def _fill(file: Path, *, leaving: int) -> None:
+    """Take what is free on the file system, but so many bytes."""
+    with open(file, "wb", buffering=0) as filler:
+        for size in (MEGABYTE, 4096):
+            with contextlib.suppress(OSError):
+                while filler.write(bytes(size)):
+                    pass
+        filler.truncate(max(filler.tell() - leaving, 0))
+        os.fsync(filler.fileno())
+
+
 @pytest.fixture
 def crammed_sampan(make_sampan: Any) -> Iterator[Any]:
     """An engine with 48 MB for everything."""
@@ -111,6 +125,43 @@ def test_a_full_disk_fails_the_step_in_clear_words_and_keeps_the_finished_ones(
     assert build.wait() == 0, build.output
     assert any("RUN echo first" in name for name in build.cached), build.output
     assert sampan.ok("run", "--rm", "full:1", "cat", "/first", "/second") == "first\nsecond"
+    assert "Traceback" not in sampan.engine.log.read_text(errors="replace")
+
+
+def test_wherever_a_build_finds_the_disk_full_it_says_so_and_the_next_one_goes_on(
+    crammed_sampan: Any, tmp_path: Path, find_problems: Any
+) -> None:
+    """With ever more space left it is the context, a snapshot, a layer, a record or the image that finds none."""
+    sampan = crammed_sampan
+    (tmp_path / "file").write_bytes(os.urandom(20_000))
+    (tmp_path / "Dockerfile").write_text(
+        "FROM busybox AS one\nWORKDIR /w\nCOPY file /w/\nRUN cp /w/file /w/again\n"
+        "FROM busybox\nCOPY --from=one /w /w\nRUN mkdir /many && cd /many && seq 40 | xargs touch\n"
+    )
+    with tarfile.open(tmp_path / "context.tar", "w") as archive:
+        archive.add(tmp_path / "file", "file")
+        archive.add(tmp_path / "Dockerfile", "Dockerfile")
+    context = (tmp_path / "context.tar").read_bytes()
+    # A compressed one is unpacked on the engine's own disk, whatever its size.
+    contexts = [gzip.compress(context), context]
+    filler = sampan.engine.root.parent.parent / "filler"
+    sampan.ok("build", "-q", "-t", "first:1", "-", stdin=context)
+    sampan.ok("rmi", "first:1")
+    outcomes = []
+    for free in (0, 8, 32, 128, 400):
+        sampan.ok("builder", "prune", "-af")
+        _fill(filler, leaving=free * 1024)
+        for sent in contexts:
+            done = sampan.run("build", "-t", "full:1", "-", stdin=sent, timeout=60)
+            said = done.stdout + done.stderr
+            outcomes.append(done.returncode == 0)
+            assert done.returncode == 0 or "no space left on device" in said.lower(), (free, said)
+        filler.unlink()
+        assert find_problems(sampan) == []
+        sampan.ok("build", "-q", "-t", "full:1", "-", stdin=context)
+        assert sampan.ok("run", "--rm", "full:1", "sh", "-c", "ls /w /many | wc -l") == "45"
+        sampan.ok("rmi", "full:1")
+    assert not outcomes[0] and outcomes[-1]
     assert "Traceback" not in sampan.engine.log.read_text(errors="replace")
 
 

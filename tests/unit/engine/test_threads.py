@@ -3,10 +3,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sampan.engine.threads import ReportedWork, streamed, upload_file
+from sampan.engine.threads import ReportedWork, in_own_thread, long_work_ended, streamed, upload_file
 from sampan.errors import Conflict
 
 
@@ -144,3 +145,48 @@ def test_what_is_written_arrives_whole_and_in_order() -> None:
         return received
 
     assert len(asyncio.run(main())) == 500
+
+
+def test_long_work_takes_no_thread_from_the_short_work_that_it_waits_for() -> None:
+    """As many builds as the loop has threads, each of which needs the loop for its network: they waited for ever."""
+
+    async def main() -> list[list[int]]:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        together = threading.Barrier(3)
+
+        async def short() -> int:
+            return await asyncio.to_thread(lambda: 7)
+
+        def work(report: Callable[[int], None], cancelled: threading.Event) -> None:
+            together.wait(10)
+            report(asyncio.run_coroutine_threadsafe(short(), loop).result(10))
+
+        async def followed() -> list[int]:
+            return [item async for item in ReportedWork(work)]
+
+        return await asyncio.gather(*(followed() for _ in range(3)))
+
+    assert asyncio.run(main()) == [[7], [7], [7]]
+
+
+def test_long_work_that_nobody_awaits_any_more_can_be_waited_for() -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(10)
+        ended.set()
+
+    async def main() -> None:
+        task = asyncio.ensure_future(in_own_thread(work))
+        await asyncio.to_thread(begun.wait, 10)
+        task.cancel()
+        waiting = asyncio.ensure_future(long_work_ended())
+        await asyncio.wait([task])
+        assert task.cancelled() and not waiting.done()
+        go_on.set()
+        await waiting
+        assert ended.is_set()
+
+    asyncio.run(main())

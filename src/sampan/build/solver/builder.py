@@ -57,10 +57,12 @@ class Builder:
         transfer: CacheTransfer | None = None,
         flights: Flights | None = None,
         inputs: InputsStore | None = None,
+        loosened: Callable[[Digest], None] = lambda _layer: None,
     ) -> None:
         """`table` replaces the cache table of `metadata` (for tests); one of the two must be given.
 
-        `touched` is told the keys of the cache that builds find or store. With `transfer`, which is of one
+        `touched` is told the keys of the cache that builds find or store, `loosened` the layers that entries had
+        before they got others. With `transfer`, which is of one
         build, this builder is for one build too; without it requests can't import or export caches.
         `flights` is shared by builders whose equal steps, done at the same time, are to be done once; in `inputs`,
         if there is one, builds keep what went into the steps that they had to do.
@@ -74,8 +76,9 @@ class Builder:
         self._inputs = inputs
         self._table = table
         self._touched = touched
+        self._loosened = loosened
         imported = transfer.find if transfer is not None else lambda _key: None
-        self.cache = BuildCache(table, worker.has_layer, touched, imported, flights)
+        self.cache = BuildCache(table, worker.has_layer, touched, imported, flights, loosened)
 
     def another(self) -> Builder:
         """For another platform of the same build, at the same time."""
@@ -87,6 +90,7 @@ class Builder:
             transfer=self._transfer,
             flights=self.cache.flights,
             inputs=self._inputs,
+            loosened=self._loosened,
         )
 
     def export_together(

@@ -73,8 +73,11 @@ class BuildCache:
         touched: Callable[[str], None] = lambda _key: None,
         imported: Callable[[str], CacheEntry | None] = lambda _key: None,
         flights: Flights | None = None,
+        loosened: Callable[[Digest], None] = lambda _layer: None,
     ) -> None:
         """`touched` is told every key that is found or stored; `imported` knows entries of other engines.
+
+        `loosened` is told a layer when its entry gets another one (a build without cache has done the step again).
 
         `flights` is shared by builds whose equal steps are to be done once.
         """
@@ -83,6 +86,7 @@ class BuildCache:
         self._has_layer = has_layer
         self._touched = touched
         self._imported = imported
+        self._loosened = loosened
         self.seen: dict[str, CacheEntry] = {}
         """What was found or stored through this object: what a build exports."""
         self.mounts: set[str] = set()
@@ -121,6 +125,9 @@ class BuildCache:
     def store(self, key: str, entry: CacheEntry) -> None:
         self._touched(key)
         self.seen[key] = entry
+        before = self._load(key)
+        if before is not None and before.layer and before.layer != entry.layer:
+            self._loosened(Digest(before.layer))
         stamped = msgspec.structs.replace(entry, used=int(time.time()))
         self._table.put(key, msgspec.json.encode(stamped))
 

@@ -15,6 +15,7 @@ from sampan.engine.containers.log_target import readable_log, reads_journal
 from sampan.engine.containers.monitor import Monitor
 from sampan.engine.containers.runner import PendingClient, Runner
 from sampan.engine.containers.store import Slot
+from sampan.engine.threads import in_own_thread
 from sampan.errors import Conflict, Invalid, Unsupported
 from sampan.logs import journald_follow, journald_reader, reader
 from sampan.logs.reader import LogRecord
@@ -92,7 +93,7 @@ class Streams:
         try:
             taken.setblocking(True)
             if logs:
-                await asyncio.to_thread(self._replay, slot, taken, options)
+                await in_own_thread(lambda: self._replay(slot, taken, options))
             if stream:
                 handed = await self._hand_over(slot, PendingClient(taken, preread, options))
         finally:

@@ -33,7 +33,7 @@ from sampan.engine.containers.step_places import MadePlaces
 from sampan.engine.containers.wiring import Plan, Wiring
 from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, now
 from sampan.engine.validate import check_host
-from sampan.errors import Unsupported
+from sampan.errors import Conflict, Unsupported
 from sampan.runtime.messages import AttachOptions, CreateRequest
 from sampan.runtime.shim_client import ShimClient
 
@@ -318,7 +318,8 @@ def _copy_output(ends: list[int], shim: ShimClient, output: Output, cancelled: t
         ready = [fd for fd, _ in poller.poll(200)]
         if cancelled.is_set() and not killed:
             killed = True
-            shim.kill(signal.SIGKILL)
+            with contextlib.suppress(Conflict):  # it has ended in this moment
+                shim.kill(signal.SIGKILL)
         for end in [fd for fd in ready if fd in streams]:
             data = os.read(end, _READ)
             if data:

@@ -18,7 +18,7 @@ from sampan.engine.containers.changes import MODIFIED, changes_of
 from sampan.engine.containers.user_namespaces import id_maps_of
 from sampan.engine.model import ContainerRecord, MountPoint, rfc3339
 from sampan.engine.mounts import tmpfs_points
-from sampan.engine.threads import streamed, upload_file
+from sampan.engine.threads import in_own_thread, streamed, upload_file
 from sampan.engine.userns import IdMaps
 from sampan.errors import Denied, Internal, Invalid, NotFound, SampanError
 from sampan.linux.capabilities import FilesystemIds
@@ -146,13 +146,13 @@ class Files:
                     extract_tar(upload_file(upload, loop), root, mapped, directory=place.inner)
 
         try:
-            await asyncio.to_thread(work, slot.record, False)
+            await in_own_thread(lambda: work(slot.record, False))
         except _Ended:
             # Its writable layer is mounted for this; nobody may start or remove it meanwhile.
             async with slot.lock:
                 if self._parts.store.get(slot.record.id) is not slot:
                     raise NotFound(f"No such container: {reference}") from None
-                await asyncio.to_thread(work, slot.record, True)
+                await in_own_thread(lambda: work(slot.record, True))
         self._parts.announce(slot.record, "extract-to-dir")
 
     @contextmanager
