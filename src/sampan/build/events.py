@@ -75,9 +75,12 @@ class UsedSource(msgspec.Struct, frozen=True, omit_defaults=True):
 
     vertex: Digest
     uri: str
+    """Of an image what the build calls it."""
     algorithm: str
     digest: str
     """Hexadecimal."""
+    platform: str = ""
+    """Of an image, and of nothing else."""
 
 
 class UsedSecret(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -14,6 +14,8 @@ class PlatformImage:
 
     platform: Platform
     image: Image
+    asked: str = ""
+    """The platform as the request has it; "" when it names none."""
 
     @property
     def directory(self) -> str:

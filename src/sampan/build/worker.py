@@ -42,6 +42,8 @@ class BaseImage:
     id: Digest
     config: ImageConfig
     diff_ids: tuple[Digest, ...]
+    origin: Digest | None = None
+    """Of the manifest or index that its name stood for where it came from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+import msgspec
 
 from sampan.build.attest.options import Attests
 from sampan.build.attest.provenance import Facts, Material, Step, Wanted, predicate
 from sampan.build.attest.scan import scan
 from sampan.build.attest.spdx import document
 from sampan.build.attest.statement import SPDX_DOCUMENT, attestation, package_url
+from sampan.build.dockerfile.contexts import DIRECTORY
 from sampan.build.dockerfile.state import PREDEFINED_ARGS
 from sampan.build.events import BuildEvent, UsedSecret, UsedSource
 from sampan.build.fetch.git_url import redacted
+from sampan.build.files.context import Context
 from sampan.build.model import BuildRequest
 from sampan.build.result import PlatformImage
+from sampan.build.solver.steps import host_platform
 from sampan.build.worker import Report
 from sampan.engine.model import new_id
 from sampan.errors import Invalid
 from sampan.oci.attestation import Attestation
-from sampan.oci.digest import Digest, hex_of
+from sampan.oci.digest import Digest
 from sampan.oci.reference import Reference, parse_reference
 from sampan.storage.image_model import Image
 
@@ -32,32 +37,46 @@ _DOCUMENT_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass
-class Statements:
-    """Of one build. `bases` are the images that it stands on, by the name that they were asked for with."""
+class _Heard:
+    """Of what is built for one platform; its stages tell in any order."""
 
-    request: BuildRequest
-    attests: Attests
-    dockerfile: bytes
-    bases: Callable[[], Mapping[str, Image]]
-    open_root: OpenRoot
-    cancelled: threading.Event
-    context: Material | None = None
-    """Where the engine fetched the context."""
-    started: datetime = field(default_factory=lambda: datetime.now(UTC))
-    invocation: str = field(default_factory=lambda: new_id()[:32])
-    _sources: dict[str, UsedSource] = field(default_factory=dict)
-    _asked: dict[str, dict[str, bool]] = field(default_factory=lambda: {"secret": {}, "ssh": {}})
+    sources: set[UsedSource] = field(default_factory=set)
+    asked: dict[str, dict[str, bool]] = field(default_factory=lambda: {"secret": {}, "ssh": {}})
     """By kind and id, whether any step can't do without."""
 
-    def listening(self, report: Report) -> Report:
-        """`report`, with what only provenance is interested in kept here."""
+    def asks(self, event: UsedSecret) -> None:
+        known = self.asked[event.kind]
+        known[event.id] = known.get(event.id, False) or event.required
+
+    def materials(self) -> list[Material]:
+        """Images first, as BuildKit has them."""
+        told = {(not one.platform, _uri(one)): one for one in self.sources}
+        return [Material(uri, {one.algorithm: one.digest}) for (_, uri), one in sorted(told.items())]
+
+
+@dataclass
+class Statements:
+    """Of one build."""
+
+    request: BuildRequest
+    context: Context
+    attests: Attests
+    dockerfile: bytes
+    open_root: OpenRoot
+    cancelled: threading.Event
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    invocation: str = field(default_factory=lambda: new_id()[:32])
+    _heard: dict[str, _Heard] = field(default_factory=dict)
+
+    def listening(self, report: Report, platform: str = "") -> Report:
+        """`report`, with what only provenance is interested in kept here for the image of that platform."""
+        kept = self._heard.setdefault(platform, _Heard())
 
         def heard(event: BuildEvent) -> None:
             if isinstance(event, UsedSource):
-                self._sources[event.uri] = event
+                kept.sources.add(msgspec.structs.replace(event, vertex=Digest("")))
             elif isinstance(event, UsedSecret):
-                known = self._asked[event.kind]
-                known[event.id] = known.get(event.id, False) or event.required
+                kept.asks(event)
             else:
                 report(event)
 
@@ -91,19 +110,19 @@ class Statements:
         return document(name, time.strftime(_DOCUMENT_TIME), packages, distro)
 
     def _facts(self, image: PlatformImage) -> Facts:
-        platform = str(image.platform)
-        sources = [_material(one) for _, one in sorted(self._sources.items())]
+        heard = self._heard.get(image.asked) or self._heard.get("") or _Heard()
         return Facts(
             invocation=self.invocation,
             started=_time(self.started),
             finished=_time(datetime.now(UTC)),
-            platform=platform,
+            platform=host_platform(),
             entry_point=self.request.dockerfile or "Dockerfile",
-            source=self.context,
+            source=self.context.source,
+            locals=_locals(self.request, self.context),
             args=_arguments(self.request),
-            secrets=self._asked["secret"],
-            ssh=self._asked["ssh"],
-            materials=(*_images(self.bases(), platform), *sources),
+            secrets=heard.asked["secret"],
+            ssh=heard.asked["ssh"],
+            materials=tuple(heard.materials()),
             dockerfile=self.dockerfile,
             steps=_steps(image.image),
         )
@@ -111,6 +130,15 @@ class Statements:
 
 def _time(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
+
+
+def _locals(request: BuildRequest, context: Context) -> tuple[str, ...]:
+    """What came from the client. Where it lies there is nobody's business."""
+    named = tuple(name for name, value in request.contexts.items() if value.startswith(DIRECTORY))
+    if context.source is None:
+        return ("context", "dockerfile", *named)
+    own = request.dockerfile_text is not None and context.dockerfile is None
+    return (*(("dockerfile",) if own else ()), *named)
 
 
 def _arguments(request: BuildRequest) -> dict[str, str]:
@@ -122,30 +150,33 @@ def _arguments(request: BuildRequest) -> dict[str, str]:
         if value is not None and name not in PREDEFINED_ARGS
     }
     given |= {f"label:{name}": value for name, value in request.labels.items()}
-    given |= {f"context:{name}": redacted(value) for name, value in request.contexts.items()}
+    for name, value in request.contexts.items():
+        given[f"context:{name}"] = f"local:{name}" if value.startswith(DIRECTORY) else redacted(value)
     if request.target:
         given["target"] = request.target
     if request.no_cache or request.no_cache_stages:
         given["no-cache"] = ",".join(sorted(request.no_cache_stages))
+    if request.network not in ("", "default"):
+        given["force-network-mode"] = request.network
+    if request.extra_hosts:
+        given["add-hosts"] = ",".join(entry.replace(":", "=", 1) for entry in request.extra_hosts)
+    if request.shm_size:
+        given["shm-size"] = str(request.shm_size)
+    if request.limits.ulimits:
+        given["ulimit"] = ",".join(f"{name}={soft}:{hard}" for name, soft, hard in request.limits.ulimits)
     return given
 
 
-def _images(bases: Mapping[str, Image], platform: str) -> list[Material]:
-    """With the digest of the manifest they were pulled by, of the configuration for those made here."""
-    found = []
-    for asked, image in sorted(bases.items()):
-        descriptor = image.manifest_descriptor
-        digest = descriptor.digest if descriptor is not None else image.id
-        try:
-            uri = package_url(parse_reference(asked).with_default_tag(), platform, digest)
-        except Invalid:
-            uri = f"pkg:docker/{asked}"
-        found.append(Material(uri, {"sha256": hex_of(digest)}))
-    return found
-
-
-def _material(source: UsedSource) -> Material:
-    return Material(source.uri, {source.algorithm: source.digest})
+def _uri(source: UsedSource) -> str:
+    """Of an image the package URL, with a digest only where the name has one."""
+    if not source.platform:
+        return source.uri
+    try:
+        reference = parse_reference(source.uri)
+    except Invalid:
+        return f"pkg:docker/{source.uri}"
+    named = reference if reference.digest else reference.with_default_tag()
+    return package_url(named, source.platform, reference.digest)
 
 
 def _steps(image: Image) -> tuple[Step, ...]:

@@ -63,12 +63,11 @@ def run_job(
     outputs = request.outputs or (Output("image"),)
     statements = Statements(
         request,
+        context,
         request.attests,
         read_dockerfile(context.fd, request) if request.attests else b"",
-        lambda: tools.worker.bases,
         lambda diff_ids: tools.worker.open_root(diff_ids, None),
         cancelled,
-        context.source,
     )
     report = statements.listening(report)
     if len(platforms) == 1 and outputs == (Output("image"),) and not request.attests:
@@ -84,9 +83,16 @@ def run_job(
     if len(platforms) == 1:
         found = [build(tools.builder, one, told.single, cancelled)]
     else:
-        found = _together(tools, request, one, told, build, cancelled)
+        reports = [
+            statements.listening(told.of(platform, number), platform)
+            for number, platform in enumerate(request.platforms)
+        ]
+        found = _together(tools, request, one, told, reports, build, cancelled)
     images = [tools.worker.built(image_id) for image_id in found]
-    built = [PlatformImage(platform_of_image(image), image) for image in images]
+    built = [
+        PlatformImage(platform_of_image(image), image, asked or "")
+        for image, asked in zip(images, platforms, strict=True)
+    ]
     around = Surroundings(
         tools.images,
         tools.credentials,
@@ -109,6 +115,7 @@ def _together(
     request: BuildRequest,
     one: BuildRequest,
     told: _Told,
+    reports: Sequence[Report],
     build: Callable[[Builder, BuildRequest, Report, threading.Event], Digest],
     cancelled: threading.Event,
 ) -> list[Digest]:
@@ -126,7 +133,7 @@ def _together(
         platform = request.platforms[number]
         wanted = replace(one, platform=platform, cache_to=inline, cache_from=() if number else one.cache_from)
         try:
-            return build(builders[number], wanted, told.of(platform, number), stop)
+            return build(builders[number], wanted, reports[number], stop)
         except BaseException as error:
             failures.append(error)
             stop.set()

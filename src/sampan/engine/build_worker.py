@@ -71,8 +71,6 @@ class EngineWorker:
         self._keep_images = keep_images
         self._made: dict[Digest, Image] = {}
         """Images that the store doesn't get."""
-        self.bases: dict[str, Image] = {}
-        """What was resolved, by the name that the build has for it."""
 
     def resolve_image(
         self,
@@ -85,8 +83,7 @@ class EngineWorker:
     ) -> BaseImage:
         known = self._local(reference, platform)
         if known is not None and not pull and self._held(known):
-            self.bases[reference] = known
-            return _base(known)
+            return self._base(reference, known)
         name = parse_reference(reference).with_default_tag()
         credentials = self._credentials.get(name.domain, Credentials())
         wanted, host = platform_of(platform or ""), platform_of("")
@@ -104,8 +101,14 @@ class EngineWorker:
             ) from error
         if not self._held(pulled):
             raise NotFound(f"the image {reference} was removed while it was being pulled")
-        self.bases[reference] = pulled
-        return _base(pulled)
+        return self._base(reference, pulled)
+
+    def _base(self, reference: str, image: Image) -> BaseImage:
+        index = self._images.store.index_of(reference)
+        origin = image.manifest_descriptor.digest if image.manifest_descriptor is not None else None
+        if index is not None and image.id in index[1].images():
+            origin = index[0]
+        return BaseImage(image.id, image.config, image.diff_ids, origin)
 
     def _held(self, image: Image) -> bool:
         """Its layers stay, also when the image is removed from here on. False when it was removed already."""
@@ -203,7 +206,3 @@ class EngineWorker:
 
     def tag(self, image_id: Digest, reference: Reference) -> None:
         self._images.store.tag(image_id, reference)
-
-
-def _base(image: Image) -> BaseImage:
-    return BaseImage(image.id, image.config, image.diff_ids)

@@ -102,12 +102,12 @@ def test_leaving_something_out_is_told() -> None:
 def test_version_1_has_its_own_form() -> None:
     found = _predicate(mode="max", version="v1")
     assert found["buildDefinition"]["externalParameters"]["configSource"] == {"path": "Dockerfile"}
-    assert found["runDetails"]["metadata"]["invocationID"] == "161fmv7"
+    assert found["runDetails"]["metadata"]["invocationId"] == "161fmv7"
     assert found["buildDefinition"]["resolvedDependencies"][0]["digest"] == {"sha256": "cd" * 32}
 
 
 def test_a_context_from_elsewhere_is_the_source_and_a_material() -> None:
-    fetched = replace(FACTS, source=Material("https://host/r.git#v1", {"sha1": "ef" * 20}))
+    fetched = replace(FACTS, source=Material("https://host/r.git#v1", {"sha1": "ef" * 20}), locals=())
     found = json.loads(json.dumps(predicate(fetched, wanted({}))))
     assert found["invocation"]["configSource"] == {
         "entryPoint": "Dockerfile",

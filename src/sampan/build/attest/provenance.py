@@ -46,10 +46,13 @@ class Facts:
     started: str
     finished: str
     platform: str
+    """Of the machine that built; what it built for, materials and subjects tell."""
     entry_point: str
     """The Dockerfile's name."""
     source: Material | None = None
     """The context, when it came from a URL or a repository."""
+    locals: tuple[str, ...] = ("context", "dockerfile")
+    """What the client gave: names of directories, and the Dockerfile."""
     args: Mapping[str, str] = field(default_factory=dict)
     """As BuildKit's frontend names them: `build-arg:NAME`, `label:NAME`, `target`, `no-cache`, ..."""
     secrets: Mapping[str, bool] = field(default_factory=dict)
@@ -108,8 +111,8 @@ def _parameters(facts: Facts, wish: Wanted) -> tuple[dict[str, object], bool]:
         if wish.mode == "max" or not name.startswith(_PRIVATE)
     }
     found: dict[str, object] = {"frontend": "dockerfile.v0", "args": args}
-    if facts.source is None:
-        found["locals"] = [{"name": "context"}, {"name": "dockerfile"}]
+    if facts.locals:
+        found["locals"] = [{"name": one} for one in sorted(facts.locals)]
     if wish.mode == "max" and facts.secrets:
         found["secrets"] = _asked_for(facts.secrets)
     if wish.mode == "max" and facts.ssh:
@@ -190,7 +193,7 @@ def _v1(facts: Facts, wish: Wanted) -> dict[str, object]:
     parameters, complete = _parameters(facts, wish)
     internal: dict[str, object] = {"builderPlatform": facts.platform}
     metadata: dict[str, object] = {
-        "invocationID": facts.invocation,
+        "invocationId": facts.invocation,
         "startedOn": facts.started,
         "finishedOn": facts.finished,
         "buildkit_completeness": {"request": complete, "resolvedDependencies": False},

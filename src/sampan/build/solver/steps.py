@@ -42,8 +42,9 @@ from sampan.build.solver.vertices import one_line, stage_names, trigger_names
 from sampan.build.solver.voice import Name, Voice, internal, speaking, vertex_digest
 from sampan.build.worker import BaseImage, Report, Worker
 from sampan.errors import Denied, Internal, Invalid, NotFound, SampanError, Unauthorized, Unavailable
-from sampan.oci.digest import Digest
+from sampan.oci.digest import Digest, hex_of
 from sampan.oci.image import ContainerDefaults, ImageConfig, RootFS
+from sampan.oci.manifest import Platform
 
 MAX_TRIGGERS = 1000
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "i686": "386", "riscv64": "riscv64"}
@@ -90,14 +91,17 @@ class BuildImages:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
             if key not in self._images:
-                with internal(voice.report, f"[internal] load metadata for {reference}"):
-                    self._images[key] = self._worker.resolve_image(
+                with internal(voice.report, f"[internal] load metadata for {reference}") as speaker:
+                    found = self._worker.resolve_image(
                         reference,
                         pull=self._request.pull,
                         platform=platform,
                         report=voice.transfer,
                         cancelled=self._stop,
                     )
+                    own = str(Platform(found.config.architecture, found.config.os, found.config.variant))
+                    speaker.used(reference, "sha256", hex_of(found.origin or found.id), own)
+                self._images[key] = found
             return self._images[key]
 
 

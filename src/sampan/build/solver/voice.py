@@ -96,9 +96,9 @@ class Voice:
     def warn(self, short: str) -> None:
         self.report(VertexWarning(self.vertex, short))
 
-    def used(self, uri: str, algorithm: str, digest: str) -> None:
-        """`uri` has no credentials in it."""
-        self.report(UsedSource(self.vertex, uri, algorithm, digest))
+    def used(self, uri: str, algorithm: str, digest: str, platform: str = "") -> None:
+        """`uri` has no credentials in it; `platform` is an image's."""
+        self.report(UsedSource(self.vertex, uri, algorithm, digest, platform))
 
     def transfer(self, progress: Progress) -> None:
         """Something that is pulled or downloaded."""
