@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -182,3 +184,17 @@ def test_a_file_copied_to_a_link_to_a_file_is_written_behind_the_link(bench: Bui
     top = bench.tree("FROM base\nCOPY links /l\nCOPY a /l/to\n")
     assert (top / "l/to").is_symlink()
     assert (top / "l/file").read_text() == "new"
+
+
+def test_of_files_with_one_name_that_of_the_later_source_stays(bench: BuildBench) -> None:
+    for name in ("one", "two"):
+        bench.file(f"{name}/f", name)
+    with tarfile.open(bench.context / "a.tar", "w") as tar:
+        member = tarfile.TarInfo("f")
+        member.size = 7
+        tar.addfile(member, io.BytesIO(b"archive"))
+    lines = (
+        "ADD a.tar one /a/\nADD one a.tar /b/\nCOPY one/f two/f one/f /c/\nADD one <<f a.tar /d/\ndoc\nf\n"
+    )
+    tree = bench.tree(f"FROM base\n{lines}")
+    assert [(tree / name / "f").read_text() for name in "abcd"] == ["one", "archive", "one", "doc\n"]

@@ -68,7 +68,7 @@ def test_every_input_of_a_step_that_changed_is_named(fresh_sampan: Any, tmp_path
     after = _explained(sampan, tmp_path)
     (reason,) = after["COPY src /src"] or ()
     assert reason.startswith("base image changed: explained-base (")
-    assert after["RUN echo one"] == [reason, "an earlier step changed"]
+    assert after["RUN echo one"] == [reason]  # the same files are the same layer on another base too
 
     (tmp_path / "Dockerfile").write_text("FROM busybox AS fails\nRUN echo explained; exit 5\n")
     failed = sampan.run("build", "--explain", "--format", "json", str(tmp_path))

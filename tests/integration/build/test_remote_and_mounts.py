@@ -115,11 +115,13 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def test_a_url_becomes_a_file_for_its_owner_alone(site: Site) -> None:
     lines = "ADD URL/some/file.txt?x=1 URL/some/dir/ URL/a%2Fb%20c /d/\nADD URL/moved /named\n"
+    lines += "ADD --unpack URL/no/archive /no/\n"
     tree = site.worker.tree(site.build(f"FROM base\n{lines}"))
     info = (tree / "d/file.txt").stat()
     assert (tree / "d/file.txt").read_bytes() == CONTENT == (tree / "named").read_bytes()
     assert sorted(path.name for path in (tree / "d").iterdir()) == ["b c", "dir", "file.txt"]
     assert (info.st_mode & 0o7777, info.st_uid, info.st_mtime) == (0o600, 0, 1_000_000_000)
+    assert (tree / "no/archive").read_bytes() == CONTENT
 
 
 def test_a_url_is_asked_again_and_cached_by_content(site: Site) -> None:

@@ -8,14 +8,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import BinaryIO
 
+from sampan.build.fetch.http import Download
 from sampan.build.files.archive import is_tar
 from sampan.build.files.copy import Ownership, RootWriter
 from sampan.build.files.owners import resolve_owner
 from sampan.build.files.placement import Source, place
-from sampan.build.files.tree import Opener, Selection
-from sampan.build.model import CopyOperation
+from sampan.build.files.tree import Opener, Selection, Tree
+from sampan.build.model import CopyOperation, Heredoc
 from sampan.build.modes import parse_mode
 from sampan.build.solver.sources import CopySources
 from sampan.errors import Invalid
@@ -49,6 +51,15 @@ def accounts_of(root_fd: int) -> Callable[[str], str]:
 
 
 @dataclass(frozen=True, slots=True)
+class _Item:
+    """One thing that is written; `write` gets the path that it becomes. `times` in nanoseconds."""
+
+    source: Source
+    write: Callable[[str], None]
+    times: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Placing:
     """Writes what `sources` found into the root `root_fd`, by Docker's rules for destinations."""
 
@@ -61,58 +72,72 @@ class Placing:
     """The time of directories that are made for what has none itself."""
 
     def perform(self) -> None:
-        """Raises `Invalid`, and `SourceChanged` when a file of a context is no longer what was hashed."""
-        operation = self.operation
-        selections, downloads = self.sources.selections(), self.sources.downloads()
-        repositories = self.sources.repositories.trees()
-        unpacked = [selection for selection in selections if self._is_archive(selection)]
-        rest = [selection for selection in selections if selection not in unpacked]
-        listed = [
-            *(Source(selection.name, selection.is_dir) for selection in rest),
-            *(Source("", is_dir=True) for _ in unpacked),
-            *(Source("", is_dir=True) for _ in repositories),
-            *(Source(self._download_name(got.name), is_dir=operation.unpack is True) for got, _ in downloads),
-            *(Source(item.name, is_dir=False) for item in operation.heredocs),
-        ]
-        targets = self._targets(listed)
-        for selection in rest:
-            self._copy(selection, next(targets))
-        for selection in unpacked:
-            self._unpack(selection, next(targets))
-        times = [self.sources.tree.mtime_of(entry) for one in selections for entry in one.entries]
-        times += [tree.mtime_of(entry) for tree, one in repositories for entry in one.entries]
-        times += [int(got.mtime * 1e9) for got, _ in downloads]
-        for tree, selection in repositories:
-            self.writer.copy(tree, selection, next(targets), self.ownership)
-        owner = self.ownership.owner or (0, 0)
-        for got, file in downloads:
-            self._place_download(file, next(targets), owner, got.mtime)
-        now = datetime.now(UTC).timestamp()
-        for item in operation.heredocs:
-            with tempfile.TemporaryFile() as file:
-                file.write(item.content.encode())
-                file.flush()
-                file.seek(0)
-                self.writer.write_file(next(targets), file.fileno(), 0o644, self.ownership, now)
+        """In the order of the sources: of two files of one name the later one stays.
+
+        Raises `Invalid`, and `SourceChanged` when a file of a context is no longer what was hashed.
+        """
+        items = [*self._from_sources(), *map(self._document, self.operation.heredocs)]
+        for item, target in zip(items, self._targets([item.source for item in items]), strict=True):
+            item.write(target)
+        times = [time for item in items for time in item.times]
         self.writer.settle(max(times, default=self.undated_ns))
 
-    def _targets(self, listed: list[Source]) -> Iterator[str]:
+    def _from_sources(self) -> Iterator[_Item]:
+        sources = self.sources
+        downloads = dict(zip(sources.urls, sources.downloads(), strict=True))
+        repositories = dict(zip(sources.addresses, sources.repositories.trees(), strict=True))
+        for source in sources.order:
+            if source in downloads:
+                yield self._downloaded(*downloads[source])
+            elif source in repositories:
+                yield self._selected(*repositories[source], is_repository=True)
+            else:
+                for selection in sources.selected_by(source):
+                    yield self._selected(sources.tree, selection)
+
+    def _selected(self, tree: Tree, selection: Selection, *, is_repository: bool = False) -> _Item:
+        times = tuple(tree.mtime_of(entry) for entry in selection.entries)
+        if not is_repository and self._is_archive(selection):
+            return _Item(Source("", is_dir=True), partial(self._unpack, selection), times)
+        source = Source("" if is_repository else selection.name, selection.is_dir)
+        return _Item(source, lambda target: self.writer.copy(tree, selection, target, self.ownership), times)
+
+    def _downloaded(self, got: Download, file: BinaryIO) -> _Item:
+        """A download is a file for its owner alone unless `--chmod` says otherwise; ADD --unpack opens it."""
+        times = (int(got.mtime * 1e9),)
+        if self.operation.unpack and is_tar(file.fileno()):
+            return _Item(Source("", is_dir=True), partial(self._unpack_download, file), times)
+        if not got.name and self.operation.destination.endswith("/"):
+            raise Invalid("cannot determine filename for source", hint="the URL has no path")
+
+        def write(target: str) -> None:
+            self.writer.write_file(target, file.fileno(), 0o600, self.ownership, got.mtime)
+
+        return _Item(Source(got.name, is_dir=False), write, times)
+
+    def _document(self, heredoc: Heredoc) -> _Item:
+        def write(target: str) -> None:
+            with tempfile.TemporaryFile() as file:
+                file.write(heredoc.content.encode())
+                file.flush()
+                file.seek(0)
+                now = datetime.now(UTC).timestamp()
+                self.writer.write_file(target, file.fileno(), 0o644, self.ownership, now)
+
+        return _Item(Source(heredoc.name, is_dir=False), write)
+
+    def _targets(self, listed: list[Source]) -> list[str]:
         operation = self.operation
         says_directory = operation.destination.endswith("/")
         resolved, found = self.writer.resolve(operation.destination.rstrip("/") or "/")
         is_dir = found is not None and stat.S_ISDIR(found.st_mode)
-        return iter(
-            place(
-                listed,
-                resolved.rstrip("/") + "/" if says_directory else resolved,
-                exists_as_dir=is_dir,
-                exists_as_other=found is not None and not is_dir,
-                keyword="ADD" if operation.is_add else "COPY",
-            )
+        return place(
+            listed,
+            resolved.rstrip("/") + "/" if says_directory else resolved,
+            exists_as_dir=is_dir,
+            exists_as_other=found is not None and not is_dir,
+            keyword="ADD" if operation.is_add else "COPY",
         )
-
-    def _copy(self, selection: Selection, target: str) -> None:
-        self.writer.copy(self.sources.tree, selection, target, self.ownership)
 
     def _is_archive(self, selection: Selection) -> bool:
         operation = self.operation
@@ -140,16 +165,7 @@ class Placing:
         options = ExtractOptions(owner=self.ownership.owner)
         extract_tar(file, self.root_fd, options, directory=target)
 
-    def _download_name(self, name: str) -> str:
-        if not name and self.operation.destination.endswith("/"):
-            raise Invalid("cannot determine filename for source", hint="the URL has no path")
-        return name
-
-    def _place_download(self, file: BinaryIO, target: str, owner: tuple[int, int], mtime: float) -> None:
-        """A download is a file for its owner alone unless `--chmod` says otherwise; ADD --unpack opens it."""
-        if self.operation.unpack and is_tar(file.fileno()):
-            self.writer.make_directory(target, owner)
-            self._extract(file, target)
-            self.writer.touch(target)
-            return
-        self.writer.write_file(target, file.fileno(), 0o600, self.ownership, mtime)
+    def _unpack_download(self, file: BinaryIO, target: str) -> None:
+        self.writer.make_directory(target, self.ownership.owner or (0, 0))
+        self._extract(file, target)
+        self.writer.touch(target)

@@ -66,7 +66,8 @@ class CopySources:
         self._voice = voice
         self._operation = operation
         self._stack = ExitStack()
-        self._selections: list[Selection] | None = None
+        self._selections: dict[str, tuple[str, Selection]] | None = None
+        """With the source that names each."""
         self._downloads: list[tuple[Download, BinaryIO]] = []
         self.tree = around.context
         self._layers: tuple[Digest, ...] | None = None
@@ -76,12 +77,14 @@ class CopySources:
                 self.tree = origin
             else:
                 self._layers = origin
-        self.urls = [source for source in operation.sources if is_url(source)]
-        self._addresses = [source for source in operation.sources if is_git(source)]
-        self.paths = [source for source in operation.sources if source not in (*self.urls, *self._addresses)]
-        _check_remotes(operation, self.urls, self._addresses, self.paths)
+        # Later ones win where two have a file of the same name: what is named twice counts where it stands last.
+        self.order = list(dict.fromkeys(reversed(operation.sources)))[::-1]
+        self.urls = [source for source in self.order if is_url(source)]
+        self.addresses = [source for source in self.order if is_git(source)]
+        self.paths = [source for source in self.order if source not in (*self.urls, *self.addresses)]
+        _check_remotes(operation, self.urls, self.addresses, self.paths)
         self.repositories = Repositories(
-            operation, self._addresses, self._stack, voice, around.cancelled, around.client, around.proxies
+            operation, self.addresses, self._stack, voice, around.cancelled, around.client, around.proxies
         )
         self._counted: dict[str, str] = {}
         """URL -> SHA-256, as the key of the step has it."""
@@ -102,26 +105,33 @@ class CopySources:
         parts += self.repositories.content_keys()
         if self.paths:
             parts.append(self._tree_sum())
-            parts += self.paths
+            parts += self.order
         return key_of("content", parts)
 
     def selections(self) -> list[Selection]:
         """Raises `NotFound` for a path that is not there; patterns may match nothing."""
+        return [selection for _, selection in self._selected().values()]
+
+    def selected_by(self, source: str) -> list[Selection]:
+        """Those of one of `paths`, without what a later source names too."""
+        return [selection for named, selection in self._selected().values() if named == source]
+
+    def _selected(self) -> dict[str, tuple[str, Selection]]:
         if self._selections is None:
             self._open()
-            found: dict[str, Selection] = {}
+            found: dict[str, tuple[str, Selection]] = {}
             parents, exclude = self._operation.parents, self._operation.exclude
             for source in self.paths:
                 select = self.tree.select_parents if parents else self.tree.select
                 for selection in select(source, exclude):
                     # One directory with its parents may be named twice, each time with other files.
-                    found.setdefault(
-                        f"{source}//{selection.asked}" if parents else selection.asked, selection
-                    )
+                    key = f"{source}//{selection.asked}" if parents else selection.asked
+                    found.pop(key, None)
+                    found[key] = (source, selection)
             if self.paths and not found and not self._operation.exclude:
                 # BuildKit's way: a pattern may match nothing. It is mostly a mistake, and should be seen.
                 self._voice.warn(f"no source files were found: nothing matches {' '.join(self.paths)}")
-            self._selections = list(found.values())
+            self._selections = found
         return self._selections
 
     def downloads(self) -> Sequence[tuple[Download, BinaryIO]]:
@@ -134,7 +144,7 @@ class CopySources:
     def files(self) -> dict[str, str]:
         """What is copied, each with its checksum, for people who ask what has changed."""
         remote = [(url, self._url_sum(url)) for url in self.urls]
-        remote += zip(self._addresses, self.repositories.content_keys(), strict=True)
+        remote += zip(self.addresses, self.repositories.content_keys(), strict=True)
         found = {redacted(address): short_sum(content) for address, content in remote}
         if self.paths and self._layers is None:
             found |= files_of(self.tree, self.selections())
