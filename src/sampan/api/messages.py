@@ -69,8 +69,9 @@ class Request:
         return {name: values[-1] for name, values in self._query.items()}
 
     def get(self, name: str, default: str = "") -> str:
+        """The first value, as Docker takes it: docker-py sends `dockerfile` with the file's content behind its name."""
         values = self._query.get(name)
-        return values[-1] if values else default
+        return values[0] if values else default
 
     def query_list(self, name: str) -> list[str]:
         return self._query.get(name, [])

@@ -296,6 +296,11 @@ def test_a_private_repository_is_fetched_with_the_clients_token(site: Site) -> N
         ("ADD file:///etc/r.git /d", NotFound, "file not found"),
         ('ADD ["ext::sh -c id >&2", "/d"]', NotFound, "file not found"),
         ("ADD git://127.0.0.1:1/r.git /d", Unavailable, "failed to fetch git repository"),
+        (
+            "ADD http://127.0.0.1:1/r.git /d",
+            Unavailable,
+            "r.git: dial tcp 127.0.0.1:1: connect: connection refused",
+        ),
     ],
 )
 def test_what_can_not_be_added_says_why(site: Site, line: str, kind: type[SampanError], message: str) -> None:

@@ -10,6 +10,7 @@ import struct
 import tarfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import docker.errors
@@ -151,6 +152,16 @@ def test_an_image_is_built_from_memory(sampan: Any) -> None:
     assert "from memory" in "".join(line.get("stream", "") for line in log)
     assert sampan.api.containers.run("py:1", ["cat", "/f"], remove=True) == b"from memory"
     sampan.api.images.remove("py:1")
+
+
+def test_a_dockerfile_outside_of_its_context_is_built(sampan: Any, tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "f").write_text("inside")
+    outside = tmp_path / "Outside"
+    outside.write_text("FROM busybox\nCOPY . /all\nRUN ls -A /all\n")
+    _, log = sampan.api.images.build(path=str(context), dockerfile=str(outside))
+    assert {"stream": "f\n"} in list(log)
 
 
 def test_a_failing_build_raises_with_its_log(sampan: Any) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from sampan.build.errors import BuildCancelled
 from sampan.build.fetch.attended import Connections, attended, http_pool
@@ -174,9 +175,22 @@ def _translated(url: GitUrl, error: BaseException) -> BaseException:
         lines = [line.decode("utf-8", "replace").strip() for line in error.stderr_lines or []]
         reason = " ".join(line for line in lines if line)[:500] or "the connection was closed"
     else:
-        reason = f"{error}"[:500] or type(error).__name__
+        reason = _words(error, url)[:500] or type(error).__name__
     hint = "--ssh default forwards your agent" if url.scheme == "ssh" else ""
     return Unavailable(f"failed to fetch git repository {url.remote}: {reason}", hint=hint)
+
+
+def _words(error: BaseException, url: GitUrl) -> str:
+    """Those of Docker for what happens on the way to a server."""
+    import urllib3
+
+    met = error if isinstance(error, urllib3.exceptions.HTTPError) else error.__cause__ or error.__context__
+    if not isinstance(met, urllib3.exceptions.HTTPError):
+        return str(error)
+    from sampan.registry.failures import describe
+
+    reason = getattr(met, "reason", None)  # of the last attempt
+    return describe(reason if isinstance(reason, Exception) else met, urlsplit(url.remote).netloc)
 
 
 def _client(url: GitUrl, limits: Limits) -> tuple[GitClient, bytes]:
