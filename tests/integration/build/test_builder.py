@@ -243,8 +243,8 @@ def test_an_unknown_image_is_refused_in_dockers_words(bench: BuildBench) -> None
 def test_an_image_that_cannot_be_had_is_named_and_so_is_the_stage_that_may_be_meant(
     bench: BuildBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for line in ("COPY --from=biulder /a /", "FROM Biulder", "RUN --mount=from=biulder,target=/m x"):
-        with pytest.raises(NotFound, match=r"pull access denied for [Bb]iulder") as caught:
+    for line in ("COPY --from=biulder /a /", "FROM biulder", "RUN --mount=from=biulder,target=/m x"):
+        with pytest.raises(NotFound, match=r"pull access denied for biulder") as caught:
             bench.build(f"FROM base AS builder\nFROM base\n{line}\n")
         assert caught.value.hint == "Did you mean the stage builder?"
 

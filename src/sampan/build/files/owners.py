@@ -14,14 +14,14 @@ Lookup = Callable[[str], str]
 def resolve_owner(text: str, lookup: Lookup) -> tuple[int, int]:
     """(uid, gid). A user without a group gets the group of the same number, or of its passwd entry; none is root.
 
+    What is empty before or behind a colon is root too, as in BuildKit.
+
     Raises `Invalid` for a name that the image does not know.
     """
     user, colon, group = text.partition(":")
-    if not (user or group) or (colon and not group):
-        raise Invalid(f"unable to convert uid/gid chown string to host mapping: {text!r}")
     uid, primary = _user(user, lookup) if user else (0, 0)
     if not group:
-        return uid, primary
+        return uid, 0 if colon else primary
     return uid, _group(group, lookup)
 
 

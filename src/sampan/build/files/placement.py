@@ -18,22 +18,21 @@ class Source:
 
 
 def place(
-    sources: Sequence[Source], destination: str, *, exists_as_dir: bool, exists_as_other: bool, keyword: str
+    sources: Sequence[Source], destination: str, *, exists_as_dir: bool, exists_as_other: bool
 ) -> list[str]:
     """For each source the absolute path that it becomes.
 
     A directory's own contents go into the destination; a file goes into a destination that is a directory
-    (it ends in a slash, or exists as one), else it becomes the destination. Raises `Invalid` with Docker's
-    words.
+    (it ends in a slash, or exists as one), else it becomes the destination. So of several files for a destination
+    that is none the last one is left, as in BuildKit. Raises `Invalid` with Docker's words.
     """
     says_directory = destination.endswith("/")
-    if len(sources) > 1 and not (says_directory or exists_as_dir):
-        raise Invalid(
-            f"When using {keyword} with more than one source file, "
-            "the destination must be a directory and end with a /"
-        )
-    if exists_as_other and (says_directory or any(source.is_dir for source in sources)):
-        raise Invalid(f"cannot copy to non-directory: {destination.rstrip('/')}")
     base = destination.rstrip("/") or "/"
-    into = says_directory or exists_as_dir
-    return [base if source.is_dir or not into else posixpath.join(base, source.name) for source in sources]
+    into, taken = says_directory or exists_as_dir, exists_as_other
+    places = []
+    for source in sources:
+        if taken and (says_directory or source.is_dir):
+            raise Invalid(f"cannot copy to non-directory: {base}")
+        places.append(posixpath.join(base, source.name) if into and not source.is_dir else base)
+        into, taken = into or source.is_dir, taken or not (into or source.is_dir)
+    return places

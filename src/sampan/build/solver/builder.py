@@ -313,16 +313,17 @@ class _Build:
 
     def _store(self, progress: Progress) -> Digest:
         """Nothing is written when the image exists already."""
+        base = progress.base_id
+        if base is None:
+            progress = replace(progress, touched=True)  # FROM scratch alone is an image too, as in BuildKit
         config = progress.image_config()
-        image_id = progress.image_id()
         if progress.touched and any(target.inline for target in self.request.cache_to):
-            inline = encode_inline(self.cache.seen, progress.diff_ids)
-            config = msgspec.structs.replace(config, inline_cache=inline)
-            image_id = digest_of(encode_image_config(config))
-        if image_id is None:
-            raise Invalid(
-                "No image was generated. Is your Dockerfile empty?", hint="FROM scratch alone makes no image"
+            config = msgspec.structs.replace(
+                config, inline_cache=encode_inline(self.cache.seen, progress.diff_ids)
             )
+        image_id = (
+            base if base is not None and not progress.touched else digest_of(encode_image_config(config))
+        )
         if self.cancelled.is_set():
             raise BuildCancelled
         if progress.touched and not self.worker.has_image(image_id):

@@ -131,12 +131,17 @@ class Placing:
         says_directory = operation.destination.endswith("/")
         resolved, found = self.writer.resolve(operation.destination.rstrip("/") or "/")
         is_dir = found is not None and stat.S_ISDIR(found.st_mode)
+        if not (says_directory or is_dir) and len(listed) > 1 and not all(one.is_dir for one in listed):
+            # BuildKit's way, too. It is mostly a mistake, and should be seen.
+            self.sources.warn(
+                f"several sources are copied to {operation.destination}, which is no directory: "
+                "files replace each other. End it with a / to copy them into a directory"
+            )
         return place(
             listed,
             resolved.rstrip("/") + "/" if says_directory else resolved,
             exists_as_dir=is_dir,
             exists_as_other=found is not None and not is_dir,
-            keyword="ADD" if operation.is_add else "COPY",
         )
 
     def _is_archive(self, selection: Selection) -> bool:

@@ -98,6 +98,9 @@ class CopySources:
     ) -> None:
         self._stack.close()
 
+    def warn(self, text: str) -> None:
+        self._voice.warn(text)
+
     def content_key(self) -> str:
         """Everything that the copied content depends on, as one string."""
         parts = [json.dumps([item.name, item.content]) for item in self._operation.heredocs]
