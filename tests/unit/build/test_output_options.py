@@ -100,6 +100,7 @@ def test_destinations_stay_on_this_side(tmp_path: Path, monkeypatch: pytest.Monk
     ("arguments", "wire"),
     [
         (["--push"], [{"Type": "image", "Attrs": {"push": "true"}}]),
+        (["-o", "", "--load"], []),
         (["--push", "-o", "type=image,name=a"], [{"Type": "image", "Attrs": {"name": "a", "push": "true"}}]),
         (["--annotation", "a=b"], [{"Type": "image", "Attrs": {"annotation-manifest.a": "b"}}]),
         (

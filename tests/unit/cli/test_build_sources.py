@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sampan.cli.build.calls import question
-from sampan.cli.build.result import Result
+from sampan.cli.build.result import Result, write_iidfile
 from sampan.cli.build_context import is_remote, open_context
 from sampan.cli.commands.build import _build_arguments
 from sampan.cli.failure import Failure
@@ -105,10 +105,16 @@ def test_the_epoch_that_was_given_counts_before_the_environments(
     assert _build_arguments(given, reproducible=reproducible).get("SOURCE_DATE_EPOCH") == epoch
 
 
-def test_files_have_no_image_in_the_metadata() -> None:
+def test_files_have_no_image_in_the_metadata_and_an_empty_id(tmp_path: Path) -> None:
     result = Result()
     result.remember({"ID": "", "ExporterResponse": {}})
     assert result.metadata(["one"]) == {}
+    write_iidfile(str(tmp_path / "id"), result)
+    assert (tmp_path / "id").read_text() == ""
+    with pytest.raises(Failure, match="server did not provide an image ID"):
+        write_iidfile(str(tmp_path / "id"), Result())
+    with pytest.raises(Failure, match=f"cannot write {tmp_path}/no/id: no such file or directory"):
+        write_iidfile(str(tmp_path / "no" / "id"), result)
     classic = Result()
     classic.remember({"ID": "sha256:" + "ab" * 32})
     assert "image.name" in classic.metadata(["one"])

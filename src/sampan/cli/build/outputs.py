@@ -45,7 +45,7 @@ class Outputs:
 
 def parse_outputs(flags: Values) -> Outputs:
     """Raises `Failure`."""
-    entries = [_fields(text) for text in flags["output"]]
+    entries = [_fields(text) for text in flags["output"] if text]  # buildx leaves empty ones out too
     if flags["push"]:
         images = [entry for entry in entries if entry["type"] in _IMAGES]
         for entry in images:
@@ -67,8 +67,6 @@ def parse_outputs(flags: Values) -> Outputs:
 def _fields(text: str) -> dict[str, str]:
     parts = split_csv(text)
     if len(parts) == 1 and "=" not in parts[0]:
-        if not parts[0]:
-            raise Failure("invalid empty value for --output")
         return {"type": "tar" if parts[0] == "-" else "local", "dest": parts[0]}
     entry: dict[str, str] = {}
     for part in parts:

@@ -50,12 +50,13 @@ def forget_old(*paths: str) -> None:
             os.unlink(path)
 
 
-def write_iidfile(path: str, image_id: str) -> None:
+def write_iidfile(path: str, result: Result) -> None:
+    """Empty when the result is no image, as buildx has it. Raises `Failure` for an engine that says nothing of it."""
     if not path:
         return
-    if not image_id:
+    if not result.id and result.response is None:
         raise Failure(f"cannot write {path}: server did not provide an image ID")
-    _write(path, image_id)
+    _write(path, result.id)
 
 
 def write_metadata(path: str, metadata: dict[str, Any]) -> None:
@@ -71,5 +72,9 @@ def _write(path: str, text: str) -> None:
     from sampan.cli.replacing import Replacing
     from sampan.cli.streams import write_all
 
-    with Replacing(path) as descriptor:
-        write_all(descriptor, text.encode())
+    try:
+        with Replacing(path) as descriptor:
+            write_all(descriptor, text.encode())
+    except OSError as error:
+        words = (error.strerror or str(error)).lower()
+        raise Failure(f"cannot write {path}: {words}", hint="the build itself has succeeded") from error

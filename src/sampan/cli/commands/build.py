@@ -176,7 +176,7 @@ def _built(invocation: Invocation) -> int:
         query["session"] = session
         shown = Shown(mode, out, flags["quiet"], flags["tag"], explained)
         result = _perform(client, query, headers, context, shown)
-    write_iidfile(flags["iidfile"], result.id)
+    write_iidfile(flags["iidfile"], result)
     if flags["metadata-file"]:
         write_metadata(flags["metadata-file"], result.metadata(flags["tag"]))
     return 0
