@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sampan.build.worker import RunMount
+from sampan.engine.containers.step_mounts import StepMounts
+from sampan.errors import NotFound
 
 pytestmark = pytest.mark.root
 
@@ -94,6 +99,7 @@ def test_binds_caches_and_tmpfs_do_what_buildkits_do(sampan: Any, context: Path)
 def test_a_mount_that_can_do_harm_or_nothing_is_refused(
     sampan: Any, context: Path, mount: str, words: str
 ) -> None:
+    """CVE-2024-9675 among them: a cache mount's source that names a directory of the host."""
     done = build(sampan, context, f"FROM busybox\nRUN --mount={mount} cat /c/* /c\n", ok=False)
     assert words in done.stdout + done.stderr
 
@@ -132,6 +138,28 @@ def test_a_cache_whose_subpath_is_swapped_for_a_link_shows_nothing_of_the_host(
     finally:
         build(sampan, context, "FROM busybox\nRUN --mount=type=cache,id=swap,target=/k touch /k/stop\n")
         swapping.wait(60)
+
+
+@pytest.mark.parametrize("path", ["d", "d/sub", "e/../d"])
+@pytest.mark.parametrize("climb", [False, True])
+def test_a_subpath_that_has_become_a_link_when_it_is_mounted_leads_nowhere(
+    tmp_path: Path, path: str, climb: bool
+) -> None:
+    """CVE-2024-23651 as it is between the look and the mount, whose moment no test can choose from outside."""
+    host, cache = tmp_path / "host", tmp_path / "caches/one"
+    (host / "sub").mkdir(parents=True)
+    (host / "secret").write_text("of the host")
+    (cache / "e").mkdir(parents=True)
+    (cache / "d").symlink_to("../../host" if climb else host)
+    (tmp_path / "scratch").mkdir()
+    base = os.open(cache, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for discard in (False, True):
+            mount = RunMount("bind", "/k", base=base, path=path, discard=discard)
+            with StepMounts(None, tmp_path / "scratch") as mounts, pytest.raises(NotFound):
+                mounts.prepare([mount])
+    finally:
+        os.close(base)
 
 
 def test_what_lies_at_a_mount_point_is_not_cleaned_up_behind_a_link(
