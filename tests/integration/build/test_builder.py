@@ -235,6 +235,20 @@ def test_triggers_of_the_base_run_first(bench: BuildBench) -> None:
     assert bench.worker.images[image].defaults.on_build is None
 
 
+def test_an_image_that_can_not_be_had_is_asked_for_once_however_many_stages_stand_on_it(
+    bench: BuildBench,
+) -> None:
+    stages = "".join(f"FROM nothere AS s{number}\nRUN true\n" for number in range(4))
+    copies = "".join(f"COPY --from=s{number} / /\n" for number in range(4))
+    with pytest.raises(NotFound, match="pull access denied for nothere"):
+        bench.build(f"{stages}FROM base\n{copies}")
+    told = [event for event in bench.reader.events if isinstance(event, Vertex)]
+    asked = [event for event in told if event.name == "[internal] load metadata for nothere"]
+    assert [bool(event.error) for event in asked] == [False, True]
+    started = [event.digest for event in told if event.started and not event.completed]
+    assert len(started) == len(set(started))
+
+
 def test_an_unknown_image_is_refused_in_dockers_words(bench: BuildBench) -> None:
     with pytest.raises(NotFound, match="pull access denied for nothere"):
         bench.build("FROM nothere\n")

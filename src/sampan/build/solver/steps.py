@@ -74,7 +74,10 @@ class Common:
 
 
 class BuildImages:
-    """Images that a build names: each is resolved once, so that all of the build sees one image. Thread-safe."""
+    """Images that a build names: each is resolved once, so that all of the build sees one image. Thread-safe.
+
+    One that can't be had is asked for once, too: the other stages that stand on it end with the same error.
+    """
 
     def __init__(self, worker: Worker, request: BuildRequest, stop: threading.Event) -> None:
         self._worker = worker
@@ -82,7 +85,7 @@ class BuildImages:
         self._stop = stop
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
-        self._images: dict[str, BaseImage] = {}
+        self._images: dict[str, BaseImage | SampanError] = {}
 
     def get(self, reference: str, platform: str | None, voice: Voice) -> BaseImage:
         """`voice` tells of the pull, if there has to be one."""
@@ -91,18 +94,27 @@ class BuildImages:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
             if key not in self._images:
-                with internal(voice.report, f"[internal] load metadata for {reference}") as speaker:
-                    found = self._worker.resolve_image(
-                        reference,
-                        pull=self._request.pull,
-                        platform=platform,
-                        report=voice.transfer,
-                        cancelled=self._stop,
-                    )
-                    own = str(Platform(found.config.architecture, found.config.os, found.config.variant))
-                    speaker.used(reference, "sha256", hex_of(found.origin or found.id), own)
-                self._images[key] = found
-            return self._images[key]
+                self._images[key] = self._resolved(reference, platform, voice)
+            found = self._images[key]
+        if isinstance(found, SampanError):
+            raise found
+        return found
+
+    def _resolved(self, reference: str, platform: str | None, voice: Voice) -> BaseImage | SampanError:
+        try:
+            with internal(voice.report, f"[internal] load metadata for {reference}") as speaker:
+                found = self._worker.resolve_image(
+                    reference,
+                    pull=self._request.pull,
+                    platform=platform,
+                    report=voice.transfer,
+                    cancelled=self._stop,
+                )
+                own = str(Platform(found.config.architecture, found.config.os, found.config.variant))
+                speaker.used(reference, "sha256", hex_of(found.origin or found.id), own)
+                return found
+        except SampanError as error:
+            return error
 
 
 @dataclass
