@@ -13,6 +13,7 @@ import os
 import stat
 from contextlib import contextmanager
 
+from sampan.cli.replacing import Replacing
 from sampan.cli.streams import write_all
 from sampan.client.codec import dumps, loads
 from sampan.errors import Invalid, NotFound
@@ -220,14 +221,6 @@ def _locked(path: str) -> Iterator[None]:
 
 def _replace(path: str, data: bytes) -> None:
     """At once, and on disk before it has its name: an empty file after a crash would be no index."""
-    temporary = f"{path}.{os.urandom(8).hex()}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
+    with Replacing(path) as fd:
         write_all(fd, data)
         os.fsync(fd)
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    finally:
-        os.close(fd)
