@@ -130,7 +130,7 @@ class LayoutCache:
         if wanted.size > limit:
             raise Invalid(f"{wanted.digest} has {wanted.size} bytes, more than {limit}")
         with closing(self._ask(ask="blob", digest=wanted.digest)) as stream:
-            raw = _read_all(stream, wanted.size or limit)
+            raw = _read_all(stream, limit)
         if digest_of(raw) != wanted.digest:
             raise Invalid(f"{wanted.digest} has other bytes than its name says")
         return raw

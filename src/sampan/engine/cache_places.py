@@ -17,6 +17,8 @@ from sampan.oci.image import parse_image_config
 from sampan.oci.manifest import Descriptor, Index, Manifest, encode_manifest, parse_manifest
 from sampan.registry.platforms import choose
 
+NO_CACHE = "the image has no cache in it"
+INLINE_HINT = "build it with --cache-to type=inline"
 MAX_IMAGE_CONFIG = 8 << 20
 _TO_OCI = {media.DOCKER_LAYER_GZIP: media.OCI_LAYER_GZIP, media.DOCKER_LAYER: media.OCI_LAYER}
 _TO_DOCKER = {oci: docker for docker, oci in _TO_OCI.items()}
@@ -97,7 +99,7 @@ def read_cache(reader: CacheReader) -> RemoteCache:
         return remote_format.decode(reader.small(parsed.config, remote_format.MAX_CONFIG), parsed.layers)
     config = parse_image_config(reader.small(parsed.config, MAX_IMAGE_CONFIG))
     if config.inline_cache is None:
-        raise NotFound("the image has no cache in it", hint="build it with --cache-to type=inline")
+        raise NotFound(NO_CACHE, hint=INLINE_HINT)
     return remote_format.decode_inline(config.inline_cache, config.rootfs.diff_ids, parsed.layers)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from sampan.build.solver import remote_format
 from sampan.build.solver.remote_format import RemoteCache
-from sampan.engine.cache_places import Artifact, Blob, read_cache
+from sampan.engine.cache_places import INLINE_HINT, NO_CACHE, Artifact, Blob, read_cache
 from sampan.engine.images import Images
+from sampan.errors import NotFound, SampanError
 from sampan.oci.digest import Digest
 from sampan.oci.manifest import Descriptor
 from sampan.oci.reference import Reference
@@ -38,8 +39,15 @@ class RegistryCache:
         image = self._images.store.find(str(self._reference))
         if image is not None and image.config.inline_cache is not None:
             return remote_format.decode_inline(image.config.inline_cache, image.diff_ids)
-        with self._client() as client:
-            return read_cache(_Reader(client, self._reference, self._cancelled))
+        try:
+            with self._client() as client:
+                return read_cache(_Reader(client, self._reference, self._cancelled))
+        except SampanError:
+            if image is None or self._cancelled.is_set():
+                raise
+            raise NotFound(
+                NO_CACHE, hint=INLINE_HINT
+            ) from None  # who names an image that is here needs to know that
 
     def fetch(self, diff_id: Digest, blob: Descriptor) -> None:
         from sampan.registry.pull import pull_layer

@@ -74,7 +74,8 @@ class BuildCaches:
                 except SampanError as error:
                     if cancelled.is_set():
                         raise BuildCancelled from error
-                    voice.warn(f"no cache from {place.name}: {error.message}")
+                    hint = f" ({error.hint})" if error.hint else ""
+                    voice.warn(f"no cache from {place.name}: {error.message}{hint}")
                     continue
             self._caches.append((place, cache))
 
