@@ -93,9 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.excepthook = _report_defect
     _open_missing_streams()
     try:
-        status = _run(arguments)
-        sys.stdout.flush()
-        return status
+        return _flush(_run(arguments))
     except Exit as end:
         return _flush(end.status)
     except BrokenPipeError:
@@ -128,6 +126,10 @@ def _flush(status: int) -> int:
     except BrokenPipeError:
         _discard_output()
         return _BROKEN_PIPE
+    except OSError as error:  # a full disk, mostly
+        _discard_output()
+        print(f"write /dev/stdout: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+        return 1
     return status
 
 

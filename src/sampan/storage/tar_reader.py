@@ -78,9 +78,14 @@ class TarReader:
 
     def next(self) -> Member | None:
         """The next member, or None at the end of the archive. Raises `Invalid`."""
-        if self._left or self._padding:
-            self._skip(self._left + self._padding)
-            self._left = self._padding = 0
+        if self._left:
+            self._skip(self._left)
+            self._left = 0
+        if self._padding:
+            # Go's reader takes an archive that ends without its last padding, and Docker's client sends such ones.
+            if self._pos < len(self._buffer) or self._more():
+                self._skip(self._padding)
+            self._padding = 0
         while (block := self._header_block()) is not None:
             offset = self._base + self._pos - BLOCK
             fields = tf.HEADER.unpack(block)

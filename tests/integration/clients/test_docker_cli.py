@@ -232,6 +232,27 @@ def test_a_build_with_arguments_and_stages(sampan: Any, tmp_path: Path) -> None:
     assert sampan.docker("rmi", "cli-built:1").stdout.startswith("Untagged: cli-built:1\n")
 
 
+def test_a_dockerfile_from_elsewhere_is_built(sampan: Any, tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "kept").write_text("kept")
+    text = "FROM busybox\nCOPY . /all\nRUN ls -A /all\n"
+    (tmp_path / "Outside").write_text(text)
+    for dockerfile, stdin in ((str(tmp_path / "Outside"), None), ("-", text.encode())):
+        built = sampan.docker("build", "-f", dockerfile, str(context), stdin=stdin)
+        assert "Successfully built" in built.stdout
+    assert (
+        "\nkept\n" in sampan.docker("build", "--no-cache", "-f", dockerfile, str(context), stdin=stdin).stdout
+    )
+
+
+def test_a_quiet_build_tells_its_output_when_it_fails(sampan: Any) -> None:
+    text = b"FROM busybox\nRUN echo shown; exit 3\n"
+    failed = sampan.docker("build", "-q", "-", stdin=text, check=False)
+    assert failed.returncode == 3
+    assert "\nshown\n" in failed.stdout + failed.stderr
+
+
 def test_volumes_are_made_used_listed_and_removed(sampan: Any) -> None:
     assert sampan.docker("volume", "create", "--label", "x=y", "data").stdout == "data\n"
     sampan.docker("run", "--rm", "-v", "data:/d", BUSYBOX, "sh", "-c", "echo kept > /d/f")

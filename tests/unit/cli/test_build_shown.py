@@ -158,6 +158,28 @@ def test_quiet_prints_the_image_alone(engine_server: Any, context: Path) -> None
     assert (done.stdout, done.stderr) == (f"{_ID}\n", "")
 
 
+def test_output_that_can_not_be_written_is_told(engine_server: Any, context: Path) -> None:
+    engine_server.answers[("POST", "/build")] = (200, _lines(_GOOD))
+    engine_server.answers[("HEAD", "/_ping")] = (200, None)
+    command = [sys.executable, "-m", "sampan.cli.main", "build", "-q", str(context)]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=_environment(engine_server)
+        )
+    assert (done.returncode, done.stderr.count("no space left on device\n")) == (1, 1)
+    assert "defect" not in done.stderr
+
+
+def test_a_file_for_scripts_that_can_not_be_written_is_told_before_anything_is_built(
+    engine_server: Any, context: Path
+) -> None:
+    for flag in ("--iidfile", "--metadata-file"):
+        done = _build(engine_server, context, _GOOD, flag, f"{context}/none/x")
+        assert (done.returncode, done.stderr) == (1, f"open {context}/none/x: no such file or directory\n")
+        assert _build(engine_server, context, _GOOD, flag, str(context)).returncode == 1
+    assert not [request for request in engine_server.seen if request[1].startswith("/build")]
+
+
 def test_an_engine_that_speaks_the_classic_stream_is_understood(engine_server: Any, context: Path) -> None:
     done = _build(engine_server, context, _CLASSIC)
     sent, step, built = done.stdout.splitlines()

@@ -254,6 +254,15 @@ def test_data_after_a_lone_zero_block_is_refused() -> None:
         read_all(header() + bytes(512) + header())
 
 
+@pytest.mark.parametrize("chunk", [1, 512, 612, 1 << 20])
+def test_an_archive_that_ends_without_its_last_padding_is_taken_as_by_gos_reader(chunk: int) -> None:
+    data = header(size=b"00000000144\0") + b"x" * 100
+    ((member, content),) = read_all(data, chunk)
+    assert (member.name, content) == (b"file", b"x" * 100)
+    with pytest.raises(Invalid, match="at byte 613: unexpected end"):
+        read_all(data + b"\0", chunk)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -44,9 +44,16 @@ class Result:
 
 
 def forget_old(*paths: str) -> None:
-    """A build that fails must not leave an earlier one's files behind as if they were its own."""
+    """A build that fails must not leave an earlier one's files behind as if they were its own.
+
+    Raises `Failure`, or `OSError`, for a path that can't be written: better now than when the build is done.
+    """
     for path in paths:
-        if path and os.path.exists(path):
+        if not path:
+            continue
+        if not os.path.isdir(os.path.dirname(path) or "."):
+            raise Failure(f"open {path}: no such file or directory")
+        if os.path.lexists(path):
             os.unlink(path)
 
 
