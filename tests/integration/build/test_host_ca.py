@@ -128,6 +128,11 @@ def test_layers_are_the_same_with_and_without_the_hosts_certificates(
     with_ca, without = contents(sampan, "with", tmp_path), contents(sampan, "without", tmp_path)
     assert with_ca == without
     assert len(with_ca) == 5
+    # Taken apart: each certificate a file of its own.
+    apart = "FROM base\nRUN awk '/BEGIN/{n++} {print > \"/part-\" n}' /etc/ssl/certs/ca-certificates.crt\n"
+    build(sampan, apart, "-t", "apart")
+    parts = contents(sampan, "apart", tmp_path)[-1]
+    assert [parts[name][-1] for name in ("part-1", "part-2")] == [OWN.encode(), b""]
     host = (path / "host.pem").read_text().splitlines()[1]
     found = subprocess.run(
         ["grep", "-rlaF", "-D", "skip", "--", host, str(sampan.engine.root)],

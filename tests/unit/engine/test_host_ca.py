@@ -177,3 +177,29 @@ def test_a_layer_looks_like_the_image_and_leaves_nothing_behind(tmp_path: Path) 
     assert (upper / "etc/edited").stat().st_mtime == 3e9
     assert (upper / "opt/cacerts").read_bytes() == store
     assert (upper / "opt/other").read_bytes() == b"x" * 5000
+
+
+def test_a_certificate_that_was_copied_alone_goes_and_an_images_own_stays(tmp_path: Path) -> None:
+    der = b"corporate" * 20
+    both = joined(ONE, pem(der))
+    (inserted,) = both.blocks
+    assert certificates(inserted) == {der: inserted}
+    assert both.removed_from(b"x\n" + inserted + b"y\n") == b"x\ny\n"
+    assert both.removed_from(inserted.rstrip(b"\n")) == b""
+    # What a Dockerfile copies into the image has other lines, though it is the same certificate.
+    own = "\n".join(base64.b64encode(der).decode()[at : at + 64] for at in range(0, 240, 64))
+    text = f"-----BEGIN CERTIFICATE-----\n{own}\n-----END CERTIFICATE-----\n".encode()
+    assert list(certificates(text)) == [der]
+    assert both.removed_from(text + ONE) == text + ONE
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl judges, and is not here")
+def test_openssl_reads_what_was_inserted(tmp_path: Path) -> None:
+    def run(*words: str) -> str:
+        return subprocess.run(words, check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+
+    run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=host", "-keyout", "key",
+        "-out", "host.pem", "-days", "9")  # fmt: skip
+    (tmp_path / "both.pem").write_bytes(joined(b"", (tmp_path / "host.pem").read_bytes()).content)
+    assert "CN = host" in run("openssl", "x509", "-noout", "-subject", "-in", "both.pem")
+    assert "host.pem: OK" in run("openssl", "verify", "-CAfile", "both.pem", "host.pem")

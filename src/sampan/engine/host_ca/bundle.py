@@ -13,7 +13,9 @@ _BLOCK = re.compile(
     rb"-----BEGIN (?:TRUSTED )?CERTIFICATE-----\s(.*?)-----END (?:TRUSTED )?CERTIFICATE-----[^\n]*\n?",
     re.DOTALL,
 )
-MARK = b"# from the host of this build step (sampan)\n"
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
+_WIDTH = 76
+"""Characters a line, as in MIME. RFC 7468 has 64, and parsers may take others, as those of programs do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +24,24 @@ class Joined:
 
     before: bytes
     inserted: bytes
+    blocks: frozenset[bytes] = frozenset()
+    """The certificates that were inserted, whole."""
 
     @property
     def content(self) -> bytes:
         return self.before + self.inserted
 
     def removed_from(self, content: bytes) -> bytes:
-        """What somebody made of the joined bundle, without what was inserted."""
-        return content.replace(self.inserted, b"") if self.inserted else content
+        """What somebody made of the joined bundle without what was inserted, as a whole or one certificate of it.
+
+        Certificates that look the same but for their lines were not inserted: an image may bring its own.
+        """
+        if not self.inserted:
+            return content
+        content = content.replace(self.inserted, b"")
+        if _BEGIN not in content:
+            return content
+        return _BLOCK.sub(lambda match: b"" if _ended(match[0]) in self.blocks else match[0], content)
 
 
 def certificates(pem: bytes) -> dict[bytes, bytes]:
@@ -40,15 +52,26 @@ def certificates(pem: bytes) -> dict[bytes, bytes]:
             der = base64.b64decode(b"".join(match[1].split()), validate=True)
         except binascii.Error:
             continue
-        found.setdefault(der, match[0] if match[0].endswith(b"\n") else match[0] + b"\n")
+        found.setdefault(der, _ended(match[0]))
     return found
+
+
+def _ended(block: bytes) -> bytes:
+    return block if block.endswith(b"\n") else block + b"\n"
+
+
+def _ours(der: bytes) -> bytes:
+    """With lines longer than others write them: whoever copies one certificate copies that too."""
+    text = base64.b64encode(der)
+    lines = (text[at : at + _WIDTH] for at in range(0, len(text), _WIDTH))
+    return _BEGIN + b"\n" + b"".join(line + b"\n" for line in lines) + b"-----END CERTIFICATE-----\n"
 
 
 def joined(own: bytes, host: bytes) -> Joined:
     """`own` with those certificates of `host` that it lacks behind it."""
     known = certificates(own)
-    lacking = [block for der, block in certificates(host).items() if der not in known]
+    lacking = [_ours(der) for der in certificates(host) if der not in known]
     if not lacking:
         return Joined(own, b"")
     start = b"" if not own or own.endswith(b"\n") else b"\n"
-    return Joined(own, start + MARK + b"".join(lacking))
+    return Joined(own, start + b"".join(lacking), frozenset(lacking))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sampan.engine.host_ca import keystore, pkcs12
-from sampan.engine.host_ca.bundle import MARK, MAX_BUNDLE, Joined, certificates, joined
+from sampan.engine.host_ca.bundle import MAX_BUNDLE, Joined, certificates, joined
 from sampan.linux.paths import open_in_root, open_regular
 
 BUNDLES = (
@@ -96,7 +96,8 @@ def clean_up(upper: Path, places: list[Place]) -> None:
     Nothing runs in it any more. A copy in an archive or an image is not found.
     """
     bundles = [place.bundle for place in places if place.bundle is not None]
-    smallest = min(_SMALLEST_STORE if one.bundle is None else len(one.bundle.inserted) for one in places)
+    blocks = [len(block) for bundle in bundles for block in bundle.blocks]
+    smallest = min([*blocks, *(_SMALLEST_STORE for one in places if one.bundle is None)])
     for _, _, names, directory in os.fwalk(upper, follow_symlinks=False):
         for name in names:
             info = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -109,9 +110,8 @@ def clean_up(upper: Path, places: list[Place]) -> None:
 
 
 def _cleaned(content: bytes, bundles: list[Joined]) -> bytes:
-    if MARK in content:
-        for bundle in bundles:
-            content = bundle.removed_from(content)
+    for bundle in bundles:
+        content = bundle.removed_from(content)
     if keystore.OURS in content and (store := keystore.decode(content)) is not None:
         return keystore.encode(store.without_ours())
     if pkcs12.NAME in content and (safes := pkcs12.decode(content)) is not None:
