@@ -78,6 +78,7 @@ def run_of(text: str) -> RunOperation:
             {"com.example.vendor": "ACME Incorporated"},
         ),
         ("LABEL a=b \\\n  c='d e' f=g\\ h", "labels", {"a": "b", "c": "d e", "f": "g h"}),
+        ("LABEL $UNSET=x a=b", "labels", {"": "x", "a": "b"}),
         ('LABEL d="spans\\\nlines"', "labels", {"d": "spanslines"}),
         (
             "ONBUILD RUN /usr/bin/python-build --dir /app",

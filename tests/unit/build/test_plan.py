@@ -58,6 +58,7 @@ def test_a_copy_may_name_a_later_stage() -> None:
     [
         ("FROM a AS one\nCOPY --from=one x y\n", 1, "circular dependency detected on stage: one"),
         ("FROM a AS x\nCOPY --from=y a b\nFROM a AS y\nCOPY --from=x a b", 3, "circular dependency detected"),
+        ("FROM a AS one\nCOPY --from=one x y\nFROM b\n", 1, "circular dependency detected on stage: one"),
         ("FROM a\nCOPY --from=7 x y\n", 2, "invalid stage index 7"),
         ("RUN x\nFROM a\n", 1, "no build stage in current context"),
         ("ARG x\n", 1, "no build stage in current context"),

@@ -78,8 +78,8 @@ def _pairs(state: StageState, instruction: Instruction, *, kind: str) -> list[tu
     pairs: list[tuple[str, str]] = []
     for index in range(0, len(flat), 3):
         name = _expanded(state, instruction, flat[index])
-        if not name:
-            raise mistake(instruction, f"{kind} names can not be blank", "name=value", flat[index] or "=")
+        if not name and kind == "ENV":  # a label's may be what is left of an unset variable
+            raise mistake(instruction, f"{kind} names can not be blank", "name=value", flat[index])
         pairs.append((name, _expanded(state, instruction, flat[index + 1])))
     return pairs
 

@@ -56,7 +56,8 @@ def plan(
             names[stage.name] = index
     every = {stage.index: _with_needs(stage, stages, names) for stage in stages}
     goal = _goal(target, names, every)
-    order = _order(goal, every)
+    order = _order([goal], every)
+    _order(sorted(every), every)  # a circle is a mistake in stages that are not needed too
     return Plan(
         tuple(every[index] for index in order),
         tuple(head),
@@ -214,11 +215,11 @@ def _goal(target: str, names: Mapping[str, int], every: Mapping[int, Stage]) -> 
     return found
 
 
-def _order(goal: int, every: Mapping[int, Stage]) -> list[int]:
-    """Depth first, without recursion. Raises `DockerfileError` for a circle."""
+def _order(goals: Sequence[int], every: Mapping[int, Stage]) -> list[int]:
+    """What the goals need, and they. Depth first, without recursion. Raises `DockerfileError` for a circle."""
     done: dict[int, None] = {}
     path: list[int] = []
-    pending: list[tuple[int, bool]] = [(goal, False)]
+    pending: list[tuple[int, bool]] = [(goal, False) for goal in reversed(goals)]
     while pending:
         index, leaving = pending.pop()
         if leaving:

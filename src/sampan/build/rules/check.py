@@ -93,7 +93,7 @@ def check(subject: Subject, options: CheckOptions) -> Report:
     found = [*early, *_walk(flow, origins, stages, reached)]
     if subject.practice:
         found += practice_findings(subject, origins.bodies, flow)
-    return _report(found, options, first_mistake(subject, planned, stages))
+    return _report(found, options, first_mistake(subject, planned, stages, names=True))
 
 
 def build_findings(subject: Subject, planned: Plan, options: CheckOptions) -> Report:
@@ -139,8 +139,13 @@ def _is_reference(text: str) -> bool:
     return True
 
 
-def first_mistake(subject: Subject, planned: Plan, stages: set[int]) -> SampanError | None:
-    """The first instruction of `stages` whose values can't work, as far as this is known without doing anything."""
+def first_mistake(
+    subject: Subject, planned: Plan, stages: set[int], *, names: bool = False
+) -> SampanError | None:
+    """The first instruction of `stages` whose values can't work, as far as this is known without doing anything.
+
+    `names`: with images that can't be: a build that looks for one tells what may be meant.
+    """
     items = subject.dockerfile.instructions
     if len(items) * sum(len(item.args) for item in items if item.keyword in ("ARG", "ENV")) > MAX_TRIED:
         return None
@@ -159,7 +164,7 @@ def first_mistake(subject: Subject, planned: Plan, stages: set[int]) -> SampanEr
         state = initial_state(defaults, scope, planned.escape)
         if stage.base_stage is not None and stage.base_stage in ends:
             state = replace(state, args=ends[stage.base_stage].inherited_args())
-        if index in stages and stage.base not in ("", SCRATCH) and not _is_reference(stage.base):
+        if names and index in stages and stage.base not in ("", SCRATCH) and not _is_reference(stage.base):
             name = json.dumps(stage.base, ensure_ascii=False)
             reason = f"failed to parse stage name {name}: invalid reference format"
             return DockerfileError(reason, stage.origin.place())
