@@ -15,6 +15,7 @@ from pathlib import Path
 from sampan.build.fetch.git_url import redacted
 from sampan.build.files.checksums import checksums_of
 from sampan.build.files.context import CONTEXT_FILES, Context
+from sampan.build.files.scan import ROOT_MODE
 from sampan.build.model import BuildRequest
 from sampan.build.session import ClientSession
 from sampan.build.solver.voice import Voice, internal
@@ -77,6 +78,7 @@ class BuildContexts:
         with self._directory(self._root) as fd:
             with internal(report, f"[internal] load remote build context {redacted(address)}") as voice:
                 found = load_remote(address, fd, request, voice.transfer, cancelled, client)
+            os.fchmod(fd, ROOT_MODE)
             yield Context(fd, scratch=str(self._root), dockerfile=found.dockerfile, source=found.source)
 
     @contextmanager
@@ -96,6 +98,7 @@ class BuildContexts:
             if archive is not None:
                 with internal(report, "[internal] load build context") as voice:
                     extract_tar(_counted(itertools.chain((start,), archive), voice), fd, CONTEXT_FILES)
+            os.fchmod(fd, ROOT_MODE)
             yield Context(fd, scratch=str(self._root))
 
     @contextmanager

@@ -23,6 +23,7 @@ from sampan.build.fetch.http import download, is_url
 from sampan.build.files.archive import is_tar
 from sampan.build.files.checksums import checksums_of
 from sampan.build.files.context import CONTEXT_FILES, Context
+from sampan.build.files.scan import ROOT_MODE
 from sampan.build.model import MAX_DOCKERFILE, BuildRequest
 from sampan.build.session import ClientSession
 from sampan.build.solver.repositories import authorization_for, forwarded_agent, with_credentials
@@ -154,6 +155,7 @@ class NamedSources(ContextOpener):
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             source = self._fill(fd, name, value, report, cancelled)
+            os.fchmod(fd, ROOT_MODE)
         except BaseException:
             os.close(fd)
             raise

@@ -80,6 +80,17 @@ def test_binds_caches_and_tmpfs_do_what_buildkits_do(sampan: Any, context: Path)
     assert (context / "conf/a").read_text() == "one\n"
 
 
+def test_a_context_that_was_sent_is_as_readable_as_one_in_place(sampan: Any, context: Path) -> None:
+    dockerfile = "FROM busybox\nUSER 1000\nRUN --mount=target=/m stat -c 'it is %a %u' /m && cat /m/conf/a\n"
+    (context / "Dockerfile").write_text(dockerfile)
+    context.chmod(0o700)
+    tar = subprocess.run(["tar", "c", "-C", context, "."], capture_output=True, check=True).stdout
+    for arguments, stdin in (((str(context),), None), (("-",), tar)):
+        done = sampan.run("build", "--no-cache", "--progress", "plain", *arguments, stdin=stdin)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "it is 755 0" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("mount", "words"),
     [

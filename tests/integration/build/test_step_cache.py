@@ -249,3 +249,26 @@ def test_a_failed_build_keeps_the_cache_of_what_succeeded(bench: BuildBench) -> 
         bench.build("FROM base\nRUN write /x 1\nRUN exit 7\n")
     bench.build("FROM base\nRUN write /x 1\nRUN true\n")
     assert len(bench.worker.runs) == 3
+
+
+def test_what_a_directory_itself_is_counts_only_where_a_step_sees_it(bench: BuildBench) -> None:
+    """COPY takes what is in a directory, as BuildKit does; clones and temporary directories differ in their modes."""
+    bench.file("d/x")
+
+    def cached(*dockerfile: str) -> int:
+        bench.build("FROM base\n" + "\n".join(dockerfile) + "\n")
+        return bench.text.count("Using cache")
+
+    copies = ("COPY . /all", "COPY d /d", "COPY d/ /e/", "ADD d /f")
+    mounts = ("RUN --mount=target=/m true", "RUN --mount=target=/m,source=d true")
+    for lines in (copies, mounts):
+        (bench.context / "d").chmod(0o755)
+        assert cached(*lines) == 0
+        bench.context.chmod(0o700)
+        assert cached(*lines) == len(lines)
+        bench.context.chmod(0o755)
+        (bench.context / "d").chmod(0o711)  # that is something in the context, and what the second one mounts
+        assert cached(*lines) == 0
+    assert cached("COPY d /d") == 0
+    (bench.context / "d").chmod(0o755)
+    assert cached("COPY d /d") == 1

@@ -26,9 +26,14 @@ _THREADED = 1 << 20
 """Bytes from which on a file is worth a thread."""
 
 
-def checksum(tree: Tree, selections: Sequence[Selection], cancelled: threading.Event) -> str:
-    """Hexadecimal SHA-256. Raises `BuildCancelled` when `cancelled` is set meanwhile, `SourceChanged`."""
-    fingerprint = _fingerprint(selections) if tree.checksums.lasts else None
+def checksum(
+    tree: Tree, selections: Sequence[Selection], cancelled: threading.Event, *, tops: bool = True
+) -> str:
+    """Hexadecimal SHA-256. Raises `BuildCancelled` when `cancelled` is set meanwhile, `SourceChanged`.
+
+    `tops`: modes and owners of selected directories themselves count, too. COPY takes only what is in them.
+    """
+    fingerprint = _fingerprint(selections, tops=tops) if tree.checksums.lasts else None
     known = tree.checksums.find_tree(fingerprint) if fingerprint is not None else None
     if known is not None:
         return known
@@ -36,8 +41,8 @@ def checksum(tree: Tree, selections: Sequence[Selection], cancelled: threading.E
     found = _content(tree, selections, cancelled)
     digest = hashlib.sha256()
     for selection in selections:
-        digest.update(b"source\0" + os.fsencode(selection.name) + b"\0")
-        for record in _with_link_groups(selection.entries):
+        digest.update(b"source\0" + os.fsencode(selection.name) + (b"/\0" if selection.is_dir else b"\0"))
+        for record in _with_link_groups(selection.entries[not tops and selection.is_dir :]):
             digest.update(record)
             digest.update(b"\n")
         for entry in selection.entries:
@@ -50,13 +55,15 @@ def checksum(tree: Tree, selections: Sequence[Selection], cancelled: threading.E
     return result
 
 
-def _fingerprint(selections: Sequence[Selection]) -> str | None:
+def _fingerprint(selections: Sequence[Selection], *, tops: bool) -> str | None:
     """Of all metadata, ctimes and inodes included: the same as before means the same content as before.
 
     None when a name is no Unicode.
     """
     try:
-        data = msgspec.msgpack.encode([[selection.name, selection.entries] for selection in selections])
+        data = msgspec.msgpack.encode(
+            [tops, [[selection.name, selection.entries] for selection in selections]]
+        )
     except UnicodeEncodeError:
         return None
     return hashlib.sha256(data).hexdigest()

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sampan.build.files.copy import Ownership, RootWriter
+from sampan.build.files.scan import ROOT_MODE
 from sampan.build.files.tree import Tree
 
 
@@ -35,7 +36,7 @@ def private_copy(tree: Tree, source: str, cancelled: threading.Event) -> Iterato
         try:
             name = "." if selection.is_dir else selection.name
             RootWriter(fd, cancelled).copy(tree, selection, posixpath.normpath("/" + name), Ownership())
-            os.chmod(fd, stat.S_IMODE(top.mode) if selection.is_dir and selection.location else 0o755)
+            os.chmod(fd, stat.S_IMODE(top.mode) if selection.is_dir and selection.location else ROOT_MODE)
             yield fd, name
         finally:
             os.close(fd)

@@ -17,6 +17,8 @@ from sampan.oci.ignore import IgnoreRules
 
 MAX_ENTRIES = 2_000_000
 MAX_DEPTH = 512
+ROOT_MODE = 0o755
+"""Of a context's own directory, as steps see it that mount the context."""
 _KEPT_XATTRS = ("user.", "security.capability")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CONTEXT_TYPES = frozenset((stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR))
@@ -60,7 +62,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Scanner:
     """`location` is the source's place in the tree, which `rules` count from; `below` count from the source.
 
-    In a context owners do not count, and neither do extended attributes: it gives what a tar of it would.
+    In a context owners do not count, and neither do extended attributes: it gives what a tar of it would. Its own
+    directory has `ROOT_MODE` there, wherever it was and whoever made it.
     """
 
     def __init__(self, location: str, rules: IgnoreRules, below: IgnoreRules, *, is_context: bool) -> None:
@@ -151,7 +154,7 @@ class Scanner:
     def _entry(self, path: str, info: os.stat_result, target: str, xattrs: Xattrs) -> Entry:
         return Entry(
             path,
-            info.st_mode,
+            info.st_mode if path or self._location or not self._is_context else stat.S_IFDIR | ROOT_MODE,
             0 if self._is_context else info.st_uid,
             0 if self._is_context else info.st_gid,
             info.st_size,

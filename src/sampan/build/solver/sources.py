@@ -223,7 +223,7 @@ class CopySources:
     def _tree_sum(self) -> str:
         around = self._around
         if self._layers is None:
-            return checksum(self.tree, self.selections(), around.cancelled)
+            return checksum(self.tree, self.selections(), around.cancelled, tops=False)
         return remembered(
             around.cache,
             key_of(
@@ -236,7 +236,7 @@ class CopySources:
                     *self._operation.exclude,
                 ],
             ),
-            lambda: checksum(self._opened(), self.selections(), around.cancelled),
+            lambda: checksum(self._opened(), self.selections(), around.cancelled, tops=False),
             "COPY --from",
         )
 
