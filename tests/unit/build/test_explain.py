@@ -85,3 +85,19 @@ def test_a_step_of_a_renamed_stage_is_found_when_its_text_is_much_the_same() -> 
     before = StepInputs(stage="app", instruction="RUN make all")
     assert nearest(now, [StepInputs(stage="app", instruction="RUN true"), before]) is before
     assert nearest(now, [StepInputs(stage="app", instruction="RUN true")]) is None
+
+
+def test_another_projects_step_is_no_earlier_build_of_an_edited_one() -> None:
+    now = StepInputs(
+        stage="app", instruction="RUN make all docs", parent="p", base="reg:5000/python:3.12 (a1)"
+    )
+    for base, found in (
+        ("reg:5000/python:3.11 (b2)", True),
+        ("reg:5000/python@sha256:00 (b2)", True),
+        ("reg:5000/node:3.12 (a1)", False),
+        ("python:3.12 (a1)", False),
+    ):
+        before = StepInputs(stage="app", instruction="RUN make all", parent="q", base=base)
+        assert (nearest(now, [before]) is before) == found
+    half = StepInputs(stage="app", instruction="RUN echo a", base="x")
+    assert nearest(StepInputs(stage="other", instruction="RUN echo b", base="x"), [half]) is None

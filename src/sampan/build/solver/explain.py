@@ -63,7 +63,8 @@ def nearest(now: StepInputs, earlier: Sequence[StepInputs]) -> StepInputs | None
     """The build of the same step with the fewest differences, the newest of equals.
 
     The same step is the same text; else one with the same instruction's word at the same place (in a stage of that
-    name, on the same layers); else one whose text is much the same, in a stage of that name if there is one.
+    name, on the same layers); else one on the same image, whatever its tag, whose text is much the same, in a stage
+    of that name if there is one.
     """
     same = [one for one in earlier if one.instruction == now.instruction]
     if not same:
@@ -80,8 +81,9 @@ def _place(inputs: StepInputs) -> tuple[str, str, str]:
 
 
 def _most_similar(now: StepInputs, alike: Sequence[StepInputs]) -> StepInputs | None:
-    rated = [(_similarity(one, now), one) for one in alike]
-    enough = [each for each in rated if each[0] >= _MUCH_THE_SAME]
+    # A step on another image is another project's, whatever they have in common.
+    rated = [(_similarity(one, now), one) for one in alike if _image(one) == _image(now)]
+    enough = [each for each in rated if each[0] > _MUCH_THE_SAME]
     if not enough:
         return None
 
@@ -89,6 +91,13 @@ def _most_similar(now: StepInputs, alike: Sequence[StepInputs]) -> StepInputs | 
         return each[1].stage != now.stage, -each[0], _distance(each[1], now)
 
     return min(enough, key=order)[1]
+
+
+def _image(inputs: StepInputs) -> str:
+    """The base without its tag and digest."""
+    name = inputs.base.partition(" ")[0].partition("@")[0]
+    before, _, tag = name.rpartition(":")
+    return before if before and "/" not in tag else name
 
 
 def _similarity(before: StepInputs, now: StepInputs) -> float:
