@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sampan.cli.build.destinations import ArchiveFile, Directory
+from sampan.cli.failure import Failure
 from sampan.errors import SampanError, Unavailable
 
 
@@ -122,3 +123,12 @@ def test_a_stream_that_breaks_off_leaves_what_was_there(tmp_path: Path, cut: int
     assert sorted(os.listdir(tmp_path)) == ["dest", "file"]
     assert os.listdir(tmp_path / "dest") == ["a"]
     assert (tmp_path / "dest/a").read_text() == (tmp_path / "file").read_text() == "old"
+
+
+def test_a_place_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    whole = tar(("a", tarfile.REGTYPE, "new"))
+    (tmp_path / "file").write_text("")
+    for destination in (ArchiveFile, Directory):
+        place = str(tmp_path / "file" / "below")
+        with pytest.raises(Failure, match=f"^write {place}: (not a directory|file exists)$"):
+            destination(place).deliver(Stream(whole))

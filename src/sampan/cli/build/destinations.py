@@ -7,6 +7,7 @@ import shutil
 import stat
 
 from sampan.cli.extract import Extractor, Pieces
+from sampan.cli.failure import Failure
 from sampan.cli.replacing import Replacing
 from sampan.cli.streams import write_all
 
@@ -29,6 +30,14 @@ class Destination:
 
     def __init__(self, path: str) -> None:
         self.path = path
+
+    def deliver(self, stream: Incoming) -> None:
+        """`take`, with the system's errors as a `Failure` that names the place."""
+        try:
+            self.take(stream)
+        except OSError as error:
+            place = "standard output" if self.path == "-" else self.path
+            raise Failure(f"write {place}: {(error.strerror or str(error)).lower()}") from error
 
     def take(self, stream: Incoming) -> None:
         """Store all of it, then say so. Raises `Failure`, `OSError`, or what broke the stream off."""

@@ -40,7 +40,7 @@ class Outputs:
 
     def offers(self) -> dict[tuple[str, str], Callable[[Stream], None]]:
         """For the session."""
-        return {("deliver", name): one.take for name, one in self.destinations.items()}
+        return {("deliver", name): one.deliver for name, one in self.destinations.items()}
 
 
 def parse_outputs(flags: Values) -> Outputs:
