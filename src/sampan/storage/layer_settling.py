@@ -49,7 +49,7 @@ class Settling:
                 threading.Thread(target=self._work, name="layers to disk", daemon=True).start()
 
     def wait(self) -> None:
-        """Until nothing is waiting for the disk."""
+        """Until nothing is waiting for the disk, or the disk has refused."""
         with self._changed:
             self._changed.wait_for(lambda: not self._running)
 
@@ -63,10 +63,18 @@ class Settling:
                     return
             try:
                 sync_all(self._root)
-                for settled in batch:
-                    settled()
+                while batch:
+                    batch[0]()
+                    del batch[0]
             except OSError as error:
-                log.error("layers could not be brought to disk: %s", error)
+                log.error(
+                    "layers could not be brought to disk, which is tried again with the next: %s", error
+                )
+                with self._changed:
+                    self._waiting = batch + self._waiting
+                    self._running = False
+                    self._changed.notify_all()
+                    return
 
 
 def sync_all(path: Path) -> None:
@@ -89,3 +97,6 @@ def replace_file(path: Path, data: bytes) -> None:
         os.rename(fresh, path)
     except FileNotFoundError:
         return  # the layer was removed meanwhile
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise

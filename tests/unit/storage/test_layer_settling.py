@@ -90,3 +90,24 @@ def test_a_layer_that_is_removed_before_it_is_on_disk_does_not_come_back(tmp_pat
     shutil.rmtree(target.parent)
     layer_settling.replace_file(target, b"{}")
     assert not target.parent.exists()
+
+
+def test_what_a_full_disk_refused_is_tried_again_with_the_next_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a crash of the host would take a layer that has long been on disk."""
+    store = LayerStore(tmp_path / "layers")
+
+    def fail(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(layer_settling.os, "fsync", fail)
+        early = [adopt(store, tmp_path, "one"), adopt(store, tmp_path, "two")]
+        store.settle()
+    records = [record(tmp_path / "layers", layer) for layer in early]
+    assert all("boot" in json.loads(path.read_bytes()) for path in records)
+    assert all({each.name for each in path.parent.iterdir()} == {"fs", "layer.json"} for path in records)
+    adopt(store, tmp_path, "three")
+    store.settle()
+    assert not any("boot" in json.loads(path.read_bytes()) for path in records)
