@@ -102,14 +102,13 @@ class Display:
 
     def feed(self, message: dict[str, Any]) -> None:
         now = time.monotonic()
+        if self._mode == "plain":
+            self._write(self._plain.feed(SolveStatus(message), now))
+            return
         if self._mode == "rawjson":
             self._write(dumps(message) + "\n")
-            self.steps.feed(SolveStatus(message), now)
-        elif self._mode == "plain":
-            self._write(self._plain.feed(SolveStatus(message), now))
-        else:
-            for step in self.steps.feed(SolveStatus(message), now):
-                step.fresh.clear()
+        for step in self.steps.feed(SolveStatus(message), now):
+            step.fresh.clear()
 
     def tick(self) -> None:
         """Called several times a second."""
