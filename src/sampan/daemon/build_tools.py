@@ -61,7 +61,7 @@ class BuildTools:
             from sampan.engine.host_ca.step import host_trust
 
             trust = host_trust()
-        transfer = BuildCaches(self._images, credentials, client, self._mounts, self._leases)
+        transfer = BuildCaches(self._images, credentials, client, self._mounts, self._leases, use.touch)
         worker = EngineWorker(
             self._images,
             self._snapshots,

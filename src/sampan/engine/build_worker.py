@@ -70,7 +70,7 @@ class EngineWorker:
         self._lazy = lazy
         self._keep_images = keep_images
         self._made: dict[Digest, Image] = {}
-        """Images that the store doesn't get."""
+        """This build's results, as somebody may remove them from the store already, and those that it doesn't get."""
 
     def resolve_image(
         self,
@@ -132,7 +132,13 @@ class EngineWorker:
         return self._images.store.layers.has(diff_id)
 
     def has_image(self, image_id: Digest) -> bool:
-        return image_id in self._made or self._images.store.has(image_id)
+        if not self._keep_images and image_id in self._made:
+            return True
+        try:
+            self._made[image_id] = self._images.store.get(image_id)
+        except NotFound:
+            return False
+        return True
 
     def layers_of(self, image_id: Digest) -> tuple[Digest, ...]:
         return self.built(image_id).diff_ids
@@ -180,7 +186,14 @@ class EngineWorker:
 
     def _ensure(self, diff_ids: Sequence[Digest]) -> None:
         self._use.hold(diff_ids)
-        self._lazy.ensure(diff_ids)
+        missing = [diff_id for diff_id in diff_ids if not self._images.store.layers.has(diff_id)]
+        if not missing:
+            return
+        try:
+            self._lazy.ensure(missing)
+        finally:
+            for diff_id in missing:
+                self._use.loosen(diff_id)  # its entry may name another layer by now
 
     def adopt_snapshot(self, snapshot_id: str, *, latest: int | None = None) -> Layer:
         with self._images.store.no_collection():
@@ -198,11 +211,19 @@ class EngineWorker:
     def create_image(self, config: ImageConfig, parent: Digest | None) -> Digest:
         self._ensure(config.rootfs.diff_ids)
         if self._keep_images:
-            return self._images.store.create(config).id
+            image = self._images.store.create(config)
+            self._made[image.id] = image
+            return image.id
         raw = encode_image_config(config)
         image_id = digest_of(raw)
         self._made[image_id] = Image(image_id, config, raw, b"", None, 0, (), ())
         return image_id
 
     def tag(self, image_id: Digest, reference: Reference) -> None:
-        self._images.store.tag(image_id, reference)
+        try:
+            self._images.store.tag(image_id, reference)
+        except NotFound:  # somebody has removed what had no name yet
+            made = self._made.get(image_id)
+            if made is None:
+                raise
+            self._images.store.create(made.config, names=(reference,))

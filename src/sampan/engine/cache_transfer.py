@@ -22,6 +22,7 @@ from sampan.engine.cache_leases import CacheLeases
 from sampan.engine.cache_mounts import CacheMounts, fill
 from sampan.engine.cache_places import Blob, CachePlace, make_artifact, with_media_type
 from sampan.engine.cache_registry import RegistryCache
+from sampan.engine.cache_use import Touch
 from sampan.engine.images import Images
 from sampan.errors import SampanError
 from sampan.oci.digest import Digest
@@ -44,10 +45,13 @@ class BuildCaches:
         client: ClientSession,
         mounts: CacheMounts,
         leases: CacheLeases,
+        touch: Touch,
     ) -> None:
+        """`touch` is told the cache mounts that are exported."""
         self._images = images
         self._mounts = mounts
         self._leases = leases
+        self._touch = touch
         self._report: Report = lambda _event: None
         self._credentials = credentials
         self._client = client
@@ -203,7 +207,9 @@ class BuildCaches:
     ) -> dict[str, tuple[str, Blob]]:
         """By the names of their directories: the id, and what is here, else what was imported and not needed."""
         found: dict[str, tuple[str, Blob]] = {}
-        for name, mount_id in self._mounts.of_ids(ids).items():
+        for name in self._mounts.of_ids(ids):
+            self._touch(name)
+        for name, mount_id in self._mounts.of_ids(ids).items():  # those that are still there stay now
             found[name] = mount_id, Blob(partial(self._packed_mount, name, forms, cancelled))
         for place, cache in self._caches:
             for name, mount in cache.mounts.items():

@@ -202,9 +202,8 @@ class ImageData:
                 yield hold
         finally:
             with self._lock:
-                postponed = self._postponed & known
-                self._postponed -= postponed
-            self._collect_postponed(postponed)
+                postponed, self._postponed = self._postponed, set()
+            self._collect_postponed(postponed)  # what others hold is postponed again
 
     @contextlib.contextmanager
     def no_collection(self) -> Iterator[None]:

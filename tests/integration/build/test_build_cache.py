@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,53 @@ def test_a_step_under_way_keeps_its_cache_mount(fresh_sampan: Any, wait_until: C
     fresh_sampan.ok("builder", "prune", "-af")
     assert entries(fresh_sampan) == []
     assert not list(caches.glob("*/file"))
+
+
+def test_builds_and_prunes_at_the_same_time_fail_none_and_leave_nothing(
+    fresh_sampan: Any, tmp_path: Path
+) -> None:
+    ways = (
+        ("-t", "named"),
+        ("--cache-to", f"type=local,dest={tmp_path}/c,mode=max,mounts=true"),
+        ("--cache-from", f"type=local,src={tmp_path}/c"),
+        ("-o", f"type=tar,dest={tmp_path}/out.tar"),
+    )
+    prunes = (("builder", "prune", "-af"), ("image", "prune", "-f"), ("rmi", "-f", "named"), ("system", "df"))
+    ended, failed = threading.Event(), list[str]()
+
+    def builds(number: int) -> None:
+        for round_ in range(6):
+            text = (
+                f"FROM busybox AS a\nRUN echo {round_ % 2} > /a\n"
+                f"RUN --mount=type=cache,id=m{number % 2},target=/m echo x >> /m/f; echo {round_} > /b\n"
+                "FROM busybox\nCOPY --from=a /a /b /\nRUN --mount=from=a,target=/x cat /x/a /x/b > /c\n"
+            )
+            done = build(fresh_sampan, text, *ways[(number + round_) % len(ways)])
+            if done.returncode:
+                failed.append(done.stdout + done.stderr)
+
+    def prune() -> None:
+        while not ended.is_set():
+            for words in prunes:
+                done = fresh_sampan.run(*words)
+                if done.returncode and words[0] != "rmi":  # it may not be there
+                    failed.append(done.stderr)
+
+    builders = [threading.Thread(target=builds, args=(number,)) for number in range(3)]
+    pruning = threading.Thread(target=prune)
+    for thread in (*builders, pruning):
+        thread.start()
+    for thread in builders:
+        thread.join()
+    ended.set()
+    pruning.join()
+    assert failed == []
+    fresh_sampan.run("rmi", "-f", "named")
+    fresh_sampan.ok("image", "prune", "-f")
+    fresh_sampan.ok("builder", "prune", "-af")
+    (base,) = json.loads(fresh_sampan.ok("image", "inspect", "busybox"))[0]["RootFS"]["Layers"]
+    assert [f"sha256:{path.name}" for path in (fresh_sampan.engine.root / "layers").iterdir()] == [base]
+    assert not list((fresh_sampan.engine.root / "caches").iterdir())
 
 
 def test_the_collection_runs_after_a_build_by_the_daemons_own_rules(

@@ -30,7 +30,7 @@ from sampan.cli.build.session import BuildSession
 from sampan.client.address import parse_address
 from sampan.engine.build_sessions import LinkedClient
 from sampan.engine.cache_leases import CacheLeases
-from sampan.engine.cache_mounts import CacheMounts
+from sampan.engine.cache_mounts import CacheMounts, name_of
 from sampan.engine.cache_transfer import BuildCaches
 from sampan.errors import Invalid, SampanError, Unavailable
 from sampan.multiplex.link import Link
@@ -66,6 +66,7 @@ class Engine:
         self.metadata = Metadata(root)
         self.store = ImageStore(ContentStore(root / "content"), LayerStore(root / "layers"), self.metadata)
         self.reported: list[Any] = []
+        self.touched: list[str] = []
         self.connection = _Client()
         reading = CacheDirectory(str(directory), "latest", writable=False)
         writing = CacheDirectory(str(directory), tag, writable=True)
@@ -76,7 +77,7 @@ class Engine:
         images = cast(Any, SimpleNamespace(store=self.store))
         self.mounts = CacheMounts(root / "caches", self.metadata, lambda _name: False)
         self.leases = CacheLeases(self.mounts)
-        self.caches = BuildCaches(images, {}, self.client, self.mounts, self.leases)
+        self.caches = BuildCaches(images, {}, self.client, self.mounts, self.leases, self.touched.append)
 
     def layer(self, content: bytes) -> Digest:
         out = io.BytesIO()
@@ -553,6 +554,7 @@ def test_a_mount_is_packed_when_no_step_has_it(make: Callable[..., Engine], cach
         assert exporting.is_alive()
         (path / "sub" / "file").write_text("complete")
     exporting.join()
+    assert engine.touched == [name_of("npm")]  # no collection takes it away meanwhile
     second = make()
     second.load()
     assert _content(second) == "complete"
