@@ -237,9 +237,9 @@ class ImageData:
     ) -> tuple[int, tuple[Digest, ...]]:
         """Remove data that nobody needs; bytes freed, and the diff-ids of the layers that went.
 
-        `candidates`: only these layers and their blobs, at once. None: everything that is older than `min_age`
-        seconds: what is younger may belong to work that has not given it a name yet, or to a broken pull that
-        will be tried again.
+        `candidates`: only these layers and their blobs, at once. None: everything that was made here, and what came
+        and is older than `min_age` seconds: what is younger may belong to work that has not given it a name yet, or
+        to a broken pull that will be tried again.
         """
         with self._removing(), self._lock:
             if self._collection_off:
@@ -255,7 +255,7 @@ class ImageData:
             blob_roots = self._index_blobs() | set(self._held)
             garbage = find_garbage(have, roots | set(self._held) | set(self.layer_roots()), blob_roots)
             if candidates is None:
-                layers = [one for one in garbage.layers if self._layer_age(one) > min_age]
+                layers = [one for one in garbage.layers if self._is_abandoned(one, min_age)]
                 blobs = [one for one in garbage.blobs if self.content.age(one) > min_age]
                 mappings = garbage.mappings - (garbage.layers - set(layers))
             else:
@@ -296,6 +296,13 @@ class ImageData:
         for digest in blobs:
             freed += self.content.delete(digest)
         return freed
+
+    def _is_abandoned(self, diff_id: Digest, min_age: float) -> bool:
+        """What was made here nobody goes on with when nobody holds it: an engine was killed before it was recorded."""
+        try:
+            return self.layers.reproducible(diff_id) or self._layer_age(diff_id) > min_age
+        except NotFound:
+            return False
 
     def _layer_age(self, diff_id: Digest) -> float:
         """Seconds since the layer got its name: that of its directory, which nobody writes to later."""

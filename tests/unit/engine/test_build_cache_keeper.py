@@ -82,6 +82,20 @@ def test_checksums_of_contexts_are_part_of_the_cache_and_go_with_it(engine: Engi
     assert Checksums(engine.checksums / "1-2-3").find(entry) is None
 
 
+def test_a_layer_that_a_killed_engine_has_made_and_not_recorded_goes_at_once(engine: Engine) -> None:
+    made = []
+    for name in ("needed", "held", "left"):
+        tree = engine.root / name
+        tree.mkdir()
+        (tree / name).write_text(name)
+        made.append(engine.store.layers.adopt_tree(tree).diff_id)
+    needed, held, _ = made
+    engine.cache.store("a" * 64, CacheEntry(WHEN, needed))
+    with engine.store.hold((held,)):
+        engine.keeper.collect_garbage()
+        assert [engine.store.layers.has(one) for one in made] == [True, True, False]
+
+
 def test_what_broken_builds_have_left_goes_when_it_is_old_and_nobody_needs_it(engine: Engine) -> None:
     needed, old, young = (engine.layer(text) for text in (b"needed", b"old", b"young"))
     engine.cache.store("a" * 64, CacheEntry(WHEN, needed))
