@@ -30,6 +30,7 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _IGNORED_XATTR_ERRORS: Final = frozenset({errno.ENOTSUP, errno.EPERM, errno.EINVAL, errno.ENODATA})
 _NODES: Final = {tf.CHAR_DEVICE: stat.S_IFCHR, tf.BLOCK_DEVICE: stat.S_IFBLK, tf.FIFO: stat.S_IFIFO}
+_LATEST: Final = (1 << 63) // 1_000_000_000 - 1
 _KNOWN: Final = frozenset({tf.REGULAR, tf.DIRECTORY, tf.SYMLINK, tf.HARD_LINK, *_NODES})
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE})
 
@@ -39,6 +40,8 @@ class ExtractOptions(msgspec.Struct, frozen=True):
 
     owner: None keeps the archive's numeric owners; (uid, gid) gives everything to one; `CALLER` changes none.
     keep_set_id: False clears the set-user-id and set-group-id bits.
+    settle: directories that something comes into and that the archive does not list get its newest time, not that of
+            the unpacking: equal archives give equal trees.
     """
 
     owner: tuple[int, int] | None = None
@@ -51,6 +54,7 @@ class ExtractOptions(msgspec.Struct, frozen=True):
         False  # Docker's rule for `cp`: a directory and a file don't replace each other
     )
     keep_set_id: bool = True
+    settle: bool = False
     max_bytes: int = 1 << 40  # of the plain stream, and of the files' sizes
     max_entries: int = 4_000_000
 
@@ -58,6 +62,7 @@ class ExtractOptions(msgspec.Struct, frozen=True):
 class Extracted(msgspec.Struct, frozen=True):
     entries: int
     size: int  # bytes of regular files' content
+    newest: int = 0  # the latest time of an entry, seconds since 1970
 
 
 _DEFAULTS: Final = ExtractOptions()
@@ -93,11 +98,13 @@ class _Extraction:
         self._base_fd = open_in_root(root_fd, directory or ".", _DIRECTORY & ~os.O_NOFOLLOW)
         self._parent: tuple[bytes, int] = (b"", self._base_fd)
         self._directories: dict[bytes, tuple[int, int]] = {}  # times, set when all is there
+        self._unlisted: dict[bytes, None] = {}
         self._whiteouts: set[bytes] = set()
         # A layer is refused for what makes its EROFS form impossible, so that both forms accept the same layers.
         self._tree = LayerTree(max_nodes=options.max_entries) if options.whiteouts else None
         self._entries = 0
         self._size = 0
+        self._newest = 0
 
     def close(self) -> None:
         if self._parent[1] != self._base_fd:
@@ -109,13 +116,14 @@ class _Extraction:
             try:
                 if self._tree is not None:
                     self._tree.add(member)
+                self._newest = max(self._newest, member.mtime)
                 self._extract(member, reader)
             except SampanError:
                 raise
             except OSError as error:
                 raise _translated(member.name, error) from error
         self._finish_directories()
-        return Extracted(self._entries, self._size)
+        return Extracted(self._entries, self._size, min(self._newest, _LATEST))
 
     def _extract(self, member: Member, reader: TarReader) -> None:
         if member.type == tf.GNU_VOLUME:
@@ -156,6 +164,8 @@ class _Extraction:
         if self._parent[0] == path:
             return self._parent[1]
         full = os.path.join(self._base, os.fsdecode(path))
+        if self._options.settle:
+            self._note_unlisted(path)
         try:
             fd = open_in_root(self._root, full, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
@@ -172,6 +182,17 @@ class _Extraction:
         self._forget_parent()
         self._parent = (path, fd)
         return fd
+
+    def _note_unlisted(self, path: bytes) -> None:
+        """The directory, or what will have to be made of it and the one that this is made in."""
+        while path and path not in self._unlisted:
+            self._unlisted[path] = None
+            try:
+                os.close(open_in_root(self._root, os.path.join(self._base, os.fsdecode(path)), os.O_PATH))
+            except OSError:
+                path = path.rpartition(b"/")[0]
+            else:
+                return
 
     def _revive(self, path: bytes) -> bool:
         """A whiteout of this layer stands where a directory of this layer goes: it becomes an opaque directory."""
@@ -383,7 +404,8 @@ class _Extraction:
         """Directories' times come last: what is put into them changes them."""
         if not self._options.mtime:
             return
-        for path, (seconds, nanoseconds) in self._directories.items():
+        unlisted = dict.fromkeys(self._unlisted, (self._newest, 0))
+        for path, (seconds, nanoseconds) in {**unlisted, **self._directories}.items():
             full = os.path.join(self._base, os.fsdecode(path)) or "."
             try:
                 fd = open_in_root(self._root, full, _DIRECTORY)
@@ -422,7 +444,7 @@ def _write(fd: int, piece: memoryview) -> None:
 
 def _times(seconds: int, nanoseconds: int) -> tuple[int, int]:
     """(atime, mtime) in nanoseconds, inside what the kernel's interface can carry."""
-    value = max(min(seconds, (1 << 63) // 1_000_000_000 - 1), -(1 << 62) // 1_000_000_000) * 1_000_000_000
+    value = max(min(seconds, _LATEST), -(1 << 62) // 1_000_000_000) * 1_000_000_000
     return value + nanoseconds, value + nanoseconds
 
 

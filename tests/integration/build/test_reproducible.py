@@ -44,7 +44,7 @@ WORKDIR /made/here
 COPY --from=busybox /etc /opt/etc
 ADD packed.tar.gz /unpacked/
 COPY --link src /linked/src
-COPY src/main.py packed.tar.gz /srv/new/
+COPY src/main.py /srv/new/
 """
 """Nothing in it is of the time of the build."""
 
@@ -64,8 +64,10 @@ def _context(directory: Path, second: int) -> Path:
         member = tarfile.TarInfo("deep/file")
         member.size, member.mtime = 3, 1_900_000_000
         archive.addfile(member, io.BytesIO(b"abc"))
+        member.name = "not/listed/file"
+        archive.addfile(member, io.BytesIO(b"abc"))
     (directory / "packed.tar.gz").write_bytes(gzip.compress(packed.getvalue(), mtime=0))
-    for name in ("busybox", "packed.tar.gz", "src/main.py", "src"):
+    for name in ("busybox", "src/main.py", "src"):
         os.utime(directory / name, (second, second))
     return directory
 

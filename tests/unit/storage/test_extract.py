@@ -64,11 +64,24 @@ def unpack(root: Path, data: bytes, options: ExtractOptions = MINE, directory: s
         os.close(fd)
 
 
+def test_directories_that_an_archive_does_not_list_can_get_its_time(root: Path) -> None:
+    (root / "there").mkdir()
+    for name in ("there", "."):
+        os.utime(root / name, (1, 1))
+    data = archive(
+        ("listed", DIR, ""), ("listed/not/f", FILE, b"x"), ("there/f", FILE, b"y"), mtime=1_000_000
+    )
+    assert unpack(root, data, ExtractOptions(settle=True)).newest == 1_000_000
+    times = {name: (root / name).stat().st_mtime for name in ("listed", "listed/not", "there")}
+    assert set(times.values()) == {1_000_000}
+
+
 def test_content_modes_times_and_links_are_restored(root: Path) -> None:
     data = archive(
         ("d", DIR, ""), ("d/f", FILE, b"body" * 999), ("d/s", SYM, "f"), ("h", HARD, "d/f"), mode=0o640
     )
-    assert unpack(root, gzip.compress(data)) == Extracted(entries=4, size=3996)
+    unpacked = unpack(root, gzip.compress(data))
+    assert (unpacked.entries, unpacked.size) == (4, 3996)
     assert (root / "d/f").read_bytes() == b"body" * 999
     assert stat.S_IMODE((root / "d/f").stat().st_mode) == 0o640
     assert os.readlink(root / "d/s") == "f"

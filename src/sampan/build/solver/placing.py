@@ -52,10 +52,13 @@ def accounts_of(root_fd: int) -> Callable[[str], str]:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """One thing that is written; `write` gets the path that it becomes. `times` in nanoseconds."""
+    """One thing that is written. `times` in nanoseconds.
+
+    `write` gets the path that it becomes; it returns the newest time in an archive, which counts instead of its own.
+    """
 
     source: Source
-    write: Callable[[str], None]
+    write: Callable[[str], int | None]
     times: tuple[int, ...] = ()
 
 
@@ -77,9 +80,10 @@ class Placing:
         Raises `Invalid`, and `SourceChanged` when a file of a context is no longer what was hashed.
         """
         items = [*self._from_sources(), *map(self._document, self.operation.heredocs)]
+        times: list[int] = []
         for item, target in zip(items, self._targets([item.source for item in items]), strict=True):
-            item.write(target)
-        times = [time for item in items for time in item.times]
+            newest = item.write(target)
+            times += item.times if newest is None else (newest,)
         self.writer.settle(max(times, default=self.undated_ns))
 
     def _from_sources(self) -> Iterator[_Item]:
@@ -155,22 +159,23 @@ class Placing:
         finally:
             os.close(fd)
 
-    def _unpack(self, selection: Selection, target: str) -> None:
+    def _unpack(self, selection: Selection, target: str) -> int:
         self.writer.make_directory(target, self.ownership.owner or (0, 0))
         tree, entry = self.sources.tree, selection.entries[0]
         with Opener(tree, selection) as opener:
             fd = opener.open(entry)
         with os.fdopen(fd, "rb") as file:
-            self._extract(file, target)
-            self.writer.touch(target)
+            newest = self._extract(file, target)
             if tree.is_context and not entry.is_still(os.fstat(file.fileno())):
                 raise tree.changed(selection, entry)
+        return newest
 
-    def _extract(self, file: BinaryIO, target: str) -> None:
-        options = ExtractOptions(owner=self.ownership.owner)
-        extract_tar(file, self.root_fd, options, directory=target)
-
-    def _unpack_download(self, file: BinaryIO, target: str) -> None:
-        self.writer.make_directory(target, self.ownership.owner or (0, 0))
-        self._extract(file, target)
+    def _extract(self, file: BinaryIO, target: str) -> int:
+        options = ExtractOptions(owner=self.ownership.owner, settle=True)
+        extracted = extract_tar(file, self.root_fd, options, directory=target)
         self.writer.touch(target)
+        return extracted.newest * 10**9
+
+    def _unpack_download(self, file: BinaryIO, target: str) -> int:
+        self.writer.make_directory(target, self.ownership.owner or (0, 0))
+        return self._extract(file, target)
