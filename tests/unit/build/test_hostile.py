@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,11 +19,15 @@ from sampan.build.dockerfile.plan import plan
 from sampan.build.dockerfile.state import ArgScope, initial_state
 from sampan.build.errors import DockerfileError
 from sampan.build.files.archive import is_tar
+from sampan.build.files.context import Context
 from sampan.build.files.owners import resolve_owner
+from sampan.build.model import BuildRequest
+from sampan.build.solver.builder import Builder
 from sampan.build.solver.steps import host_platform
 from sampan.errors import Invalid, SampanError
 from sampan.oci.ignore import IgnoreRules
 from sampan.oci.image import ContainerDefaults
+from sampan.testing.fake_worker import FakeTable, FakeWorker
 
 _VOCABULARY = r"""
 FROM RUN COPY ADD ENV ARG CMD LABEL USER EXPOSE HEALTHCHECK ONBUILD SHELL VOLUME WORKDIR STOPSIGNAL a b=c
@@ -169,6 +175,58 @@ def test_a_look_at_a_compressed_file_takes_little_memory() -> None:
             assert tracemalloc.get_traced_memory()[1] < 32 << 20
         finally:
             tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"LABEL " + b" ".join(b"l%d=$b" % number for number in range(60_000)),
+        b"ENV " + b" ".join(b"l%d=$b" % number for number in range(60_000)),
+        b"ARG " + b" ".join(b"l%d=$b" % number for number in range(60_000)),
+        b"COPY " + b"$b " * 200_000 + b"/x/",
+        b"VOLUME " + b"$b " * 200_000,
+        b"EXPOSE " + b"$b " * 200_000,
+        b"RUN " + b"--mount=type=cache,target=/x,id=$b " * 20_000 + b"x",
+        b"COPY "
+        + b" ".join(b"<<%d" % number for number in range(1000))
+        + b" /x/\n"
+        + b"".join(b"$b\n%d\n" % number for number in range(1000)),
+    ],
+    ids=lambda line: line[:4].decode(),
+)
+def test_an_instruction_that_repeats_a_long_variable_is_refused(line: bytes) -> None:
+    """Two characters stand for a million: a line of 60,000 times two would need all the memory there is."""
+    text = b"FROM scratch\nENV a=" + b"1" * 60_000 + b"\nENV b=" + b"$a" * 16 + b"\n" + line + b"\n"
+    state = initial_state(ContainerDefaults(), ArgScope({}, {}, {}), "\\")
+    *others, last = parse(text).instructions[1:]
+    for instruction in others:
+        state = apply(state, instruction).state
+    with pytest.raises(DockerfileError, match="add up to more than"):
+        apply(state, last)
+
+
+def test_instructions_that_repeat_a_long_variable_are_refused(tmp_path: Path) -> None:
+    worker = FakeWorker(tmp_path / "worker")
+    worker.add_image("base", {})
+    text = b"FROM base\nENV a=" + b"1" * 60_000 + b"\nENV b=" + b"$a" * 16 + b"\n"
+    stages = b"".join(
+        b"FROM base AS s%d\nARG b=%b\nLABEL l=$b\n" % (number, b"1" * 1000) for number in range(9)
+    )
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for rest in (b"LABEL l%d=$b\n", b"ENV l%d=$b\n"):
+            lines = b"".join(rest % number for number in range(200))
+            request = BuildRequest(dockerfile_text=text + lines)
+            with pytest.raises(DockerfileError, match="longer than"):
+                Builder(worker, None, table=FakeTable()).build(
+                    request, Context(fd), lambda _event: None, threading.Event()
+                )
+        assert worker.open_snapshots == []
+        Builder(worker, None, table=FakeTable()).build(
+            BuildRequest(dockerfile_text=stages), Context(fd), lambda _event: None, threading.Event()
+        )
+    finally:
+        os.close(fd)
 
 
 @pytest.mark.parametrize("link", [b"ONBUILD ", b"ONBUILD --x "])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.build.dockerfile.expand import expand, expand_words
+from sampan.build.dockerfile.expand import expand, process
 from sampan.build.dockerfile.parse import parse
 from sampan.build.errors import DockerfileError
 from sampan.build.model import Instruction
@@ -87,7 +87,7 @@ def test_words_are_cut_as_by_docker() -> None:
         words = expected.lstrip().split(",")
         if words == ["error"]:
             with pytest.raises(Invalid):
-                expand_words(text.strip(), env)
+                process(text.strip(), env)
         else:
-            assert expand_words(text.strip(), env) == words, line
+            assert process(text.strip(), env).words == words, line
     assert checked == 24

@@ -37,11 +37,6 @@ def expand(text: str, env: Mapping[str, str], escape: str = "\\") -> str:
     return process(text, env, escape).text
 
 
-def expand_words(text: str, env: Mapping[str, str], escape: str = "\\") -> list[str]:
-    """As `expand`, cut at unquoted blanks, those that came from variables included."""
-    return process(text, env, escape).words
-
-
 def expand_heredoc(text: str, env: Mapping[str, str], escape: str = "\\") -> str:
     """The content of a here-document: variables are replaced, escapes removed, quotes stay."""
     return process(text, env, escape, keep_quotes=True).text

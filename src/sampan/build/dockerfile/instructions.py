@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from sampan.build.dockerfile.builtin_args import cache_id_of, hostname_of
 from sampan.build.dockerfile.check import Flags, mistake
-from sampan.build.dockerfile.expand import expand, expand_heredoc, expand_words
+from sampan.build.dockerfile.expand import Expansion, expand_heredoc, process
 from sampan.build.dockerfile.healthcheck import health_of
 from sampan.build.dockerfile.heredoc import marker_of
 from sampan.build.dockerfile.mounts import parse_mount
@@ -35,6 +35,8 @@ from sampan.build.modes import parse_mode
 from sampan.errors import Invalid, Unsupported
 
 SUFFIX = " # buildkit"
+MAX_EXPANDED = 16 << 20
+"""Characters."""
 
 
 def apply(state: StageState, instruction: Instruction) -> Applied:
@@ -53,42 +55,67 @@ def _quoted(items: tuple[str, ...]) -> str:
     return "[" + " ".join(json.dumps(item, ensure_ascii=False) for item in items) + "]"
 
 
-def _expanded(state: StageState, instruction: Instruction, text: str) -> str:
-    try:
-        return expand(text, state.variables(), state.escape)
-    except Invalid as error:
-        raise mistake(
-            instruction, f"failed to process {json.dumps(text)}: {error.message}", fragment=text
-        ) from error
+class _Expander:
+    """Of one instruction: all values see the variables as they were before it. Together they are bounded, as a
+    variable may be long and is written in two characters."""
 
+    def __init__(self, state: StageState, instruction: Instruction) -> None:
+        self.variables = state.variables()
+        self._escape = state.escape
+        self._instruction = instruction
+        self._left = MAX_EXPANDED
 
-def _all_words(state: StageState, instruction: Instruction) -> list[str]:
-    words: list[str] = []
-    for arg in instruction.args:
+    def text(self, text: str) -> str:
+        return self._processed(text).text
+
+    def words(self, text: str) -> list[str]:
+        return self._processed(text).words
+
+    def heredoc(self, item: Heredoc) -> str:
+        if not item.expand:
+            return item.text
+        text = expand_heredoc(item.text, self.variables)
+        self._count(text)
+        return text
+
+    def _processed(self, text: str) -> Expansion:
         try:
-            words += expand_words(arg, state.variables(), state.escape)
+            found = process(text, self.variables, self._escape)
         except Invalid as error:
-            raise mistake(instruction, f"failed to process {json.dumps(arg)}: {error.message}") from error
-    return words
+            words = f"failed to process {json.dumps(text)}: {error.message}"
+            raise mistake(self._instruction, words, fragment=text) from error
+        self._count(found.text)
+        return found
+
+    def _count(self, text: str) -> None:
+        self._left -= len(text)
+        if self._left < 0:
+            raise mistake(
+                self._instruction,
+                f"the values of one instruction add up to more than {MAX_EXPANDED} characters",
+            )
+
+
+def _expanded(state: StageState, instruction: Instruction, text: str) -> str:
+    return _Expander(state, instruction).text(text)
 
 
 def _pairs(state: StageState, instruction: Instruction, *, kind: str) -> list[tuple[str, str]]:
-    """All values see the variables as they were before this instruction."""
-    flat = instruction.args
+    flat, expander = instruction.args, _Expander(state, instruction)
     pairs: list[tuple[str, str]] = []
     for index in range(0, len(flat), 3):
-        name = _expanded(state, instruction, flat[index])
+        name = expander.text(flat[index])
         if not name and kind == "ENV":  # a label's may be what is left of an unset variable
             raise mistake(instruction, f"{kind} names can not be blank", "name=value", flat[index])
-        pairs.append((name, _expanded(state, instruction, flat[index + 1])))
+        pairs.append((name, expander.text(flat[index + 1])))
     return pairs
 
 
 def _env(state: StageState, instruction: Instruction) -> Applied:
     pairs = _pairs(state, instruction, kind="ENV")
-    merged = {**state.environment(), **dict(pairs)}
-    env = tuple(f"{name}={value}" for name, value in merged.items())
-    args = {name: dict(pairs).get(name, value) for name, value in state.args.items()}
+    given = dict(pairs)
+    env = tuple(f"{name}={value}" for name, value in {**state.environment(), **given}.items())
+    args = {name: given.get(name, value) for name, value in state.args.items()}
     return Applied(
         replace(state.with_config(env=env), args=args),
         "ENV " + " ".join(f"{name}={value}" for name, value in pairs),
@@ -104,18 +131,19 @@ def _label(state: StageState, instruction: Instruction) -> Applied:
 
 
 def _arg(state: StageState, instruction: Instruction) -> Applied:
-    args = dict(state.args)
+    args, expander = dict(state.args), _Expander(state, instruction)
     shown: list[str] = []
     for argument in instruction.args:
         name, equals, default = argument.partition("=")
         if not name:
             raise mistake(instruction, "ARG names can not be blank", "ARG name[=default]")
-        visible = replace(state, args=args)
         # A default that does not count need not make sense: `ARG A=${B:?needed}`.
         counts = equals and state.scope.given.get(name) is None
-        value = state.scope.value(name, _expanded(visible, instruction, default) if counts else None)
+        value = state.scope.value(name, expander.text(default) if counts else None)
         # Without a value of its own it is what it was, for instance in the stage that this one stands on.
         args[name] = args.get(name) if value is None else value
+        if value is not None:
+            expander.variables[name] = value
         shown.append(name if value is None else f"{name}={value}")
     return Applied(replace(state, args=args), "ARG " + " ".join(shown))
 
@@ -127,7 +155,8 @@ def _run(state: StageState, instruction: Instruction) -> Applied:
         raise mistake(
             instruction, "RUN --device is not supported: build steps get no devices", "", "--device"
         )
-    mounts = tuple(_mount(state, instruction, text) for text in flags.every("mount"))
+    expander = _Expander(state, instruction)
+    mounts = tuple(_mount(state, expander, text) for text in flags.every("mount"))
     args, script = _run_command(state, instruction)
     shown = " ".join(args)
     key_args = state.run_args()
@@ -149,8 +178,8 @@ def _run(state: StageState, instruction: Instruction) -> Applied:
     return Applied(state, f"RUN {prefix}{shown}{SUFFIX}", operation)
 
 
-def _mount(state: StageState, instruction: Instruction, text: str) -> MountOption:
-    mount = parse_mount(text, lambda value: _expanded(state, instruction, value), state.cwd)
+def _mount(state: StageState, expander: _Expander, text: str) -> MountOption:
+    mount = parse_mount(text, expander.text, state.cwd)
     return replace(mount, id=cache_id_of(mount.id, state.scope.given)) if mount.kind == "cache" else mount
 
 
@@ -205,15 +234,11 @@ def _copy(state: StageState, instruction: Instruction) -> Applied:
     names = {item.name for item in instruction.heredocs}
     if _is_heredoc(instruction.args[-1], names):
         raise mistake(instruction, f"{keyword} cannot accept a heredoc as a destination", "a path")
-    words = [_expanded(state, instruction, arg) for arg in instruction.args if not _is_heredoc(arg, names)]
-    *sources, destination = words
+    expander = _Expander(state, instruction)
+    *sources, destination = [expander.text(arg) for arg in instruction.args if not _is_heredoc(arg, names)]
     absolute = _absolute(state.cwd, destination)
-    variables = state.variables()
-    heredocs = tuple(
-        Heredoc(item.name, expand_heredoc(item.text, variables) if item.expand else item.text, item.expand)
-        for item in instruction.heredocs
-    )
-    chown, chmod = (_expanded(state, instruction, flags.get(name)) for name in ("chown", "chmod"))
+    heredocs = tuple(Heredoc(item.name, expander.heredoc(item), item.expand) for item in instruction.heredocs)
+    chown, chmod, checksum = (expander.text(flags.get(name)) for name in ("chown", "chmod", "checksum"))
     operation = CopyOperation(
         # BuildKit's: a variable that is not set stands for all of it. The checks warn of undefined variables.
         sources=tuple(source or "/" for source in sources),
@@ -226,7 +251,7 @@ def _copy(state: StageState, instruction: Instruction) -> Applied:
         link=flags.truth("link"),
         parents=flags.truth("parents"),
         exclude=tuple(flags.every("exclude")),
-        checksum=_expanded(state, instruction, flags.get("checksum")),
+        checksum=checksum,
         unpack=flags.truth("unpack") if flags.has("unpack") else None,
         keep_git_dir=flags.truth("keep-git-dir"),
     )
@@ -292,7 +317,8 @@ def _user(state: StageState, instruction: Instruction) -> Applied:
 
 
 def _expose(state: StageState, instruction: Instruction) -> Applied:
-    ports = parse_port_specs(_all_words(state, replace(instruction, args=tuple(sorted(instruction.args)))))
+    expander = _Expander(state, instruction)
+    ports = parse_port_specs([word for arg in sorted(instruction.args) for word in expander.words(arg)])
     count = state.exposed + len(ports)
     if count > MAX_PORTS:
         raise mistake(instruction, f"more than {MAX_PORTS} ports in the EXPOSE instructions of a stage")
@@ -302,7 +328,8 @@ def _expose(state: StageState, instruction: Instruction) -> Applied:
 
 
 def _volume(state: StageState, instruction: Instruction) -> Applied:
-    paths = [_expanded(state, instruction, arg.strip()) for arg in instruction.args]
+    expander = _Expander(state, instruction)
+    paths = [expander.text(arg.strip()) for arg in instruction.args]
     if not all(paths):
         raise mistake(instruction, "VOLUME specified can not be an empty string", "a path")
     volumes = {**(state.config.volumes or {}), **{path: {} for path in paths}}

@@ -47,7 +47,23 @@ from sampan.oci.image import ContainerDefaults, ImageConfig, RootFS
 from sampan.oci.manifest import Platform
 
 MAX_TRIGGERS = 1000
+MAX_TOLD = 32 << 20
+"""Characters that all instructions of a build may put into histories and configurations."""
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "i686": "386", "riscv64": "riscv64"}
+
+
+class Told:
+    """How much instructions have told so far. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._left = MAX_TOLD
+
+    def beyond(self, text: str) -> bool:
+        """Whether it is too much with `text`: what one stage has said others may say again, a variable at a time."""
+        with self._lock:
+            self._left -= len(text)
+            return self._left < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,7 @@ class Common:
     client: ClientSession
     begun: int = field(default_factory=time.time_ns)
     made: set[str] = field(default_factory=set)
+    told: Told = field(default_factory=Told)
 
 
 class BuildImages:
@@ -228,6 +245,11 @@ class StageSteps:
 
     def _apply(self, progress: Progress, instruction: Instruction, voice: Voice) -> Progress:
         applied = apply(progress.state, instruction)
+        if self.common.told.beyond(applied.history):
+            raise DockerfileError(
+                f"what the instructions say, with their variables, is longer than {MAX_TOLD} characters",
+                instruction.place(),
+            )
         with self.common.failures.standing(lambda: _state_before(progress, applied, instruction)):
             try:
                 after = self.executor.step(progress, applied, instruction.place(), voice)
