@@ -33,7 +33,7 @@ class Flag:
         kind: str = "string",
         help: str = "",
         default: Any = None,
-        check: Callable[[str], Any] | None = None,
+        check: Callable[[Any], Any] | None = None,
         hidden: bool = False,
     ) -> None:
         self.name = name

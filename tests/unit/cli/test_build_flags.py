@@ -11,12 +11,13 @@ import pytest
 from sampan.cli.build.asking import beyond_classic
 from sampan.cli.build.flags import FLAGS
 from sampan.cli.build.result import Result
+from sampan.cli.failure import UsageError
 from sampan.cli.flags import parse
 from sampan.cli.main import main
 
 BUILDX = """add-host allow annotation attest build-arg build-context builder cache-from cache-to call cgroup-parent
-check file iidfile label load metadata-file network no-cache no-cache-filter output platform progress provenance pull
-push quiet sbom secret shm-size ssh tag target ulimit"""
+check debug file iidfile label load metadata-file network no-cache no-cache-filter output platform progress provenance
+pull push quiet sbom secret shm-size ssh tag target ulimit"""
 CLASSIC = """add-host build-arg cache-from cgroup-parent compress cpu-period cpu-quota cpu-shares cpuset-cpus
 cpuset-mems disable-content-trust file force-rm iidfile isolation label memory memory-swap network no-cache platform
 pull quiet rm security-opt shm-size squash tag target ulimit"""
@@ -43,7 +44,23 @@ def test_a_flag_without_meaning_is_refused_before_anything_is_sent(
 
 def test_a_bad_progress_is_refused(fake_engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--host", f"unix://{fake_engine}", "build", "--progress", "loud", "."]) == 125
-    assert "expected auto, plain, tty, quiet or rawjson" in capsys.readouterr().err
+    assert "expected auto, plain, tty, quiet, rawjson or none" in capsys.readouterr().err
+
+
+def test_hosts_may_come_several_in_one() -> None:
+    flags = parse(FLAGS, ["--add-host", "a:192.0.2.1,b=host-gateway", "--add-host", "c:[::1]"])[0]
+    assert len(flags["add-host"]) == 3
+    with pytest.raises(UsageError, match="bad format for add-host"):
+        parse(FLAGS, ["--add-host", "a:192.0.2.1,b"])
+
+
+def test_no_progress_says_nothing_of_a_build_that_succeeds(
+    fake_engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    command = ["--host", f"unix://{fake_engine}", "build", "-D", "--progress", "none", str(tmp_path)]
+    assert main(command) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_id_and_the_metadata_are_written_after_a_build(

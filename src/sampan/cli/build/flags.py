@@ -28,9 +28,14 @@ def _is_plain(text: str) -> bool:
     )
 
 
+def _hosts(texts: list[str]) -> list[str]:
+    """As buildx has it: also several in one, separated by commas."""
+    return [checks.extra_host(text) for text in texts]
+
+
 def _progress(text: str) -> str:
-    if text not in ("auto", "plain", "tty", "quiet", "rawjson"):
-        raise ValueError("expected auto, plain, tty, quiet or rawjson")
+    if text not in ("auto", "plain", "tty", "quiet", "rawjson", "none"):
+        raise ValueError("expected auto, plain, tty, quiet, rawjson or none")
     return text
 
 
@@ -86,7 +91,7 @@ _CACHE = (
     Flag("no-cache-filter", "", "list", "Use no cached steps for these stages"),
 )
 _STEPS = (
-    Flag("add-host", "", "list", "Add a line to /etc/hosts (host:ip)", check=checks.extra_host),
+    Flag("add-host", "", "strings", "Add a line to /etc/hosts (host:ip)", check=_hosts),
     Flag("allow", "", "list", "Let steps be more than ordinary ones (network.host, security.insecure)"),
     Flag("host-ca", "", "bool", "Let RUN trust the host's CA certificates, without a trace in the image"),
     Flag("network", "", "string", "Network of RUN instructions", default="default"),
@@ -103,7 +108,7 @@ _SEEING = (
         "progress",
         "",
         "string",
-        "How to show the build (auto, plain, tty, quiet, rawjson; also BUILDKIT_PROGRESS)",
+        "How to show the build (auto, plain, tty, quiet, rawjson, none; also BUILDKIT_PROGRESS)",
         check=_progress,
     ),
     Flag("quiet", "q", "bool", "Print nothing but the image's ID"),
@@ -117,6 +122,7 @@ _SEEING = (
 _COMPATIBLE = (
     Flag("builder", "", "string", "Accepted for compatibility: there is one builder"),
     Flag("compress", "", "bool", "Accepted for compatibility"),
+    Flag("debug", "D", "bool", "Accepted for compatibility: the engine's log has a level of its own"),
     Flag("disable-content-trust", "", "bool", "Accepted for compatibility", default=True),
     Flag("force-rm", "", "bool", "Remove intermediate containers also after a failure"),
     Flag("isolation", "", "string", "Isolation technology (Windows only)"),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sampan.cli.build.classic import ClassicOutput
     from sampan.client.connection import Response
 
-MODES = ("auto", "plain", "tty", "quiet", "rawjson")
+MODES = ("auto", "plain", "tty", "quiet", "rawjson", "none")
 CLASSIC = "classic"
 """Docker's stream as it was before BuildKit, on standard output."""
 FRAME_SECONDS = 0.1
