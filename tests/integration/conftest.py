@@ -257,7 +257,7 @@ def wait_until_empty() -> Callable[..., None]:
     return until_empty
 
 
-def until(check: Callable[[], object], what: str = "the condition", timeout: float = 20) -> None:
+def until(check: Callable[[], object], what: str = "the condition", timeout: float = 60) -> None:
     """Poll with a deadline: for what sends no event to others."""
     deadline = time.monotonic() + timeout
     while not check():
@@ -266,7 +266,7 @@ def until(check: Callable[[], object], what: str = "the condition", timeout: flo
         time.sleep(0.02)
 
 
-def until_empty(find: Callable[[], list[str]], what: str, timeout: float = 20) -> None:
+def until_empty(find: Callable[[], list[str]], what: str, timeout: float = 60) -> None:
     """Poll until `find` finds nothing; fails with what it finds."""
     deadline = time.monotonic() + timeout
     while found := find():
