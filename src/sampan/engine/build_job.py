@@ -22,7 +22,7 @@ from sampan.build.solver.steps import host_platform
 from sampan.build.solver.voice import vertex_digest
 from sampan.build.worker import Report
 from sampan.engine.build_attest import Statements
-from sampan.engine.build_outputs import BuildOutputs, Surroundings, no_attestations
+from sampan.engine.build_outputs import Attest, BuildOutputs, Surroundings, no_attestations
 from sampan.engine.build_worker import EngineWorker
 from sampan.engine.images import Images
 from sampan.oci.digest import Digest
@@ -93,6 +93,21 @@ def run_job(
         PlatformImage(platform_of_image(image), image, asked or "")
         for image, asked in zip(images, platforms, strict=True)
     ]
+    attest = statements if request.attests else no_attestations
+    return _export(tools, request, outputs, built, attest, report, cancelled, client)
+
+
+def _export(
+    tools: Tools,
+    request: BuildRequest,
+    outputs: Sequence[Output],
+    built: Sequence[PlatformImage],
+    attest: Attest,
+    report: Report,
+    cancelled: threading.Event,
+    client: ClientSession,
+) -> Sequence[Reference]:
+    """Bring the images where the outputs say; the names that were given."""
     around = Surroundings(
         tools.images,
         tools.credentials,
@@ -101,7 +116,7 @@ def run_job(
         cancelled,
         lambda diff_ids: tools.worker.open_root(diff_ids, None),
         host_platform(),
-        statements if request.attests else no_attestations,
+        attest,
     )
     exports = BuildOutputs(around, built, request.tags)
     exports.perform(outputs)

@@ -52,8 +52,10 @@ def test_of_several_platforms_the_first_failure_is_the_reason() -> None:
     assert len(platforms) <= build_job.MAX_PLATFORMS
     request = BuildRequest(platforms=platforms)
     tools = cast(Tools, type("Tools", (), {"builder": _Builder()})())
+    told = _Told(lambda _: None)
+    reports = [told.of(platform, number) for number, platform in enumerate(platforms)]
     with pytest.raises(Conflict, match="the reason"):
-        _together(tools, request, request, _Told(lambda _: None), build, threading.Event())
+        _together(tools, request, request, told, reports, build, threading.Event())
 
 
 class _EndedShim:
