@@ -49,6 +49,13 @@ def test_what_is_written_is_read_again_and_checksums_stay_at_home() -> None:
     assert inline.records == cache.records
 
 
+def test_the_order_in_which_stages_came_by_does_not_show() -> None:
+    records = {key: CacheEntry(WHEN, LAYER, step=key) for key in KEYS}
+    turned = dict(reversed(records.items()))
+    assert encode_inline(records, [LAYER]) == encode_inline(turned, [LAYER])
+    assert encode(records, {LAYER: BLOB}) == encode(turned, {LAYER: BLOB})
+
+
 def test_the_document_is_buildkits() -> None:
     document = json.loads(encode({KEYS[0]: CacheEntry(WHEN, LAYER)}, {LAYER: BLOB}))
     # cache/remotecache/v1/spec.go: layers with blob, parent and annotations; records with digest and layers.

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import itemgetter
 from typing import TypeVar
 
 import msgspec
@@ -145,6 +146,7 @@ def decode_inline(text: object, diff_ids: Sequence[Digest], blobs: Sequence[Desc
 
 
 def _encoded(records: Mapping[str, CacheEntry], places: Mapping[Digest, int]) -> tuple[_Record, ...]:
+    """By key: stages that run at the same time see their steps in any order."""
     return tuple(
         _Record(
             f"sha256:{key}",
@@ -152,7 +154,7 @@ def _encoded(records: Mapping[str, CacheEntry], places: Mapping[Digest, int]) ->
             entry.created,
             entry.step[:_MAX_STEP],
         )
-        for key, entry in records.items()
+        for key, entry in sorted(records.items(), key=itemgetter(0))
         # Remembered checksums stay at home: they save reading, not work.
         if not entry.content and (not entry.layer or entry.layer in places)
     )
