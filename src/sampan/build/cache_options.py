@@ -17,7 +17,7 @@ _EXPORT_KEYS = {
     # inline data go into the image, whose form `--output` decides: BuildKit looks at none of these either.
     "inline": (*_FORM_KEYS, "mode", "ignore-error"),
     "registry": (*_FORM_KEYS, "mode", "ignore-error", "ref", "mounts"),
-    "local": (*_FORM_KEYS, "mode", "ignore-error", "dest", "tag", "mounts", "id"),
+    "local": (*_FORM_KEYS, "mode", "ignore-error", "dest", "tag", "mounts", "prune", "id"),
 }
 _IMPORT_KEYS = {"registry": ("ref",), "local": ("src", "tag", "digest", "id")}
 _ELSEWHERE = ("mode", "ignore-error", *_FORM_KEYS)
@@ -113,6 +113,7 @@ def parse_cache_to(text: str) -> CacheTo:
     ignore = _flag(fields, "ignore-error")
     if kind == "inline":
         return CacheTo(None)
+    _flag(fields, "prune")  # which the client does
     place = _directory(fields, "dest") if kind == "local" else _reference(fields, text)
     return CacheTo(place, mode == "max", ignore, form, _flag(fields, "mounts"))
 

@@ -132,6 +132,12 @@ def test_a_fresh_engine_starts_warm_from_a_directory(
     build(second, text, *both)
     assert {path: path.stat().st_ino for path in blobs} == blobs
     assert "Running in" not in build(first, text, "--no-cache-filter", "none", *both)
+    # What an export replaces can go.
+    build(first, text, "--no-cache", "--cache-to", f"type=local,dest={cache},mode=max,prune=true")
+    left = {path.name for path in (cache / "blobs" / "sha256").iterdir()}
+    assert len(left) == len({path.name for path in blobs}) == 6  # manifest, configuration, four layers
+    assert len(left & {path.name for path in blobs}) < 6
+    assert "Running in" not in build(second, text, "--cache-from", f"type=local,src={cache}")
     # One that is away or empty is a cold build, and a place that can't be written to no long one.
     cold = build(second, text, "--cache-from", f"type=local,src={tmp_path / 'none'}", "--no-cache")
     assert "no cache from local:" in cold

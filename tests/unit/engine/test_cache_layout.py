@@ -62,14 +62,14 @@ class _Client:
 class Engine:
     """A store, and a build's session with a client that offers `directory` for reading and for writing."""
 
-    def __init__(self, root: Path, directory: Path, tag: str = "latest") -> None:
+    def __init__(self, root: Path, directory: Path, tag: str = "latest", *, pruned: bool = False) -> None:
         self.metadata = Metadata(root)
         self.store = ImageStore(ContentStore(root / "content"), LayerStore(root / "layers"), self.metadata)
         self.reported: list[Any] = []
         self.touched: list[str] = []
         self.connection = _Client()
         reading = CacheDirectory(str(directory), "latest", writable=False)
-        writing = CacheDirectory(str(directory), tag, writable=True)
+        writing = CacheDirectory(str(directory), tag, writable=True, pruned=pruned)
         offers = {("cache", "in"): reading.serve, ("cache", "out"): writing.serve}
         self._session = BuildSession(cast(Any, self.connection), offers)
         self._link = Link(self.connection.ours, name="the build's client")
@@ -196,6 +196,48 @@ def test_a_build_that_has_nothing_to_export_leaves_the_cache_as_it_was(
     engine.export({KEY: CacheEntry(WHEN)})
     before = (cache / "index.json").read_bytes()
     engine.export({OTHER: CacheEntry("", content="a checksum that is remembered")})
+    assert (cache / "index.json").read_bytes() == before
+
+
+def test_what_no_manifest_has_goes_when_that_is_asked_for(make: Callable[..., Engine], cache: Path) -> None:
+    first, other, pruning = make(), make(tag="other"), make(pruned=True)
+    layers = [first.layer(text * 99) for text in (b"one", b"two")]
+    for layer in layers:
+        first.export({KEY: CacheEntry(WHEN, layer)})
+    other.export({OTHER: CacheEntry(WHEN, other.layer(b"three"))}, ",mode=max,tag=other")
+    before = files(cache)
+    kept = pruning.layer(b"two" * 99)
+    pruning.export({KEY: CacheEntry(WHEN, kept)})
+    # Of the older export its manifest, configuration and layer went; the other tag and what is shared stay.
+    assert len(before - files(cache)) == 3
+    reader = make()
+    assert reader.load() == reader.load(",tag=other") == []
+    reader.caches.ensure((kept,))
+    assert reader.store.layers.has(kept)
+    # Where a manifest can't be read nobody knows what belongs to it.
+    entry = document(cache / "index.json")["manifests"][0]
+    blob(cache, entry["digest"]).write_bytes(b"[]")
+    lost = cache / "blobs" / "sha256" / ("0" * 64)
+    lost.touch()
+    pruning.export({OTHER: CacheEntry(WHEN)})
+    assert lost.exists()
+
+
+def test_a_cache_that_lost_a_blob_while_it_was_exported_gets_no_name(
+    make: Callable[..., Engine], cache: Path
+) -> None:
+    engine = make()
+    engine.export({KEY: CacheEntry(WHEN, engine.layer(b"one"))})
+    before, digest = (
+        (cache / "index.json").read_bytes(),
+        document(cache / "index.json")["manifests"][0]["digest"],
+    )
+    blob(cache, manifest(cache)["layers"][0]["digest"]).unlink()
+    stream = engine.client.cache("out")
+    stream.write(json.dumps({"ask": "name", "manifest": {"digest": digest}}).encode() + b"\n")
+    stream.end()
+    with pytest.raises(Invalid, match=r"was removed from .* while the cache was exported"):
+        stream.read()
     assert (cache / "index.json").read_bytes() == before
 
 

@@ -13,6 +13,7 @@ import os
 import stat
 from contextlib import contextmanager
 
+from sampan.cli.build.cache_pruning import prune, require_complete
 from sampan.cli.replacing import Replacing
 from sampan.cli.streams import write_all
 from sampan.client.codec import dumps, loads
@@ -35,12 +36,13 @@ _UNDER_WAY = "sampan-"
 
 
 class CacheDirectory:
-    """`tag`: which one of index.json's manifests is this cache."""
+    """`tag`: which one of index.json's manifests is this cache. `pruned`: what no manifest has goes after an export."""
 
-    def __init__(self, path: str, tag: str, *, writable: bool) -> None:
+    def __init__(self, path: str, tag: str, *, writable: bool, pruned: bool = False) -> None:
         self._path = path
         self._tag = tag
         self._writable = writable
+        self._pruned = pruned
 
     def prepare(self) -> None:
         """Make the directory: better now than after a long build. Raises `OSError`."""
@@ -100,17 +102,16 @@ class CacheDirectory:
             raise Invalid("the engine named no manifest")
         _sweep(os.path.join(self._path, "ingest"))
         with _locked(os.path.join(self._path, "index.json.lock")):
+            require_complete(self._path, manifest["digest"])
             index = self._index()
-            index["manifests"] = [
-                entry
-                for entry in index["manifests"]
-                if not isinstance(entry, dict) or (entry.get("annotations") or {}).get(_REF_NAME) != self._tag
-            ]
+            index["manifests"] = [one for one in index["manifests"] if _tag_of(one) != self._tag]
             index["manifests"].append({**manifest, "annotations": {_REF_NAME: self._tag}})
             layout = os.path.join(self._path, "oci-layout")
             if not os.path.exists(layout):
                 _replace(layout, b'{"imageLayoutVersion":"1.0.0"}')
             _replace(os.path.join(self._path, "index.json"), dumps(index).encode())
+            if self._pruned:
+                prune(self._path, index)
 
     def _index(self) -> dict[str, Any]:
         """index.json, or a new one. Raises `Invalid` for a file of this name that is something else."""
@@ -129,6 +130,11 @@ class CacheDirectory:
         if not isinstance(manifests, list) or len(raw) > _MAX_INDEX:
             raise Invalid(f"{path} is no image index", hint="remove it, or export the cache elsewhere")
         return {**index, "manifests": manifests}
+
+
+def _tag_of(entry: object) -> object:
+    annotations = entry.get("annotations") if isinstance(entry, dict) else None
+    return annotations.get(_REF_NAME) if isinstance(annotations, dict) else None
 
 
 def _question(stream: Stream) -> tuple[dict[str, Any], bytes]:

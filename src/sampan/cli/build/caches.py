@@ -35,7 +35,12 @@ def cache_offers(flags: Values) -> Offers:
             if fields.get("type") == "local":
                 from sampan.cli.build.cache_directory import CacheDirectory
 
-                directory = CacheDirectory(fields[key], fields.get("tag") or "latest", writable=key == "dest")
+                directory = CacheDirectory(
+                    fields[key],
+                    fields.get("tag") or "latest",
+                    writable=key == "dest",
+                    pruned=fields.get("prune", "").lower() in ("1", "t", "true"),
+                )
                 try:
                     directory.prepare()
                 except OSError as error:
