@@ -93,21 +93,10 @@ def _shut(connection: socket.socket) -> None:
     connection.close()
 
 
-def http_pool(
-    connections: Connections,
-    timeout: urllib3.Timeout,
-    headers: dict[str, str],
-    proxies: Proxies = NO_PROXIES,
-) -> urllib3.PoolManager:
-    """For a stranger's servers: `Retry-After` is not slept through, what comes with a redirect is not read to its end,
-    and credentials do not follow one to another server; each address is reached by its own proxy.
-
-    Raises `Unavailable` for a redirect that is not followed, `Unsupported` for a proxy that is none of HTTP's.
-    """
-    from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry
+def _watched(connections: Connections) -> dict[str, Any]:
+    """urllib3's pools by scheme, whose connections are watched from their making on."""
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
     from urllib3.connection import HTTPConnection, HTTPSConnection
-
-    from sampan.registry.pools import proxy_pool
 
     class Plain(HTTPConnection):
         def _new_conn(self) -> socket.socket:
@@ -127,7 +116,25 @@ def http_pool(
     class TlsPool(HTTPSConnectionPool):
         ConnectionCls = Tls
 
-    pool_classes = {"http": PlainPool, "https": TlsPool}
+    return {"http": PlainPool, "https": TlsPool}
+
+
+def http_pool(
+    connections: Connections,
+    timeout: urllib3.Timeout,
+    headers: dict[str, str],
+    proxies: Proxies = NO_PROXIES,
+) -> urllib3.PoolManager:
+    """For a stranger's servers: `Retry-After` is not slept through, what comes with a redirect is not read to its end,
+    and credentials do not follow one to another server; each address is reached by its own proxy.
+
+    Raises `Unavailable` for a redirect that is not followed, `Unsupported` for a proxy that is none of HTTP's.
+    """
+    from urllib3 import BaseHTTPResponse, PoolManager, Retry
+
+    from sampan.registry.pools import proxy_pool
+
+    pool_classes = _watched(connections)
     options: dict[str, Any] = {"timeout": timeout, "retries": Retry(2, respect_retry_after_header=False)}
 
     def through(proxy: str) -> PoolManager:
