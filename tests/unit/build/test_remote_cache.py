@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+import threading
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -17,9 +18,11 @@ from sampan.build.cache_options import (
     parse_cache_from,
     parse_cache_to,
 )
+from sampan.build.model import BuildRequest
 from sampan.build.solver import remote_format
 from sampan.build.solver.cache import BuildCache, CacheEntry
 from sampan.build.solver.remote_format import decode, decode_inline, encode, encode_inline
+from sampan.build.solver.transfer import with_transfer
 from sampan.errors import Invalid, SampanError, Unsupported
 from sampan.oci import media
 from sampan.oci.digest import Digest, digest_of
@@ -241,3 +244,32 @@ def test_options_that_cannot_work_are_refused(text: str, error: type[Exception])
 def test_sources_that_cannot_work_are_refused(text: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         parse_cache_from(text)
+
+
+class _Transfer:
+    """Of a build that imports nothing more than it is told."""
+
+    def load(self, *_: object) -> None:
+        pass
+
+    def forget(self) -> None:
+        pass
+
+    def find(self, key: str) -> CacheEntry | None:
+        return CacheEntry(WHEN, LAYER) if key == KEYS[0] else None
+
+
+def test_what_a_build_that_fails_has_imported_need_not_come_again() -> None:
+    table = _Table()
+    transfer: Any = _Transfer()
+    cache = BuildCache(table, {LAYER}.__contains__, imported=transfer.find)
+
+    def perform() -> Digest:
+        assert cache.lookup(KEYS[0]) is not None
+        raise Unsupported("a later step can't be done")
+
+    with pytest.raises(Unsupported):
+        with_transfer(
+            transfer, cache, cast(Any, None), BuildRequest(), perform, lambda _event: None, threading.Event()
+        )
+    assert set(table) == {KEYS[0]}

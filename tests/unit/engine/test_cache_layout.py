@@ -33,7 +33,7 @@ from sampan.engine.cache_leases import CacheLeases
 from sampan.engine.cache_mounts import CacheMounts, name_of
 from sampan.engine.cache_transfer import BuildCaches
 from sampan.errors import Invalid, SampanError, Unavailable
-from sampan.multiplex.link import Link
+from sampan.multiplex.link import Link, Stream
 from sampan.oci.digest import Digest, digest_of
 from sampan.oci.manifest import Descriptor
 from sampan.storage.content import ContentStore
@@ -616,3 +616,28 @@ def test_a_mount_that_says_nonsense_is_left_out(mount: dict[str, str]) -> None:
     assert decode(json.dumps(config).encode(), [kept]).mounts == {}
     with pytest.raises(Invalid):
         decode(json.dumps({**config, "sampan.mounts": [config["sampan.mounts"][0]] * 257}).encode(), [kept])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("ask", ["index", "blob", "layer"])
+def test_a_client_that_sends_without_end_is_cut_off(
+    make: Callable[..., Engine], cache: Path, monkeypatch: pytest.MonkeyPatch, ask: str
+) -> None:
+    first, second = make(), make()
+    layer = first.layer(b"content")
+    first.export({KEY: CacheEntry(WHEN, layer)})
+    names = {"index": "index.json", "blob": "blobs", "layer": manifest(cache)["layers"][0]["digest"][7:]}
+    send = CacheDirectory._send
+
+    def endless(directory: CacheDirectory, stream: Stream, name: str) -> None:
+        while names[ask] in name:
+            stream.write(bytes(1 << 16))
+        send(directory, stream, name)
+
+    monkeypatch.setattr(CacheDirectory, "_send", endless)
+    warnings = second.load()
+    assert len(warnings) == (ask != "layer")
+    if ask == "layer":
+        with pytest.raises(CacheLost, match="more than the expected"):
+            second.caches.ensure((layer,))
+    else:
+        assert "more than" in warnings[0]
