@@ -134,8 +134,8 @@ class BuildCache:
     def entries(self) -> dict[str, CacheEntry]:
         """All readable entries; for `system df`, prune, and as roots of the layer collection."""
         found = {}
-        for key, _ in self._table.items():
-            entry = self._load(key)
+        for key, body in self._table.items():
+            entry = self._decoded(key, body)
             if entry is not None:
                 found[key] = entry
         return found
@@ -159,8 +159,9 @@ class BuildCache:
 
     def _load(self, key: str) -> CacheEntry | None:
         body = self._table.get(key)
-        if body is None:
-            return None
+        return None if body is None else self._decoded(key, body)
+
+    def _decoded(self, key: str, body: bytes) -> CacheEntry | None:
         try:
             return msgspec.json.decode(body, type=CacheEntry)
         except msgspec.MsgspecError:
