@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from operator import itemgetter
 
 from sampan.build.cache_options import CacheDirectory, CacheFrom, CacheTo
 from sampan.build.errors import BuildCancelled
@@ -160,9 +161,10 @@ class BuildCaches:
         if target.place is None:
             return  # inline: it is in the image
         place = self._place(target.place, cancelled)
+        # By key: stages that run at the same time see their steps in any order, and equal caches are equal bytes.
         kept = {
             key: entry
-            for key, entry in seen.records.items()
+            for key, entry in sorted(seen.records.items(), key=itemgetter(0))
             if not entry.content and (target.everything or not entry.layer or entry.layer in seen.layers)
         }
         wanted = tuple(dict.fromkeys(Digest(entry.layer) for entry in kept.values() if entry.layer))

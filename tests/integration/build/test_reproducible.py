@@ -149,3 +149,16 @@ def test_an_epoch_that_is_no_time_is_refused(sampan: Any, tmp_path: Path, wrong:
     refused = sampan.run("build", "--build-arg", f"SOURCE_DATE_EPOCH={wrong}", str(tmp_path))
     assert refused.returncode == 1
     assert "invalid SOURCE_DATE_EPOCH" in refused.stderr
+
+
+def test_stages_that_run_at_the_same_time_leave_no_order_in_caches(sampan: Any, tmp_path: Path) -> None:
+    stages = [f"FROM busybox AS s{number}\nRUN echo {number} > /s{number}\n" for number in range(6)]
+    copies = [f"COPY --from=s{number} /s{number} /\n" for number in range(6)]
+    text = "".join((*stages, "FROM busybox\n", *copies)).encode()
+    found = set()
+    for number in range(4):
+        cache, name = tmp_path / f"cache{number}", tmp_path / f"id{number}"
+        to = ("--cache-to", "type=inline", "--cache-to", f"type=local,dest={cache},mode=max")
+        sampan.ok("build", "--no-cache", "--reproducible", "--iidfile", str(name), *to, "-", stdin=text)
+        found.add((name.read_text(), (cache / "index.json").read_bytes()))
+    assert len(found) == 1
