@@ -129,6 +129,10 @@ def test_a_health_check_has_all_of_its_times() -> None:
     ("text", "field", "expected"),
     [
         ("COPY a b /c/", "sources", ("a", "b")),
+        ("COPY a /c/.", "destination", "/c/"),
+        ("WORKDIR /w\nCOPY a ./", "destination", "/w/"),
+        ("WORKDIR /w\nCOPY a .", "destination", "/w/"),
+        ("WORKDIR /w\nCOPY a c..", "destination", "/w/c.."),
         ('COPY ["a b", "/c"]', "sources", ("a b",)),
         ("COPY arr[[]0].txt /", "sources", ("arr[[]0].txt",)),
         ("ENV F=/bar\nCOPY \\$F /q", "sources", ("$F",)),

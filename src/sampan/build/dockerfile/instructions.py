@@ -290,9 +290,9 @@ def _checked_mode(instruction: Instruction, chmod: str) -> str:
 
 
 def _absolute(cwd: str, path: str) -> str:
-    """A trailing slash is kept: it says that a directory is meant; so does `.` alone."""
+    """A trailing slash is kept: it says that a directory is meant; so do `/.` at the end and `.` alone."""
     joined = posixpath.normpath(posixpath.join(cwd or "/", path)).replace("//", "/", 1)
-    is_directory = path.endswith("/") or path in (".", "")
+    is_directory = path.endswith(("/", "/.")) or path in (".", "")
     return joined + "/" if is_directory and joined != "/" else joined
 
 
