@@ -6,6 +6,7 @@ import base64
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,16 @@ def test_what_was_inserted_goes_whatever_was_written_around_it() -> None:
     assert both.removed_from(both.content) == ONE.rstrip(b"\n")
     assert both.removed_from(b"# head\n" + both.content + THREE) == b"# head\n" + ONE.rstrip(b"\n") + THREE
     assert both.removed_from(THREE) == THREE
+
+
+def test_beginnings_without_an_end_take_no_time() -> None:
+    both = joined(ONE, TWO)
+    hostile = b"-----BEGIN CERTIFICATE-----\n" * 300_000
+    began = time.process_time()
+    assert both.removed_from(hostile) == hostile
+    assert both.removed_from(ONE + hostile) == ONE + hostile
+    assert list(certificates(ONE + hostile)) == [b"one" * 40]
+    assert time.process_time() - began < 5  # to look for the end of each takes hours
 
 
 def test_what_is_no_certificate_is_left_out() -> None:

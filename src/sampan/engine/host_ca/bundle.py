@@ -14,6 +14,7 @@ _BLOCK = re.compile(
     re.DOTALL,
 )
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
+_END, _TRUSTED_END = b"-----END CERTIFICATE-----", b"-----END TRUSTED CERTIFICATE-----"
 _WIDTH = 76
 """Characters a line, as in MIME. RFC 7468 has 64, and parsers may take others, as those of programs do."""
 
@@ -41,19 +42,28 @@ class Joined:
         content = content.replace(self.inserted, b"")
         if _BEGIN not in content:
             return content
-        return _BLOCK.sub(lambda match: b"" if _ended(match[0]) in self.blocks else match[0], content)
+        end = _end_of_blocks(content)
+        kept = _BLOCK.sub(lambda match: b"" if _ended(match[0]) in self.blocks else match[0], content[:end])
+        return kept + content[end:]
 
 
 def certificates(pem: bytes) -> dict[bytes, bytes]:
     """The certificates in DER -> their blocks as they stand. What is no certificate is left out."""
     found: dict[bytes, bytes] = {}
-    for match in _BLOCK.finditer(pem):
+    for match in _BLOCK.finditer(pem[: _end_of_blocks(pem)]):
         try:
             der = base64.b64decode(b"".join(match[1].split()), validate=True)
         except binascii.Error:
             continue
         found.setdefault(der, _ended(match[0]))
     return found
+
+
+def _end_of_blocks(pem: bytes) -> int:
+    """Behind the line with the last end of a certificate: beginnings that have none are not looked for one by one."""
+    last = max(pem.rfind(_END), pem.rfind(_TRUSTED_END))
+    line = pem.find(b"\n", last)
+    return 0 if last < 0 else len(pem) if line < 0 else line + 1
 
 
 def _ended(block: bytes) -> bytes:
@@ -64,7 +74,7 @@ def _ours(der: bytes) -> bytes:
     """With lines longer than others write them: whoever copies one certificate copies that too."""
     text = base64.b64encode(der)
     lines = (text[at : at + _WIDTH] for at in range(0, len(text), _WIDTH))
-    return _BEGIN + b"\n" + b"".join(line + b"\n" for line in lines) + b"-----END CERTIFICATE-----\n"
+    return _BEGIN + b"\n" + b"".join(line + b"\n" for line in lines) + _END + b"\n"
 
 
 def joined(own: bytes, host: bytes) -> Joined:
