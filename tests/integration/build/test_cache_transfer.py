@@ -271,3 +271,38 @@ def test_a_daemon_killed_while_it_exports_or_imports_leaves_a_cache_that_serves(
     running.communicate(timeout=60)
     second.engine.start()
     assert "Running in" not in build(second, text, "--cache-from", cache)
+
+
+def test_machines_that_start_empty_build_warm_as_the_documentation_has_it(
+    make_sampan: Callable[..., Any], tmp_path: Path
+) -> None:
+    context, cache = tmp_path / "context", tmp_path / "cache"
+    context.mkdir()
+    (context / "Dockerfile").write_text(
+        "FROM busybox AS deps\nCOPY wanted /wanted\n"
+        "RUN --mount=type=cache,id=pip,target=/c ls /c > /had && cd /c && xargs touch < /wanted\n"
+        "FROM busybox\nCOPY --from=deps /had /had\n"
+    )
+    both = ("--cache-from", f"type=local,src={cache}")
+    both += ("--cache-to", f"type=local,dest={cache},mode=max,mounts=true,prune=true")
+    told, blobs = [], []
+    for number, wanted in enumerate(("one", "one", "one two")):
+        (context / "wanted").write_text(wanted)
+        sampan = make_sampan(tmp_path / f"machine{number}")
+        try:
+            done = sampan.run("build", "--progress", "plain", "-t", "app", *both, str(context))
+            assert done.returncode == 0, done.stderr
+            told.append((done.stdout + done.stderr).count("CACHED"))
+            blobs.append(len(list((cache / "blobs" / "sha256").iterdir())))
+            had = sampan.ok("run", "--rm", "app", "cat", "/had")
+        finally:
+            sampan.close()
+            sampan.engine.stop()
+    assert told == [0, 3, 0]
+    # On the second machine no step needed the mount: it went on to the third all the same.
+    assert had == "one"
+    assert blobs == [
+        5,
+        5,
+        5,
+    ]  # manifest, configuration, mount, and two layers: the last COPY makes what RUN made
