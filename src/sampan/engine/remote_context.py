@@ -19,7 +19,7 @@ from sampan.build.dockerfile.contexts import DIRECTORY
 from sampan.build.fetch.git import check_out, resolve
 from sampan.build.fetch.git_transport import Limits
 from sampan.build.fetch.git_url import is_git, parse_git, redacted
-from sampan.build.fetch.http import download, is_url
+from sampan.build.fetch.http import check_url, download, is_url
 from sampan.build.files.archive import is_tar
 from sampan.build.files.checksums import checksums_of
 from sampan.build.files.context import CONTEXT_FILES, Context
@@ -52,6 +52,8 @@ def check_remote(address: str) -> None:
         parse_git(address, context=True)
     elif not is_url(address):
         raise Invalid("invalid remote build context: no URL", hint="http, https, git and ssh are fetched")
+    else:
+        check_url(address)
 
 
 def load_remote(
@@ -168,6 +170,7 @@ class NamedSources(ContextOpener):
         if is_git(value, context=True):
             return fetch_repository(value, fd, report, cancelled, self._client, self._proxies).source
         if is_url(value):
+            check_url(value)
             found = fetch_archive(value, fd, report, cancelled, self._client, self._proxies)
             if found.dockerfile is not None:
                 raise Invalid(f"the build context {name}={redacted(value)} is no tar archive")

@@ -18,7 +18,8 @@ from sampan.build.fetch import git_transport
 from sampan.build.fetch.git import resolve
 from sampan.build.fetch.git_transport import Limits
 from sampan.build.fetch.git_url import parse_git
-from sampan.build.fetch.http import Download, download
+from sampan.build.fetch.http import Download, check_url, download
+from sampan.engine.remote_context import check_remote
 from sampan.errors import Invalid, SampanError, Unavailable
 
 Talk = Callable[[socket.socket, bytes], None]
@@ -149,6 +150,14 @@ def test_a_redirect_that_leads_nowhere_good_ends_the_build(
     server = serve(said(FOUND + location + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
     message = refused(lambda: fetched(f"{server.url}/f"))
     assert message.startswith(("cannot download", "Get "))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1/x", "http://a:99999/x", "http:///x", "http://", "https://a b/", "http://a/\r\nX: 1"]
+)
+def test_an_address_that_is_none_is_told_by_whoever_gives_it(url: str) -> None:
+    for check in (check_url, check_remote):
+        assert "invalid URL" in refused(lambda: check(url), Invalid)  # noqa: B023 (called at once)
 
 
 def test_redirects_have_an_end(serve: Callable[[Talk], Server]) -> None:

@@ -60,6 +60,19 @@ def is_url(source: str) -> bool:
     return source.startswith(("http://", "https://")) and not is_git(source)
 
 
+def check_url(url: str) -> None:
+    """Raises `Invalid` for one that is_url knows and that leads nowhere."""
+    try:
+        parts = urlsplit(url)
+        reason = (
+            "" if parts.hostname and parts.port != 0 and " " not in parts.netloc else "it names no server"
+        )
+    except ValueError as error:
+        reason = str(error)
+    if reason or any(ord(char) < 0x20 or ord(char) == 0x7F for char in url):
+        raise Invalid(f"invalid URL {redacted(url)[:200]!r}: {reason or 'it has control characters'}")
+
+
 def parse_checksum(text: str) -> str:
     """`sha256:<hex>` -> hex. Raises `Invalid`."""
     match = re.fullmatch(r"sha256:([0-9a-f]{64})", text)

@@ -16,6 +16,7 @@ from sampan.build.fetch.git_url import is_git, redacted
 from sampan.build.fetch.http import (
     Download,
     Validator,
+    check_url,
     decode_validator,
     download,
     download_changed,
@@ -285,6 +286,8 @@ def _check_remotes(
     """Raises `Invalid`, in BuildKit's words."""
     if not operation.is_add and (urls or repositories):
         raise Invalid(f"source can't be {'a URL' if urls else 'a git ref'} for COPY", hint="ADD fetches it")
+    for url in urls:
+        check_url(url)
     if operation.checksum and len(operation.sources) + len(operation.heredocs) != 1:
         raise Invalid("checksum can't be specified for multiple sources")
     if operation.checksum and paths:
