@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -22,6 +21,7 @@ from sampan.build.rules.report import Json, lint_result
 from sampan.build.rules.subject import FindBase, Subject, replaceable
 from sampan.build.session import NO_CLIENT
 from sampan.build.solver.steps import host_platform
+from sampan.engine.build_contexts import remove_context
 from sampan.engine.images import Images, platform_of
 from sampan.engine.threads import blocking_chunks, in_own_thread
 from sampan.errors import NotFound, SampanError
@@ -150,7 +150,7 @@ class BuildCalls:
                 finally:
                     os.close(fd)
             finally:
-                shutil.rmtree(directory, ignore_errors=True)
+                remove_context(directory)
 
         return await in_own_thread(performed)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from sampan.build.solver.voice import Voice, internal
 from sampan.build.worker import Report
 from sampan.engine.client_directory import ClientDirectory
 from sampan.storage.extract import extract_tar
+from sampan.storage.removal import remove_tree
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class BuildContexts:
         self._small = small
         self.known = known
         for directory in (root, small):
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_tree(directory)
             directory.mkdir(parents=True, mode=0o700)
 
     @contextmanager
@@ -88,7 +88,7 @@ class BuildContexts:
         try:
             yield directory
         finally:
-            threading.Thread(target=_remove, args=(Path(directory),), name="context removal").start()
+            threading.Thread(target=remove_context, args=(Path(directory),), name="context removal").start()
 
     @contextmanager
     def unpacked(self, archive: Iterator[bytes] | None, report: Report) -> Iterator[Context]:
@@ -112,7 +112,7 @@ class BuildContexts:
                 os.close(fd)
         finally:
             # Nobody has to wait for it; what an engine that ends meanwhile leaves is swept at the next start.
-            threading.Thread(target=_remove, args=(directory,), name="context removal").start()
+            threading.Thread(target=remove_context, args=(directory,), name="context removal").start()
 
 
 def _counted(pieces: Iterator[bytes], voice: Voice) -> Iterator[bytes]:
@@ -140,8 +140,9 @@ def _is_small_tar(start: bytes) -> bool:
     return len(start) <= SMALL_CONTEXT and start[257:262] == b"ustar"
 
 
-def _remove(directory: Path) -> None:
+def remove_context(directory: Path) -> None:
+    """However deep it is nested. What can't be removed is swept at the next start."""
     try:
-        shutil.rmtree(directory)
+        remove_tree(directory)
     except OSError as error:
         log.warning("build context %s could not be removed: %s", directory, error)

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import secrets
-import shutil
 import stat
 import threading
 import time
@@ -22,7 +21,7 @@ from sampan.errors import Conflict, NotFound, SampanError
 from sampan.storage.extract import ExtractOptions, extract_tar
 from sampan.storage.layer_blobs import Sink
 from sampan.storage.metadata import Metadata, Table
-from sampan.storage.removal import remove_tree
+from sampan.storage.removal import remove_entry, remove_tree
 from sampan.storage.tar_writer import write_tree
 
 _IMPORTED = ExtractOptions(devices=False)
@@ -236,10 +235,7 @@ def fill(directory: int, tar: BinaryIO) -> None:
         extract_tar(tar, directory, _IMPORTED)
     except SampanError:
         for entry in os.listdir(directory):
-            if stat.S_ISDIR(os.stat(entry, dir_fd=directory, follow_symlinks=False).st_mode):
-                shutil.rmtree(entry, dir_fd=directory)
-            else:
-                os.unlink(entry, dir_fd=directory)
+            remove_entry(directory, entry)
         raise
 
 

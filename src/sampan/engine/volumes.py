@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
+import errno
 import os
-import shutil
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +20,7 @@ from sampan.engine.model import VolumeRecord, epoch_ns, new_id, now
 from sampan.engine.mounts import check_volume_name
 from sampan.errors import Conflict, Invalid, NotFound, Unsupported
 from sampan.storage.metadata import Table
+from sampan.storage.removal import remove_tree
 
 Json = dict[str, Any]
 
@@ -62,7 +63,7 @@ class Volumes:
         """
         for entry in self._root.iterdir():
             if entry.name.startswith("."):
-                shutil.rmtree(entry)
+                remove_tree(entry)
         for name in [name for name in self._records if not (self._root / name).is_dir()]:
             # The rename of a removal happened, its record is still there.
             self._metadata.delete(Table.VOLUMES, name)
@@ -205,7 +206,7 @@ class Volumes:
             doomed = None  # type: ignore[assignment]
         self._metadata.delete(Table.VOLUMES, name)
         if doomed is not None:
-            shutil.rmtree(doomed)
+            remove_tree(doomed)
 
     async def prune(self, filters: Mapping[str, Sequence[str]]) -> Json:
         """Anonymous volumes that no container uses; with the filter all=true named ones too."""
@@ -296,4 +297,7 @@ def directory_size(path: Path) -> int:
                         total += info.st_size
         except (FileNotFoundError, NotADirectoryError):
             continue
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:  # deeper than a path can be long: a container's joke
+                raise
     return total

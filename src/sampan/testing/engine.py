@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
 import select
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+
+from sampan.storage.removal import remove_tree
 
 START_SECONDS = float(os.environ.get("SAMPAN_TEST_START_SECONDS", "60"))
 """An emulated machine needs more."""
@@ -144,8 +144,7 @@ class EngineProcess:
                 self.cli("network", "rm", network)
         finally:
             self.terminate()
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(self.directory)
+            remove_tree(self.directory)
 
     def __enter__(self) -> EngineProcess:
         self.start()

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import select
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from sampan.engine.validate import check_host
 from sampan.errors import Conflict, Unsupported
 from sampan.runtime.messages import AttachOptions, CreateRequest
 from sampan.runtime.shim_client import ShimClient
+from sampan.storage.removal import remove_tree
 
 if TYPE_CHECKING:
     from sampan.engine.host_ca.step import HostTrust, StepTrust
@@ -127,7 +127,7 @@ class BuildSteps:
         directory = self._parts.directory(request.snapshot_id)
         directory.mkdir(mode=0o710, parents=True, exist_ok=True)
         with ExitStack() as ending:
-            ending.callback(shutil.rmtree, directory, ignore_errors=True)
+            ending.callback(remove_tree, directory)
             mounts = ending.enter_context(StepMounts(self._parts.settings.id_maps, directory))
             mounts.prepare(request.mounts)
             trusting = None if trust is None else self._trusting(trust, directory, request)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +38,7 @@ from sampan.registry.choice import choose_image
 from sampan.registry.platforms import parse_platform
 from sampan.storage.image_model import Image
 from sampan.storage.packing import platform_of_image
+from sampan.storage.removal import remove_tree
 
 
 class Creator:
@@ -284,8 +284,7 @@ class Creator:
         parts = self._parts
         parts.snapshots.remove(container_id)
         for directory in (parts.directory(container_id), parts.run_directory(container_id)):
-            if directory.exists():
-                shutil.rmtree(directory)
+            remove_tree(directory)
 
 
 def platform_warnings(image: Image) -> list[str]:

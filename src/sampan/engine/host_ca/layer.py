@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sampan.engine.host_ca import keystore, pkcs12
 from sampan.engine.host_ca.bundle import MAX_BUNDLE, Joined, certificates, joined
+from sampan.errors import Invalid
 from sampan.linux.paths import open_in_root, open_regular
+from sampan.storage.tar_writer import DEPTH_MAX
 
 BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch, NixOS
@@ -30,6 +32,7 @@ STORES = ("/etc/ssl/certs/java/cacerts", "/etc/pki/java/cacerts", "/opt/java/ope
 _JVMS = "/usr/lib/jvm"
 _SMALLEST_STORE = 64
 """Bytes of one with an entry of ours."""
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _IN_JVM = ("lib/security/cacerts", "jre/lib/security/cacerts")
 
 
@@ -98,15 +101,40 @@ def clean_up(upper: Path, places: list[Place]) -> None:
     bundles = [place.bundle for place in places if place.bundle is not None]
     blocks = [len(block) for bundle in bundles for block in bundle.blocks]
     smallest = min([*blocks, *(_SMALLEST_STORE for one in places if one.bundle is None)])
-    for _, _, names, directory in os.fwalk(upper, follow_symlinks=False):
-        for name in names:
-            info = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            if not stat.S_ISREG(info.st_mode) or not smallest <= info.st_size <= MAX_BUNDLE:
+    for directory, name, info in _files(upper):
+        if not smallest <= info.st_size <= MAX_BUNDLE:
+            continue
+        content = _content(open_regular(directory, name))
+        cleaned = _cleaned(content, bundles)
+        if cleaned != content:
+            _rewrite(directory, name, cleaned, info)
+
+
+def _files(top: Path) -> Iterator[tuple[int, str, os.stat_result]]:
+    """Every regular file, by the descriptor of its directory. Raises `Invalid` for what is too deep for a layer."""
+    trail: list[tuple[int, list[str]]] = []
+    below: int | None = os.open(top, _DIRECTORY)
+    try:
+        while below is not None or trail:
+            if below is not None:
+                trail.append((below, []))
+                trail[-1][1].extend(os.listdir(below))
+                below = None
+                if len(trail) > DEPTH_MAX:
+                    raise Invalid(f"directories are nested more than {DEPTH_MAX} deep")
+            directory, names = trail[-1]
+            if not names:
+                os.close(trail.pop()[0])
                 continue
-            content = _content(open_regular(directory, name))
-            cleaned = _cleaned(content, bundles)
-            if cleaned != content:
-                _rewrite(directory, name, cleaned, info)
+            name = names.pop()
+            info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISREG(info.st_mode):
+                yield directory, name, info
+            elif stat.S_ISDIR(info.st_mode):
+                below = os.open(name, _DIRECTORY, dir_fd=directory)
+    finally:
+        for directory, _ in trail:
+            os.close(directory)
 
 
 def _cleaned(content: bytes, bundles: list[Joined]) -> bytes:
