@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,18 @@ import pytest
 pytestmark = pytest.mark.root
 
 
-def test_a_step_runs_within_the_builds_limits(sampan: Any, tmp_path: Path) -> None:
-    parent = f"{sampan.engine.cgroup_parent}/of-a-build"
+@pytest.fixture
+def parent(sampan: Any) -> Iterator[str]:
+    """A control group for steps, in all hierarchies; whoever names one removes it."""
+    path = f"{sampan.engine.cgroup_parent}/of-a-build"
+    yield path
+    root = Path("/sys/fs/cgroup")
+    for directory in (*root.glob(f"*{path}"), root / path.lstrip("/")):
+        if directory.is_dir():
+            directory.rmdir()
+
+
+def test_a_step_runs_within_the_builds_limits(sampan: Any, parent: str, tmp_path: Path) -> None:
     script = """FROM busybox
 RUN df -m /dev/shm | tail -1 > /shm; ulimit -n > /files; grep example /etc/hosts > /hosts; \\
     ls /sys/class/net > /net; cat /proc/self/cgroup > /cgroup; \\
