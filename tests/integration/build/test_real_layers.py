@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -300,3 +301,22 @@ def test_a_layer_that_comes_twice_is_mounted_once(site: Site) -> None:
     config = site.build("FROM busybox\nCOPY a.txt /\nRUN rm /a.txt\nCOPY a.txt /\nRUN cat /a.txt\n")
     assert config.rootfs.diff_ids[1] == config.rootfs.diff_ids[3]
     assert "hello" in site.text
+
+
+def test_what_a_step_wrote_is_the_layer_itself_and_is_compressed_only_when_it_leaves(
+    sampan: Any, tmp_path: Path
+) -> None:
+    root = sampan.engine.root
+
+    def blobs() -> set[str]:
+        return {path.name for path in (root / "content/blobs/sha256").iterdir()}
+
+    before = blobs()
+    dockerfile = b"FROM busybox\nRUN head -c 3000000 /dev/urandom > /big && stat -c 'inode %i' /big\n"
+    done = sampan.run("build", "--no-cache", "--progress", "plain", "-t", "moved", "-", stdin=dockerfile)
+    inode = next(line for line in (done.stdout + done.stderr).splitlines() if " inode " in line).split()[-1]
+    layer = sampan.api.images.get("moved").attrs["RootFS"]["Layers"][-1].removeprefix("sha256:")
+    assert str((root / "layers" / layer / "fs/big").stat().st_ino) == inode
+    assert blobs() == before
+    assert sampan.run("save", "-o", str(tmp_path / "saved.tar"), "moved").returncode == 0
+    assert (tmp_path / "saved.tar").stat().st_size > 3_000_000
