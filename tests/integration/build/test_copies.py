@@ -214,3 +214,10 @@ def test_of_files_with_one_name_that_of_the_later_source_stays(bench: BuildBench
     )
     tree = bench.tree(f"FROM base\n{lines}")
     assert [(tree / name / "f").read_text() for name in "abcd"] == ["one", "archive", "one", "doc\n"]
+
+
+def test_a_mode_does_not_get_to_directories_that_are_there_with_a_link_either(bench: BuildBench) -> None:
+    bench.file("a.conf")
+    tree = bench.tree("FROM base\nCOPY --link --chmod=600 a.conf /etc/\n")
+    assert (tree / "etc/a.conf").stat().st_mode & 0o777 == 0o600
+    assert (tree / "etc").stat().st_mode & 0o777 == 0o755

@@ -29,6 +29,7 @@ CASES: dict[str, Any] = json.loads(matrix.RESULTS.read_text())
 # Where BuildKit, today's default, differs from the classic builder, sampan does as BuildKit does.
 AS_BUILDKIT = {
     "WORKDIR /w\nCOPY a b .": "`.` alone is a directory",
+    "COPY a /t/.": "so is `/.` at the end",
     "ADD --chown=7:8 x.tar /t": "--chown counts for unpacked archives too",
     "COPY ../a /t": "a path that climbs ends at the context's root",
     "COPY a b /t": "of several files for what is no directory the last one is left",
@@ -70,6 +71,7 @@ def test_buildkits_way_is_taken_where_the_two_differ(case: str, context: Path, t
     expected = {
         "COPY ../a /t": ("t", ["file", "644", "0:0"]),
         "COPY a b /t": ("t", ["file", "644", "0:0"]),
+        "COPY a /t/.": ("t/a", ["file", "644", "0:0"]),
         "COPY d/\\* /t": ("t/y", ["file", "644", "0:0"]),
         "WORKDIR /w\nCOPY a b .": ("w/b", ["file", "644", "0:0"]),
         "ADD --chown=7:8 x.tar /t": ("t/td/tf", ["file", "600", "7:8"]),

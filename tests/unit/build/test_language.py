@@ -146,6 +146,7 @@ def test_a_health_check_has_all_of_its_times() -> None:
         ("COPY --chmod=0007777 s /", "chmod", "0007777"),
         ("COPY --link a b", "link", True),
         ("COPY --link=false a b", "link", False),
+        ("COPY --link --chmod=600 a /etc/", "link", False),
         ("COPY --parents ./x/./y/*.txt /p/", "parents", True),
         ("COPY --exclude=*.txt --exclude=*.md hom* /m/", "exclude", ("*.txt", "*.md")),
         ("ENV X=y\nCOPY --exclude=$X a b", "exclude", ("$X",)),

@@ -248,7 +248,8 @@ def _copy(state: StageState, instruction: Instruction) -> Applied:
         chown=chown,
         chmod=_checked_mode(instruction, chmod),
         is_add=keyword == "ADD",
-        link=flags.truth("link"),
+        # BuildKit's: on a root of its own the directories above would get the mode, /etc among them.
+        link=flags.truth("link") and not chmod,
         parents=flags.truth("parents"),
         exclude=tuple(flags.every("exclude")),
         checksum=checksum,
