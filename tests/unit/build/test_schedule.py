@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from sampan.build.errors import BuildCancelled
+from sampan.build.solver import flights as flights_module
 from sampan.build.solver import schedule
 from sampan.build.solver.flights import Flights
 from sampan.build.solver.schedule import Circle, LinkedEvent, Once, perform
@@ -144,3 +145,30 @@ def test_a_waiting_build_that_is_cancelled_does_not_wait_for_the_step() -> None:
         pass
     with flights.alone("key", cancelled):  # free again
         pass
+
+
+class _Looked(threading.Event):
+    """Is set when it has been looked at often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._looks = 0
+
+    def is_set(self) -> bool:
+        self._looks += 1
+        return self._looks > 20
+
+
+def test_long_waiting_for_a_step_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other build may be suspended: nobody should wonder why nothing happens."""
+    monkeypatch.setattr(flights_module, "PATIENCE", 0.0)
+    monkeypatch.setattr(flights_module, "_LOOK", 0.001)
+    flights = Flights()
+    told: list[str] = []
+    with (
+        flights.alone("key", threading.Event(), lambda: told.append("not this one")),
+        pytest.raises(BuildCancelled),
+        flights.alone("key", _Looked(), lambda: told.append("waiting")),
+    ):
+        pass
+    assert told == ["waiting"]

@@ -45,6 +45,8 @@ from sampan.storage.layers import Layer
 
 _LAST_OUTPUT = 8 << 10
 """Bytes of a failed command's output that are kept."""
+_STDERR = 2
+_WAITING = b"waiting for another build, or another stage of this one, that does this step already\n"
 _HOSTNAME = "buildkitsandbox"
 """The same for every step, so that one which writes it down gives the same layer again; BuildKit's name."""
 _ABOUT_SOURCES = ("file not found", "forbidden path", "no source files")
@@ -133,7 +135,9 @@ class Executor:
         make: Callable[[], Layer | None],
     ) -> CacheEntry:
         """Done here, or by another stage or build that began with it earlier."""
-        with self.around.cache.flights.alone(key, self.around.cancelled):
+        with self.around.cache.flights.alone(
+            key, self.around.cancelled, lambda: voice.log(_STDERR, _WAITING)
+        ):
             found = self._lookup(key, voice)
             if found is not None:
                 return found

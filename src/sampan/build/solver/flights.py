@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from sampan.build.errors import BuildCancelled
 
 _LOOK = 0.1
 """Seconds between looks at whether the build of one that waits was cancelled."""
+PATIENCE = 3.0
+"""Seconds of waiting after which that is told: the other build may be a suspended one."""
 
 
 @dataclass(slots=True)
@@ -27,18 +30,25 @@ class Flights:
         self._flights: dict[str, _Flight] = {}
 
     @contextlib.contextmanager
-    def alone(self, key: str, cancelled: threading.Event) -> Iterator[None]:
+    def alone(
+        self, key: str, cancelled: threading.Event, waiting: Callable[[], object] = lambda: None
+    ) -> Iterator[None]:
         """Nobody else is inside for this key; who waited looks into the cache again.
 
-        When the first one fails or is cancelled, the next does the step itself. Raises `BuildCancelled`.
+        When the first one fails or is cancelled, the next does the step itself. `waiting` is called once, when that
+        takes longer than `PATIENCE`. Raises `BuildCancelled`.
         """
         with self._lock:
             flight = self._flights.setdefault(key, _Flight())
             flight.wanted += 1
         try:
+            tell_at = time.monotonic() + PATIENCE
             while not flight.lock.acquire(timeout=_LOOK):
                 if cancelled.is_set():
                     raise BuildCancelled
+                if time.monotonic() >= tell_at:
+                    tell_at = float("inf")
+                    waiting()
             try:
                 yield
             finally:
