@@ -18,6 +18,9 @@ from sampan.errors import Invalid
 CHUNK: Final = 1 << 20
 _MEMORY_MAX: Final = 128 << 20  # an xz or zstd dictionary: what the tools' strongest ordinary levels need
 _MAGIC_MAX: Final = 6
+_FEW: Final = 8
+_SMALL: Final = 16 << 10
+_MANY: Final = 4_000_000  # as many as an archive has members: each takes its time, also with nothing in it
 
 
 class _Stream(Protocol):
@@ -150,6 +153,7 @@ class Decompressor:
         self._stream: _Stream | None = None
         self._started = False
         self._padding = False
+        self._members = 0  # that have ended
         self.size = 0  # plain bytes given out
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -159,11 +163,19 @@ class Decompressor:
             if len(self._head) < _MAGIC_MAX:
                 return
             data = self._start()
-        for piece in self._decompress(data):
+        for piece in self._pieces(data):
             self.size += len(piece)
             if self.size > self._max_size:
                 raise Invalid(f"the stream is larger than {self._max_size} bytes when decompressed")
             yield piece
+
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
+        """A stream of many members comes in small pieces: at each member's end the rest of the piece is copied."""
+        start, end = 0, len(data)
+        while start < end:
+            stop = end if self._members < _FEW else start + _SMALL
+            yield from self._decompress(data[start:stop])
+            start = stop
 
     def finish(self) -> Iterator[bytes]:
         """What is left. Raises `Invalid` when the stream is cut short."""
@@ -198,6 +210,9 @@ class Decompressor:
             if plain:
                 yield plain
             if self._stream.eof:
+                self._members += 1
+                if self._members > _MANY:
+                    raise Invalid(f"the compressed stream has more than {_MANY} members")
                 data = self._stream.unused_data
                 self._stream = None
             elif self._stream.needs_input:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import BinaryIO, Final
 
 import msgspec
@@ -74,20 +74,30 @@ def extract_tar(
     options: ExtractOptions = _DEFAULTS,
     *,
     directory: str = "",
+    look: Callable[[], object] | None = None,
 ) -> Extracted:
     """Unpack a plain or compressed (gzip, zstd, bzip2, xz) tar into `directory` inside the root `root_fd`.
 
     `directory` must exist; symbolic links in it and in the archive are resolved inside the root. What was
-    unpacked before an error stays. Raises `Invalid` (the archive), `Conflict` (no_overwrite_dir_non_dir),
-    `Unavailable` (the disk), OSError (`directory`).
+    unpacked before an error stays. `look` is called now and then, and may raise: what takes little room compressed
+    can be much. Raises `Invalid` (the archive), `Conflict` (no_overwrite_dir_non_dir), `Unavailable` (the disk),
+    OSError (`directory`).
     """
     chunks = iter(lambda: stream.read(CHUNK), b"") if hasattr(stream, "read") else stream
     plain = decompressed(chunks, options.max_bytes)
+    if look is not None:
+        plain = _watched(plain, look)
     extraction = _Extraction(root_fd, directory, options)
     try:
         return extraction.run(TarReader(plain, TarLimits(members=options.max_entries)))
     finally:
         extraction.close()
+
+
+def _watched(pieces: Iterator[bytes], look: Callable[[], object]) -> Iterator[bytes]:
+    for piece in pieces:
+        look()
+        yield piece
 
 
 class _Extraction:
@@ -99,6 +109,7 @@ class _Extraction:
         self._parent: tuple[bytes, int] = (b"", self._base_fd)
         self._directories: dict[bytes, tuple[int, int]] = {}  # times, set when all is there
         self._unlisted: dict[bytes, None] = {}
+        self._inside: dict[bytes, set[bytes]] = {}
         self._whiteouts: set[bytes] = set()
         # A layer is refused for what makes its EROFS form impossible, so that both forms accept the same layers.
         self._tree = LayerTree(max_nodes=options.max_entries) if options.whiteouts else None
@@ -241,13 +252,32 @@ class _Extraction:
         if (was or stat.S_ISLNK(old)) and self._parent[1] != parent:
             self._forget_parent()
         if was:
-            below = full + b"/"
-            for path in [p for p in self._directories if p == full or p.startswith(below)]:
-                del self._directories[path]
+            self._forget_times(full)
         if full in self._whiteouts:
             self._whiteouts.discard(full)
             return True
         return False
+
+    def _keep_times(self, full: bytes, times: tuple[int, int]) -> None:
+        """For the end, when all is there. What lies in a directory is known by it, so that it can be forgotten."""
+        self._directories[full] = times
+        path = full
+        while path:
+            above = path.rpartition(b"/")[0]
+            known = self._inside.setdefault(above, set())
+            if path in known:
+                return
+            known.add(path)
+            path = above
+
+    def _forget_times(self, full: bytes) -> None:
+        """Of a directory that is removed, and of all in it."""
+        self._inside.get(full.rpartition(b"/")[0], set()).discard(full)
+        pending = [full]
+        while pending:
+            path = pending.pop()
+            self._directories.pop(path, None)
+            pending += self._inside.pop(path, ())
 
     def _make_directory(self, parent: int, full: bytes, name: bytes, member: Member, *, opaque: bool) -> None:
         try:
@@ -261,7 +291,7 @@ class _Extraction:
             self._attributes(fd, member)
         finally:
             os.close(fd)
-        self._directories[full] = (member.mtime, member.mtime_nsec)
+        self._keep_times(full, (member.mtime, member.mtime_nsec))
 
     def _make_file(self, parent: int, name: bytes, member: Member, reader: TarReader) -> None:
         self._size += member.size

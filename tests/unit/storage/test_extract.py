@@ -254,3 +254,34 @@ def test_no_archive_touches_anything_outside(
     assert sorted(os.listdir(top)) == ["outside", "root"]
     assert (top / "outside").read_text() == "untouched"
     assert (top / "outside").stat().st_nlink == 1
+
+
+def test_who_looks_at_unpacking_can_end_it(root: Path) -> None:
+    """A few kilobytes that unpack to more than the disk has: who asked for it must be able to give up."""
+    data = gzip.compress(archive(*((str(number), FILE, bytes(8 << 20)) for number in range(8))))
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks > 20:
+            raise Conflict("enough")
+
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with pytest.raises(Conflict, match="enough"):
+            extract_tar(io.BytesIO(data), fd, MINE, look=look)
+    finally:
+        os.close(fd)
+    assert sum(path.stat().st_size for path in root.iterdir()) < 32 << 20
+
+
+def test_a_directory_that_was_replaced_leaves_no_time_for_another_of_its_name(root: Path) -> None:
+    inner: list[Entry] = [("d", DIR, ""), ("d/a", DIR, ""), ("d/a/b", DIR, ""), ("d/x/y", DIR, "")]
+    unpack(
+        root, archive(*inner, ("d", FILE, b""), ("d", DIR, ""), ("d/a/b/c", FILE, b""), ("d/x/z", FILE, b""))
+    )
+    past = 1_500_000_000
+    assert root.joinpath("d").stat().st_mtime == past
+    for name in ("d/a", "d/a/b", "d/x"):  # made on the way: nothing says when
+        assert root.joinpath(name).stat().st_mtime > past

@@ -100,3 +100,22 @@ def test_a_bomb_is_stopped_at_the_limit_in_little_memory(compress: object) -> No
     tracemalloc.stop()
     assert decompressor.size <= (8 << 20) + largest
     assert peak < 12 << 20
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstd])
+def test_many_little_members_are_one_stream_whatever_pieces_it_comes_in(compress: object) -> None:
+    assert callable(compress)
+    data = b"".join(compress(b"%d " % number) for number in range(5000))
+    wanted = b"".join(b"%d " % number for number in range(5000))
+    for chunk in (7, 20_000, 1 << 16, len(data)):
+        chunks = [data[at : at + chunk] for at in range(0, len(data), chunk)]
+        assert b"".join(decompressed(chunks, 1 << 30)) == wanted
+    with pytest.raises(Invalid, match="unexpected EOF"):
+        list(decompressed([data[:-3]], 1 << 30))
+
+
+def test_endlessly_many_members_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight bytes of nothing (a skippable frame, RFC 8878, 3.1.2) take as long as a file."""
+    monkeypatch.setattr("sampan.storage.decompress._MANY", 1000)
+    with pytest.raises(Invalid, match="more than 1000 members"):
+        list(decompressed([b"\x50\x2a\x4d\x18\0\0\0\0" * 5000], 1 << 30))

@@ -61,6 +61,11 @@ class RootWriter:
         self._transfer = Transfer(cancelled)
         self._touched: dict[str, None] = {}
 
+    def require_wanted(self) -> None:
+        """Raises `BuildCancelled` when it was."""
+        if self._cancelled.is_set():
+            raise BuildCancelled
+
     def resolve(self, path: str) -> tuple[str, os.stat_result | None]:
         """`path` with all its symbolic links followed inside the root, and what is there (None: nothing).
 
@@ -177,8 +182,7 @@ class RootWriter:
 
     def _copy_one(self, work: _Copying, entry: Entry, parent_fd: int, name: str, destination: str) -> bool:
         """Whether something was made or changed (a link to a directory is left as it is)."""
-        if self._cancelled.is_set():
-            raise BuildCancelled
+        self.require_wanted()
         owner, mtime = work.ownership.of(entry), work.tree.mtime_of(entry)
         if stat.S_ISREG(entry.mode):
             self._copy_file(work, entry, parent_fd, name, destination)

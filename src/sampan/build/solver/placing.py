@@ -172,7 +172,9 @@ class Placing:
 
     def _extract(self, file: BinaryIO, target: str) -> int:
         options = ExtractOptions(owner=self.ownership.owner, settle=True)
-        extracted = extract_tar(file, self.root_fd, options, directory=target)
+        extracted = extract_tar(
+            file, self.root_fd, options, directory=target, look=self.writer.require_wanted
+        )
         self.writer.touch(target)
         return extracted.newest * 10**9
 
