@@ -381,6 +381,25 @@ def test_a_submodule_of_itself_ends(site: Site) -> None:
     assert os.listdir(tree / "d/s") == [".gitmodules"]
 
 
+@pytest.mark.parametrize(("bound", "value"), [("MAX_DEPTH", 4), ("MAX_ENTRIES", 7), ("MAX_BYTES", 150)])
+def test_bounds_count_for_a_repository_with_its_submodules(
+    site: Site, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
+) -> None:
+    """A hundred of them would multiply what is bounded, and nest deeper than Python recurses."""
+    inner = site.repository("m.git", {"d/e/f": "x" * 100})
+    modules = '[submodule "s"]\n\tpath = a/b/s\n\turl = ../m.git\n'
+    outer = site.repository("r.git", {".gitmodules": modules, "a/b/c": "y" * 60})
+    git(outer, "update-index", "--add", "--cacheinfo", f"160000,{git(inner, 'rev-parse', 'HEAD')},a/b/s")
+    git(outer, "commit", "-q", "-m", "module")
+    monkeypatch.setattr(git_checkout, bound, value + 100)
+    assert (site.tree("FROM base\nADD URL/r.git /d\n") / "d/a/b/s/d/e/f").exists()
+    monkeypatch.setattr(git_checkout, bound, value)
+    for text in ("FROM base\nADD URL/m.git /m\n", "FROM base\nADD URL/r.git?submodules=false /r\n"):
+        site.tree(text)
+    with pytest.raises(Invalid, match=r"nested deeper|more than 7|larger than"):
+        site.tree("FROM base\nADD --exclude=none URL/r.git /e\n")
+
+
 def _pack(objects: list[bytes]) -> bytes:
     body = b"PACK" + (2).to_bytes(4) + len(objects).to_bytes(4) + b"".join(objects)
     return body + hashlib.sha1(body).digest()

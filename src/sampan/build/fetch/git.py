@@ -10,10 +10,10 @@ import io
 import os
 import posixpath
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sampan.build.fetch.git_checkout import Checkout, subtree
+from sampan.build.fetch.git_checkout import Checkout, Total, subtree
 from sampan.build.fetch.git_pack import ObjectReader
 from sampan.build.fetch.git_transport import Limits, fetch, references
 from sampan.build.fetch.git_url import GitSource, GitUrl, parse_submodule
@@ -83,6 +83,7 @@ class _Work:
     limits: Limits
     folder: str
     modules: int = 0
+    total: Total = field(default_factory=Total)
 
     def top(self, resolved: Resolved, directory: int, *, keep_git_dir: bool) -> None:
         source = self.source
@@ -99,22 +100,25 @@ class _Work:
 
     def _checkout(self, url: GitUrl, objects: ObjectReader, tree: str, time: int, depth: int) -> Checkout:
         checkout = Checkout(
-            objects, self.limits.cancelled, None if self.source.commit_time is False else time
+            objects,
+            self.limits.cancelled,
+            None if self.source.commit_time is False else time,
+            total=self.total,
         )
         if self.source.submodules:
             addresses: dict[str, str] | None = None
 
-            def module(path: str, commit: str, directory: int) -> None:
+            def module(path: str, commit: str, directory: int, nested: int) -> None:
                 nonlocal addresses
                 if addresses is None:
                     addresses = _addresses(objects, tree)
                 if path in addresses:
-                    self._module(parse_submodule(addresses[path], url), path, commit, directory, depth + 1)
+                    self._module(parse_submodule(addresses[path], url), commit, directory, depth + 1, nested)
 
             checkout.module = module
         return checkout
 
-    def _module(self, url: GitUrl, path: str, commit: str, directory: int, depth: int) -> None:
+    def _module(self, url: GitUrl, commit: str, directory: int, depth: int, nested: int) -> None:
         self.modules += 1
         if depth > MAX_MODULE_DEPTH or self.modules > MAX_MODULES:
             raise Invalid(
@@ -123,7 +127,7 @@ class _Work:
             )
         objects = ObjectReader(self._fetched(url, commit, f"module{self.modules}"))
         tree, time = objects.tree_of(commit)
-        self._checkout(url, objects, tree, time, depth).write(tree, directory)
+        self._checkout(url, objects, tree, time, depth).write(tree, directory, depth=nested)
 
     def _fetched(
         self, url: GitUrl, commit: str, name: str, *, tag: str = "", known: bool = False

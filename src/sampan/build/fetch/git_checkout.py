@@ -36,8 +36,16 @@ class Written:
 
 
 @dataclass(slots=True)
+class Total:
+    """Of a repository with all of its submodules."""
+
+    count: int = 0
+    size: int = 0
+
+
+@dataclass(slots=True)
 class Checkout:
-    """`module(path, id, descriptor)` fills the directory of a submodule; None: they stay empty.
+    """`module(path, id, descriptor, depth)` fills the directory of a submodule; None: they stay empty.
 
     `time` (Unix) is given to all that is written; None leaves the time of writing.
     """
@@ -45,10 +53,9 @@ class Checkout:
     objects: ObjectReader
     cancelled: threading.Event
     time: int | None = None
-    module: Callable[[str, str, int], None] | None = None
+    module: Callable[[str, str, int, int], None] | None = None
     files: list[Written] = field(default_factory=list)
-    count: int = 0
-    size: int = 0
+    total: Total = field(default_factory=Total)
 
     def write(self, tree: str, directory: int, path: str = "", depth: int = 0) -> None:
         """The tree with that id into the directory behind the descriptor. Raises `Invalid`."""
@@ -57,8 +64,8 @@ class Checkout:
         for raw, mode, object_id in self.objects.entries(tree):
             if self.cancelled.is_set():
                 raise BuildCancelled
-            self.count += 1
-            if self.count > MAX_ENTRIES:
+            self.total.count += 1
+            if self.total.count > MAX_ENTRIES:
                 raise Invalid(f"the git repository has more than {MAX_ENTRIES} files")
             name = checked_name(raw)
             try:
@@ -77,7 +84,7 @@ class Checkout:
                 if kind == _TREE:
                     self.write(object_id, inner, path, depth + 1)
                 elif self.module is not None:
-                    self.module(path, object_id, inner)
+                    self.module(path, object_id, inner, depth + 1)
             finally:
                 os.close(inner)
             if kind == _MODULE:
@@ -97,8 +104,8 @@ class Checkout:
         fd = os.open(name, flags, permissions, dir_fd=directory)
         with os.fdopen(fd, "wb") as file:
             for piece in self.objects.blob(object_id):
-                self.size += len(piece)
-                if self.size > MAX_BYTES:
+                self.total.size += len(piece)
+                if self.total.size > MAX_BYTES:
                     raise Invalid(f"the git repository's files are larger than {MAX_BYTES} bytes")
                 file.write(piece)
             file.flush()
