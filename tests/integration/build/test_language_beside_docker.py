@@ -158,6 +158,24 @@ COPY --from=One /a /from-one
 COPY --from=1 / /two
 COPY --from=two b /rel
 """,
+    "corners": """FROM scratch AS first
+COPY a.txt /
+FROM scratch AS Last
+ARG TARGETSTAGE A=${NONE:-default}
+ENV S=$TARGETSTAGE E=xaxa N=2147483648
+ENV F=${E//*/z} G=${E//a*/z} H=${E/x/} I="${E%"a"}" J=${E##'x'}
+LABEL $NONE=unnamed 'a b'=c
+VOLUME [" /v ", "$E"]
+EXPOSE 1 ${NONE:-""} 2-3/udp
+COPY --from=FIRST a.txt /dot/.
+COPY --link --chmod=600 a.txt /dot/linked
+ADD d data.tar.gz b.txt /sources/
+COPY --exclude='*.sh' --exclude="s?b" d /without/
+HEALTHCHECK --retries=2147483647 --start-interval=1s CMD x
+HEALTHCHECK --interval=3s NONE
+ENTRYPOINT
+CMD
+""",
     "escape": '# escape=`\nFROM scratch\nENV A=c:\\x B=`$A C="q`"q"\nCOPY a.txt `\n  /x\nLABEL l=a`\n b=c\n',
 }
 
