@@ -1,4 +1,4 @@
-"""A thousand damaged Dockerfiles: each is planned and applied, or refused with a place inside the file."""
+"""A thousand damaged Dockerfiles: each is checked, planned and applied, or refused with a place inside the file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from sampan.build.dockerfile.parse import parse
 from sampan.build.dockerfile.plan import plan
 from sampan.build.dockerfile.state import ArgScope, initial_state
 from sampan.build.errors import DockerfileError
+from sampan.build.model import Dockerfile
+from sampan.build.rules.check import check_text
+from sampan.build.rules.subject import Subject
 from sampan.errors import SampanError
 from sampan.oci.image import ContainerDefaults
 
@@ -183,6 +186,8 @@ def _understand(text: bytes) -> str:
 def test_a_damaged_dockerfile_is_understood_or_refused_at_its_place(batch: int) -> None:
     refused = 0
     for text in _mutated(batch, BATCH):
+        report = check_text(text, Subject(Dockerfile(())))
+        assert all(1 <= item.first <= item.last <= text.count(b"\n") + 2 for item in report.findings), text
         try:
             _understand(text).encode("utf-8")
         except DockerfileError as error:
