@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -460,6 +461,25 @@ def test_a_root_can_be_looked_into_and_written_to_from_outside(harbour: Any) -> 
     finally:
         os.close(descriptor)
     assert (Path(root.upper) / "from-outside").read_text() == "x"
+
+
+def test_no_device_of_an_opened_root_can_be_opened(harbour: Any, tmp_path: Path) -> None:
+    """An image may have one where the engine looks for a file; for some, to be opened is enough (a watchdog's)."""
+    layer = tmp_path / "devices"
+    layer.mkdir()
+    os.mknod(layer / "passwd", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    layers = (LayerMount("dir", str(harbour.layer)), LayerMount("dir", str(layer)))
+    for root in (RootAssembly(layers), harbour.assembly("devices", layers)):
+        descriptor = harbour.client.open_root(root)
+        try:
+            with pytest.raises(PermissionError):
+                os.open("passwd", os.O_RDONLY | os.O_NONBLOCK, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+    assert (
+        harbour.sh("echo x > /passwd && echo written", root=harbour.assembly("d2", layers)).output
+        == "written\n"
+    )
 
 
 def test_an_opened_root_without_a_writable_layer_is_read_only(harbour: Any) -> None:

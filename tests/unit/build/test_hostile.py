@@ -205,6 +205,15 @@ def test_an_instruction_that_repeats_a_long_variable_is_refused(line: bytes) -> 
         apply(state, last)
 
 
+def test_a_working_directory_that_grows_without_end_is_refused() -> None:
+    state = initial_state(ContainerDefaults(), ArgScope({}, {}, {}), "\\")
+    instruction = parse(b"FROM a\nWORKDIR " + b"x" * 100 + b"\n").instructions[1]
+    for _ in range(40):
+        state = apply(state, instruction).state
+    with pytest.raises(DockerfileError, match="longer than 4095"):
+        apply(state, instruction)
+
+
 def test_instructions_that_repeat_a_long_variable_are_refused(tmp_path: Path) -> None:
     worker = FakeWorker(tmp_path / "worker")
     worker.add_image("base", {})

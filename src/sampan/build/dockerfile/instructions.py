@@ -35,6 +35,7 @@ from sampan.build.modes import parse_mode
 from sampan.errors import Invalid, Unsupported
 
 SUFFIX = " # buildkit"
+_PATH_MAX = 4096
 MAX_EXPANDED = 16 << 20
 """Characters."""
 
@@ -301,6 +302,8 @@ def _workdir(state: StageState, instruction: Instruction) -> Applied:
     text = _expanded(state, instruction, instruction.args[0])  # empty: the directory stays as it is
     path = posixpath.normpath(posixpath.join(state.cwd, text))
     path = "/" + path.lstrip("/")
+    if len(path) >= _PATH_MAX:
+        raise mistake(instruction, f"the working directory's path is longer than {_PATH_MAX - 1} characters")
     operation = WorkdirOperation(path, state.config.user or "")
     return Applied(state.with_config(working_dir=path), f"WORKDIR {path}", operation)
 
