@@ -91,7 +91,7 @@ def test_a_copys_destination_says_whether_it_is_a_directory() -> None:
     assert copy_of("WORKDIR /w\nCOPY a .").destination == "/w/"
     assert copy_of("COPY a /").destination == "/"
     assert copy_of("WORKDIR /w\nCOPY a sub/").destination == "/w/sub/"
-    assert copy_of("COPY a /t/.").destination == "/t"
+    assert copy_of("COPY a /t/.").destination == "/t/"
     assert copy_of('COPY ["a b", "/c d"]').sources == ("a b",)
 
 
