@@ -20,6 +20,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from sampan.errors import Internal, Invalid, NotFound, Unavailable, Unsupported
+from sampan.linux.placement import spread_children
 from sampan.oci.digest import Digest, hex_of
 from sampan.oci.rootfs import LayerMount
 from sampan.storage.layer_ingest import Content, DirectorySink, ErofsSink, LayerLimits, LayerSink, Pipeline
@@ -94,6 +95,7 @@ class LayerStore:
         self.lost: tuple[Digest, ...] = ()
         """Layers that `sweep` found to have been cut off by a crash of the host, and has removed."""
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        spread_children(root)
 
     def has(self, diff_id: Digest) -> bool:
         return self._path(diff_id).is_dir()

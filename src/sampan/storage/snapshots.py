@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from sampan.errors import Conflict, Internal, Invalid, NotFound
+from sampan.linux.placement import spread_children
 from sampan.oci.digest import Digest
 from sampan.oci.rootfs import RootAssembly
 from sampan.storage.clamp import clamp_times
@@ -37,6 +38,7 @@ class SnapshotStore:
         self._layers = layers
         root.mkdir(parents=True, exist_ok=True)
         os.chmod(root, 0o700)
+        spread_children(root)
 
     def create(self, snapshot_id: str, layers: Sequence[Digest], *, volatile: bool = False) -> RootAssembly:
         """Make upper and work. `layers` go from the base up. `volatile`: it need not survive a crash of the host.
