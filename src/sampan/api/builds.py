@@ -21,7 +21,7 @@ from sampan.build.attest.options import parse_attests
 from sampan.build.cache_options import CacheTo, parse_cache_from, parse_cache_to
 from sampan.build.consent import NETWORK_HOST, parse_entitlements
 from sampan.build.dockerfile.builtin_args import INLINE_CACHE, is_asked_for
-from sampan.build.dockerfile.contexts import IMAGE, context_name
+from sampan.build.dockerfile.contexts import DIRECTORY, IMAGE, context_name
 from sampan.build.dockerfile.state import EPOCH_ARG
 from sampan.build.errors import RunFailed
 from sampan.build.events import BuildEvent, BuildResult, Failure
@@ -29,7 +29,7 @@ from sampan.build.model import MAX_DOCKERFILE, BuildRequest, RunLimits
 from sampan.build.output_options import Output, check_outputs, parse_output
 from sampan.engine.client_directory import ClientDirectory
 from sampan.engine.engine import Engine
-from sampan.errors import Invalid, SampanError, Unsupported
+from sampan.errors import Conflict, Invalid, SampanError, Unsupported
 from sampan.oci.reference import Reference, parse_reference
 from sampan.registry.platforms import parse_platform
 
@@ -95,7 +95,9 @@ async def with_dockerfile(request: Request, wanted: BuildRequest) -> BuildReques
 
 
 async def _directory(request: Request) -> ClientDirectory:
-    """A context that the client names. Raises `Conflict`."""
+    """A context that the client names. Raises `Conflict`; a client elsewhere can't mean a directory of this host."""
+    if not request.same_host:
+        raise Conflict("only who uses the engine's Unix socket can name a directory", hint="send it as a tar")
     directory = _decoded("contextdir", request.get("contextdir"), ClientDirectory)
     await asyncio.to_thread(directory.verify)
     return directory
@@ -234,7 +236,8 @@ def _contexts(request: Request) -> dict[str, str]:
             raise Unsupported(
                 f"the build context {text}={value} is not supported", hint="docker-image://IMAGE is"
             )
-        contexts[name] = value
+        elsewhere = value.startswith(DIRECTORY) and not request.same_host
+        contexts[name] = DIRECTORY if elsewhere else value
     return contexts
 
 

@@ -237,6 +237,13 @@ class HttpConnection(asyncio.Protocol):
             self._resume()
         return chunk
 
+    @property
+    def same_host(self) -> bool:
+        if self._transport is None:
+            return False
+        connected = self._transport.get_extra_info("socket")
+        return connected is not None and connected.family == socket.AF_UNIX
+
     async def take_socket(self, head: bytes) -> tuple[socket.socket, bytes]:
         while await self.read_body():
             pass  # what was not read of the request is not the stream's

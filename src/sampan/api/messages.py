@@ -22,6 +22,10 @@ MAX_JSON_BODY = 4 * 1024 * 1024
 class Connection(Protocol):
     """What a request needs of the connection that it came by."""
 
+    @property
+    def same_host(self) -> bool:
+        """The client is on this host: it has connected to a Unix socket."""
+
     async def read_body(self) -> bytes: ...
 
     async def take_socket(self, head: bytes) -> tuple[socket.socket, bytes]: ...
@@ -72,6 +76,11 @@ class Request:
         """The first value, as Docker takes it: docker-py sends `dockerfile` with the file's content behind its name."""
         values = self._query.get(name)
         return values[0] if values else default
+
+    @property
+    def same_host(self) -> bool:
+        """The client has connected to a Unix socket of this host."""
+        return self._connection.same_host
 
     def query_list(self, name: str) -> list[str]:
         return self._query.get(name, [])

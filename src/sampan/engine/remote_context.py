@@ -146,7 +146,7 @@ class NamedSources(ContextOpener):
     def open_context(
         self, name: str, value: str, report: TransferReport, cancelled: threading.Event
     ) -> Context:
-        if value.startswith(DIRECTORY):
+        if value.startswith(DIRECTORY) and value != DIRECTORY:
             try:
                 fd = _directory_of(name, value).open()
             except Conflict as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +151,32 @@ def test_other_content_under_equal_metadata_is_built_anew(sampan: Any, context: 
     second = sampan.ok("build", "-q", "-t", "two", str(context))
     assert second != first
     assert sampan.ok("run", "--rm", "two", "cat", "/one") == "TWO NAMES"
+
+
+def test_a_client_on_a_network_can_not_name_a_directory_of_the_host(
+    make_sampan: Any, tmp_path: Path, context: Path
+) -> None:
+    """Its build is no way to read the engine's files: what it names itself it has to send."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    hosts = (f"unix://{tmp_path}/engine/run/sampan.sock", f"tcp://127.0.0.1:{port}")
+    sampan = make_sampan(tmp_path / "engine", options=tuple(f"--host={host}" for host in hosts))
+    try:
+        there = os.stat(context)
+        named = {"path": str(context), "device": there.st_dev, "inode": there.st_ino}
+        query = urllib.parse.urlencode({"contextdir": json.dumps(named), "dockerfile": "Dockerfile"})
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        client.request("POST", f"/build?{query}", b"")
+        refused = client.getresponse()
+        assert refused.status == 409 and b"Unix socket" in refused.read()
+        client.close()
+        (tmp_path / "main").mkdir()
+        (tmp_path / "main/Dockerfile").write_text("FROM scratch\nCOPY --from=more . /\n")
+        for name, host in zip(("near", "far"), hosts, strict=True):
+            sampan.ok("--host", host, "build", "-q", "-t", name, str(context))
+            flags = ("--build-context", f"more={context}/d", "-t", f"{name}-named", str(tmp_path / "main"))
+            sampan.ok("--host", host, "build", "-q", "--no-cache", *flags)
+        assert layers(sampan, "far") == layers(sampan, "near") != []
+        assert layers(sampan, "far-named") == layers(sampan, "near-named") != []
+    finally:
+        sampan.engine.stop()

@@ -24,6 +24,8 @@ ROUTER = Router((*containers.ROUTES, *execs.ROUTES, *volumes.ROUTES, *networks.R
 class Body:
     """A connection with one body."""
 
+    same_host = True
+
     def __init__(self, body: bytes) -> None:
         self._pieces = [body] if body else []
 

@@ -7,7 +7,10 @@ from sampan.oci.reference import parse_reference
 
 IMAGE = "docker-image://"
 DIRECTORY = "directory:"
-"""Begins the value of a directory of the client's; what it found there follows, as JSON."""
+"""Begins the value of a directory of the client's; what it found there follows, as JSON.
+
+Nothing follows: the client sends it.
+"""
 
 
 def context_name(text: str) -> str:
