@@ -45,6 +45,10 @@ class Table(enum.Enum):
     SETTINGS = "settings"
 
 
+WAL_BYTES = 6 << 20
+"""What the journal has from the start: more than the 1000 pages of 4 KiB (with their headers) that SQLite lets it
+grow to before it copies them into the database and begins anew ("Automatic Checkpoint" in SQLite's wal.html)."""
+
 RELAXED = frozenset({Table.BLOBS, Table.BUILD_CACHE, Table.BUILD_INPUTS, Table.CACHE_MOUNTS, Table.SNAPSHOTS})
 """Tables whose commits are not flushed to disk unless `durable=True` is given."""
 
@@ -117,6 +121,7 @@ class Metadata:
                 self._writer = self._connect()
                 self._prepare_schema()
                 self._reader = self._connect()
+                self._set_space_aside()
         except BaseException:
             self._lock.release()
             raise
@@ -217,6 +222,21 @@ class Metadata:
         )
         connection.execute("PRAGMA journal_mode = WAL")
         return connection
+
+    def _set_space_aside(self) -> None:
+        """Give the journal its blocks now: on a full disk what is removed has to be written down too.
+
+        SQLite takes no notice: where the journal ends is said by its frames' checksums, not by the file's size.
+        """
+        fd = os.open(f"{self._path}-wal", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.posix_fallocate(fd, 0, WAL_BYTES)
+        except OSError as error:
+            # A disk that is full already: as good as it was. A file system that can't (EOPNOTSUPP, EINVAL) neither.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+        finally:
+            os.close(fd)
 
     def _prepare_schema(self) -> None:
         (version,) = self._writer.execute("PRAGMA user_version").fetchone()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +20,34 @@ from sampan.storage.removal import remove_tree
 START_SECONDS = float(os.environ.get("SAMPAN_TEST_START_SECONDS", "60"))
 """An emulated machine needs more."""
 STOP_SECONDS = 60
+
+
+_handed_out: set[str] = set()
+
+
+def _free_network() -> str:
+    """The first three numbers of one of 4096 networks that no engine of this process had and the host does not use.
+
+    By chance, so that processes in parallel hardly meet, but never by chance alone: two engines with one network
+    both start, and then nobody reaches the second one's containers.
+    """
+    routes = tuple(_routes())
+    for number in random.sample(range(4096), 4096):
+        network = f"10.{200 + number // 256}.{number % 256}"
+        if network in _handed_out or any(IPv4Network(f"{network}.0/24").overlaps(route) for route in routes):
+            continue
+        _handed_out.add(network)
+        return network
+    raise RuntimeError("10.200.0.0 to 10.215.255.0: every network is in use")
+
+
+def _routes() -> Iterator[IPv4Network]:
+    """What this host has routes to, but for the default one (/proc/net/route: little-endian hexadecimal)."""
+    for line in Path("/proc/net/route").read_text().splitlines()[1:]:
+        fields = line.split()
+        destination, mask = (IPv4Address(int.from_bytes(bytes.fromhex(fields[i]), "little")) for i in (1, 7))
+        if int(mask):
+            yield IPv4Network(f"{destination}/{mask}")
 
 
 class EngineProcess:
@@ -45,9 +75,7 @@ class EngineProcess:
         self.log = directory / "daemon.log"
         self.bridge = f"smpt{token}"
         self.cgroup_parent = f"/sampan-test-{token}"
-        # One of 4096 networks of a range that nothing else here uses, so that engines in parallel don't meet.
-        number = int(token, 16) % 4096
-        self.subnet = subnet or f"10.{200 + number // 256}.{number % 256}.1/24"
+        self.subnet = subnet or f"{_free_network()}.1/24"
         self.options = tuple(options)
         self._prefix = tuple(prefix)
         self._config = directory / "daemon.json"

@@ -150,6 +150,7 @@ def test_a_disk_that_is_full_to_the_last_byte(small: tuple[Any, SmallDisk], find
     sampan.engine.kill()
     sampan.engine.start()
     assert sampan.ok("exec", "before", "echo", "alive") == "alive"
+    disk.fill(left=0)
     sampan.ok("rm", "-f", "before")  # removing has to work on a full disk, or nobody could make room
     disk.free()
     assert sampan.ok("run", "--rm", "busybox", "echo", "works") == "works"

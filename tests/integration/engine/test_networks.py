@@ -80,15 +80,15 @@ def test_containers_of_a_network_find_each_other_by_name_and_alias(place: Any) -
 def test_a_fixed_address_needs_a_subnet_of_ones_own(place: Any) -> None:
     async def test(engine: Any) -> None:
         await engine.docker("network", "create", "auto")
-        await engine.docker("network", "create", "--subnet", "10.211.0.0/24", "fixed")
+        await engine.docker("network", "create", "--subnet", "10.217.0.0/24", "fixed")
         code, _, err = await engine.docker(
             "run", "--rm", "--network", "auto", "--ip", "1.2.3.4", "box:1", "true"
         )
         assert code == 125 and "user configured subnets" in err
         code, out, _ = await engine.docker(
-            "run", "--rm", "--network", "fixed", "--ip", "10.211.0.77", "box:1", "ip", "-o", "-4", "addr"
+            "run", "--rm", "--network", "fixed", "--ip", "10.217.0.77", "box:1", "ip", "-o", "-4", "addr"
         )
-        assert "10.211.0.77/24" in out
+        assert "10.217.0.77/24" in out
 
     place.run(test)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -170,3 +172,13 @@ def test_a_damaged_database_is_said_to_be_damaged(tmp_path: Path) -> None:
     (tmp_path / "metadata.db").write_bytes(b"this is not a database, not at all" * 100)
     with pytest.raises(Internal, match="damaged"):
         Metadata(tmp_path)
+
+
+def test_the_journal_has_its_blocks_before_the_disk_is_full(tmp_path: Path) -> None:
+    with contextlib.closing(Metadata(tmp_path)) as metadata:
+        assert (tmp_path / "metadata.db-wal").stat().st_blocks * 512 >= 6 << 20
+        metadata.put(Table.SETTINGS, "a", b"1")
+        shutil.copytree(tmp_path, tmp_path / "killed")
+    # What a process killed at this moment leaves: frames, and the space behind them.
+    with contextlib.closing(Metadata(tmp_path / "killed")) as metadata:
+        assert metadata.get(Table.SETTINGS, "a") == b"1"
