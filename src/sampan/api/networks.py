@@ -5,7 +5,7 @@ from __future__ import annotations
 from sampan.api.messages import AnyResponse, Request, Response, Route, json_response, no_content
 from sampan.engine.config import Docker, EndpointSettings, decode_docker
 from sampan.engine.engine import Engine
-from sampan.engine.networks import NetworkCreate
+from sampan.engine.networks.requests import NetworkCreate
 
 
 class NetworkConnect(Docker, frozen=True):

@@ -37,7 +37,7 @@ from sampan.engine.events import EventBus
 from sampan.engine.host_facts import HostFacts
 from sampan.engine.images import Images
 from sampan.engine.model import new_id
-from sampan.engine.networks import Networks
+from sampan.engine.networks.service import Networks
 from sampan.engine.security import announced
 from sampan.engine.settings import Settings
 from sampan.engine.system import Counts, System

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sampan.engine.events import EventBus
     from sampan.engine.execs import Execs
     from sampan.engine.images import Images
-    from sampan.engine.networks import Networks
+    from sampan.engine.networks.service import Networks
     from sampan.engine.settings import Settings
     from sampan.engine.system import System
     from sampan.engine.volumes import Volumes

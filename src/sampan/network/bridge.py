@@ -1,10 +1,10 @@
-"""Bridges and the veth pairs on them, over rtnetlink. Every function works in the calling thread's namespace."""
+"""The driver "bridge": bridges and the veth pairs on them, over rtnetlink, in the calling thread's namespace."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Interface, IPv4Network, ip_network
 
@@ -52,6 +52,33 @@ def _bridge_mac(network: NetworkSpec) -> str:
     """A fixed one: without it a bridge takes the lowest of its ports' and changes it with them."""
     digest = hashlib.sha256(network.id.encode()).digest()
     return "02:42:" + digest[:4].hex(":")
+
+
+class BridgeDriver:
+    """See `drivers.Driver`."""
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+
+    def ensure(self, route: RouteSocket, network: NetworkSpec) -> None:
+        ensure_bridge(route, network, self._alias)
+
+    def remove(self, route: RouteSocket, network: NetworkSpec) -> None:
+        remove_bridge(route, network.bridge, self._alias)
+
+    def attach(
+        self, route: RouteSocket, namespace: int, network: NetworkSpec, endpoint: EndpointSpec
+    ) -> None:
+        attach(route, namespace, network, endpoint)
+
+    def detach(self, route: RouteSocket, endpoint: EndpointSpec, namespace: int | None) -> None:
+        route.delete(host_interface(endpoint.id))  # both ends of the pair go
+
+    def tidy(
+        self, route: RouteSocket, networks: Sequence[NetworkSpec], endpoints: Sequence[EndpointSpec]
+    ) -> None:
+        ports = {host_interface(endpoint.id) for endpoint in endpoints}
+        remove_leftovers(route, self._alias, {network.bridge for network in networks}, ports)
 
 
 def ensure_bridge(route: RouteSocket, network: NetworkSpec, alias: str) -> None:

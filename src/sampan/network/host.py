@@ -1,7 +1,7 @@
-"""The host's side of bridge networks: one object per engine instance.
+"""The host's side of networks: one object per engine instance.
 
 Everything here blocks and is thread-safe; the engine calls it through `asyncio.to_thread`. Nothing is
-stored on disk: bridges and the nftables table live in the kernel, and `reconcile` puts them in order
+stored on disk: devices and the nftables table live in the kernel, and `reconcile` puts them in order
 again from the engine's records. All of it belongs to the network namespace of the thread that calls.
 """
 
@@ -17,6 +17,7 @@ from sampan.linux.netlink_namespace import in_namespace, in_new_namespace
 from sampan.linux.netlink_route import RouteSocket
 from sampan.linux.nftables import Batch, NftablesSocket
 from sampan.network import bridge, passage, rules
+from sampan.network.drivers import driver_of, drivers
 from sampan.network.model import EndpointSpec, NetworkSpec, PortBinding, PublishMode
 from sampan.network.ports import PublishedPorts
 
@@ -34,7 +35,8 @@ class NetworkHost:
         if not _INSTANCE.fullmatch(instance):
             raise Invalid(f"{instance!r} is not a name for an engine instance")
         self.instance = instance
-        self._alias = f"sampan:{instance}"  # on our bridges: how we know them again
+        self._alias = f"sampan:{instance}"  # on our devices: how we know them again
+        self._drivers = drivers(self._alias)
         self._table = rules.table_name(instance)
         self._lock = threading.RLock()
         self._nftables = NftablesSocket()
@@ -47,18 +49,18 @@ class NetworkHost:
         self._write_rules()
 
     def ensure(self, network: NetworkSpec) -> None:
-        """Make the network's bridge, address and rules exist. Idempotent. Conflict: the device name is taken."""
+        """Make the network's devices, addresses and rules exist. Idempotent. Conflict: the device name is taken."""
         with self._lock:
             with RouteSocket() as route:
-                bridge.ensure_bridge(route, network, self._alias)
+                driver_of(self._drivers, network.driver).ensure(route, network)
             self._networks[network.id] = network
             self._write_rules()
 
     def remove(self, network: NetworkSpec) -> None:
-        """Remove the network's bridge and rules. Idempotent."""
+        """Remove the network's devices and rules. Idempotent."""
         with self._lock:
             with RouteSocket() as route:
-                bridge.remove_bridge(route, network.bridge, self._alias)
+                driver_of(self._drivers, network.driver).remove(route, network)
             self._networks.pop(network.id, None)
             self._write_rules()
 
@@ -77,12 +79,15 @@ class NetworkHost:
     def attach(self, namespace: int, network: NetworkSpec, endpoint: EndpointSpec) -> None:
         """Make and configure the endpoint's interface in the namespace (a descriptor, not kept)."""
         with RouteSocket() as route:
-            bridge.attach(route, namespace, network, endpoint)
+            driver_of(self._drivers, network.driver).attach(route, namespace, network, endpoint)
 
-    def detach(self, endpoint: EndpointSpec) -> None:
-        """Remove the endpoint's interface (which also ends with its namespace). Idempotent."""
+    def detach(self, endpoint: EndpointSpec, namespace: int | None = None) -> None:
+        """Remove the endpoint's interface (which also ends with its namespace). Idempotent.
+
+        `namespace`: a descriptor of the container's (not kept) while it runs.
+        """
         with RouteSocket() as route:
-            route.delete(bridge.host_interface(endpoint.id))
+            driver_of(self._drivers, endpoint.driver).detach(route, endpoint, namespace)
 
     def publish(self, address: str, bindings: Sequence[PortBinding]) -> tuple[PortBinding, ...]:
         """Publish ports of the endpoint that has this address; all or nothing.
@@ -110,10 +115,9 @@ class NetworkHost:
         with self._lock:
             bridge.write_sysctl("ipv4/ip_forward", "1")
             with RouteSocket() as route:
-                ports = {bridge.host_interface(endpoint.id) for endpoint in endpoints}
-                bridge.remove_leftovers(route, self._alias, {network.bridge for network in networks}, ports)
+                self._tidy(route, networks, endpoints)
                 for network in networks:
-                    bridge.ensure_bridge(route, network, self._alias)
+                    driver_of(self._drivers, network.driver).ensure(route, network)
             self._networks = {network.id: network for network in networks}
             plain = {_without_prefix(address): bindings for address, bindings in published.items()}
             lost = self._ports.restore(self._networks.values(), plain)
@@ -157,7 +161,7 @@ class NetworkHost:
             self._ports.close(stop=True)
             self._networks.clear()
             with RouteSocket() as route:
-                bridge.remove_leftovers(route, self._alias, (), ())
+                self._tidy(route, (), ())
             passage.close(self._nftables, self._alias)
             batch = Batch(rules.FAMILY)
             batch.add_table(self._table)  # so that deleting does not fail when it is not there
@@ -165,13 +169,23 @@ class NetworkHost:
             self._nftables.commit(batch)
             self._nftables.close()
 
+    def _tidy(
+        self, route: RouteSocket, networks: Sequence[NetworkSpec], endpoints: Sequence[EndpointSpec]
+    ) -> None:
+        for name, driver in self._drivers.items():
+            driver.tidy(
+                route,
+                [network for network in networks if network.driver == name],
+                [endpoint for endpoint in endpoints if endpoint.driver == name],
+            )
+
     def _write_rules(self) -> None:
         with self._lock:
             self._ports.write_rules(self._networks.values())
             self._open_passage()
 
     def _open_passage(self) -> bool:
-        bridges = [network.bridge for network in self._networks.values()]
+        bridges = [network.bridge for network in self._networks.values() if network.bridge]
         return passage.open_for(self._nftables, self._alias, bridges)
 
 

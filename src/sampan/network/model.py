@@ -13,11 +13,14 @@ ANY_IPV6 = "::"
 
 
 class NetworkSpec(msgspec.Struct, frozen=True):
-    """A bridge network as the engine has stored it.
+    """A network as the engine has stored it.
 
-    `bridge` is the name of the bridge device (at most 15 bytes). `subnet` is in CIDR notation, `gateway`
-    an address in it (the bridge's own). `ip_range` is the part of the subnet that automatic addresses
-    come from (None: all of it), `aux` are addresses that are never given out. `mtu` is in bytes.
+    `driver` says which module of this package makes it: "bridge", "macvlan", "ipvlan" or "overlay". `bridge` is the
+    name of the bridge device (at most 15 bytes; "" for drivers without one), `parent` the device of the host that
+    macvlan and ipvlan stand on ("" for others). `mode` is the driver's ("bridge", "passthru", "l2", ...). Subnets are
+    in CIDR notation, a gateway is an address in its subnet (a bridge's own); "" where the network has no addresses of
+    that family. `ip_range` and `ip_range6` are the parts of the subnets that automatic addresses come from (None: all
+    of it), `aux` are addresses of either family that are never given out. `mtu` is in bytes.
     """
 
     id: str
@@ -31,13 +34,20 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     mtu: int = 1500
     masquerade: bool = True
     icc: bool = True
+    driver: str = "bridge"
+    subnet6: str = ""
+    gateway6: str = ""
+    ip_range6: str | None = None
+    parent: str = ""
+    mode: str = ""
 
 
 class EndpointSpec(msgspec.Struct, frozen=True):
     """One container's place in one network.
 
-    `address` has its prefix length ("172.17.0.2/16"). `gateway` None means no default route through
-    this endpoint (an internal network, or not the container's first one).
+    `address` has its prefix length ("172.17.0.2/16"), so has `address6`; "" where it has none of that family.
+    `gateway` and `gateway6` None mean no default route through this endpoint (an internal network, or not the
+    container's first one). `driver` is the network's.
     """
 
     id: str
@@ -46,6 +56,9 @@ class EndpointSpec(msgspec.Struct, frozen=True):
     gateway: str | None = None
     interface: str = "eth0"
     mac: str = ""  # empty: derived from the address, 02:42:<address>
+    driver: str = "bridge"
+    address6: str = ""
+    gateway6: str | None = None
 
 
 class PortBinding(msgspec.Struct, frozen=True):

@@ -73,7 +73,8 @@ def write_table(
     batch.add_chain(table, "publish")
     for name, base in _BASE_CHAINS.items():
         batch.add_chain(table, name, base)
-    ordered = sorted(networks, key=lambda network: network.bridge)
+    bridged = [network for network in networks if network.bridge]
+    ordered = sorted(bridged, key=lambda network: network.bridge)
     _publish_rules(batch, table)
     _guard_rules(batch, table, ordered)
     _forward_rules(batch, table, ordered)

@@ -31,7 +31,7 @@ from sampan.api.router import Router
 from sampan.engine.containers import Containers, ContainerStore, Parts
 from sampan.engine.events import EventBus
 from sampan.engine.host_facts import HostFacts
-from sampan.engine.networks import Networks
+from sampan.engine.networks.service import Networks
 from sampan.engine.settings import Settings
 from sampan.engine.volumes import Volumes
 from sampan.linux.cgroups import detect

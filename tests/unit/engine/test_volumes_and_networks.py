@@ -14,7 +14,8 @@ import pytest
 from sampan.engine.config import ContainerConfig, EndpointSettings, HostConfig, IpamConfig
 from sampan.engine.events import EventBus
 from sampan.engine.model import NEVER, ContainerRecord, Endpoint, IpamPool
-from sampan.engine.networks import Ipam, NetworkCreate, Networks
+from sampan.engine.networks.requests import Ipam, NetworkCreate
+from sampan.engine.networks.service import Networks
 from sampan.engine.settings import Settings
 from sampan.engine.volumes import Volumes, directory_size
 from sampan.errors import Conflict, Denied, Invalid, NotFound, Unsupported

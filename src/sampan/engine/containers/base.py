@@ -16,7 +16,7 @@ from sampan.engine.containers.store import ContainerStore, Slot
 from sampan.engine.events import EventBus
 from sampan.engine.host_facts import HostFacts
 from sampan.engine.model import ContainerRecord, State
-from sampan.engine.networks import Networks
+from sampan.engine.networks.service import Networks
 from sampan.engine.settings import Settings
 from sampan.engine.spec_resources import cgroup_path
 from sampan.engine.validate import container_of

@@ -28,7 +28,7 @@ from sampan.engine.containers.store import Slot
 from sampan.engine.containers.wiring import Wiring
 from sampan.engine.execs import Execs
 from sampan.engine.model import ContainerRecord, Endpoint
-from sampan.engine.networks import Member
+from sampan.engine.networks.views import Member
 from sampan.errors import Denied, NotFound, SampanError
 
 log = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ class Containers:
                 raise Denied(
                     "container cannot be disconnected from host network or connected to host network"
                 )
-            await self._wiring.detach(endpoint)
+            await self._wiring.detach(record, endpoint)
             endpoints = {name: one for name, one in slot.record.endpoints.items() if name != wanted.name}
             parts.store.replace(slot, replace(slot.record, endpoints=endpoints))
             await parts.store.save(slot, durable=True)

@@ -300,15 +300,27 @@ class Wiring:
             if record.id not in self._served:
                 await self.serve_names(record, namespace)
         except BaseException:
-            await self.detach(endpoint)
+            await asyncio.to_thread(self._parts.network_host.detach, endpoint.spec, namespace)
+            self._parts.networks.release(endpoint.spec)
             raise
         finally:
             os.close(namespace)
 
-    async def detach(self, endpoint: Endpoint) -> None:
-        if endpoint.spec is not None:
-            await asyncio.to_thread(self._parts.network_host.detach, endpoint.spec)
-            self._parts.networks.release(endpoint.spec)
+    async def detach(self, record: ContainerRecord, endpoint: Endpoint) -> None:
+        """Take the interface out of the namespace of a running container."""
+        if endpoint.spec is None:
+            return
+        detach = self._parts.network_host.detach
+        try:
+            namespace = os.open(f"/proc/{record.state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended, and its namespace with it
+            await asyncio.to_thread(detach, endpoint.spec)
+        else:
+            try:
+                await asyncio.to_thread(detach, endpoint.spec, namespace)
+            finally:
+                os.close(namespace)
+        self._parts.networks.release(endpoint.spec)
 
     async def adopt(self, record: ContainerRecord) -> None:
         """A container that ran already when the engine started: its addresses and its name server."""

@@ -1,0 +1,1 @@
+"""The networks of an engine: their records, subnets and addresses."""

@@ -1,0 +1,33 @@
+"""What a client sends about networks, as Docker's API has it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from sampan.engine.config import Docker
+from sampan.engine.model import IpamPool
+
+
+class Ipam(Docker, frozen=True):
+    """The member IPAM of a network."""
+
+    driver: str = ""
+    options: dict[str, str] | None = None
+    config: tuple[IpamPool, ...] | None = None
+
+
+class NetworkCreate(Docker, frozen=True):
+    """Body of POST /networks/create."""
+
+    name: str = ""
+    driver: str = ""
+    scope: str = ""
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    config_only: bool = False
+    enable_ipv4: bool = msgspec.field(default=True, name="EnableIPv4")
+    enable_ipv6: bool = msgspec.field(default=False, name="EnableIPv6")
+    ipam: Ipam = msgspec.field(default_factory=Ipam, name="IPAM")
+    options: dict[str, str] = msgspec.field(default_factory=dict)
+    labels: dict[str, str] = msgspec.field(default_factory=dict)

@@ -1,0 +1,244 @@
+"""Networks: the only writer of the network records.
+
+What containers have of a network (their endpoints) is in the container records; who may have which address is in
+the `AddressBook`. Devices and rules in the kernel are made through `NetworkHost`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from sampan.engine.config import EndpointSettings
+from sampan.engine.events import EventBus
+from sampan.engine.filters import check_filters, label_matches, parse_time
+from sampan.engine.model import NetworkRecord, epoch_ns, new_id, now
+from sampan.engine.networks import plan, views
+from sampan.engine.networks.addresses import AddressBook, parse_address
+from sampan.engine.networks.requests import NetworkCreate
+from sampan.engine.networks.views import Json, Member
+from sampan.engine.settings import Settings
+from sampan.engine.volumes import Store
+from sampan.errors import Conflict, Denied, Invalid, NotFound
+from sampan.network.host import NetworkHost
+from sampan.network.model import EndpointSpec, NetworkSpec
+from sampan.storage.metadata import Table
+
+_MAC = re.compile(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}")
+_LIST_FILTERS = ("driver", "id", "label", "label!", "name", "scope", "type", "dangling")
+_PRUNE_FILTERS = ("label", "label!", "until")
+
+_SETTLE_SECONDS = 10.0
+"""How long the removal of a network waits for containers that are starting or ending in it."""
+
+
+class Networks:
+    """Used from the event loop's thread. `members` tells the containers of a network; set when wired."""
+
+    def __init__(self, settings: Settings, metadata: Store, host: NetworkHost, events: EventBus) -> None:
+        self._settings = settings
+        self._metadata = metadata
+        self._host = host
+        self._events = events
+        self.members: Callable[[str], Sequence[Member]] = lambda _network_id: ()
+        self._book = AddressBook(settings.address_pools)
+        self._records: dict[str, NetworkRecord] = {}
+        self._busy_names: set[str] = set()
+        self._removing: set[str] = set()
+        for key, body in metadata.items(Table.NETWORKS):
+            record = msgspec.json.decode(body, type=NetworkRecord)
+            self._records[key] = record
+            if record.spec is not None:
+                self._book.restore(record.spec)
+
+    async def setup(self) -> None:
+        """Make the predefined networks at the first start, and the bridges after every start."""
+        names = {record.name for record in self._records.values()}
+        await asyncio.to_thread(self._host.setup)
+        for name, driver in (("none", "null"), ("host", "host")):
+            if name not in names:
+                record = NetworkRecord(new_id(), name, now(), driver, predefined=True)
+                await self._store(record)
+        if "bridge" not in names:
+            in_use = await asyncio.to_thread(self._host.subnets_in_use)
+            await self._store(plan.default_bridge(self._book, self._settings, lambda: in_use))
+        for record in tuple(self._records.values()):
+            if record.spec is not None:
+                await asyncio.to_thread(self._host.ensure, record.spec)
+
+    async def _store(self, record: NetworkRecord) -> None:
+        body = msgspec.json.encode(record)
+        await asyncio.to_thread(self._metadata.put, Table.NETWORKS, record.id, body)
+        self._records[record.id] = record
+
+    # Look-up
+
+    def find(self, name: str) -> NetworkRecord:
+        """By name, id or a prefix of an id that only one network has. Raises `NotFound`, `Invalid`."""
+        if name == "default":
+            name = "bridge"
+        by_id = self._records.get(name)
+        if by_id is not None:
+            return by_id
+        for record in self._records.values():
+            if record.name == name:
+                return record
+        found = [record for key, record in self._records.items() if name and key.startswith(name)]
+        if len(found) > 1:
+            raise Invalid(f"network {name} is ambiguous ({len(found)} matches found based on ID prefix)")
+        if not found:
+            raise NotFound(f"network {name} not found")
+        return found[0]
+
+    def get(self, network_id: str) -> NetworkRecord | None:
+        return self._records.get(network_id)
+
+    def specs(self) -> tuple[NetworkSpec, ...]:
+        """The networks that have something in the kernel, for `NetworkHost.reconcile`."""
+        return tuple(record.spec for record in self._records.values() if record.spec is not None)
+
+    @property
+    def default_gateway(self) -> str:
+        """The host's address on the default bridge (what `host-gateway` stands for)."""
+        spec = self.find("bridge").spec
+        return spec.gateway if spec is not None else "127.0.0.1"
+
+    # API
+
+    async def create(self, body: NetworkCreate) -> tuple[str, str]:
+        """(id, warning). Raises `Invalid`, `Conflict`, `Denied`, `NotFound` in Docker's words."""
+        plan.check_create(body)
+        if body.name in self._busy_names or any(one.name == body.name for one in self._records.values()):
+            raise Conflict(f"network with name {body.name} already exists")
+        self._busy_names.add(body.name)
+        try:
+            in_use = await asyncio.to_thread(self._host.subnets_in_use)
+            record = plan.plan(body, self._book, self._settings, lambda: in_use)
+            await self._make(record)
+        finally:
+            self._busy_names.discard(body.name)
+        self._events.publish("network", "create", record.id, {"name": record.name, "type": record.driver})
+        return record.id, ""
+
+    async def _make(self, record: NetworkRecord) -> None:
+        try:
+            # The record first: a bridge without a record would be nobody's; a record without a bridge
+            # gets it at the next start of the engine.
+            await self._store(record)
+            if record.spec is not None:
+                await asyncio.to_thread(self._host.ensure, record.spec)
+        except BaseException:
+            await self._forget(record)
+            raise
+
+    async def remove(self, name: str) -> None:
+        """Raises `NotFound`, `Denied` (predefined), `Conflict`-like `Denied` while containers run in it."""
+        record = self.find(name)
+        if record.predefined:
+            raise Denied(f"{record.name} is a pre-defined network and cannot be removed")
+        await self._settle(record)
+        if record.id in self._removing or record.id not in self._records:
+            raise NotFound(f"network {name} not found")
+        active = [(container, endpoint) for container, endpoint in self.members(record.id) if endpoint.spec]
+        if active:
+            users = ", ".join(f'name:"{container.name}" id:"{container.id[:12]}"' for container, _ in active)
+            raise Denied(
+                f"error while removing network: network {record.name} has active endpoints ({users})"
+            )
+        self._removing.add(record.id)
+        try:
+            await self._forget(record)
+        finally:
+            self._removing.discard(record.id)
+        self._events.publish("network", "destroy", record.id, {"name": record.name, "type": record.driver})
+
+    async def _settle(self, record: NetworkRecord) -> None:
+        """Wait until every endpoint is a running container's or gone: others are starting or ending just now."""
+        end = time.monotonic() + _SETTLE_SECONDS
+        while time.monotonic() < end:
+            known = {endpoint.spec.id for _, endpoint in self.members(record.id) if endpoint.spec}
+            if self._book.holders(record.id) <= known:
+                return
+            await asyncio.sleep(0.01)
+
+    async def _forget(self, record: NetworkRecord) -> None:
+        # Reverse order of creation: the kernel's side first, the record last.
+        if record.spec is not None:
+            await asyncio.to_thread(self._host.remove, record.spec)
+        await asyncio.to_thread(self._metadata.delete, Table.NETWORKS, record.id)
+        if record.spec is not None:
+            self._book.close(record.spec)
+        self._records.pop(record.id, None)
+
+    async def prune(self, filters: Mapping[str, Sequence[str]]) -> Json:
+        check_filters(filters, _PRUNE_FILTERS)
+        until = [parse_time(text) for text in filters.get("until", ())]
+        removed = []
+        for record in tuple(self._records.values()):
+            if record.predefined or not label_matches(record.labels, filters) or self.members(record.id):
+                continue
+            if until and epoch_ns(record.created) > min(until):
+                continue
+            await self.remove(record.id)
+            removed.append(record.name)
+        self._events.publish("network", "prune", "", {"reclaimed": "0"})
+        return {"NetworksDeleted": removed}
+
+    def list(self, filters: Mapping[str, Sequence[str]]) -> builtins.list[Json]:
+        check_filters(filters, _LIST_FILTERS)
+        return [
+            views.network_json(record)
+            for record in self._records.values()
+            if views.matches(record, filters, dangling=self._dangling(record))
+        ]
+
+    def inspect(self, name: str) -> Json:
+        record = self.find(name)
+        return views.inspect_json(record, self.members(record.id))
+
+    def _dangling(self, record: NetworkRecord) -> bool:
+        return not record.predefined and not self.members(record.id)
+
+    # Addresses, for the containers
+
+    def check_endpoint(self, record: NetworkRecord, asked: EndpointSettings) -> None:
+        """What a person asks of an endpoint. Raises `Invalid` in Docker's words."""
+        fixed = asked.ipam_config.ipv4_address if asked.ipam_config else ""
+        if fixed:
+            if record.predefined:
+                raise Invalid("user specified IP address is supported on user defined networks only")
+            if not record.fixed_subnet:
+                raise Invalid(
+                    "user specified IP address is supported only when connecting to networks with user "
+                    "configured subnets"
+                )
+            parse_address(fixed)
+        if asked.aliases and record.predefined:
+            raise Invalid("network-scoped alias is supported only for containers in user defined networks")
+        if asked.mac_address and not _MAC.fullmatch(asked.mac_address):
+            raise Invalid(f"invalid MAC address: {asked.mac_address}")
+
+    def allocate(
+        self, record: NetworkRecord, asked: EndpointSettings, *, interface: str, default_route: bool
+    ) -> EndpointSpec | None:
+        """An endpoint with an address that is its own until `release`; None in networks without devices.
+
+        Raises `NotFound` when the network is being removed, `Conflict` when an address can't be had.
+        """
+        if record.id in self._removing or record.id not in self._records:
+            raise NotFound(f"network {record.name} not found")
+        if record.spec is None:
+            return None
+        return self._book.allocate(record.spec, asked, interface=interface, default_route=default_route)
+
+    def adopt(self, endpoint: EndpointSpec) -> None:
+        """Take the address of an endpoint that exists since before the engine started."""
+        self._book.adopt(endpoint)
+
+    def release(self, endpoint: EndpointSpec) -> None:
+        self._book.release(endpoint)

@@ -1,0 +1,90 @@
+"""Networks as Docker's JSON, and which of them a list's filters mean. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sampan.engine.config import encode
+from sampan.engine.filters import label_matches
+from sampan.engine.model import ContainerRecord, Endpoint, IpamPool, NetworkRecord
+from sampan.engine.networks.plan import boolean
+from sampan.errors import Invalid
+from sampan.network.model import EndpointSpec
+
+Json = dict[str, Any]
+Member = tuple[ContainerRecord, Endpoint]
+
+
+def network_json(record: NetworkRecord) -> Json:
+    """As in a list: without the containers."""
+    return {
+        "Name": record.name,
+        "Id": record.id,
+        "Created": record.created,
+        "Scope": "local",
+        "Driver": record.driver,
+        "EnableIPv4": True,
+        "EnableIPv6": record.enable_ipv6,
+        "IPAM": {
+            "Driver": record.ipam_driver,
+            "Options": record.ipam_options,
+            "Config": [_pool_json(pool) for pool in record.ipam_config],
+        },
+        "Internal": record.internal,
+        "Attachable": record.attachable,
+        "Ingress": False,
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
+        "Containers": {},
+        "Options": record.options,
+        "Labels": record.labels,
+    }
+
+
+def inspect_json(record: NetworkRecord, members: Iterable[Member]) -> Json:
+    """With the containers that run in it."""
+    found = {
+        container.id: _member_json(container, endpoint.spec)
+        for container, endpoint in members
+        if endpoint.spec is not None
+    }
+    return {**network_json(record), "Containers": found}
+
+
+def _member_json(container: ContainerRecord, spec: EndpointSpec) -> Json:
+    return {
+        "Name": container.name,
+        "EndpointID": spec.id,
+        "MacAddress": spec.mac,
+        "IPv4Address": spec.address,
+        "IPv6Address": spec.address6,
+    }
+
+
+def _pool_json(pool: IpamPool) -> Json:
+    plain = encode(pool)
+    return {name: value for name, value in plain.items() if value}
+
+
+def matches(record: NetworkRecord, filters: Mapping[str, Sequence[str]], *, dangling: bool) -> bool:
+    """`dangling`: no container is in it, and it is not a predefined one. Raises `Invalid`."""
+    checks: dict[str, Callable[[str], bool]] = {
+        "driver": lambda value: record.driver == value,
+        "id": record.id.startswith,
+        "name": lambda value: value in record.name,
+        "scope": lambda value: value == "local",
+        "type": lambda value: _type_matches(record, value),
+        "dangling": lambda value: dangling == boolean("dangling", value),
+    }
+    for name, check in checks.items():
+        values = filters.get(name, ())
+        if values and not any(check(value) for value in values):
+            return False
+    return label_matches(record.labels, filters)
+
+
+def _type_matches(record: NetworkRecord, value: str) -> bool:
+    if value not in ("custom", "builtin"):
+        raise Invalid(f"invalid filter: 'type'='{value}'")
+    return record.predefined == (value == "builtin")
