@@ -72,6 +72,7 @@ class Field(IntEnum):
     """Types of keys and values, as the nft command numbers them (the kernel only keeps the number)."""
 
     IPV4_ADDRESS = 7
+    IPV6_ADDRESS = 8
     INET_PROTOCOL = 12
     INET_SERVICE = 13
     INTERFACE_NAME = 41
@@ -79,6 +80,7 @@ class Field(IntEnum):
 
 _FIELD_BYTES = {
     Field.IPV4_ADDRESS: 4,
+    Field.IPV6_ADDRESS: 16,
     Field.INET_PROTOCOL: 1,
     Field.INET_SERVICE: 2,
     Field.INTERFACE_NAME: 16,

@@ -41,6 +41,8 @@ class Meta(IntEnum):
     OIFNAME = 7
     NFPROTO = 15
     L4PROTO = 16
+    SECPATH = 25
+    """One byte: whether the packet came through an IPsec transformation."""
 
 
 class Base(IntEnum):

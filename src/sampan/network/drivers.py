@@ -9,6 +9,7 @@ from sampan.errors import Internal
 from sampan.linux.netlink_route import RouteSocket
 from sampan.network.bridge import BridgeDriver
 from sampan.network.model import EndpointSpec, NetworkSpec
+from sampan.network.overlay.driver import OverlayDriver
 
 
 class Driver(Protocol):
@@ -38,9 +39,9 @@ class Driver(Protocol):
         """Remove devices of ours that belong to none of these (of this driver); a daemon that was killed left them."""
 
 
-def drivers(alias: str) -> dict[str, Driver]:
+def drivers(alias: str, overlay: OverlayDriver) -> dict[str, Driver]:
     """Every driver, by name. `alias`: see `Driver`."""
-    return {"bridge": BridgeDriver(alias)}
+    return {"bridge": BridgeDriver(alias), "overlay": overlay}
 
 
 def driver_of(known: dict[str, Driver], name: str) -> Driver:

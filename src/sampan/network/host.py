@@ -18,7 +18,9 @@ from sampan.linux.netlink_route import RouteSocket
 from sampan.linux.nftables import Batch, NftablesSocket
 from sampan.network import bridge, passage, rules
 from sampan.network.drivers import driver_of, drivers
-from sampan.network.model import EndpointSpec, NetworkSpec, PortBinding, PublishMode
+from sampan.network.model import EndpointSpec, Forward, NetworkSpec, PortBinding, PublishMode
+from sampan.network.overlay.driver import OverlayDriver
+from sampan.network.overlay.guard import Guard
 from sampan.network.ports import PublishedPorts
 
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
@@ -27,21 +29,26 @@ _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
 class NetworkHost:
     """Bridges, namespaces, address translation and published ports of one engine."""
 
-    def __init__(self, instance: str, *, mode: PublishMode = PublishMode.AUTO) -> None:
+    def __init__(
+        self, instance: str, *, mode: PublishMode = PublishMode.AUTO, overlay_address: str = ""
+    ) -> None:
         """`instance` tells engines on one host apart: it names the nftables table `sampan-<instance>`.
 
+        `overlay_address`: where other hosts of the cluster reach this one; "" where it is in none.
         The object belongs to the network namespace of the thread that makes it.
         """
         if not _INSTANCE.fullmatch(instance):
             raise Invalid(f"{instance!r} is not a name for an engine instance")
         self.instance = instance
         self._alias = f"sampan:{instance}"  # on our devices: how we know them again
-        self._drivers = drivers(self._alias)
+        self._overlay = OverlayDriver(self._alias, overlay_address)
+        self._drivers = drivers(self._alias, self._overlay)
         self._table = rules.table_name(instance)
         self._lock = threading.RLock()
         self._nftables = NftablesSocket()
         self._ports = PublishedPorts(instance, mode, self._nftables, self._lock)
         self._networks: dict[str, NetworkSpec] = {}
+        self._guard = Guard(instance, self._nftables)
 
     def setup(self) -> None:
         """Make the nftables table and switch IPv4 forwarding on. Idempotent."""
@@ -101,6 +108,19 @@ class NetworkHost:
         """Take back what `publish` returned. Idempotent."""
         self._ports.unpublish(_without_prefix(address), bindings)
 
+    def program_overlay(
+        self, forwards: Mapping[str, Mapping[str, Forward]], peers: frozenset[str]
+    ) -> None:
+        """Where containers on other hosts are (network id -> MAC -> ...), and which hosts may send to us."""
+        with self._lock:
+            self._guard.peers = peers
+            self._guard.write(self._networks.values())
+            with RouteSocket() as route:
+                for network_id, found in forwards.items():
+                    network = self._networks.get(network_id)
+                    if network is not None and network.vni:
+                        self._overlay.program(route, network, found)
+
     def reconcile(
         self,
         networks: Sequence[NetworkSpec],
@@ -119,6 +139,7 @@ class NetworkHost:
                 for network in networks:
                     driver_of(self._drivers, network.driver).ensure(route, network)
             self._networks = {network.id: network for network in networks}
+            self._guard.write(networks)
             plain = {_without_prefix(address): bindings for address, bindings in published.items()}
             lost = self._ports.restore(self._networks.values(), plain)
             self._open_passage()
@@ -132,6 +153,8 @@ class NetworkHost:
         """
         with self._lock:
             done = self._ports.refresh()
+            if self._guard.mend():
+                done = (*done, "the table of overlay networks was removed, and is back")
             return (*done, "its filter now lets our bridges pass") if self._open_passage() else done
 
     @property
@@ -160,6 +183,7 @@ class NetworkHost:
         with self._lock:
             self._ports.close(stop=True)
             self._networks.clear()
+            self._guard.write(())
             with RouteSocket() as route:
                 self._tidy(route, (), ())
             passage.close(self._nftables, self._alias)
@@ -182,6 +206,7 @@ class NetworkHost:
     def _write_rules(self) -> None:
         with self._lock:
             self._ports.write_rules(self._networks.values())
+            self._guard.write(self._networks.values())
             self._open_passage()
 
     def _open_passage(self) -> bool:

@@ -20,7 +20,8 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     macvlan and ipvlan stand on ("" for others). `mode` is the driver's ("bridge", "passthru", "l2", ...). Subnets are
     in CIDR notation, a gateway is an address in its subnet (a bridge's own); "" where the network has no addresses of
     that family. `ip_range` and `ip_range6` are the parts of the subnets that automatic addresses come from (None: all
-    of it), `aux` are addresses of either family that are never given out. `mtu` is in bytes.
+    of it), `aux` are addresses of either family that are never given out. `mtu` is in bytes. Of an overlay network
+    `vni` is the number in its VXLAN packets (else 0), and `secure` says that they are encrypted.
     """
 
     id: str
@@ -40,6 +41,8 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     ip_range6: str | None = None
     parent: str = ""
     mode: str = ""
+    vni: int = 0
+    secure: bool = False
 
 
 class EndpointSpec(msgspec.Struct, frozen=True):
@@ -59,6 +62,14 @@ class EndpointSpec(msgspec.Struct, frozen=True):
     driver: str = "bridge"
     address6: str = ""
     gateway6: str | None = None
+
+
+class Forward(msgspec.Struct, frozen=True):
+    """A container of another host in an overlay network: its address there, and the host that frames for `mac` go to."""
+
+    mac: str
+    address: str
+    at: str
 
 
 class PortBinding(msgspec.Struct, frozen=True):
