@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from sampan.daemon.builder_entitlements import allowed_entitlements
 from sampan.daemon.builder_gc import collection_rules
 from sampan.daemon.runtimes import check_default, parse_runtimes
+from sampan.engine.networks.cluster_settings import parse_cluster
 from sampan.engine.seccomp_profile import load_profile
 from sampan.engine.security import BUILTIN, UNCONFINED
 from sampan.engine.settings import Settings
@@ -52,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     add("-b", "--bridge", help="name of the default bridge; engines on one host need different ones")
     add("--bip", help="address and prefix of the default bridge, e.g. 10.1.0.1/24")
     add("--default-address-pool", action="append", help="base=CIDR,size=PREFIX for networks without a subnet")
+    add("--cluster-store", help="what hosts share overlay networks by: etcd://HOST[:PORT],... or static:HOST,...")
+    add("--cluster-advertise", help="address or interface by which the cluster's other hosts reach this one")
+    add("--cluster-store-opt", action="append", help="KEY=VALUE: secret-file, kv.path, kv.cacertfile, ...")
     add("--cgroup-parent", help="control group below which containers get theirs (default /sampan)")
     add("--port-mode", choices=("auto", "nat", "relay"), help="how ports are published (default auto)")
     add("--dns", action="append", help="name server for containers")
@@ -125,7 +129,13 @@ _LISTS = {
 """Flags that may be repeated -> the key of the file that holds their list."""
 
 _PROXIES = ("http-proxy", "https-proxy", "no-proxy")
-_RENAMED = {"root": "data-root", "run": "exec-root", "log_opt": "log-opts", "add_runtime": "runtimes"}
+_RENAMED = {
+    "root": "data-root",
+    "run": "exec-root",
+    "log_opt": "log-opts",
+    "add_runtime": "runtimes",
+    "cluster_store_opt": "cluster-store-opts",
+}
 
 
 def parse_options(argv: Sequence[str]) -> DaemonOptions:
@@ -205,6 +215,11 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         build_host_ca=bool(values["build_host_ca"]),
         builder_entitlements=allowed_entitlements(values["builder"], values["builder_entitlement"]),
         labels=_strings(values, "label"),
+        cluster=parse_cluster(
+            values["cluster_store"] or "",
+            values["cluster_advertise"] or "",
+            _pairs(values["cluster_store_opt"], "cluster-store-opt"),
+        ),
         debug=bool(values["debug"]),
     )
     hosts = _strings(values, "host") or (f"unix://{settings.socket}",)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sampan.build.consent import DEFAULT_ALLOWED
 from sampan.build.solver.collection import Rule, default_rules
+from sampan.engine.networks.cluster_settings import ClusterSettings
 from sampan.engine.userns import IdMaps
 from sampan.registry.proxies import NO_PROXIES, Proxies
 
@@ -64,6 +65,8 @@ class Settings:
     """What builds may be granted."""
     shutdown_timeout: int = 15
     labels: tuple[str, ...] = ()
+    cluster: ClusterSettings | None = None
+    """The cluster whose overlay networks this engine has part in."""
     debug: bool = False
 
     @property

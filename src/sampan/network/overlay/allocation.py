@@ -122,7 +122,7 @@ async def take_address(control: Control, network: Network, wanted: str = "") -> 
         if wanted:
             _check_wanted(control, network, wanted)
             if not await _claim(control, network, wanted):
-                raise _in_use(control, network, wanted)
+                raise _in_use(await _fresh(control), network, wanted)
             address = wanted
         else:
             address = await _claim_any(control, network)
@@ -145,9 +145,9 @@ def _check_wanted(control: Control, network: Network, wanted: str) -> None:
         raise Conflict("Address already in use", hint=f"{wanted} belongs to another endpoint or the gateway.")
 
 
-def _in_use(control: Control, network: Network, wanted: str) -> Conflict:
-    claim = control.view.claim_of(network.id, wanted)
-    host = control.view.hosts.get(claim.host) if claim is not None else None
+def _in_use(view: View, network: Network, wanted: str) -> Conflict:
+    claim = view.claim_of(network.id, wanted)
+    host = view.hosts.get(claim.host) if claim is not None else None
     where = f"host {host.name} ({host.address})" if host is not None else "another host"
     if claim is not None and host is None:
         where = f"a host that has gone ({claim.at}); it is free when that host's time is over"

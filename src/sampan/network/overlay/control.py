@@ -53,12 +53,26 @@ def _nothing(_what: object) -> None:
     return
 
 
+def _say_why(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("the control plane of overlay networks has stopped", exc_info=error)
+
+
 class Control:
     """Used from the event loop's thread."""
 
     def __init__(
-        self, store: Store, keys: Keys, host: Host, cache: Cache, lifetimes: Lifetimes = Lifetimes()
+        self,
+        store: Store,
+        keys: Keys,
+        host: Host,
+        cache: Cache,
+        lifetimes: Lifetimes = Lifetimes(),
+        *,
+        secret: bytes = b"",
     ) -> None:
+        """`secret`: what keys of encrypted networks are derived from, where people gave one; else the store has it."""
+        self._secret = secret
         self.store = store
         self.keys = keys
         self.view = View(keys)
@@ -89,6 +103,7 @@ class Control:
                 if claim.host == self.own.host.id:
                     self.own.claim(network, address)
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(_say_why)
         try:
             await asyncio.wait_for(self._ready.wait(), seconds)
         except TimeoutError:
@@ -117,6 +132,11 @@ class Control:
     def changed(self) -> None:
         """`own` has been changed: the store is to be told."""
         self._dirty.set()
+
+    @property
+    def secret(self) -> bytes:
+        """b"" before the store was ever read."""
+        return self._secret or self.view.secret
 
     def require(self) -> None:
         """Raises `Unavailable` while there is no connection."""
@@ -192,12 +212,13 @@ class Control:
             fresh = View(self.keys)
             fresh.replace(snapshot)
             missing = self._missing(fresh)
-            if not missing and fresh.identity and fresh.secret:
+            if not missing and fresh.identity and (fresh.secret or self._secret):
                 break
             await self._publish(missing)
             identity = self._identity or secrets.token_hex(16)
             await self._put_if_absent(self.keys.identity, identity.encode())
-            await self._put_if_absent(self.keys.secret, secrets.token_hex(32).encode())
+            if not self._secret:
+                await self._put_if_absent(self.keys.secret, secrets.token_hex(32).encode())
         self._written.clear()
         touched = self.view.replace(snapshot)
         self._identity = self.view.identity

@@ -229,6 +229,11 @@ def check_underlay(text: str) -> IPv4Address | IPv6Address:
     return address
 
 
+def is_name(text: str) -> bool:
+    """What others will believe to be a container's name."""
+    return _NAME.fullmatch(text) is not None
+
+
 def check_mac(text: str) -> None:
     """One station's Ethernet address, in lower case. Raises `Invalid`."""
     _match(_MAC, text, "MAC address")

@@ -1,0 +1,297 @@
+"""This engine in its cluster: between the records of networks, the containers here, the store, and the kernel.
+
+Networks of the cluster are records like others, but nothing of them is in the kernel until a container here is in them:
+what somebody writes into the store changes nothing on a host that does not use it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from ipaddress import IPv4Network
+
+from sampan.engine.model import ContainerRecord, NetworkRecord
+from sampan.engine.networks.overlay import network_of, overlapping, record_of
+from sampan.errors import Conflict, NotFound, SampanError
+from sampan.network.host import NetworkHost
+from sampan.network.model import EndpointSpec, Forward, NetworkSpec
+from sampan.network.overlay import allocation, schema
+from sampan.network.overlay.control import Control
+from sampan.network.overlay.own import kept
+from sampan.network.overlay.schema import Network
+
+log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 2.0
+Names = Callable[[str, str], tuple[str, ...]]
+
+
+class Cluster:
+    """Used from the event loop's thread. The callbacks are set when the engine is wired."""
+
+    def __init__(self, control: Control, host: NetworkHost, advertised: str) -> None:
+        self.control = control
+        self.advertised = advertised
+        self._host = host
+        self._touched: set[str] = set()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._filling: set[asyncio.Task[None]] = set()
+        self._used: dict[str, NetworkSpec] = {}
+        self._making = asyncio.Lock()
+        self._members: dict[str, set[tuple[str, str]]] = {}
+        """Container -> (network, endpoint) that the others have been told of."""
+        self._told: dict[str, dict[str, schema.Endpoint]] = {}
+        """Network -> endpoint on another host that containers here know the names of."""
+        self.records: Callable[[], Iterable[NetworkRecord]] = tuple
+        self.learn: Callable[[NetworkRecord], Awaitable[None]]
+        self.forget: Callable[[NetworkRecord], Awaitable[None]]
+        self.tell: Callable[[str, str, schema.Endpoint | None], None] = lambda *_: None
+        """What an endpoint of another host is called: (network, endpoint id, endpoint or None when it is gone)."""
+        control.known_networks = self._known
+        control.on_change = self._changed
+
+    def _known(self) -> list[Network]:
+        return [network_of(record) for record in self.records() if record.driver == "overlay"]
+
+    def _changed(self, networks: frozenset[str]) -> None:
+        self._touched |= networks
+        self._wake.set()
+
+    # Life
+
+    async def start(self, *, seconds: float) -> None:
+        """Meet the store, for this long at most; what is known of the cluster counts from now on."""
+        await self.control.start(seconds=seconds)
+        await self._sync_networks()
+        self._task = asyncio.create_task(self._follow())
+
+    def complete(self) -> None:
+        """All containers that run here are known: `adopt` and `present` have been called for them."""
+        self.control.complete()
+        self._changed(frozenset(self._used))
+
+    async def close(self, *, leave: bool) -> None:
+        for task in (self._task, *self._filling):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*(task for task in (self._task, *self._filling) if task), return_exceptions=True)
+        await self.control.close(leave=leave)
+
+    async def _follow(self) -> None:
+        """Bring records, kernel and names to what the store says, whenever it says something new."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            touched, self._touched = self._touched, set()
+            try:
+                await self._sync_networks()
+                await self._program(touched)
+            except (SampanError, OSError) as error:
+                log.warning("overlay networks could not be brought up to date: %s", error)
+                self._touched |= touched
+                await asyncio.sleep(_RETRY_SECONDS)
+                self._wake.set()
+            self._tell_names(touched)
+
+    async def _sync_networks(self) -> None:
+        view = self.control.view
+        known = {record.id: record for record in self.records() if record.driver == "overlay"}
+        for network_id, network in list(view.networks.items()):
+            if network_id not in known:
+                await self.learn(record_of(network))
+        if not self.control.status.connected:
+            return
+        for network_id, record in known.items():
+            if network_id not in view.networks and not self.control.own.active(network_id):
+                self.control.own.drop(network_id)
+                self._used.pop(network_id, None)
+                await self.forget(record)
+
+    async def _program(self, touched: Iterable[str]) -> None:
+        view, own = self.control.view, self.control.own.host
+        forwards: dict[str, Mapping[str, Forward]] = {
+            network: view.forwards(network, own.id, own.address)
+            for network in touched
+            if network in self._used and network in view.networks
+        }
+        if self._used:
+            await asyncio.to_thread(self._host.program_overlay, forwards, view.peers(own.id))
+
+    def _tell_names(self, touched: Iterable[str]) -> None:
+        for network in touched:
+            known = self._told.get(network, {})
+            now = dict(self.control.view.remote_endpoints(network, self.control.own.host.id))
+            for endpoint_id in known.keys() - now.keys():
+                self.tell(network, endpoint_id, None)
+            for endpoint_id, endpoint in now.items():
+                if known.get(endpoint_id) != endpoint:
+                    self.tell(network, endpoint_id, endpoint)
+            if now:
+                self._told[network] = now
+            else:
+                self._told.pop(network, None)
+
+    # Networks
+
+    async def create(self, plan: Callable[[list[IPv4Network]], Network]) -> NetworkRecord:
+        """See `allocation.create_network`."""
+        network = await allocation.create_network(self.control, plan)
+        return record_of(network)
+
+    async def remove(self, record: NetworkRecord) -> None:
+        """For all hosts. Raises `Denied`, `Unavailable`."""
+        await allocation.remove_network(self.control, network_of(record))
+        self._used.pop(record.id, None)
+
+    def uses(self, network_id: str) -> bool:
+        """Whether it has something in this host's kernel."""
+        return network_id in self._used
+
+    # Containers
+
+    async def prepare(self, record: NetworkRecord, wanted: str) -> str:
+        """An address for a container that is about to start, and the network in the kernel. Raises `Conflict`, ..."""
+        network = self.control.view.networks.get(record.id)
+        if network is None:
+            self.control.require()
+            raise NotFound(f"network {record.name} not found")
+        await self._make(record)
+        address = await allocation.take_address(self.control, network, wanted)
+        self._fill(network)
+        return address
+
+    async def _make(self, record: NetworkRecord) -> None:
+        async with self._making:
+            spec = record.spec
+            if record.id in self._used or spec is None:
+                return
+            in_use = await asyncio.to_thread(self._host.subnets_in_use)
+            other = overlapping(spec.subnet, in_use)
+            if other is not None:
+                raise Conflict(
+                    f"network {record.name} can not be used on this host: its subnet {spec.subnet} overlaps {other}",
+                    hint="An interface or a route of this host has it; create the network with another --subnet.",
+                )
+            await asyncio.to_thread(self._host.ensure, spec)
+            self._used[record.id] = spec
+            await self._program([record.id])
+
+    def _fill(self, network: Network) -> None:
+        """Have some addresses ready for the next containers; nobody waits for it."""
+        task = asyncio.create_task(self._keep_some(network))
+        self._filling.add(task)
+        task.add_done_callback(self._filling.discard)
+
+    async def _keep_some(self, network: Network) -> None:
+        try:
+            await allocation.keep_some(self.control, network, kept(network))
+        except SampanError as error:
+            log.debug("no addresses of network %s are kept: %s", network.name, error)
+
+    def adopt(self, spec: EndpointSpec, network: NetworkSpec) -> None:
+        """An endpoint of a container that ran already when the engine started; its network is in the kernel."""
+        self._used[network.id] = network
+        self.control.own.hold(network.id, _plain(spec.address))
+
+    def release(self, spec: EndpointSpec) -> None:
+        """No container has the address any more."""
+        network = self.control.view.networks.get(spec.network_id)
+        self.control.own.release(network, spec.network_id, _plain(spec.address))
+        self.control.changed()
+
+    def give_back(self, network_id: str, address: str) -> None:
+        """An address that `prepare` gave and nobody used."""
+        network = self.control.view.networks.get(network_id)
+        self.control.own.release(network, network_id, address)
+        self.control.changed()
+
+    def present(self, record: ContainerRecord, names: Mapping[str, tuple[str, ...]]) -> None:
+        """A container here is in these networks (its endpoints), called so (by network id): the others are told."""
+        own = self.control.own
+        now: set[tuple[str, str]] = set()
+        for endpoint in record.endpoints.values():
+            spec = endpoint.spec
+            if spec is None or spec.driver != "overlay":
+                continue
+            now.add((spec.network_id, spec.id))
+            told = schema.Endpoint(
+                own.host.id,
+                record.id,
+                record.name,
+                _plain(spec.address),
+                spec.mac,
+                tuple(name for name in names.get(spec.network_id, ()) if schema.is_name(name)),
+            )
+            own.announce(spec.network_id, spec.id, told)
+        self._withdraw(self._members.get(record.id, set()) - now)
+        if now:
+            self._members[record.id] = now
+        else:
+            self._members.pop(record.id, None)
+        self.control.changed()
+
+    def gone(self, container_id: str) -> None:
+        """It has ended: its names go at once, its addresses with `release`."""
+        self._withdraw(self._members.pop(container_id, set()))
+        self.control.changed()
+
+    def _withdraw(self, places: Iterable[tuple[str, str]]) -> None:
+        for place in places:
+            self.control.own.endpoints.pop(place, None)
+
+    # What people are told
+
+    def peers(self, network_id: str) -> list[dict[str, str]]:
+        """As Docker shows them: the hosts with containers in the network."""
+        view = self.control.view
+        ids = {claim.host for claim in view.claims.get(network_id, {}).values() if claim.mac}
+        hosts = sorted((view.hosts[one] for one in ids if one in view.hosts), key=lambda host: host.address)
+        return [{"Name": host.name, "IP": host.address} for host in hosts]
+
+    def remote(self, network_id: str) -> dict[str, dict[str, str]]:
+        """Endpoints of other hosts for `network inspect`, as Docker's overlay networks showed them."""
+        network = self.control.view.networks.get(network_id)
+        prefix = network.subnet.partition("/")[2] if network is not None else "32"
+        return {
+            f"ep-{endpoint_id}": {
+                "Name": endpoint.name,
+                "EndpointID": endpoint_id,
+                "MacAddress": endpoint.mac,
+                "IPv4Address": f"{endpoint.address}/{prefix}",
+                "IPv6Address": "",
+            }
+            for endpoint_id, endpoint in self.control.view.remote_endpoints(
+                network_id, self.control.own.host.id
+            )
+        }
+
+    def state(self) -> dict[str, object]:
+        """For `info` and `network inspect`: whether the control plane works, and since when it does or does not."""
+        status, view = self.control.status, self.control.view
+        since = datetime.fromtimestamp(status.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {
+            "Store": self.control.store.name,
+            "State": "connected" if status.connected else "unreachable",
+            "Since": since,
+            "Error": status.error,
+            "Hosts": len(view.hosts),
+            "RejectedEntries": len(view.rejected),
+        }
+
+    def warnings(self) -> list[str]:
+        status = self.control.status
+        if status.connected:
+            return []
+        seconds = int(time.time() - status.since)
+        return [
+            f"WARNING: the cluster store {self.control.store.name} does not answer since {seconds} s: {status.error}; "
+            "overlay networks go on with what was known"
+        ]
+
+
+def _plain(address: str) -> str:
+    return address.partition("/")[0]

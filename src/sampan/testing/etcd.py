@@ -1,0 +1,104 @@
+"""Debian's etcd for a test: a member of its own on a free port, which can be killed and started again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+START_SECONDS = 60.0
+
+
+class EtcdProcess:
+    """`address`: where it listens; it has to be this host's (or that of `prefix`'s namespace). Data is in `directory`."""
+
+    def __init__(self, directory: Path, *, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
+        self.directory = directory
+        self.address = address
+        self.port = 2379 if prefix else _free_port(address)
+        self._peer_port = 2380 if prefix else _free_port(address)
+        self._prefix = tuple(prefix)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """For --cluster-store."""
+        return f"etcd://{self.address}:{self.port}"
+
+    def start(self) -> None:
+        client, peer = f"http://{self.address}:{self.port}", f"http://{self.address}:{self._peer_port}"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with open(self.directory / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *self._prefix,
+                    "etcd",
+                    "--data-dir", str(self.directory / "data"),
+                    "--listen-client-urls", client,
+                    "--advertise-client-urls", client,
+                    "--listen-peer-urls", peer,
+                    "--initial-advertise-peer-urls", peer,
+                    "--initial-cluster", f"default={peer}",
+                    "--unsafe-no-fsync",
+                ],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        end = time.monotonic() + START_SECONDS
+        while not self._healthy():
+            if time.monotonic() > end or self._process.poll() is not None:
+                raise RuntimeError(f"etcd did not start:\n{(self.directory / 'log').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def _healthy(self) -> bool:
+        command = [*self._prefix, "etcdctl", "--endpoints", f"{self.address}:{self.port}", "get", "x"]
+        if self._prefix:
+            done = subprocess.run(command, capture_output=True, env={"ETCDCTL_API": "3", "PATH": "/usr/bin"})
+            return done.returncode == 0
+        try:
+            with urllib.request.urlopen(f"http://{self.address}:{self.port}/health", timeout=2) as answer:
+                return bool(json.load(answer)["health"] == "true")
+        except (OSError, ValueError, urllib.error.URLError):
+            return False
+
+    def control(self, *arguments: str) -> str:
+        """`etcdctl ARGUMENTS`: its output."""
+        endpoint = f"{self.address}:{self.port}"
+        return subprocess.run(
+            [*self._prefix, "etcdctl", "--endpoints", endpoint, *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"},
+        ).stdout
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def lose_data(self) -> None:
+        """While it does not run."""
+        shutil.rmtree(self.directory / "data")
+
+    def __enter__(self) -> EtcdProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+
+def _free_port(address: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,172 @@
+"""What an engine believes of a cluster's store: nothing that makes no sense, whoever wrote it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from sampan.network.model import Forward
+from sampan.network.overlay.schema import Claim, Endpoint, Host, Keys, Network
+from sampan.network.overlay.store import Change, Entry, Snapshot
+from sampan.network.overlay.view import View
+
+KEYS = Keys("sampan")
+A, B = "a" * 32, "b" * 32
+NET = "1" * 64
+NETWORK = Network(NET, "backend", "2026-01-01T00:00:00Z", 5000, "10.1.0.0/24", "10.1.0.1", aux={"x": "10.1.0.9"})
+CLAIM = Claim(B, "192.0.2.2", "02:42:0a:01:00:05", "e" * 64)
+ENDPOINT = Endpoint(B, "c" * 64, "web", "10.1.0.5", "02:42:0a:01:00:05", ("web", "www"))
+
+
+def entry(value: object, revision: int = 1) -> Entry:
+    body = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    return Entry(body, revision, revision)
+
+
+def view_of(**entries: object) -> View:
+    view = View(KEYS)
+    known: dict[str, object] = {
+        KEYS.network(NET): NETWORK,
+        KEYS.host(B): Host(B, "beta", "192.0.2.2"),
+        KEYS.address(NET, "10.1.0.5"): CLAIM,
+        KEYS.endpoint(NET, "e" * 64): ENDPOINT,
+        **{key: value for key, value in entries.items()},
+    }
+    view.replace(Snapshot(7, {key: entry(value) for key, value in known.items()}))
+    return view
+
+
+def test_a_container_of_another_host_is_reached_at_its_host_and_known_by_its_names() -> None:
+    view = view_of()
+    mac = "02:42:0a:01:00:05"
+    assert view.forwards(NET, A, "192.0.2.1") == {mac: Forward(mac, "10.1.0.5", "192.0.2.2")}
+    assert view.remote_endpoints(NET, A) == [("e" * 64, ENDPOINT)]
+    assert view.peers(A) == {"192.0.2.2"}
+    assert view.rejected == {}
+
+
+def test_nothing_is_forwarded_to_oneself() -> None:
+    view = view_of()
+    assert view.forwards(NET, B, "192.0.2.2") == {}
+    assert view.remote_endpoints(NET, B) == []
+    assert view.peers(B) == frozenset()
+    # Somebody else's claim that leads back here would be a loop.
+    assert view.forwards(NET, A, "192.0.2.2") == {}
+
+
+def test_a_host_that_has_gone_keeps_its_addresses_but_not_its_names() -> None:
+    view = view_of()
+    touched = view.apply(8, [Change(KEYS.host(B), None), Change(KEYS.endpoint(NET, "e" * 64), None)])
+    assert touched == {"", NET}
+    assert view.remote_endpoints(NET, A) == []
+    assert len(view.forwards(NET, A, "192.0.2.1")) == 1
+    assert view.peers(A) == {"192.0.2.2"}
+    assert view.apply(9, [Change(KEYS.address(NET, "10.1.0.5"), None)]) == {NET}
+    assert view.forwards(NET, A, "192.0.2.1") == {}
+    assert view.peers(A) == frozenset()
+
+
+def test_a_name_counts_only_with_the_address_that_is_its_containers() -> None:
+    other = msgspec.structs.replace(ENDPOINT, address="10.1.0.6")
+    view = view_of(**{KEYS.endpoint(NET, "f" * 64): other})
+    assert [endpoint_id for endpoint_id, _ in view.remote_endpoints(NET, A)] == ["e" * 64]
+
+
+def test_what_a_host_keeps_for_later_is_not_forwarded() -> None:
+    view = view_of(**{KEYS.address(NET, "10.1.0.7"): Claim(B, "192.0.2.2")})
+    assert view.claim_of(NET, "10.1.0.7") == Claim(B, "192.0.2.2")
+    assert len(view.forwards(NET, A, "192.0.2.1")) == 1
+
+
+def test_a_station_address_that_is_ours_is_not_given_to_another_host() -> None:
+    mine = Claim(A, "192.0.2.1", "02:42:0a:01:00:05", "d" * 64)
+    view = view_of(**{KEYS.address(NET, "10.1.0.4"): mine})
+    assert view.forwards(NET, A, "192.0.2.1") == {}
+    gateway = msgspec.structs.replace(CLAIM, mac="02:42:0a:01:00:01")
+    assert view_of(**{KEYS.address(NET, "10.1.0.5"): gateway}).forwards(NET, A, "192.0.2.1") == {}
+
+
+def test_addresses_are_checked_by_their_network_when_it_comes_after_them() -> None:
+    view = View(KEYS)
+    outside = KEYS.address(NET, "10.2.0.5")
+    view.apply(1, [Change(outside, entry(CLAIM)), Change(KEYS.address(NET, "10.1.0.5"), entry(CLAIM))])
+    assert view.forwards(NET, A, "192.0.2.1") == {}
+    view.apply(2, [Change(KEYS.network(NET), entry(NETWORK))])
+    assert list(view.forwards(NET, A, "192.0.2.1").values()) == [
+        Forward("02:42:0a:01:00:05", "10.1.0.5", "192.0.2.2")
+    ]
+    assert list(view.rejected) == [outside]
+
+
+HOSTILE = {
+    "not JSON": (KEYS.host(B), b"\xff{"),
+    "another type": (KEYS.host(B), b"[1,2]"),
+    "a number for a text": (KEYS.host(B), b'{"id":1,"name":"x","address":"192.0.2.9"}'),
+    "stored under another's name": (KEYS.host(A), Host(B, "x", "192.0.2.9")),
+    "a host on the loopback": (KEYS.host(B), Host(B, "x", "127.0.0.1")),
+    "a host that is a group": (KEYS.host(B), Host(B, "x", "224.0.0.1")),
+    "a host that is everywhere": (KEYS.host(B), Host(B, "x", "0.0.0.0")),
+    "control characters in a host's name": (KEYS.host(B), Host(B, "x\x1b[2J", "192.0.2.9")),
+    "a path for an id": (KEYS.host(".."), Host("..", "x", "192.0.2.9")),
+    "too large": (KEYS.host(B), b'{"id":"' + b"a" * (70 << 10) + b'"}'),
+    "a network on the loopback": (KEYS.network(NET), msgspec.structs.replace(NETWORK, subnet="127.0.0.0/24")),
+    "a network of everything": (
+        KEYS.network(NET),
+        msgspec.structs.replace(NETWORK, subnet="0.0.0.0/0", gateway="1.1.1.1"),
+    ),
+    "a network with host bits": (KEYS.network(NET), msgspec.structs.replace(NETWORK, subnet="10.1.0.7/24")),
+    "a gateway elsewhere": (KEYS.network(NET), msgspec.structs.replace(NETWORK, gateway="10.9.0.1")),
+    "a range elsewhere": (KEYS.network(NET), msgspec.structs.replace(NETWORK, ip_range="10.9.0.0/28")),
+    "a predefined name": (KEYS.network(NET), msgspec.structs.replace(NETWORK, name="bridge")),
+    "a name with a slash": (KEYS.network(NET), msgspec.structs.replace(NETWORK, name="a/b")),
+    "a number beyond 24 bits": (KEYS.network(NET), msgspec.structs.replace(NETWORK, vni=1 << 24)),
+    "an MTU of nothing": (KEYS.network(NET), msgspec.structs.replace(NETWORK, mtu=0)),
+    "a time that is none": (KEYS.network(NET), msgspec.structs.replace(NETWORK, created="yesterday")),
+    "an address outside": (KEYS.address(NET, "10.2.0.5"), CLAIM),
+    "the gateway's address": (KEYS.address(NET, "10.1.0.1"), CLAIM),
+    "an auxiliary address": (KEYS.address(NET, "10.1.0.9"), CLAIM),
+    "the broadcast address": (KEYS.address(NET, "10.1.0.255"), CLAIM),
+    "an address written in two ways": (KEYS.address(NET, "10.1.0.05"), CLAIM),
+    "no address": (KEYS.address(NET, "x"), CLAIM),
+    "a group's station address": (
+        KEYS.address(NET, "10.1.0.6"),
+        msgspec.structs.replace(CLAIM, mac="01:00:5e:00:00:01"),
+    ),
+    "upper case": (KEYS.address(NET, "10.1.0.6"), msgspec.structs.replace(CLAIM, mac="02:42:0A:01:00:06")),
+    "frames for the loopback": (KEYS.address(NET, "10.1.0.6"), msgspec.structs.replace(CLAIM, at="127.0.0.1")),
+    "a name that is none": (KEYS.endpoint(NET, "f" * 64), msgspec.structs.replace(ENDPOINT, names=("a b",))),
+    "a name with a line end": (KEYS.endpoint(NET, "f" * 64), msgspec.structs.replace(ENDPOINT, name="a\n")),
+    "very many names": (KEYS.endpoint(NET, "f" * 64), msgspec.structs.replace(ENDPOINT, names=("a",) * 65)),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_an_entry_that_makes_no_sense_is_as_if_it_were_not_there(what: str) -> None:
+    key, value = HOSTILE[what]
+    view = view_of(**{key: value})
+    assert list(view.rejected) == [key]
+    parts = KEYS.split(key)
+    assert parts[1] not in (view.hosts if parts[0] == "hosts" else {})
+    assert parts[0] != "networks" or not view.networks
+    assert len(view.forwards(NET, A, "192.0.2.1")) == (0 if parts[0] == "networks" else 1)
+
+
+def test_a_second_network_with_a_name_or_a_number_is_not_used() -> None:
+    second = msgspec.structs.replace(NETWORK, id="2" * 64, subnet="10.2.0.0/24", gateway="10.2.0.1", aux={})
+    for changed in (msgspec.structs.replace(second, name="other"), msgspec.structs.replace(second, vni=6000)):
+        view = view_of()
+        view.apply(8, [Change(KEYS.network("2" * 64), entry(changed))])
+        assert list(view.networks) == [NET]
+
+
+def test_foreign_keys_are_not_looked_at() -> None:
+    view = View(KEYS)
+    assert view.apply(1, [Change("other/hosts/x", entry(b"?")), Change("sampan/" + "k" * 600, entry(b"?"))]) == set()
+    assert view.entries == {}
+
+
+def test_reading_everything_again_finds_what_was_removed_meanwhile() -> None:
+    view = view_of()
+    assert view.replace(Snapshot(9, {KEYS.network(NET): entry(NETWORK)})) == {NET, ""}
+    assert view.hosts == {} and view.claims == {} and view.endpoints == {}
+    assert view.replace(Snapshot(9, {KEYS.network(NET): entry(NETWORK)})) == set()
