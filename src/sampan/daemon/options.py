@@ -53,7 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     add("-b", "--bridge", help="name of the default bridge; engines on one host need different ones")
     add("--bip", help="address and prefix of the default bridge, e.g. 10.1.0.1/24")
     add("--default-address-pool", action="append", help="base=CIDR,size=PREFIX for networks without a subnet")
-    add("--cluster-store", help="what hosts share overlay networks by: etcd://HOST[:PORT],... or static:HOST,...")
+    add(
+        "--cluster-store",
+        help="what hosts share overlay networks by: etcd://HOST[:PORT],... or static:HOST,...",
+    )
     add("--cluster-advertise", help="address or interface by which the cluster's other hosts reach this one")
     add("--cluster-store-opt", action="append", help="KEY=VALUE: secret-file, kv.path, kv.cacertfile, ...")
     add("--cgroup-parent", help="control group below which containers get theirs (default /sampan)")

@@ -108,9 +108,7 @@ class NetworkHost:
         """Take back what `publish` returned. Idempotent."""
         self._ports.unpublish(_without_prefix(address), bindings)
 
-    def program_overlay(
-        self, forwards: Mapping[str, Mapping[str, Forward]], peers: frozenset[str]
-    ) -> None:
+    def program_overlay(self, forwards: Mapping[str, Mapping[str, Forward]], peers: frozenset[str]) -> None:
         """Where containers on other hosts are (network id -> MAC -> ...), and which hosts may send to us."""
         with self._lock:
             self._guard.peers = peers

@@ -65,7 +65,7 @@ class EndpointSpec(msgspec.Struct, frozen=True):
 
 
 class Forward(msgspec.Struct, frozen=True):
-    """A container of another host in an overlay network: its address there, and the host that frames for `mac` go to."""
+    """A container of another host in an overlay network: its address there, and the host that has `mac`."""
 
     mac: str
     address: str

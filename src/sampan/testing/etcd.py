@@ -17,7 +17,7 @@ START_SECONDS = 60.0
 
 
 class EtcdProcess:
-    """`address`: where it listens; it has to be this host's (or that of `prefix`'s namespace). Data is in `directory`."""
+    """`address`: where it listens, this host's or that of `prefix`'s namespace. Data is in `directory`."""
 
     def __init__(self, directory: Path, *, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
         self.directory = directory
@@ -59,7 +59,8 @@ class EtcdProcess:
     def _healthy(self) -> bool:
         command = [*self._prefix, "etcdctl", "--endpoints", f"{self.address}:{self.port}", "get", "x"]
         if self._prefix:
-            done = subprocess.run(command, capture_output=True, env={"ETCDCTL_API": "3", "PATH": "/usr/bin"})
+            environment = {"ETCDCTL_API": "3", "PATH": "/usr/bin"}
+            done = subprocess.run(command, capture_output=True, check=False, env=environment)
             return done.returncode == 0
         try:
             with urllib.request.urlopen(f"http://{self.address}:{self.port}/health", timeout=2) as answer:

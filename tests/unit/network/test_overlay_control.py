@@ -127,9 +127,7 @@ async def _unique(directory: Path) -> None:
         network = await sites[0].network(subnet="10.1.0.0/26")
         for site in sites:
             await site.until(lambda site=site: network.id in site.control.view.networks)
-        asked = [
-            allocation.take_address(sites[number % 3].control, network) for number in range(61)
-        ]
+        asked = [allocation.take_address(sites[number % 3].control, network) for number in range(61)]
         found = await asyncio.gather(*asked)
         assert len(set(found)) == 61 and "10.1.0.1" not in found
         for site in sites:

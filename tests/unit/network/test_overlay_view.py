@@ -13,7 +13,9 @@ from sampan.network.overlay.view import View
 KEYS = Keys("sampan")
 A, B = "a" * 32, "b" * 32
 NET = "1" * 64
-NETWORK = Network(NET, "backend", "2026-01-01T00:00:00Z", 5000, "10.1.0.0/24", "10.1.0.1", aux={"x": "10.1.0.9"})
+NETWORK = Network(
+    NET, "backend", "2026-01-01T00:00:00Z", 5000, "10.1.0.0/24", "10.1.0.1", aux={"x": "10.1.0.9"}
+)
 CLAIM = Claim(B, "192.0.2.2", "02:42:0a:01:00:05", "e" * 64)
 ENDPOINT = Endpoint(B, "c" * 64, "web", "10.1.0.5", "02:42:0a:01:00:05", ("web", "www"))
 
@@ -30,7 +32,7 @@ def view_of(**entries: object) -> View:
         KEYS.host(B): Host(B, "beta", "192.0.2.2"),
         KEYS.address(NET, "10.1.0.5"): CLAIM,
         KEYS.endpoint(NET, "e" * 64): ENDPOINT,
-        **{key: value for key, value in entries.items()},
+        **entries,
     }
     view.replace(Snapshot(7, {key: entry(value) for key, value in known.items()}))
     return view
@@ -133,7 +135,10 @@ HOSTILE = {
         msgspec.structs.replace(CLAIM, mac="01:00:5e:00:00:01"),
     ),
     "upper case": (KEYS.address(NET, "10.1.0.6"), msgspec.structs.replace(CLAIM, mac="02:42:0A:01:00:06")),
-    "frames for the loopback": (KEYS.address(NET, "10.1.0.6"), msgspec.structs.replace(CLAIM, at="127.0.0.1")),
+    "frames for the loopback": (
+        KEYS.address(NET, "10.1.0.6"),
+        msgspec.structs.replace(CLAIM, at="127.0.0.1"),
+    ),
     "a name that is none": (KEYS.endpoint(NET, "f" * 64), msgspec.structs.replace(ENDPOINT, names=("a b",))),
     "a name with a line end": (KEYS.endpoint(NET, "f" * 64), msgspec.structs.replace(ENDPOINT, name="a\n")),
     "very many names": (KEYS.endpoint(NET, "f" * 64), msgspec.structs.replace(ENDPOINT, names=("a",) * 65)),
@@ -161,7 +166,10 @@ def test_a_second_network_with_a_name_or_a_number_is_not_used() -> None:
 
 def test_foreign_keys_are_not_looked_at() -> None:
     view = View(KEYS)
-    assert view.apply(1, [Change("other/hosts/x", entry(b"?")), Change("sampan/" + "k" * 600, entry(b"?"))]) == set()
+    assert (
+        view.apply(1, [Change("other/hosts/x", entry(b"?")), Change("sampan/" + "k" * 600, entry(b"?"))])
+        == set()
+    )
     assert view.entries == {}
 
 

@@ -41,7 +41,9 @@ class ClusterSettings:
     @property
     def name(self) -> str:
         """As `--cluster-store` has it."""
-        members = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.members)
+        members = ",".join(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.members
+        )
         return f"{self.kind}://{members}" if self.kind == ETCD else f"{self.kind}:{members}"
 
 

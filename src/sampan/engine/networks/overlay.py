@@ -1,4 +1,4 @@
-"""Networks of the driver "overlay": from a request to what all hosts share, and from that to this engine's record. Pure."""
+"""Networks of the driver "overlay": what all hosts share of one, and this engine's record of it. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What hosts must not do at the same time: making and removing networks, taking addresses. By transactions in the store."""
+"""What hosts must not do at the same time, by transactions: making and removing networks, taking addresses."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ DEFAULT_POOL = (IPv4Network("10.0.0.0/8"), 24)
 _ATTEMPTS = 20
 
 
-async def create_network(
-    control: Control, plan: Callable[[list[IPv4Network]], Network]
-) -> Network:
+async def create_network(control: Control, plan: Callable[[list[IPv4Network]], Network]) -> Network:
     """A new network with a number of its own. `plan` is told the subnets of the others, and may be asked again.
 
     Raises `Conflict` (name, subnet), `Unavailable`.
@@ -161,7 +159,11 @@ async def _claim_any(control: Control, network: Network) -> str:
         if attempt == 3:
             view = await _fresh(control)  # what we hear of is behind
         address = next(
-            (one for one in candidates(network, view) if one not in tried and not _held(control, network, one)),
+            (
+                one
+                for one in candidates(network, view)
+                if one not in tried and not _held(control, network, one)
+            ),
             None,
         )
         if address is None:

@@ -74,9 +74,7 @@ class Cache:
             for key, entry in cached.entries.items()
         )
         leases = cached.leases or Leases(0, 0)
-        body = msgspec.json.encode(
-            _File(cached.identity, leases.short, leases.long, cached.revision, lines)
-        )
+        body = msgspec.json.encode(_File(cached.identity, leases.short, leases.long, cached.revision, lines))
         if body == self._last:
             return
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ _SAVE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """Seconds without a sign of a host until others take it for gone (its names go), and until its addresses are free."""
+    """Seconds without a sign of a host until its names go, and until its addresses are free for others."""
 
     host: int = 30
     addresses: int = 3600
@@ -228,7 +228,9 @@ class Control:
         """Networks that the store should have: all, if it is not the store that we knew; else those in use here."""
         lost = bool(self._identity) and fresh.identity != self._identity
         if lost:
-            log.warning("cluster store: %s has lost its data; it is told what this host knows", self.store.name)
+            log.warning(
+                "cluster store: %s has lost its data; it is told what this host knows", self.store.name
+            )
         return [
             network
             for network in self.known_networks()

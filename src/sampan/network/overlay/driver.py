@@ -74,7 +74,9 @@ class OverlayDriver:
         link = route.link(name)
         if link is not None and (link.alias != self._alias or vxlan_info(route, name) != wanted):
             if link.alias != self._alias:
-                raise Conflict(f"network interface {name} already exists", hint=f"It is {link.alias or link.kind}.")
+                raise Conflict(
+                    f"network interface {name} already exists", hint=f"It is {link.alias or link.kind}."
+                )
             route.delete(name)
             link = None
         if link is None:
@@ -140,9 +142,7 @@ class OverlayDriver:
                 route.delete(link.name)
         self._bridges.tidy(route, networks, endpoints)
 
-    def program(
-        self, route: RouteSocket, network: NetworkSpec, forwards: Mapping[str, Forward]
-    ) -> None:
+    def program(self, route: RouteSocket, network: NetworkSpec, forwards: Mapping[str, Forward]) -> None:
         """Exactly these containers are on other hosts. Nothing happens where the network has no device."""
         link, bridge = route.link(vxlan_name(network)), route.link(network.bridge)
         if link is None or bridge is None or link.alias != self._alias:

@@ -176,9 +176,7 @@ class EtcdStore:
         raise Unavailable(f"{address} stopped telling")
 
     async def grant(self, seconds: int) -> int:
-        lease = _number(
-            (await self._call("/v3/lease/grant", {"TTL": str(seconds), "ID": "0"}, _Lease)).ID
-        )
+        lease = _number((await self._call("/v3/lease/grant", {"TTL": str(seconds), "ID": "0"}, _Lease)).ID)
         if lease == 0:
             raise Unavailable(f"{self.name} granted no lease")
         return lease

@@ -1,4 +1,4 @@
-"""Who may send us VXLAN packets: a table of our own beside the one of the networks. 
+"""Who may send us VXLAN packets: a table of our own beside the one of the networks.
 
 A VXLAN packet carries whatever frame its sender likes into a network. Of the packets for our networks' numbers, only
 those of hosts in the cluster come through; for an encrypted network only those that arrived encrypted. Other programs'
@@ -80,9 +80,7 @@ def _fill(batch: Batch, table: str, networks: Iterable[NetworkSpec], peers: Coll
             offset, length = (12, 4) if version == 4 else (8, 16)
             source = ex.payload(ex.Base.NETWORK, offset, length)
             family = ex.meta(ex.Meta.NFPROTO) + ex.compare(bytes([_AF[version]]))
-            batch.add_rule(
-                table, chain, family, source, ex.lookup(name), ex.verdict(ex.Verdict.RETURN)
-            )
+            batch.add_rule(table, chain, family, source, ex.lookup(name), ex.verdict(ex.Verdict.RETURN))
         batch.add_rule(table, chain, ex.counter(), drop)
         # UDP's destination port, and the network's number behind its header (RFC 7348, section 5).
         match = ex.meta(ex.Meta.L4PROTO) + ex.compare(bytes([_UDP]))

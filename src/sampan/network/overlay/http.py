@@ -156,11 +156,15 @@ async def _head(address: Address, reader: asyncio.StreamReader) -> tuple[int, di
             return int(line[1]), headers
         name, _, value = field.partition(":")
         headers[name.strip().lower()] = value.strip()
-    _broken(address, "the answer has too many header fields")
+    raise _nonsense(address, "the answer has too many header fields")
 
 
 def _broken(address: Address, what: str) -> NoReturn:
-    raise Unavailable(f"the answer of {address} makes no sense: {what}")
+    raise _nonsense(address, what)
+
+
+def _nonsense(address: Address, what: str) -> Unavailable:
+    return Unavailable(f"the answer of {address} makes no sense: {what}")
 
 
 def _reason(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """Who talks to a keeper, and who answers: both know a secret, and sign what they say with it (HMAC-SHA256).
 
-A request carries the time and a number that is used once; its answer is signed together with that number, so that neither
-can be sent again or be taken for another one's. What is said can be read on the way, but not changed.
+A request carries the time and a number that is used once; its answer is signed together with that number, so that
+neither can be sent again or be taken for another one's. What is said can be read on the way, but not changed.
 """
 
 from __future__ import annotations

@@ -165,7 +165,9 @@ class View:
         return frozenset(found)
 
 
-def _drop(where: dict[str, dict[str, Claim]] | dict[str, dict[str, Endpoint]], network: str, key: str) -> None:
+def _drop(
+    where: dict[str, dict[str, Claim]] | dict[str, dict[str, Endpoint]], network: str, key: str
+) -> None:
     inner = where.get(network)
     if inner is not None:
         inner.pop(key, None)
