@@ -2,8 +2,9 @@
 
 Every host derives the keys between itself and each other host from the cluster's secret, both hosts' nonces and the
 time, so none is ever sent, and new ones need nobody's help: a host that is cut off from the store changes keys with
-the others. A sender's counter begins anew with each key, so a key must never be used twice (RFC 4106, section 3.1): a host
-takes a new nonce whenever its kernel has forgotten what it has sent with, and leaves a key for good when its time is over.
+the others. A sender's counter begins anew with each key, so a key must never be used twice (RFC 4106, section 3.1): a
+host takes a new nonce whenever its kernel has forgotten what it has sent with, and leaves a key for good when its time
+is over.
 """
 
 from __future__ import annotations

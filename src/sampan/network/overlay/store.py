@@ -89,7 +89,7 @@ class Compacted(Unavailable):
 
 
 class Store(Protocol):
-    """Used from the event loop's thread. Every call raises `Unavailable`, with the reason, when the store does not answer.
+    """Used from the event loop's thread. Every call raises `Unavailable` when the store does not answer.
 
     Keys are printable ASCII. Cancelling a call is allowed at any time.
     """
