@@ -41,7 +41,7 @@ from sampan.engine.networks.service import Networks
 from sampan.engine.security import announced
 from sampan.engine.settings import Settings
 from sampan.engine.system import Counts, System
-from sampan.engine.volumes import Volumes
+from sampan.engine.volumes.service import Volumes
 from sampan.errors import SampanError
 from sampan.linux import cgroups
 from sampan.linux.cgroups.features import available_cpuset, detect_features

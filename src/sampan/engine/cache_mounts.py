@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from sampan.engine.volumes import directory_size
+from sampan.engine.volumes.sizes import directory_size
 from sampan.errors import Conflict, NotFound, SampanError
 from sampan.storage.extract import ExtractOptions, extract_tar
 from sampan.storage.layer_blobs import Sink

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sampan.engine.networks.service import Networks
     from sampan.engine.settings import Settings
     from sampan.engine.system import System
-    from sampan.engine.volumes import Volumes
+    from sampan.engine.volumes.service import Volumes
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from sampan.engine.events import EventBus
 from sampan.engine.host_facts import HostFacts
 from sampan.engine.networks.service import Networks
 from sampan.engine.settings import Settings
-from sampan.engine.volumes import Volumes
+from sampan.engine.volumes.service import Volumes
 from sampan.linux.cgroups import detect
 from sampan.network.dns import NameServer
 from sampan.network.host import NetworkHost

@@ -17,7 +17,8 @@ from sampan.engine.model import NEVER, ContainerRecord, Endpoint, IpamPool
 from sampan.engine.networks.requests import Ipam, NetworkCreate
 from sampan.engine.networks.service import Networks
 from sampan.engine.settings import Settings
-from sampan.engine.volumes import Volumes, directory_size
+from sampan.engine.volumes.service import Volumes
+from sampan.engine.volumes.sizes import directory_size
 from sampan.errors import Conflict, Denied, Invalid, NotFound, Unsupported
 from sampan.network.model import EndpointSpec, NetworkSpec
 from sampan.storage.metadata import Table
@@ -338,6 +339,47 @@ def test_prune_takes_unused_anonymous_volumes_and_named_ones_only_when_told(tmp_
         assert (await volumes.prune({}))["VolumesDeleted"] == [anonymous.name]
         assert (await volumes.prune({"all": ["true"]}))["VolumesDeleted"] == ["named"]
         assert [one["Name"] for one in volumes.list({})["Volumes"]] == [used.name]
+
+    run(test())
+
+
+def test_a_staged_volume_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    async def test() -> None:
+        metadata = FakeMetadata()
+        volumes = Volumes(tmp_path, metadata, EventBus())
+        async with volumes.staged("whole", labels={"a": "b"}) as directory:
+            (directory / "file").write_text("12345")
+            assert volumes.find("whole") is None
+            assert Volumes(tmp_path / "other", metadata, EventBus()).find("whole") is None
+        assert (volumes.path("whole") / "file").read_text() == "12345"
+        assert Volumes(tmp_path, metadata, EventBus()).inspect("whole")["Labels"] == {"a": "b"}
+        with pytest.raises(Conflict, match="a volume with this name exists already"):
+            async with volumes.staged("whole"):
+                raise AssertionError("nothing to write into")
+        with pytest.raises(ZeroDivisionError):
+            async with volumes.staged("half") as directory:
+                (directory / "file").write_text("12345")
+                raise ZeroDivisionError
+        assert volumes.find("half") is None
+        assert os.listdir(tmp_path / "whole") == ["_data"]
+        assert sorted(os.listdir(tmp_path)) == ["other", "whole"]
+
+    run(test())
+
+
+def test_a_held_volume_is_not_removed(tmp_path: Path) -> None:
+    async def test() -> None:
+        volumes = Volumes(tmp_path, FakeMetadata(), EventBus())
+        await volumes.create("data")
+        async with volumes.opened("data") as path:
+            assert path == volumes.path("data")
+            with pytest.raises(Conflict, match="volume is in use"):
+                await volumes.remove("data")
+            await volumes.remove_unused("data")
+            assert (await volumes.prune({"all": ["1"]}))["VolumesDeleted"] == []
+        await volumes.remove("data")
+        with pytest.raises(NotFound, match="get data: no such volume"), volumes.holding("data"):
+            raise AssertionError("nothing to hold")
 
     run(test())
 

@@ -17,10 +17,11 @@ from sampan.engine.events import EventBus
 from sampan.engine.host_facts import HostFacts
 from sampan.engine.model import ContainerRecord, State
 from sampan.engine.networks.service import Networks
+from sampan.engine.record_store import Store
 from sampan.engine.settings import Settings
 from sampan.engine.spec_resources import cgroup_path
 from sampan.engine.validate import container_of
-from sampan.engine.volumes import Store, Volumes
+from sampan.engine.volumes.service import Volumes
 from sampan.linux.cgroups import Cgroup, CgroupHost
 from sampan.logs.options import FILE_DRIVERS
 from sampan.network.dns import NameServer

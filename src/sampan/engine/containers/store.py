@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from sampan.engine.model import ContainerRecord
-from sampan.engine.volumes import Store
+from sampan.engine.record_store import Store
 from sampan.errors import Conflict, Internal, Invalid, NotFound
 from sampan.storage.metadata import Table
 

@@ -22,8 +22,8 @@ from sampan.engine.networks import plan, views
 from sampan.engine.networks.addresses import AddressBook, parse_address
 from sampan.engine.networks.requests import NetworkCreate
 from sampan.engine.networks.views import Json, Member
+from sampan.engine.record_store import Store
 from sampan.engine.settings import Settings
-from sampan.engine.volumes import Store
 from sampan.errors import Conflict, Denied, Invalid, NotFound
 from sampan.network.host import NetworkHost
 from sampan.network.model import EndpointSpec, NetworkSpec

@@ -1,0 +1,338 @@
+"""The service of volumes: the only writer of their records. Where data lies is a driver's business."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import contextlib
+import os
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+
+from sampan.engine.events import EventBus
+from sampan.engine.filters import check_filters
+from sampan.engine.model import VolumeRecord, new_id, now
+from sampan.engine.mounts import check_volume_name
+from sampan.engine.record_store import Store
+from sampan.engine.volumes.drivers import Drivers
+from sampan.engine.volumes.local import DATA, LocalDriver
+from sampan.engine.volumes.views import (
+    LIST_FILTERS,
+    PRUNE_FILTERS,
+    Filters,
+    Json,
+    matches,
+    prunable,
+    volume_json,
+)
+from sampan.errors import Conflict, NotFound
+from sampan.linux.libc import syncfs
+from sampan.storage.metadata import Table
+
+
+class Volumes:
+    """Used from the event loop's thread; `path` from any.
+
+    `users` tells which containers (ids) use a volume; set by the composition root.
+    """
+
+    def __init__(self, root: Path, metadata: Store, events: EventBus) -> None:
+        """`root` is the `volumes` directory (made when missing)."""
+        self._metadata = metadata
+        self._events = events
+        self._local = LocalDriver(root)
+        self._drivers = Drivers(self._local)
+        self.users: Callable[[str], Sequence[str]] = lambda _name: ()
+        self._holds: list[set[str]] = []
+        self._mounted: dict[str, set[str]] = {}
+        """Who has a volume mounted, of those that need it: ids of running containers, and of whoever `opened` it."""
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._records = {
+            key: msgspec.json.decode(body, type=VolumeRecord) for key, body in metadata.items(Table.VOLUMES)
+        }
+        local = [record.name for record in self._records.values() if record.driver == self._local.name]
+        for name in self._local.sweep(local):
+            # A removal had begun, its record is still there.
+            metadata.delete(Table.VOLUMES, name)
+            del self._records[name]
+
+    # Making
+
+    async def create(
+        self,
+        name: str = "",
+        *,
+        driver: str = "",
+        labels: Mapping[str, str] | None = None,
+        options: Mapping[str, str] | None = None,
+        anonymous: bool = False,
+        hold: set[str] | None = None,
+    ) -> VolumeRecord:
+        """Make a volume; one that exists already is returned as it is. Raises `Invalid`, `NotFound`, `Conflict`.
+
+        `hold`, of `holding`, gets its name: then it can't be removed before the caller's container is known.
+        """
+        record = self._new(name, driver, labels, options, anonymous=anonymous)
+        async with self._changing(record.name):
+            existing = self._records.get(record.name)
+            if existing is None:
+                await asyncio.to_thread(self._make, record)
+                self._arrived(record)
+            if hold is not None:
+                hold.add(record.name)
+        return existing or record
+
+    def _new(
+        self,
+        name: str,
+        driver: str,
+        labels: Mapping[str, str] | None,
+        options: Mapping[str, str] | None,
+        *,
+        anonymous: bool = False,
+    ) -> VolumeRecord:
+        if name:
+            check_volume_name(name)
+        try:
+            chosen = self._drivers.find(driver)
+        except NotFound as error:
+            raise NotFound(f"create {name}: {error.message}") from error
+        chosen.check(name, options or {})
+        return VolumeRecord(
+            name or new_id(),
+            now(),
+            chosen.name,
+            labels=None if labels is None else dict(labels),
+            options=None if options is None else dict(options),
+            anonymous=anonymous or not name,
+        )
+
+    def _make(self, record: VolumeRecord) -> None:
+        # What holds its data before the record: a record always names something that is there.
+        self._drivers.of(record).create(record)
+        self._metadata.put(Table.VOLUMES, record.name, msgspec.json.encode(record))
+
+    def _arrived(self, record: VolumeRecord) -> None:
+        self._records[record.name] = record
+        self._events.publish("volume", "create", record.name, {"driver": record.driver})
+
+    @contextlib.asynccontextmanager
+    async def staged(
+        self, name: str = "", *, labels: Mapping[str, str] | None = None, anonymous: bool = False
+    ) -> AsyncIterator[Path]:
+        """A directory to write a new volume's data into. When the block has ended the volume is there, and complete.
+
+        Nobody sees it before, and when the block raises, or the engine dies in it, nothing is left. Owner and mode of
+        the directory are the volume's. Raises `Invalid`, `Conflict` (there is a volume of this name).
+        """
+        record = self._new(name, "", labels, None, anonymous=anonymous)
+        async with self._changing(record.name):
+            if record.name in self._records:
+                raise Conflict(f"create {name}: a volume with this name exists already")
+            staged = await asyncio.to_thread(self._local.stage, record)
+            try:
+                yield staged / DATA
+                # The time at which it appears.
+                record = replace(record, created=now())
+                await _to_its_end(asyncio.to_thread(self._publish, staged, record))
+            except BaseException:
+                await asyncio.to_thread(self._local.discard, staged)
+                raise
+            self._arrived(record)
+
+    def _publish(self, staged: Path, record: VolumeRecord) -> None:
+        directory = os.open(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            syncfs(directory, str(staged))
+        finally:
+            os.close(directory)
+        self._local.publish(staged, record)
+        try:
+            self._metadata.put(Table.VOLUMES, record.name, msgspec.json.encode(record))
+        except BaseException:
+            self._local.remove(record)()
+            raise
+
+    # Using
+
+    @contextlib.contextmanager
+    def holding(self, *names: str) -> Iterator[set[str]]:
+        """A set of names of volumes that nobody removes meanwhile, `names` among them; see `create`.
+
+        Raises `NotFound`.
+        """
+        for name in names:
+            self.get(name)
+        held = set(names)
+        self._holds.append(held)
+        try:
+            yield held
+        finally:
+            # By identity: two of these sets may well be equal.
+            self._holds = [other for other in self._holds if other is not held]
+
+    @contextlib.asynccontextmanager
+    async def opened(self, name: str) -> AsyncIterator[Path]:
+        """The directory with its data, mounted if it needs to be; meanwhile nobody removes it. Raises `NotFound`."""
+        user = new_id()
+        with self.holding(name):
+            path = await self.mount(name, user)
+            try:
+                yield path
+            finally:
+                await self.unmount(name, user)
+
+    def needs_mount(self, name: str) -> bool:
+        """Whether its data is at its path only while somebody has it mounted. Raises `NotFound`."""
+        record = self.get(name)
+        return self._drivers.of(record).needs_mount(record)
+
+    async def mount(self, name: str, user: str) -> Path:
+        """The directory with its data, which is there until `user` (an id) lets go of it. Raises `NotFound`, …"""
+        async with self._changing(name):
+            record = self.get(name)
+            driver = self._drivers.of(record)
+            if not driver.needs_mount(record):
+                return driver.path(record)
+            path = await asyncio.to_thread(driver.mount, record, user)
+            self._mounted.setdefault(name, set()).add(user)
+            return path
+
+    async def unmount(self, name: str, user: str) -> None:
+        """Nothing happens when `user` has not got it mounted."""
+        async with self._changing(name):
+            users = self._mounted.get(name, set())
+            if user not in users:
+                return
+            record = self.get(name)
+            try:
+                await asyncio.to_thread(self._drivers.of(record).unmount, record, user, last=len(users) == 1)
+            finally:
+                users.discard(user)
+                if not users:
+                    self._mounted.pop(name, None)
+
+    @contextlib.asynccontextmanager
+    async def _changing(self, name: str) -> AsyncIterator[None]:
+        """One at a time makes, mounts or removes the volume of a name."""
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        async with lock:
+            yield
+
+    def _in_use(self, name: str) -> bool:
+        return (
+            bool(self.users(name))
+            or any(name in held for held in self._holds)
+            or bool(self._mounted.get(name))
+        )
+
+    # Looking
+
+    def get(self, name: str) -> VolumeRecord:
+        """Raises `NotFound` in Docker's words."""
+        record = self._records.get(name)
+        if record is None:
+            raise NotFound(f"get {name}: no such volume")
+        return record
+
+    def find(self, name: str) -> VolumeRecord | None:
+        return self._records.get(name)
+
+    def path(self, name: str) -> Path:
+        """The directory with the volume's data (where it needs to be mounted: once it is). Raises `NotFound`."""
+        record = self.get(name)
+        return self._drivers.of(record).path(record)
+
+    def inspect(self, name: str) -> Json:
+        return self._json(self.get(name))
+
+    def list(self, filters: Filters) -> Json:
+        check_filters(filters, LIST_FILTERS)
+        found = [self._json(record) for record in self._records.values() if self._matches(record, filters)]
+        return {"Volumes": found, "Warnings": []}
+
+    def _matches(self, record: VolumeRecord, filters: Filters) -> bool:
+        scope = self._drivers.of(record).scope
+        return matches(record, filters, in_use=bool(self.users(record.name)), scope=scope)
+
+    async def disk_usage(self) -> builtins.list[Json]:
+        """Every volume with its size and its number of users."""
+        found = []
+        for record in tuple(self._records.values()):
+            size = await asyncio.to_thread(self._drivers.of(record).size, record)
+            usage = {"Size": size, "RefCount": len(self.users(record.name))}
+            found.append({**self._json(record), "UsageData": usage})
+        return found
+
+    def _json(self, record: VolumeRecord) -> Json:
+        driver = self._drivers.of(record)
+        return volume_json(record, driver.path(record), driver.scope)
+
+    # Removing
+
+    async def remove(self, name: str, *, force: bool = False) -> None:
+        """Raises `NotFound` (not with `force`), `Conflict` while a container uses it."""
+        async with self._changing(name):
+            if name not in self._records:
+                if force:
+                    return
+                self.get(name)
+            if self._in_use(name):
+                raise Conflict(f"remove {name}: volume is in use - [{', '.join(self.users(name))}]")
+            await self._delete(name)
+
+    async def remove_unused(self, name: str) -> None:
+        """Remove it unless another container uses it (anonymous volumes of a removed container)."""
+        async with self._changing(name):
+            if name in self._records and not self._in_use(name):
+                await self._delete(name)
+
+    async def _delete(self, name: str) -> None:
+        record = self._records.pop(name)
+        try:
+            await asyncio.to_thread(self._unmake, record)
+        except Conflict:
+            self._records[name] = record
+            raise
+        self._events.publish("volume", "destroy", name, {"driver": record.driver})
+
+    def _unmake(self, record: VolumeRecord) -> None:
+        finish = self._drivers.of(record).remove(record)
+        self._metadata.delete(Table.VOLUMES, record.name)
+        finish()
+
+    async def prune(self, filters: Filters) -> Json:
+        """Anonymous volumes that no container uses; with the filter all=true named ones too."""
+        check_filters(filters, PRUNE_FILTERS)
+        removed: list[str] = []
+        freed = 0
+        for record in tuple(self._records.values()):
+            if not prunable(record, filters):
+                continue
+            async with self._changing(record.name):
+                if record.name not in self._records or self._in_use(record.name):
+                    continue
+                size = await asyncio.to_thread(self._drivers.of(record).size, record)
+                if self._in_use(record.name):
+                    continue
+                await self._delete(record.name)
+            freed += max(size, 0)
+            removed.append(record.name)
+        self._events.publish("volume", "prune", "", {"reclaimed": str(freed)})
+        return {"VolumesDeleted": removed, "SpaceReclaimed": freed}
+
+
+async def _to_its_end(work: Awaitable[None]) -> None:
+    """A thread goes on when its awaiter is cancelled: what comes after it must wait for it all the same."""
+    running = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
