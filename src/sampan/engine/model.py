@@ -59,8 +59,9 @@ class MountPoint(msgspec.Struct, frozen=True):
     `type`: bind, volume or tmpfs. `source`: host path (bind, volume). `name`: the volume's. `mode`: the
     options as written with `-v`. `anonymous`: the volume has no name given by a person. `copy`: fill the
     volume from the image. `create`: make a missing bind source. `options`: of a tmpfs. `from_mounts`: asked
-    for with `--mount`. `internal`: a bind mount of something that is the engine's own. `given`: the number of the
-    detached mount that is sent along; `source` is then what messages call it.
+    for with `--mount`. `driver`: the volume's; "" as long as nobody has said which. `internal`: a bind mount of
+    something that is the engine's own. `given`: the number of the detached mount that is sent along; `source` is
+    then what messages call it.
     """
 
     type: str
@@ -77,6 +78,7 @@ class MountPoint(msgspec.Struct, frozen=True):
     options: tuple[str, ...] = ()
     subpath: str = ""
     from_mounts: bool = False
+    driver: str = ""
     internal: bool = False
     given: int = -1
 

@@ -76,7 +76,7 @@ def parse_bind(spec: str, *, volume_driver: str = "") -> MountPoint:
         raise Invalid(f"invalid volume specification: '{spec}'")
     if len(parts) == 1:
         destination = _destination(parts[0], spec)
-        return MountPoint("volume", destination, anonymous=True, copy=True)
+        return MountPoint("volume", destination, anonymous=True, copy=True, driver=volume_driver)
     source, target = parts[0], parts[1]
     mode = parts[2] if len(parts) == 3 else ""
     is_bind = source.startswith("/")
@@ -95,12 +95,11 @@ def parse_bind(spec: str, *, volume_driver: str = "") -> MountPoint:
             create=True,
         )
     check_volume_name(source)
-    if volume_driver not in ("", "local"):
-        raise Invalid(f'error looking up volume plugin {volume_driver}: plugin "{volume_driver}" not found')
     return MountPoint(
         "volume",
         destination,
         name=source,
+        driver=volume_driver,
         mode=mode or "z",
         rw=read_write,
         copy="nocopy" not in options,
@@ -207,9 +206,6 @@ def _volume_mount(request: MountRequest, target: str) -> MountPoint:
     options = request.volume_options
     if request.source:
         check_volume_name(request.source)
-    driver = options.driver_config.name if options and options.driver_config else ""
-    if driver not in ("", "local"):
-        raise Invalid(f'error looking up volume plugin {driver}: plugin "{driver}" not found')
     subpath = options.subpath if options else ""
     if subpath.startswith("/") or ".." in subpath.split("/"):
         raise _bad_mount("volume", "subpath must be a relative path within the volume")
@@ -220,6 +216,7 @@ def _volume_mount(request: MountRequest, target: str) -> MountPoint:
         mode="z",
         rw=not request.read_only,
         anonymous=not request.source,
+        driver=options.driver_config.name if options and options.driver_config else "",
         copy=not (options and options.no_copy),
         subpath=subpath,
         from_mounts=True,
@@ -298,7 +295,9 @@ def collect(
             raise Invalid(f"invalid volume specification: '{path}': mount path must be absolute")
         destination = _clean(path)
         if destination != "/" and destination not in points and destination not in tmpfs:
-            points[destination] = MountPoint("volume", destination, anonymous=True, copy=True)
+            points[destination] = MountPoint(
+                "volume", destination, anonymous=True, copy=True, driver=host.volume_driver
+            )
     return tuple(points.values())
 
 

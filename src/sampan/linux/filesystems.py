@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 from sampan.errors import Unsupported
-from sampan.linux import libc
-from sampan.linux.mount import open_loop_control
+from sampan.linux import libc, loop_devices
 
 _FSOPEN_CLOEXEC = 1
 
@@ -32,7 +31,7 @@ def mounts_erofs_images() -> bool:
     if kernel_version() >= (6, 12):
         return True
     try:
-        os.close(open_loop_control())
+        os.close(loop_devices.open_control())
     except Unsupported:
         return False
     return True

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
-import stat
 import struct
 from collections.abc import Sequence
 
-from sampan.errors import Unsupported
-from sampan.linux import libc
+from sampan.linux import libc, loop_devices
 from sampan.linux.libc import SystemCallError
 
 MS_RDONLY = 0x1
@@ -181,15 +178,6 @@ def set_root_propagation(propagation: int) -> None:
     libc.mount(None, "/", None, propagation | MS_REC)
 
 
-_LOOP_CTL_GET_FREE = 0x4C82
-_LOOP_CONFIGURE = 0x4C0A
-_LOOP_FLAGS = 1 | 4  # read-only, autoclear
-_LOOP_CONTROL = "/dev/loop-control"
-_LOOP_CONFIG_SIZE = 304
-_LOOP_FLAGS_OFFSET = 8 + 52
-_LOOP_ATTEMPTS = 32
-
-
 def open_erofs(image: str) -> int:
     """A detached, read-only mount of an EROFS image file: directly (Linux 6.12), else over a loop device."""
     source = image if len(os.fsencode(image)) <= MAX_OPTION else None
@@ -200,7 +188,7 @@ def open_erofs(image: str) -> int:
         except SystemCallError as error:
             if error.errno != errno.ENOTBLK:
                 raise
-        loop, name = _loop_device(held)
+        loop, name = loop_devices.attach(held, read_only=True)
         try:
             return make_filesystem("erofs", (("ro", None),), ATTR_RDONLY, name)
         finally:
@@ -220,45 +208,3 @@ def mount_erofs(image: str, target: str) -> None:
             os.close(place)
     finally:
         os.close(mounted)
-
-
-def open_loop_control() -> int:
-    """Opening it loads the kernel's loop module (loop(4)). Raises `Unsupported` where there is none.
-
-    The node exists from the boot on where systemd-tmpfiles made it; elsewhere only once the module is loaded.
-    """
-    try:
-        try:
-            return os.open(_LOOP_CONTROL, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            os.mknod(_LOOP_CONTROL, stat.S_IFCHR | 0o660, os.makedev(10, 237))
-            return os.open(_LOOP_CONTROL, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise Unsupported(
-            f"this kernel mounts EROFS images over loop devices only, and has none: {error.strerror}",
-            hint="load the kernel's module: modprobe loop",
-        ) from error
-
-
-def _loop_device(backing: int) -> tuple[int, str]:
-    """A read-only loop device (loop(4)) on `backing`, freed by the kernel with its last user; descriptor and path."""
-    control = open_loop_control()
-    try:
-        for _ in range(_LOOP_ATTEMPTS):
-            name = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
-            device = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-            # struct loop_config: descriptor, block size, struct loop_info64 (flags at offset 52), reserved.
-            config = bytearray(_LOOP_CONFIG_SIZE)
-            struct.pack_into("=II", config, 0, backing, 0)
-            struct.pack_into("=I", config, _LOOP_FLAGS_OFFSET, _LOOP_FLAGS)
-            try:
-                fcntl.ioctl(device, _LOOP_CONFIGURE, bytes(config))
-            except OSError as error:
-                os.close(device)
-                if error.errno != errno.EBUSY:  # somebody else was faster
-                    raise
-                continue
-            return device, name
-    finally:
-        os.close(control)
-    raise OSError(errno.EBUSY, "no free loop device")

@@ -120,8 +120,8 @@ def _atime(add: int, clear: int) -> int:
 def clone(source: str, recursive: bool, within: str = "") -> int:
     """A detached bind mount of a path on the host's side. Raises `NotFound`.
 
-    `within`: a directory above it from which on a container may have made what is there; no symbolic link below that
-    one is followed.
+    `within`: a directory above it from which on a container may have made what is there; symbolic links below that
+    one are followed as if it were the root directory.
     """
     try:
         if within:
@@ -137,17 +137,11 @@ def _clone_within(source: str, recursive: bool, within: str) -> int:
     top = os.open(within, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         inner = posixpath.relpath(source, within)
-        found = paths.open_in_root(top, inner, os.O_PATH, resolve=paths.RESOLVE_NO_SYMLINKS)
+        found = paths.open_in_root(top, inner, os.O_PATH)
         try:
             return mount.clone_tree(found, recursive=recursive)
         finally:
             os.close(found)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise Invalid(
-            f"cannot access path {inner} in the volume: it leads through a symbolic link"
-        ) from error
     finally:
         os.close(top)
 

@@ -43,7 +43,7 @@ _PROPAGATIONS = {
 
 _IDMAP = {"idmap": "mount", "ridmap": "tree"}
 WITHIN_OPTION = "x-sampan-within"
-"""`x-sampan-within=DIRECTORY`, of a bind mount: no symbolic link of its source is followed below that directory."""
+"""`x-sampan-within=DIRECTORY`, of a bind mount: symbolic links of its source below that directory stay in it."""
 GIVEN_OPTION = "x-sampan-given"
 """`x-sampan-given=N`, of a bind mount: its source is the Nth detached mount that came with the request."""
 _NOTHING = frozenset(

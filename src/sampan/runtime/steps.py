@@ -101,7 +101,7 @@ class BindMount(Step, frozen=True):
     """`add` and `clear` are ATTR_* flags for the mount, `add_below` and `clear_below` for all the mounts in it too.
 
     `tree`: which of the trees taken before it is; -1: it is cloned when its turn comes. `within`: a directory above the
-    source; below it no symbolic link is followed.
+    source; symbolic links below it stay below it.
     """
 
     source: str

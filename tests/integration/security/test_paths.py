@@ -129,7 +129,7 @@ def test_a_sub_path_of_a_volume_swapped_for_a_link_is_not_the_hosts(attack: Any)
     assert swapping.stop() > RACES
     assert not any("canary" in done.stdout for done in outcomes)
     refused = [done for done in outcomes if done.returncode != 0]
-    assert all("leads through a symbolic link" in done.stderr for done in refused), refused
+    assert all("no such file or directory" in done.stderr for done in refused), refused
     attack.assert_host_untouched()
 
 

@@ -14,6 +14,7 @@ from sampan.engine.config import ContainerConfig, HostConfig
 from sampan.engine.containers.monitor import Monitor, Waited
 from sampan.engine.containers.runner import both
 from sampan.engine.containers.store import ContainerStore, Slot
+from sampan.engine.containers.volume_mounts import VolumeMounts
 from sampan.engine.model import ContainerRecord, State
 from sampan.errors import Internal, SampanError, Unavailable
 from sampan.runtime.messages import ExitRecord
@@ -109,12 +110,13 @@ class Scene:
             store=store,
             announce=lambda *_: None,
             announce_volumes=lambda *_: None,
+            volumes=SimpleNamespace(find=lambda _name: None),
             cgroup=lambda _record: Group(group_error),
             networks=SimpleNamespace(get=lambda _id: None),
             cgroups=SimpleNamespace(layout="v1", hierarchies={}),  # a host that can't tell of OOM kills
         )
         wiring: Any = Wiring()
-        self.monitor = Monitor(parts, wiring)
+        self.monitor = Monitor(parts, wiring, VolumeMounts(parts))
 
     async def ends(self, shim: Shim) -> Waited:
         watched: Any = shim

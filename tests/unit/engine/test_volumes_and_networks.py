@@ -17,9 +17,10 @@ from sampan.engine.model import NEVER, ContainerRecord, Endpoint, IpamPool
 from sampan.engine.networks.requests import Ipam, NetworkCreate
 from sampan.engine.networks.service import Networks
 from sampan.engine.settings import Settings
+from sampan.engine.volumes.local_options import LocalMount
 from sampan.engine.volumes.service import Volumes
 from sampan.engine.volumes.sizes import directory_size
-from sampan.errors import Conflict, Denied, Invalid, NotFound, Unsupported
+from sampan.errors import Conflict, Denied, Invalid, NotFound
 from sampan.network.model import EndpointSpec, NetworkSpec
 from sampan.storage.metadata import Table
 
@@ -278,13 +279,48 @@ def test_volumes_are_made_once_kept_over_a_restart_and_removed(tmp_path: Path) -
     run(test())
 
 
-def test_a_volume_that_would_be_a_mount_is_refused_and_not_made_as_a_plain_directory(tmp_path: Path) -> None:
+def test_a_volume_that_is_a_mount_is_mounted_by_its_first_user_and_unmounted_by_its_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted: set[str] = set()
+    calls: list[str] = []
+
+    def mount(wanted: LocalMount, place: str) -> None:
+        assert (wanted.kind, wanted.device) == ("tmpfs", "tmpfs")
+        mounted.add(place)
+        calls.append("mount")
+
+    def unmount(place: str) -> None:
+        mounted.discard(place)
+        calls.append("unmount")
+
+    monkeypatch.setattr("sampan.engine.volumes.local.mount_volume", mount)
+    monkeypatch.setattr("sampan.engine.volumes.local.unmount_all", unmount)
+    monkeypatch.setattr("sampan.engine.volumes.local.is_mounted", lambda place: place in mounted)
+
     async def test() -> None:
-        volumes = Volumes(tmp_path / "volumes", FakeMetadata(), EventBus())
-        with pytest.raises(Unsupported, match="volumes that are mounts"):
-            await volumes.create("data", options={"type": "tmpfs", "device": "tmpfs"})
-        assert volumes.find("data") is None
-        assert os.listdir(tmp_path / "volumes") == []
+        metadata = FakeMetadata()
+        volumes = Volumes(tmp_path, metadata, EventBus())
+        await volumes.create("data", options={"type": "tmpfs", "device": "tmpfs"})
+        await volumes.create("plain")
+        assert await volumes.mount("plain", "a") == volumes.path("plain")
+        assert calls == []
+        for user in "aab":
+            assert await volumes.mount("data", user) == volumes.path("data")
+        await volumes.unmount("data", "a")
+        assert calls == ["mount"]
+        with pytest.raises(Conflict, match="volume is in use"):
+            await volumes.remove("data")
+        # An engine that comes after one that was killed: "b" still runs, then not.
+        again = Volumes(tmp_path, metadata, EventBus())
+        again.adopt("data", "b")
+        await again.settle()
+        assert calls == ["mount"]
+        await again.unmount("data", "b")
+        assert calls == ["mount", "unmount"]
+        await again.mount("data", "c")
+        await Volumes(tmp_path, metadata, EventBus()).settle()
+        assert calls == ["mount", "unmount", "mount", "unmount"]
 
     run(test())
 

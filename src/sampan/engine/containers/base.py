@@ -115,7 +115,7 @@ class Parts:
         for point in record.mounts:
             if point.type != "volume":
                 continue
-            attributes = {"driver": "local", "container": record.id}
+            attributes = {"driver": self.volumes.driver(point.name), "container": record.id}
             if action == "mount":
                 attributes |= {
                     "destination": point.destination,

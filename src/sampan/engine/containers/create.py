@@ -15,7 +15,14 @@ from typing import Any
 from msgspec.structs import replace
 
 from sampan.engine import health, merge, mounts, names, ports, restart, security, selinux, validate
-from sampan.engine.config import ContainerConfig, CreateBody, EndpointSettings, HostConfig, words
+from sampan.engine.config import (
+    ContainerConfig,
+    CreateBody,
+    EndpointSettings,
+    HostConfig,
+    VolumeOptions,
+    words,
+)
 from sampan.engine.containers.base import ImageView, Parts, merge_log_config
 from sampan.engine.copy_tree import copy_tree, is_empty
 from sampan.engine.default_spec import normalise_capabilities
@@ -212,7 +219,7 @@ class Creator:
         try:
             with parts.volumes.holding() as held:
                 record = replace(record, mounts=await self._volumes(record, made, held))
-                await asyncio.to_thread(self._prepare, record)
+                await self._prepare(record)
                 # A container that removes itself at its end is not worth a flush to the disk.
                 await parts.store.insert(record, durable=not record.host.auto_remove)
         except BaseException:
@@ -226,9 +233,10 @@ class Creator:
         self, record: ContainerRecord, made: list[VolumeRecord], held: set[str]
     ) -> tuple[MountPoint, ...]:
         """The mount points with their volumes, which are made where they are missing."""
-        labels = {
-            request.target: (request.volume_options.labels if request.volume_options else None)
+        asked = {
+            request.target: request.volume_options
             for request in record.host.mounts or ()
+            if request.volume_options is not None
         }
         points = []
         for point in record.mounts:
@@ -236,17 +244,42 @@ class Creator:
                 points.append(point)
                 continue
             known = bool(point.name) and self._parts.volumes.find(point.name) is not None
-            volume = await self._parts.volumes.create(
-                point.name, labels=labels.get(point.destination), hold=held
-            )
+            wanted = asked.get(point.destination) or VolumeOptions()
+            try:
+                volume = await self._parts.volumes.create(
+                    point.name,
+                    driver=point.driver,
+                    labels=wanted.labels,
+                    options=wanted.driver_config.options if wanted.driver_config else None,
+                    hold=held,
+                )
+            except NotFound as error:
+                raise Invalid(error.message) from error
             if not known:
                 made.append(volume)
             source = str(self._parts.volumes.path(volume.name) / point.subpath)
-            points.append(replace(point, name=volume.name, source=source))
+            points.append(replace(point, name=volume.name, source=source, driver=volume.driver))
         return tuple(points)
 
-    def _prepare(self, record: ContainerRecord) -> None:
-        """Blocking: directories, snapshot, contents of new volumes."""
+    async def _prepare(self, record: ContainerRecord) -> None:
+        """Directories, snapshot, contents of new volumes."""
+        assembly = await asyncio.to_thread(self._make_directories, record)
+        volumes = self._parts.volumes
+        fill = [
+            point for point in record.mounts if point.type == "volume" and point.copy and not point.subpath
+        ]
+        mounted = [point for point in fill if volumes.needs_mount(point.name)]
+        plain = [point for point in fill if point not in mounted]
+        if plain:
+            await asyncio.to_thread(self._fill, assembly, plain)
+        if mounted:
+            # Only what the image has something for is mounted: a server that is away keeps nobody from the rest.
+            for point in await asyncio.to_thread(self._offered, assembly, mounted):
+                async with volumes.opened(point.name) as place:
+                    await asyncio.to_thread(self._fill, assembly, [replace(point, source=str(place))])
+
+    def _make_directories(self, record: ContainerRecord) -> RootAssembly:
+        """Blocking. Returns what the image has."""
         parts = self._parts
         parts.directory(record.id).mkdir(mode=0o710, parents=True)
         assembly = parts.snapshots.create(record.id, record.layers)  # type: ignore[arg-type]
@@ -254,18 +287,31 @@ class Creator:
         marker = parts.snapshots.upper(record.id) / ".dockerenv"
         os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755))
         os.chmod(marker, 0o755)
-        fill = [
-            point for point in record.mounts if point.type == "volume" and point.copy and not point.subpath
-        ]
-        empty = [point for point in fill if not any(os.scandir(point.source))]
-        if empty:
-            self._fill(RootAssembly(layers=assembly.layers), empty)
+        return RootAssembly(layers=assembly.layers)
 
-    def _fill(self, assembly: RootAssembly, points: Sequence[MountPoint]) -> None:
-        """Copy what the image has at the volumes' places into them, with owner and mode."""
+    def _offered(self, assembly: RootAssembly, points: Sequence[MountPoint]) -> list[MountPoint]:
+        """Blocking: those for which the image has a directory."""
+        found: list[MountPoint] = []
         root = self._parts.launcher.open_root(assembly)
         try:
             for point in points:
+                try:
+                    os.close(open_in_root(root, point.destination, os.O_PATH | os.O_DIRECTORY))
+                except OSError:
+                    continue
+                found.append(point)
+        finally:
+            os.close(root)
+        return found
+
+    def _fill(self, assembly: RootAssembly, points: Sequence[MountPoint]) -> None:
+        """Blocking: copy what the image has at the volumes' places into those that are empty, with owner and mode."""
+        empty = [point for point in points if not any(os.scandir(point.source))]
+        if not empty:
+            return
+        root = self._parts.launcher.open_root(assembly)
+        try:
+            for point in empty:
                 try:
                     source = open_in_root(root, point.destination, os.O_RDONLY | os.O_DIRECTORY)
                 except (NotFound, FileNotFoundError, NotADirectoryError):

@@ -8,7 +8,7 @@ import os
 import posixpath
 import stat
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -22,7 +22,7 @@ from sampan.engine.threads import in_own_thread, streamed, upload_file
 from sampan.engine.userns import IdMaps
 from sampan.errors import Denied, Internal, Invalid, NotFound, SampanError
 from sampan.linux.capabilities import FilesystemIds
-from sampan.linux.paths import RESOLVE_NO_SYMLINKS, open_in_root
+from sampan.linux.paths import open_in_root
 from sampan.linux.process import start_time
 from sampan.oci.rootfs import RootAssembly
 from sampan.storage.extract import ExtractOptions, extract_tar
@@ -79,7 +79,8 @@ class Files:
     async def stat(self, reference: str, path: str) -> Json:
         """Docker's PathStat. Raises `NotFound`."""
         record = self._parts.store.find(reference).record
-        return await asyncio.to_thread(self._stat, record, reference, path)
+        async with self._volumes_of(record, path):
+            return await asyncio.to_thread(self._stat, record, reference, path)
 
     def _stat(self, record: ContainerRecord, reference: str, path: str) -> Json:
         with _told(reference, path), self._root(record, path) as (root, place, _):
@@ -118,7 +119,24 @@ class Files:
                     write_tree(root, _Output(write), path=place.inner, prefix=place.name, owners=owners)
 
         self._parts.announce(record, "archive-path")
-        return streamed(work)
+        return self._streamed(record, path, work)
+
+    async def _streamed(
+        self, record: ContainerRecord, path: str, work: Callable[[Callable[[bytes], object]], None]
+    ) -> AsyncIterator[bytes]:
+        async with self._volumes_of(record, path):
+            async for piece in streamed(work):
+                yield piece
+
+    @asynccontextmanager
+    async def _volumes_of(self, record: ContainerRecord, path: str) -> AsyncIterator[None]:
+        """A container that does not run: the volume that `path` leads into is mounted meanwhile, if it needs to be."""
+        volumes = self._parts.volumes
+        async with AsyncExitStack() as mounted:
+            point = None if record.running else _mount_of(_points_above(record, path))
+            if point is not None and point.type == "volume" and volumes.find(point.name) is not None:
+                await mounted.enter_async_context(volumes.opened(point.name))
+            yield
 
     async def put(
         self,
@@ -149,7 +167,7 @@ class Files:
             await in_own_thread(lambda: work(slot.record, False))
         except _Ended:
             # Its writable layer is mounted for this; nobody may start or remove it meanwhile.
-            async with slot.lock:
+            async with slot.lock, self._volumes_of(slot.record, path):
                 if self._parts.store.get(slot.record.id) is not slot:
                     raise NotFound(f"No such container: {reference}") from None
                 await in_own_thread(lambda: work(slot.record, True))
@@ -175,9 +193,7 @@ class Files:
         elif held is False:
             raise _Ended
         else:
-            point = _mount_of(
-                one for one in record.mounts if one.type != "tmpfs" and inside(clean, one.destination)
-            )
+            point = _mount_of(_points_above(record, path))
             if point is not None and os.path.isdir(point.source):
                 root = _open_source(point)
                 inner = "/" + clean[len(point.destination) :].lstrip("/")
@@ -315,6 +331,12 @@ def absolute(path: str) -> str:
     return "/" + posixpath.normpath("/" + path).lstrip("/")
 
 
+def _points_above(record: ContainerRecord, path: str) -> list[MountPoint]:
+    """Mounts of host directories and volumes that `path` could be in."""
+    clean = absolute(path)
+    return [one for one in record.mounts if one.type in ("bind", "volume") and inside(clean, one.destination)]
+
+
 def inside(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
@@ -337,7 +359,7 @@ def _open_source(point: MountPoint) -> int:
     top = os.open(point.within, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         inner = posixpath.relpath(point.source, point.within)
-        return open_in_root(top, inner, os.O_RDONLY | os.O_DIRECTORY, resolve=RESOLVE_NO_SYMLINKS)
+        return open_in_root(top, inner, os.O_RDONLY | os.O_DIRECTORY)
     finally:
         os.close(top)
 

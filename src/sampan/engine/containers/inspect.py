@@ -148,7 +148,7 @@ def mount_json(point: MountPoint) -> Json:
     body["Source"] = point.source
     body["Destination"] = point.destination
     if point.type == "volume":
-        body["Driver"] = "local"
+        body["Driver"] = point.driver or "local"
     body.update({"Mode": point.mode, "RW": point.rw, "Propagation": point.propagation})
     return body
 

@@ -15,6 +15,7 @@ from sampan.engine import restart, state
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.oom import OomWatch
 from sampan.engine.containers.store import Slot
+from sampan.engine.containers.volume_mounts import VolumeMounts
 from sampan.engine.containers.wiring import Wiring
 from sampan.engine.model import ContainerRecord, now
 from sampan.errors import Invalid, SampanError
@@ -72,9 +73,10 @@ class _Restarts:
 class Monitor:
     """Used from the event loop's thread. `start_again` and `remove_ended` are set by the lifecycle part."""
 
-    def __init__(self, parts: Parts, wiring: Wiring) -> None:
+    def __init__(self, parts: Parts, wiring: Wiring, volume_mounts: VolumeMounts) -> None:
         self._parts = parts
         self._wiring = wiring
+        self._volume_mounts = volume_mounts
         self._live: dict[str, Live] = {}
         self._waiters: dict[str, dict[str, list[asyncio.Future[Waited]]]] = {}
         self._restarts: dict[str, _Restarts] = {}
@@ -147,8 +149,8 @@ class Monitor:
     async def ended(self, slot: Slot, end: ExitRecord, live: Live | None) -> None:
         """Everything that follows the end of a container's process.
 
-        The state says "exited" only when the network is given back, so that a start at once finds its
-        ports (and a fixed address) free.
+        The state says "exited" only when the network is given back and volumes are unmounted, so that a start at once
+        finds its ports (and a fixed address) free.
         """
         parts = self._parts
         record = slot.record
@@ -157,6 +159,7 @@ class Monitor:
             await self._wiring.end(record)
         except (SampanError, OSError) as error:
             log.warning("network of container %s could not be taken down: %s", record.id, error)
+        await self._volume_mounts.unmount(record)
         networks = [one.network_id for one in record.endpoints.values()]
         decision = self._decide(slot.record, end, live)
         oom, oom_untold = self._oom.ended(slot, end)

@@ -27,6 +27,7 @@ from sampan.engine.containers.create import Creator
 from sampan.engine.containers.monitor import UNKNOWN, Monitor, Silent
 from sampan.engine.containers.runner import Runner, end_shim, remove_run_directory
 from sampan.engine.containers.store import Slot
+from sampan.engine.containers.volume_mounts import VolumeMounts
 from sampan.engine.containers.wiring import Wiring, publishing_address
 from sampan.engine.model import epoch_ns, now
 from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unsupported
@@ -48,11 +49,18 @@ LOST = 255
 
 class Recovery:
     def __init__(
-        self, parts: Parts, creator: Creator, wiring: Wiring, runner: Runner, monitor: Monitor
+        self,
+        parts: Parts,
+        creator: Creator,
+        wiring: Wiring,
+        volume_mounts: VolumeMounts,
+        runner: Runner,
+        monitor: Monitor,
     ) -> None:
         self._parts = parts
         self._creator = creator
         self._wiring = wiring
+        self._volume_mounts = volume_mounts
         self._runner = runner
         self._monitor = monitor
         self._silent: dict[str, Silent] = monitor.silent
@@ -71,11 +79,13 @@ class Recovery:
                 except ShimSilent as error:
                     log.warning("container %s is left as it is: %s", record.id, error)
                     self._silent[record.id] = Silent()
+                    self._volume_mounts.adopt(record)
                     await self._adopt_network(slot)
                     continue
                 if shim is None:
                     ended.append((slot, await asyncio.to_thread(self._end_of, slot)))
                 else:
+                    self._volume_mounts.adopt(record)
                     await self._adopt_network(slot)
                     self._watch(slot, shim)
             else:
@@ -87,6 +97,7 @@ class Recovery:
         for slot, end in ended:
             await self._record_end(slot, end)
         await asyncio.to_thread(self._sweep)
+        await parts.volumes.settle()
         self._monitor.spawn(self._restart_all(was_running))
         for slot in parts.store.slots():
             if slot.record.id in self._silent:

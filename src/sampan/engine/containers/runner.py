@@ -24,6 +24,7 @@ from sampan.engine.containers.base import Parts
 from sampan.engine.containers.monitor import Monitor
 from sampan.engine.containers.specs import SpecMaker
 from sampan.engine.containers.store import Slot
+from sampan.engine.containers.volume_mounts import GivenMounts, VolumeMounts
 from sampan.engine.containers.wiring import Plan, Wiring
 from sampan.engine.model import ContainerRecord, now
 from sampan.engine.validate import container_of
@@ -53,10 +54,18 @@ class PendingClient:
 
 
 class Runner:
-    def __init__(self, parts: Parts, specs: SpecMaker, wiring: Wiring, monitor: Monitor) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        specs: SpecMaker,
+        wiring: Wiring,
+        volume_mounts: VolumeMounts,
+        monitor: Monitor,
+    ) -> None:
         self._parts = parts
         self._specs = specs
         self._wiring = wiring
+        self._volume_mounts = volume_mounts
         self._monitor = monitor
         self._pending: dict[str, list[PendingClient]] = {}
 
@@ -76,7 +85,12 @@ class Runner:
         """
         record = slot.record
         try:
-            await self._run(slot)
+            mounted = await self._volume_mounts.mount(record)
+            try:
+                await self._run(slot, mounted)
+            except BaseException:
+                await self._volume_mounts.unmount(mounted)
+                raise
         except BaseException as error:
             self.drop_clients(record.id)
             if isinstance(error, SampanError):
@@ -87,8 +101,8 @@ class Runner:
                 raise failure from error
             raise
 
-    async def _run(self, slot: Slot) -> None:
-        record = slot.record
+    async def _run(self, slot: Slot, record: ContainerRecord) -> None:
+        """`record`: the slot's, with its volumes where they are mounted."""
         joined = self.joined_processes(record)
         plan = await self._plan(record)
         connected = False
@@ -110,7 +124,7 @@ class Runner:
             if plan.own:
                 self._wiring.introduce(record, plan)
                 await self._wiring.serve_names(record, plan.namespace)
-            await self._go(slot, plan, created)
+            await self._go(slot, record, plan, created)
         except BaseException:
             await self._undo(record, plan, connected=connected, created=created is not None)
             raise
@@ -144,14 +158,17 @@ class Runner:
 
     def _create(self, record: ContainerRecord, plan: Plan, joined: Mapping[str, int]) -> Created:
         """Blocking: the container up to the point where its init waits."""
-        request = self._specs.request(
-            record, plan.specs, joined, embedded_dns=self._wiring.embedded_dns(plan.endpoints)
-        )
         network = plan.namespace if plan.own else None
         user = plan.user_namespace if plan.user_namespace >= 0 else None
-        return self._parts.launcher.create(request, network=network, user_namespace=user)
+        with GivenMounts(self._parts, record) as given:
+            request = self._specs.request(
+                given.record, plan.specs, joined, embedded_dns=self._wiring.embedded_dns(plan.endpoints)
+            )
+            return self._parts.launcher.create(
+                request, network=network, user_namespace=user, trees=given.trees
+            )
 
-    async def _go(self, slot: Slot, plan: Plan, created: Created) -> None:
+    async def _go(self, slot: Slot, mounted: ContainerRecord, plan: Plan, created: Created) -> None:
         parts, record = self._parts, slot.record
         clients = self._pending.pop(record.id, [])
         running = replace(
@@ -160,6 +177,7 @@ class Runner:
             endpoints=plan.endpoints,
             published=plan.published,
             manually_stopped=False,
+            mounts=mounted.mounts,
         )
         try:
             shim = await asyncio.to_thread(self._hand_over, running, clients)

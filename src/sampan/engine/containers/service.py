@@ -25,6 +25,7 @@ from sampan.engine.containers.runner import Runner
 from sampan.engine.containers.specs import SpecMaker
 from sampan.engine.containers.statistics import Statistics
 from sampan.engine.containers.store import Slot
+from sampan.engine.containers.volume_mounts import VolumeMounts
 from sampan.engine.containers.wiring import Wiring
 from sampan.engine.execs import Execs
 from sampan.engine.model import ContainerRecord, Endpoint
@@ -44,8 +45,9 @@ class Containers:
         self._parts = parts
         self._wiring = Wiring(parts)
         self._specs = SpecMaker(parts)
-        self._monitor = Monitor(parts, self._wiring)
-        self._runner = Runner(parts, self._specs, self._wiring, self._monitor)
+        volume_mounts = VolumeMounts(parts)
+        self._monitor = Monitor(parts, self._wiring, volume_mounts)
+        self._runner = Runner(parts, self._specs, self._wiring, volume_mounts, self._monitor)
         creator = Creator(parts)
         lifecycle = Lifecycle(parts, creator, self._runner, self._monitor)
         lifecycle.names_changed = self._names_changed  # type: ignore[method-assign]
@@ -59,7 +61,7 @@ class Containers:
         streams = Streams(parts, self._runner, self._monitor)
         observer = Observer(parts)
         files = Files(parts)
-        recovery = Recovery(parts, creator, self._wiring, self._runner, self._monitor)
+        recovery = Recovery(parts, creator, self._wiring, volume_mounts, self._runner, self._monitor)
         self._monitor.on_started = self._started
         self._monitor.on_ended = self._ended
         parts.volumes.users = self._volume_users

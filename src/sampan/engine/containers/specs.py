@@ -14,6 +14,7 @@ from sampan.engine.config import DeviceMapping, words
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.log_target import log_target
 from sampan.engine.containers.user_namespaces import id_maps_of
+from sampan.engine.containers.volume_mounts import open_subpath
 from sampan.engine.model import ContainerRecord, MountPoint
 from sampan.engine.seccomp_profile import default_profile, load_profile, parse_kernel, resolve
 from sampan.engine.spec import SpecDefaults, SpecFacts, build_spec, throttled_paths
@@ -21,7 +22,6 @@ from sampan.engine.userns import IdMaps
 from sampan.engine.validate import container_of
 from sampan.errors import Conflict, Internal, Invalid, NotFound
 from sampan.linux.capabilities import NAMES
-from sampan.linux.paths import RESOLVE_NO_SYMLINKS, open_in_root
 from sampan.network import resolvconf
 from sampan.network.model import EndpointSpec
 from sampan.oci.spec import Device, DeviceRule, Seccomp, Spec
@@ -160,7 +160,7 @@ class SpecMaker:
             if point.type == "tmpfs" or point.given >= 0:
                 continue
             if point.subpath:
-                check_subpath(self._parts.volumes.path(point.name), point.subpath)
+                check_subpath(point)
                 continue
             if not os.path.lexists(point.source):
                 if point.type == "bind" and not point.create:
@@ -288,22 +288,11 @@ def _read(path: Path) -> str:
         return ""
 
 
-def check_subpath(volume: Path, subpath: str) -> None:
-    """What is mounted must lie in the volume: a container may have put a link there that leads out of it.
-
-    Raises `NotFound` when there is no such path, `Invalid` for one with a symbolic link anywhere in it.
-    """
-    top = os.open(volume, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def check_subpath(point: MountPoint) -> None:
+    """Raises `NotFound` when there is no such path in the volume, as `open_subpath`."""
+    top = os.open(point.within, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.close(open_in_root(top, subpath, os.O_PATH, resolve=RESOLVE_NO_SYMLINKS))
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise Invalid(
-                f"cannot access path {subpath} in the volume: it leads through a symbolic link"
-            ) from error
-        raise NotFound(
-            f"cannot access path {subpath} in the volume: {os.strerror(error.errno or 0).lower()}"
-        ) from error
+        os.close(open_subpath(top, point.subpath))
     finally:
         os.close(top)
 

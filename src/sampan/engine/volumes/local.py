@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from sampan.engine.model import VolumeRecord, new_id
+from sampan.engine.volumes.local_mounts import is_mounted, mount_volume, unmount_all
+from sampan.engine.volumes.local_options import check_options, local_mount, quota_of
 from sampan.engine.volumes.sizes import directory_size
-from sampan.errors import Invalid, Unsupported
+from sampan.errors import Conflict, Invalid
+from sampan.linux import project_quota
+from sampan.linux.mountinfo import mounted_below
 from sampan.storage.removal import remove_tree
 
+log = logging.getLogger(__name__)
+
 DATA = "_data"
+_FIRST_PROJECT = 0x5A000000
+"""Far from the small numbers that people give to projects."""
 
 
 class LocalDriver:
@@ -22,8 +33,10 @@ class LocalDriver:
 
     def __init__(self, root: Path) -> None:
         """`root` is the `volumes` directory (made when missing)."""
-        self._root = root
         root.mkdir(parents=True, exist_ok=True, mode=0o701)
+        # As the mount table has it: without symbolic links.
+        self._root = root.resolve()
+        self._projects = threading.Lock()
 
     def sweep(self, names: Iterable[str]) -> list[str]:
         """What was being made or removed when the engine died goes. Returns those of `names` that are gone with it.
@@ -33,39 +46,90 @@ class LocalDriver:
         """
         for entry in self._root.iterdir():
             if entry.name.startswith("."):
+                if mounted_below(str(entry)):
+                    log.warning("something is mounted in %s, what is left of a volume: it stays", entry)
+                    continue
                 remove_tree(entry)
         return [name for name in names if not (self._root / name).is_dir()]
 
     def check(self, name: str, options: Mapping[str, str]) -> None:
-        for option in options:
-            if option not in ("type", "device", "o"):
-                raise Invalid(f'create {name}: invalid option: "{option}"')
-        if options and ("device" not in options or "type" not in options):
-            missing = "device" if "device" not in options else "type"
-            raise Invalid(f'create {name}: missing required option: "{missing}"')
-        if options:
-            # Data would go somewhere else than the person thinks.
-            raise Unsupported(
-                f"create {name}: volumes that are mounts (options type, device, o) are not supported yet",
-                hint="mount the device on the host and bind its directory with -v",
+        check_options(name, options)
+        if quota_of(name, options) and not self._limits_projects():
+            raise Invalid(
+                f"create {name}: quota size requested but no quota support",
+                hint=f"{self._root} has to be on XFS mounted with pquota, or on ext4 that has the feature project "
+                "and is mounted with prjquota; on Linux 5.14 or later",
             )
 
+    def _limits_projects(self) -> bool:
+        with self._opened() as directory:
+            return project_quota.enforced(directory)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        directory = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield directory
+        finally:
+            os.close(directory)
+
     def create(self, record: VolumeRecord) -> None:
-        self._make(self._root / record.name)
+        directory = self._root / record.name
+        self._make(directory)
+        size = quota_of(record.name, record.options or {})
+        if size:
+            self._limit(directory / DATA, size)
 
     @staticmethod
     def _make(directory: Path) -> None:
         (directory / DATA).mkdir(parents=True, exist_ok=True, mode=0o755)
         os.chmod(directory, 0o701)
 
+    def _limit(self, data: Path, size: int) -> None:
+        """Give the directory a project that nobody has, with this limit in bytes."""
+        with self._projects, self._opened() as directory:
+            project = project_quota.project_of(data)
+            if not project:
+                project = _FIRST_PROJECT
+                # An engine with another root may be on this file system too.
+                while any(project_quota.usage(directory, project)):
+                    project += 1
+            project_quota.set_limit(directory, project, size)
+            project_quota.set_project(data, project)
+
     def remove(self, record: VolumeRecord) -> Callable[[], None]:
         """Out of sight by one rename; the rest is the slow part, which a crash leaves to `sweep`."""
+        place = self._root / record.name
+        if self.needs_mount(record):
+            unmount_all(str(place))
+        left = mounted_below(str(place))
+        if left:
+            raise Conflict(
+                f"remove {record.name}: volume is in use: something is mounted at {left[0]}",
+                hint=f"umount {left[0]}",
+            )
         doomed = self._hidden(record.name)
+        project = self._project(record)
         try:
-            os.rename(self._root / record.name, doomed)
+            os.rename(place, doomed)
         except FileNotFoundError:
             return lambda: None
-        return lambda: remove_tree(doomed)
+        return lambda: self._finish_removal(doomed, project)
+
+    def _project(self, record: VolumeRecord) -> int:
+        """The project that limits it, 0 for none."""
+        if not quota_of(record.name, record.options or {}):
+            return 0
+        try:
+            return project_quota.project_of(self.path(record))
+        except OSError:
+            return 0  # it is gone, or the file system is not what it was
+
+    def _finish_removal(self, doomed: Path, project: int) -> None:
+        remove_tree(doomed)
+        if project:
+            with self._opened() as directory:
+                project_quota.set_limit(directory, project, 0)
 
     def stage(self, record: VolumeRecord) -> Path:
         """A directory for the data of a volume that is to appear complete; see `publish`, `discard`."""
@@ -85,16 +149,27 @@ class LocalDriver:
         return self._root / f".{name[:200]}.{new_id()[:8]}"
 
     def needs_mount(self, record: VolumeRecord) -> bool:
-        return False
+        return bool(record.options) and local_mount(record.options) is not None
 
     def mount(self, record: VolumeRecord, user: str) -> Path:
-        return self.path(record)
+        """Made by the first user. An engine that died has left it for us."""
+        place = self.path(record)
+        wanted = local_mount(record.options or {})
+        if wanted is not None and not is_mounted(str(place)):
+            mount_volume(wanted, str(place))
+        return place
 
     def unmount(self, record: VolumeRecord, user: str, *, last: bool) -> None:
-        return None
+        if last and self.needs_mount(record):
+            unmount_all(str(self.path(record)))
 
     def path(self, record: VolumeRecord) -> Path:
         return self._root / record.name / DATA
 
     def size(self, record: VolumeRecord) -> int:
-        return directory_size(self.path(record))
+        """Not of what is on a server, which may take its time, and not of what is not mounted."""
+        path = self.path(record)
+        wanted = local_mount(record.options or {})
+        if wanted is not None and (wanted.is_remote or not is_mounted(str(path))):
+            return -1
+        return directory_size(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
+import logging
 import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ from sampan.engine.volumes.views import (
 from sampan.errors import Conflict, NotFound
 from sampan.linux.libc import syncfs
 from sampan.storage.metadata import Table
+
+log = logging.getLogger(__name__)
 
 
 class Volumes:
@@ -216,6 +219,23 @@ class Volumes:
                 if not users:
                     self._mounted.pop(name, None)
 
+    def adopt(self, name: str, user: str) -> None:
+        """At the engine's start: `user` has it mounted since an earlier engine's time."""
+        record = self._records.get(name)
+        if record is not None and self._drivers.of(record).needs_mount(record):
+            self._mounted.setdefault(name, set()).add(user)
+
+    async def settle(self) -> None:
+        """At the engine's start, when all users are known: what nobody uses is not mounted."""
+        for record in tuple(self._records.values()):
+            async with self._changing(record.name):
+                if record.driver != self._local.name or self._mounted.get(record.name):
+                    continue
+                try:
+                    await asyncio.to_thread(self._local.unmount, record, "", last=True)
+                except OSError as error:
+                    log.warning("volume %s could not be unmounted: %s", record.name, error)
+
     @contextlib.asynccontextmanager
     async def _changing(self, name: str) -> AsyncIterator[None]:
         """One at a time makes, mounts or removes the volume of a name."""
@@ -240,6 +260,11 @@ class Volumes:
         if record is None:
             raise NotFound(f"get {name}: no such volume")
         return record
+
+    def driver(self, name: str) -> str:
+        """The driver of a volume, `local` for one that is not known."""
+        record = self._records.get(name)
+        return "local" if record is None else record.driver
 
     def find(self, name: str) -> VolumeRecord | None:
         return self._records.get(name)
