@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import time
 
-from sampan.api.messages import AnyResponse, Request, Response, Route, StreamingResponse, json_response
+from sampan.api.messages import (
+    DRY_RUN,
+    AnyResponse,
+    Request,
+    Response,
+    Route,
+    StreamingResponse,
+    json_response,
+)
 from sampan.engine.cache_rules import rule_of
 from sampan.engine.engine import Engine
 from sampan.errors import Invalid
@@ -21,8 +29,10 @@ async def prune(engine: Engine, request: Request) -> AnyResponse:
         max_used_space=request.integer("max-used-space") or 0,
         min_free_space=request.integer("min-free-space") or 0,
     )
-    deleted, reclaimed = await engine.builds.prune(rule)
-    engine.events.publish("builder", "prune", "", {"reclaimed": str(reclaimed)})
+    dry_run = request.flag(DRY_RUN)
+    deleted, reclaimed = await engine.builds.prune(rule, dry_run=dry_run)
+    if not dry_run:
+        engine.events.publish("builder", "prune", "", {"reclaimed": str(reclaimed)})
     return json_response({"CachesDeleted": deleted, "SpaceReclaimed": reclaimed})
 
 

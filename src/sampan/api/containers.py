@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from sampan.api.messages import (
+    DRY_RUN,
     AnyResponse,
     HijackedResponse,
     Request,
@@ -252,7 +253,7 @@ async def archive_put(engine: Engine, request: Request) -> AnyResponse:
 
 
 async def prune(engine: Engine, request: Request) -> AnyResponse:
-    return json_response(await engine.containers.prune(request.filters()))
+    return json_response(await engine.containers.prune(request.filters(), dry_run=request.flag(DRY_RUN)))
 
 
 async def commit(engine: Engine, request: Request) -> AnyResponse:

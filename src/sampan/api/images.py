@@ -9,6 +9,7 @@ import msgspec
 
 from sampan.api.auth import AuthConfig, registry_auth
 from sampan.api.messages import (
+    DRY_RUN,
     AnyResponse,
     Request,
     Response,
@@ -238,7 +239,9 @@ async def remove(engine: Engine, request: Request) -> AnyResponse:
 
 
 async def prune(engine: Engine, request: Request) -> AnyResponse:
-    removal = await engine.images.prune(request.filters())
+    removal = await engine.images.prune(
+        request.filters(), dry_run=request.flag(DRY_RUN), without=request.query_list("without")
+    )
     return json_response({"ImagesDeleted": removal.records() or None, "SpaceReclaimed": removal.freed})
 
 

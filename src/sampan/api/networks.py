@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.api.messages import AnyResponse, Request, Response, Route, json_response, no_content
+from sampan.api.messages import DRY_RUN, AnyResponse, Request, Response, Route, json_response, no_content
 from sampan.engine.config import Docker, EndpointSettings, decode_docker
 from sampan.engine.engine import Engine
 from sampan.engine.networks.requests import NetworkCreate
@@ -54,7 +54,11 @@ async def disconnect(engine: Engine, request: Request) -> AnyResponse:
 
 
 async def prune(engine: Engine, request: Request) -> AnyResponse:
-    return json_response(await engine.networks.prune(request.filters()))
+    return json_response(
+        await engine.networks.prune(
+            request.filters(), dry_run=request.flag(DRY_RUN), without=request.query_list("without")
+        )
+    )
 
 
 ROUTES: tuple[Route, ...] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.api.messages import AnyResponse, Request, Route, json_response, no_content
+from sampan.api.messages import DRY_RUN, AnyResponse, Request, Route, json_response, no_content
 from sampan.engine.config import Docker, decode_docker
 from sampan.engine.engine import Engine
 
@@ -38,7 +38,11 @@ async def remove(engine: Engine, request: Request) -> AnyResponse:
 
 
 async def prune(engine: Engine, request: Request) -> AnyResponse:
-    return json_response(await engine.volumes.prune(request.filters()))
+    return json_response(
+        await engine.volumes.prune(
+            request.filters(), dry_run=request.flag(DRY_RUN), without=request.query_list("without")
+        )
+    )
 
 
 ROUTES: tuple[Route, ...] = (

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,14 +219,16 @@ async def assemble(settings: Settings) -> Assembled:
 
 
 def _connect_images(stores: Stores, images: Images, containers: Containers, launcher: LauncherClient) -> None:
-    def layer_roots() -> set[Digest]:
-        used = {Digest(layer) for record in containers.records() for layer in record.layers}
+    def layer_roots(without: Collection[str] = ()) -> set[Digest]:
+        records = [record for record in containers.records() if record.id not in without]
+        used = {Digest(layer) for record in records for layer in record.layers}
         return used | stores.cache.layers()
 
     def uses(image_id: Digest) -> list[Use]:
         return [Use(record.id, record.running) for record in containers.image_users(image_id)]
 
     stores.images.layer_roots = layer_roots
+    images.layer_roots = layer_roots
     stores.images.release = launcher.release_layers
     images.uses = uses
 

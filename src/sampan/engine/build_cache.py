@@ -75,6 +75,12 @@ class BuildCacheKeeper:
             removed, freed = self._prune(rules)
             return removed, freed + self._images.collect()[0]
 
+    def prunable(self, rules: Sequence[Rule]) -> tuple[list[str], int]:
+        """What `prune` would remove: ids, and the bytes of those that no image shares."""
+        with self._lock:
+            chosen = choose(self._items(), rules, time.time(), self._free())
+        return [item.id[:ID_LENGTH] for item in chosen], sum(item.size for item in chosen if not item.shared)
+
     def collect_garbage(self) -> None:
         """By the engine's own rules. A failure is logged: the next time may be better."""
         try:

@@ -162,9 +162,12 @@ class Builds:
         """The cache's entries in Docker's form."""
         return await asyncio.to_thread(self._cache.entries)
 
-    async def prune(self, rule: Rule) -> tuple[list[str], int]:
-        """Remove from the build cache what the rule says; the ids of what went, and the bytes that were freed."""
-        return await asyncio.to_thread(self._cache.prune, (rule,))
+    async def prune(self, rule: Rule, *, dry_run: bool = False) -> tuple[list[str], int]:
+        """Remove from the build cache what the rule says; the ids of what went, and the bytes that were freed.
+
+        `dry_run`: nothing goes.
+        """
+        return await asyncio.to_thread(self._cache.prunable if dry_run else self._cache.prune, (rule,))
 
     async def export_mount(self, cache_id: str) -> AsyncIterator[bytes]:
         """The content of a cache mount as a tar; in use meanwhile. Raises `NotFound`."""

@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -56,6 +56,7 @@ class Images:
         self._settings = settings
         self._events = events
         self.uses: Callable[[Digest], Sequence[Use]] = lambda _image_id: ()
+        self.layer_roots: Callable[[Collection[str]], Iterable[Digest]] = lambda _without: ()
         self.config = RegistryConfig(
             insecure_registries=settings.insecure_registries,
             mirrors=settings.registry_mirrors,
@@ -131,21 +132,34 @@ class Images:
         self._announce_removal(removal)
         return removal
 
-    async def prune(self, filters: Filters) -> Removal:
-        """Remove dangling images, or with dangling=false all that no container uses."""
+    async def prune(
+        self, filters: Filters, *, dry_run: bool = False, without: Collection[str] = ()
+    ) -> Removal:
+        """Remove dangling images, or with dangling=false all that no container uses.
+
+        `dry_run`: nothing is removed, the answer is what would be, if there were no containers `without` (ids).
+        """
         check_filters(filters, _PRUNE_FILTERS)
         everything = any(value.lower() in ("false", "0") for value in filters.get("dangling", ()))
         until = min((parse_time(text) / 1e9 for text in filters.get("until", ())), default=None)
+        store = self._trial(without) if dry_run else self.store
         removal = await asyncio.to_thread(
-            self.store.prune,
+            store.prune,
             dangling=not everything,
             until=until,
             matches=lambda labels: label_matches(labels, filters),
-            uses=self.uses,
+            uses=lambda image: [one for one in self.uses(image) if one.container_id not in without],
         )
+        if dry_run:
+            return removal
         self._announce_removal(removal)
         self._events.publish("image", "prune", "", {"reclaimed": str(removal.freed)})
         return removal
+
+    def _trial(self, without: Collection[str]) -> ImageStore:
+        from sampan.storage.image_trial import ImageTrial
+
+        return ImageTrial(self.store, lambda: self.layer_roots(without))
 
     # Registries. Their modules are imported when one is needed: an engine that pulls nothing is smaller by 4 MB.
 

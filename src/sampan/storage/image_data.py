@@ -88,6 +88,15 @@ class ImageData:
         changes.records = {k: v for k, v in changes.records.items() if self._records.get(k) != v}
         gone = self._unnamed(changes)
         changes.indexes.update(dict.fromkeys(gone))
+        self._write_down(changes)
+        _apply(self._records, changes.records)
+        _apply(self._names, changes.names)
+        _apply(self._blobs, changes.blobs)
+        _apply(self._indexes, changes.indexes)
+        for record in gone.values():
+            self.drop_blobs(record.blobs())
+
+    def _write_down(self, changes: Changes) -> None:
         durable = bool(changes.names or changes.records)
         with self._metadata.transaction(durable=durable):
             for image_id, known in changes.records.items():
@@ -98,12 +107,6 @@ class ImageData:
                 self._write(Table.INDEXES, index, None if entry is None else msgspec.json.encode(entry))
             for diff_id, blob in changes.blobs.items():
                 self._write(Table.BLOBS, diff_id, None if blob is None else msgspec.json.encode(blob))
-        _apply(self._records, changes.records)
-        _apply(self._names, changes.names)
-        _apply(self._blobs, changes.blobs)
-        _apply(self._indexes, changes.indexes)
-        for record in gone.values():
-            self.drop_blobs(record.blobs())
 
     def _unnamed(self, changes: Changes) -> dict[Digest, IndexRecord]:
         """The indexes that no name points to when the changes are made: an index lives by its names."""

@@ -21,6 +21,7 @@ from sampan.oci.reference import parse_reference
 from sampan.storage import image_data
 from sampan.storage.content import ContentStore
 from sampan.storage.image_model import MISSING, chain_ids
+from sampan.storage.image_trial import ImageTrial
 from sampan.storage.images import Image, ImageStore, Use
 from sampan.storage.layer_blobs import ingest_tar
 from sampan.storage.layers import LayerStore
@@ -331,3 +332,21 @@ def test_chain_ids_are_those_of_the_specification() -> None:
     first, second = Digest("sha256:" + "a" * 64), Digest("sha256:" + "b" * 64)
     joined = hashlib.sha256(f"{first} {second}".encode()).hexdigest()
     assert chain_ids([first, second]) == (first, f"sha256:{joined}")
+
+
+def test_a_trial_of_a_prune_says_what_the_prune_then_does(store: Store) -> None:
+    kept = store.image(b"shared", b"own", names=("kept:1",))
+    store.image(b"shared", b"second", names=("gone:1", "gone:2"))
+    store.image(b"third", b"second")
+    uses = {kept.id: [Use("c" * 64, False)]}
+    before = store.images.list()
+    for dangling in (True, False):
+        told = ImageTrial(store.images, lambda: ()).prune(
+            dangling=dangling, uses=lambda image: uses.get(image, ())
+        )
+        assert store.images.list() == before
+        done = store.images.prune(dangling=dangling, uses=lambda image: uses.get(image, ()))
+        assert told == done
+        assert done.freed > 0
+        before = store.images.list()
+    assert [image.id for image in before] == [kept.id]

@@ -7,7 +7,7 @@ import sys
 import time
 
 from sampan.cli import units
-from sampan.cli.commands.prune import prune_cache
+from sampan.cli.commands.prune import DRY_RUN, prune_cache, trial_of
 from sampan.cli.failure import Failure
 from sampan.cli.flags import Command, Flag, Invocation, collect_filters
 from sampan.cli.listing import FORMAT_HELP, print_listing
@@ -26,17 +26,18 @@ _SPACES = ("keep-storage", "reserved-space", "max-used-space", "min-free-space")
 def _prune(invocation: Invocation) -> int:
     flags = invocation.flags
     which = "all" if flags["all"] else "all dangling"
-    if not flags["force"]:
+    trial = trial_of(invocation)
+    if not flags["force"] and not trial.dry:
         question = f"WARNING! This will remove {which} build cache. Are you sure you want to continue? [y/N] "
         sys.stdout.write(question)
         sys.stdout.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             return 0
     query = {"all": flags["all"], **{name: flags[name] or None for name in _SPACES}}
-    reclaimed, lines = prune_cache(invocation.client(), collect_filters(flags["filter"]), **query)
+    reclaimed, lines = prune_cache(invocation.client(), collect_filters(flags["filter"]), trial, **query)
     for line in lines:
         print(line)
-    print(f"Total reclaimed space: {units.human_size(reclaimed)}")
+    print(trial.total(reclaimed))
     return 0
 
 
@@ -162,6 +163,7 @@ BUILDER_PRUNE = Command(
     "",
     (
         Flag("all", "a", "bool", "Remove all build cache, also what images share and internal records"),
+        DRY_RUN,
         Flag("filter", "", "filter", "Remove only what meets these conditions"),
         Flag("force", "f", "bool", "Do not ask first"),
         Flag("keep-storage", "", "bytes", "Keep this much of the cache"),

@@ -16,7 +16,40 @@ if TYPE_CHECKING:
 
     from sampan.client.api import Client
 
-    Pruner = Callable[[Client, dict[str, list[str]]], tuple[int, list[str]]]
+    Pruner = Callable[[Client, dict[str, list[str]], "Trial"], tuple[int, list[str]]]
+
+
+class Trial:
+    """Whether a prune is to be done, or only told (`dry`). `containers`: what would be gone by then, by id."""
+
+    __slots__ = ("containers", "dry")
+
+    def __init__(self, dry: bool = False) -> None:
+        self.dry = dry
+        self.containers: list[str] = []
+
+    @property
+    def query(self) -> dict[str, Any]:
+        return {"dry-run": True, "without": self.containers} if self.dry else {}
+
+    @property
+    def verb(self) -> str:
+        return "Would delete" if self.dry else "Deleted"
+
+    def total(self, reclaimed: int) -> str:
+        words = "Total space that would be reclaimed" if self.dry else "Total reclaimed space"
+        return f"{words}: {units.human_size(reclaimed)}"
+
+
+def trial_of(invocation: Invocation) -> Trial:
+    """By --dry-run. Raises `Failure` for an engine that would remove things all the same."""
+    dry = bool(invocation.flags["dry-run"])
+    if dry and not invocation.client().is_sampan():
+        raise Failure(
+            "this engine has no --dry-run: it would remove everything at once",
+            hint="only sampan's engine has it",
+        )
+    return Trial(dry)
 
 
 def confirm(warning: str) -> bool:
@@ -26,33 +59,37 @@ def confirm(warning: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _containers(client: Client, filters: dict[str, list[str]]) -> tuple[int, list[str]]:
-    answer = client.call("POST", "/containers/prune", {"filters": filters_query(filters)})
-    return _result(answer, "Deleted Containers:", answer.get("ContainersDeleted"))
+def _containers(client: Client, filters: dict[str, list[str]], trial: Trial) -> tuple[int, list[str]]:
+    answer = client.call("POST", "/containers/prune", {"filters": filters_query(filters), **trial.query})
+    trial.containers += answer.get("ContainersDeleted") or []
+    return _result(answer, f"{trial.verb} Containers:", answer.get("ContainersDeleted"))
 
 
-def _networks(client: Client, filters: dict[str, list[str]]) -> tuple[int, list[str]]:
-    answer = client.call("POST", "/networks/prune", {"filters": filters_query(filters)})
-    return _result(answer, "Deleted Networks:", answer.get("NetworksDeleted"))
+def _networks(client: Client, filters: dict[str, list[str]], trial: Trial) -> tuple[int, list[str]]:
+    answer = client.call("POST", "/networks/prune", {"filters": filters_query(filters), **trial.query})
+    return _result(answer, f"{trial.verb} Networks:", answer.get("NetworksDeleted"))
 
 
-def _volumes(client: Client, filters: dict[str, list[str]]) -> tuple[int, list[str]]:
-    answer = client.call("POST", "/volumes/prune", {"filters": filters_query(filters)})
-    return _result(answer, "Deleted Volumes:", answer.get("VolumesDeleted"))
+def _volumes(client: Client, filters: dict[str, list[str]], trial: Trial) -> tuple[int, list[str]]:
+    answer = client.call("POST", "/volumes/prune", {"filters": filters_query(filters), **trial.query})
+    return _result(answer, f"{trial.verb} Volumes:", answer.get("VolumesDeleted"))
 
 
-def _images(client: Client, filters: dict[str, list[str]]) -> tuple[int, list[str]]:
-    answer = client.call("POST", "/images/prune", {"filters": filters_query(filters)})
+def _images(client: Client, filters: dict[str, list[str]], trial: Trial) -> tuple[int, list[str]]:
+    answer = client.call("POST", "/images/prune", {"filters": filters_query(filters), **trial.query})
     lines = [
         f"untagged: {item['Untagged']}" if item.get("Untagged") else f"deleted: {item.get('Deleted', '')}"
         for item in answer.get("ImagesDeleted") or []
     ]
-    return _result(answer, "Deleted Images:", lines)
+    return _result(answer, f"{trial.verb} Images:", lines)
 
 
-def prune_cache(client: Client, filters: dict[str, list[str]], **query: Any) -> tuple[int, list[str]]:
-    answer = client.call("POST", "/build/prune", {"filters": filters_query(filters), **query})
-    return _result(answer, "Deleted build cache objects:", answer.get("CachesDeleted"))
+def prune_cache(
+    client: Client, filters: dict[str, list[str]], trial: Trial, **query: Any
+) -> tuple[int, list[str]]:
+    query = {"filters": filters_query(filters), **query, **trial.query}
+    answer = client.call("POST", "/build/prune", query)
+    return _result(answer, f"{trial.verb} build cache objects:", answer.get("CachesDeleted"))
 
 
 def _result(answer: dict[str, Any], title: str, items: list[str] | None) -> tuple[int, list[str]]:
@@ -61,13 +98,14 @@ def _result(answer: dict[str, Any], title: str, items: list[str] | None) -> tupl
 
 def _single(warning: str, prune: Pruner, *, shows_space: bool = True) -> Callable[[Invocation], int]:
     def run(invocation: Invocation) -> int:
-        if not invocation.flags["force"] and not confirm(warning):
+        trial = trial_of(invocation)
+        if not invocation.flags["force"] and not trial.dry and not confirm(warning):
             return 0
-        reclaimed, lines = prune(invocation.client(), collect_filters(invocation.flags["filter"]))
+        reclaimed, lines = prune(invocation.client(), collect_filters(invocation.flags["filter"]), trial)
         for line in lines:
             print(line)
         if shows_space:
-            print(f"Total reclaimed space: {units.human_size(reclaimed)}")
+            print(trial.total(reclaimed))
         return 0
 
     return run
@@ -80,7 +118,7 @@ def _image_prune(invocation: Invocation) -> int:
     warning = "WARNING! This will remove all dangling images."
     if flags["all"]:
         warning = "WARNING! This will remove all images without at least one container associated to them."
-    return _single(warning, lambda client, _: _images(client, filters))(invocation)
+    return _single(warning, lambda client, _, trial: _images(client, filters, trial))(invocation)
 
 
 def _volume_prune(invocation: Invocation) -> int:
@@ -92,17 +130,17 @@ def _volume_prune(invocation: Invocation) -> int:
         filters["all"] = ["true"]
     which = "all local" if flags["all"] else "anonymous local"
     warning = f"WARNING! This will remove {which} volumes not used by at least one container."
-    return _single(warning, lambda client, _: _prune_volumes(client, filters))(invocation)
+    return _single(warning, lambda client, _, trial: _prune_volumes(client, filters, trial))(invocation)
 
 
-def _prune_volumes(client: Client, filters: dict[str, list[str]]) -> tuple[int, list[str]]:
+def _prune_volumes(client: Client, filters: dict[str, list[str]], trial: Trial) -> tuple[int, list[str]]:
     """Engines before API 1.42 know no filter `all`: there all volumes are meant anyway."""
     try:
-        return _volumes(client, filters)
+        return _volumes(client, filters, trial)
     except ApiError as error:
         if error.status != 400 or "all" not in filters:
             raise
-        return _volumes(client, {name: values for name, values in filters.items() if name != "all"})
+        return _volumes(client, {name: values for name, values in filters.items() if name != "all"}, trial)
 
 
 def _system_prune(invocation: Invocation) -> int:
@@ -110,25 +148,29 @@ def _system_prune(invocation: Invocation) -> int:
     filters = collect_filters(flags["filter"])
     if flags["volumes"] and "until" in filters:
         raise Failure('The "until" filter is not supported with "--volumes"')
-    if not flags["force"] and not confirm(_system_warning(flags["all"], flags["volumes"], flags["filter"])):
+    trial = trial_of(invocation)
+    warning = _system_warning(flags["all"], flags["volumes"], flags["filter"])
+    if not flags["force"] and not trial.dry and not confirm(warning):
         return 0
     client = invocation.client()
     common = {name: values for name, values in filters.items() if name in ("label", "label!", "until")}
     steps: list[Callable[[], tuple[int, list[str]]]] = [
-        lambda: _containers(client, common),
-        lambda: _networks(client, common),
-        lambda: _images(client, {**common, "dangling": ["false" if flags["all"] else "true"]}),
-        lambda: prune_cache(client, {k: v for k, v in common.items() if k == "until"}, all=flags["all"]),
+        lambda: _containers(client, common, trial),
+        lambda: _networks(client, common, trial),
+        lambda: _images(client, {**common, "dangling": ["false" if flags["all"] else "true"]}, trial),
+        lambda: prune_cache(
+            client, {k: v for k, v in common.items() if k == "until"}, trial, all=flags["all"]
+        ),
     ]
     if flags["volumes"]:
-        steps.insert(2, lambda: _volumes(client, common))
+        steps.insert(2, lambda: _volumes(client, common, trial))
     total = 0
     for step in steps:
         reclaimed, lines = step()
         total += reclaimed
         for line in lines:
             print(line)
-    print(f"Total reclaimed space: {units.human_size(total)}")
+    print(trial.total(total))
     return 0
 
 
@@ -148,11 +190,12 @@ def _system_warning(every: bool, volumes: bool, filters: list[tuple[str, str]]) 
 
 
 _FORCE = Flag("force", "f", "bool", "Do not ask first")
+DRY_RUN = Flag("dry-run", "", "bool", "Remove nothing, say what would be removed")
 _FILTER = Flag("filter", "", "filter", "Remove only what meets these conditions")
 CONTAINER_PRUNE = Command(
     _single("WARNING! This will remove all stopped containers.", _containers),
     "",
-    (_FORCE, _FILTER),
+    (DRY_RUN, _FORCE, _FILTER),
     maximum=0,
 )
 NETWORK_PRUNE = Command(
@@ -162,25 +205,26 @@ NETWORK_PRUNE = Command(
         shows_space=False,
     ),
     "",
-    (_FORCE, _FILTER),
+    (DRY_RUN, _FORCE, _FILTER),
     maximum=0,
 )
 IMAGE_PRUNE = Command(
     _image_prune,
     "",
-    (_FORCE, _FILTER, Flag("all", "a", "bool", "Remove all unused images, not only dangling ones")),
+    (DRY_RUN, _FORCE, _FILTER, Flag("all", "a", "bool", "Remove all unused images, not only dangling ones")),
     maximum=0,
 )
 VOLUME_PRUNE = Command(
     _volume_prune,
     "",
-    (_FORCE, _FILTER, Flag("all", "a", "bool", "Remove named volumes too")),
+    (DRY_RUN, _FORCE, _FILTER, Flag("all", "a", "bool", "Remove named volumes too")),
     maximum=0,
 )
 SYSTEM_PRUNE = Command(
     _system_prune,
     "",
     (
+        DRY_RUN,
         _FORCE,
         _FILTER,
         Flag("all", "a", "bool", "Remove all unused images, not only dangling ones"),

@@ -133,8 +133,8 @@ class Listing:
         """Every container's entry with its sizes."""
         return await self.list(all=True, size=True)
 
-    async def prune(self, filters: Filters) -> Json:
-        """Remove what does not run."""
+    async def prune(self, filters: Filters, *, dry_run: bool = False) -> Json:
+        """Remove what does not run; with `dry_run` only say what that is."""
         check_filters(filters, _PRUNE_FILTERS)
         until = [parse_time(text) for text in filters.get("until", ())]
         removed: list[str] = []
@@ -147,12 +147,14 @@ class Listing:
             try:
                 state.check_remove(record, force=False)
                 size = await asyncio.to_thread(self._parts.snapshots.usage, record.id)
-                await self._lifecycle.remove(record.id)
+                if not dry_run:
+                    await self._lifecycle.remove(record.id)
             except (Conflict, NotFound):
                 continue  # started or removed by somebody else meanwhile
             freed += size
             removed.append(record.id)
-        self._parts.events.publish("container", "prune", "", {"reclaimed": str(freed)})
+        if not dry_run:
+            self._parts.events.publish("container", "prune", "", {"reclaimed": str(freed)})
         return {"ContainersDeleted": removed, "SpaceReclaimed": freed}
 
 

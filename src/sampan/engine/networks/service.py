@@ -10,7 +10,7 @@ import asyncio
 import builtins
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -175,18 +175,32 @@ class Networks:
             self._book.close(record.spec)
         self._records.pop(record.id, None)
 
-    async def prune(self, filters: Mapping[str, Sequence[str]]) -> Json:
+    async def prune(
+        self,
+        filters: Mapping[str, Sequence[str]],
+        *,
+        dry_run: bool = False,
+        without: Collection[str] = (),
+    ) -> Json:
+        """Remove networks that no container is in.
+
+        `dry_run`: nothing is removed, the answer is what would be, if there were no containers `without` (ids).
+        """
         check_filters(filters, _PRUNE_FILTERS)
         until = [parse_time(text) for text in filters.get("until", ())]
         removed = []
         for record in tuple(self._records.values()):
-            if record.predefined or not label_matches(record.labels, filters) or self.members(record.id):
+            if record.predefined or not label_matches(record.labels, filters):
+                continue
+            if any(member.id not in without for member, _ in self.members(record.id)):
                 continue
             if until and epoch_ns(record.created) > min(until):
                 continue
-            await self.remove(record.id)
+            if not dry_run:
+                await self.remove(record.id)
             removed.append(record.name)
-        self._events.publish("network", "prune", "", {"reclaimed": "0"})
+        if not dry_run:
+            self._events.publish("network", "prune", "", {"reclaimed": "0"})
         return {"NetworksDeleted": removed}
 
     def list(self, filters: Mapping[str, Sequence[str]]) -> builtins.list[Json]:

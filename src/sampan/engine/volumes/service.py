@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -245,9 +245,9 @@ class Volumes:
         async with lock:
             yield
 
-    def _in_use(self, name: str) -> bool:
+    def _in_use(self, name: str, without: Collection[str] = ()) -> bool:
         return (
-            bool(self.users(name))
+            any(user not in without for user in self.users(name))
             or any(name in held for held in self._holds)
             or bool(self._mounted.get(name))
         )
@@ -332,8 +332,11 @@ class Volumes:
         self._metadata.delete(Table.VOLUMES, record.name)
         finish()
 
-    async def prune(self, filters: Filters) -> Json:
-        """Anonymous volumes that no container uses; with the filter all=true named ones too."""
+    async def prune(self, filters: Filters, *, dry_run: bool = False, without: Collection[str] = ()) -> Json:
+        """Remove anonymous volumes that no container uses; with the filter all=true named ones too.
+
+        `dry_run`: nothing is removed, the answer is what would be, if there were no containers `without` (ids).
+        """
         check_filters(filters, PRUNE_FILTERS)
         removed: list[str] = []
         freed = 0
@@ -341,15 +344,17 @@ class Volumes:
             if not prunable(record, filters):
                 continue
             async with self._changing(record.name):
-                if record.name not in self._records or self._in_use(record.name):
+                if record.name not in self._records or self._in_use(record.name, without):
                     continue
                 size = await asyncio.to_thread(self._drivers.of(record).size, record)
-                if self._in_use(record.name):
+                if self._in_use(record.name, without):
                     continue
-                await self._delete(record.name)
+                if not dry_run:
+                    await self._delete(record.name)
             freed += max(size, 0)
             removed.append(record.name)
-        self._events.publish("volume", "prune", "", {"reclaimed": str(freed)})
+        if not dry_run:
+            self._events.publish("volume", "prune", "", {"reclaimed": str(freed)})
         return {"VolumesDeleted": removed, "SpaceReclaimed": freed}
 
 

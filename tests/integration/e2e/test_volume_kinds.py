@@ -1,0 +1,182 @@
+"""Kinds of volumes: mounts made by options, parts of volumes, and what pruning would take.
+
+Expected values: what dockerd 28.5 does with the same commands, and the kernel's own mount table.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.linux.mountinfo import mounted_below
+
+pytestmark = pytest.mark.root
+
+BUSYBOX = "busybox:latest"
+
+
+def option(**options: str) -> list[str]:
+    return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+
+
+def place(sampan: Any, volume: str) -> str:
+    """Where its data is on the host."""
+    found: str = sampan.ok("volume", "inspect", "-f", "{{.Mountpoint}}", volume)
+    return found
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file with an ext4 file system."""
+    image = tmp_path / "disk.img"
+    with open(image, "wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    yield image
+    left = subprocess.run(["losetup", "-j", image], capture_output=True, text=True, check=True).stdout
+    assert left == ""
+
+
+def test_a_tmpfs_volume_is_there_while_somebody_uses_it(sampan: Any) -> None:
+    sampan.ok("volume", "create", *option(type="tmpfs", device="tmpfs", o="size=1m,uid=7,mode=750"), "quick")
+    path = place(sampan, "quick")
+    assert mounted_below(path) == []
+    sampan.ok("run", "-d", "--name", "first", "-v", "quick:/q", BUSYBOX, "sleep", "600")
+    assert mounted_below(path) == [path]
+    shown = sampan.ok("exec", "first", "sh", "-c", "echo in >/q/f; stat -c '%u %a' /q; df -k /q | tail -1")
+    assert shown.splitlines()[0] == "7 750"
+    assert shown.splitlines()[1].split()[1] == "1024"
+    sampan.ok("run", "--name", "second", "-v", "quick:/q", BUSYBOX, "cat", "/q/f")
+    assert mounted_below(path) == [path]
+    assert sampan.ok("logs", "second") == "in"
+    refused = sampan.run("volume", "rm", "quick")
+    assert refused.returncode == 1 and "volume is in use" in refused.stderr
+    sampan.ok("rm", "-f", "first")
+    assert mounted_below(path) == []
+    again = sampan.run("start", "-a", "second")
+    assert again.returncode == 1 and "No such file" in again.stderr
+    assert mounted_below(path) == []
+    sampan.ok("rm", "second")
+    sampan.ok("volume", "rm", "quick")
+
+
+def test_a_bind_volume_keeps_its_directory_whatever_happens_to_the_volume(
+    sampan: Any, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    sampan.ok("volume", "create", *option(type="none", device=str(data), o="bind"), "bound")
+    path = place(sampan, "bound")
+    # As with any new volume, an empty directory gets what the image has.
+    sampan.ok("run", "--rm", "-v", "bound:/etc", BUSYBOX, "sh", "-c", "echo more > /etc/more")
+    assert (data / "passwd").exists() and (data / "more").read_text() == "more\n"
+    ran = sampan.ok(
+        "run", "--rm", "--mount", "type=volume,source=bound,target=/b,volume-nocopy,readonly", BUSYBOX,
+        "sh", "-c", "cat /b/more; touch /b/x 2>&1; grep ' /b ' /proc/self/mountinfo",
+    )  # fmt: skip
+    assert ran.splitlines()[0] == "more" and "Read-only file system" in ran
+    # With something still mounted there, as a crash leaves it: the data is not the volume's.
+    subprocess.run(["mount", "--bind", data, path], check=True)
+    sampan.ok("volume", "rm", "bound")
+    assert mounted_below(path) == []
+    assert (data / "more").read_text() == "more\n"
+
+
+def test_a_device_volume_and_a_part_of_it(sampan: Any, disk: Path) -> None:
+    sampan.ok("volume", "create", *option(type="ext4", device=str(disk)), "disk")
+    script = "mkdir -p /d/deep/er /d/up; echo here >/d/deep/er/f; ln -s /deep /d/link; ln -s / /d/up/root"
+    sampan.ok("run", "--rm", "-v", "disk:/d", BUSYBOX, "sh", "-c", script)
+    assert mounted_below(place(sampan, "disk")) == []
+    for sub in ("deep/er", "link/er", "up/root/deep/er"):
+        mount = f"type=volume,source=disk,target=/part,volume-subpath={sub}"
+        assert sampan.ok("run", "--rm", "--mount", mount, BUSYBOX, "cat", "/part/f") == "here"
+    mount = "type=volume,source=disk,target=/part,volume-subpath=missing"
+    refused = sampan.run("run", "--rm", "--mount", mount, BUSYBOX, "true")
+    assert refused.returncode == 125
+    assert "cannot access path missing in the volume: no such file or directory" in refused.stderr
+    assert mounted_below(place(sampan, "disk")) == []
+    # Into a container that does not run.
+    sampan.ok("create", "--name", "stopped", "-v", "disk:/d", BUSYBOX)
+    sampan.ok("cp", "-", "stopped:/d", stdin=tar_with("name", "through cp"))
+    assert sampan.ok("run", "--rm", "-v", "disk:/d", BUSYBOX, "cat", "/d/name") == "through cp"
+    assert mounted_below(place(sampan, "disk")) == []
+
+
+def tar_with(name: str, text: str) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(text)
+        archive.addfile(member, io.BytesIO(text.encode()))
+    return out.getvalue()
+
+
+def test_a_volume_that_can_not_be_mounted_starts_nothing_and_leaves_nothing(sampan: Any) -> None:
+    sampan.ok("volume", "create", *option(type="none", device="/nowhere", o="bind"), "broken")
+    path = place(sampan, "broken")
+    failed = sampan.run("run", "--name", "c", "-v", "broken:/b", BUSYBOX, "true")
+    assert failed.returncode == 125
+    assert (
+        f"error while mounting volume '{path}': failed to mount local volume: mount /nowhere:{path}, "
+        "flags: 0x1000: no such file or directory" in failed.stderr
+    )
+    assert mounted_below(path) == []
+    sampan.ok("rm", "c")
+    sampan.ok("volume", "rm", "broken")
+
+
+def test_mounted_volumes_outlive_a_killed_engine_and_go_with_their_last_container(
+    fresh_sampan: Any,
+) -> None:
+    sampan = fresh_sampan
+    for name in ("kept", "left"):
+        sampan.ok("volume", "create", *option(type="tmpfs", device="tmpfs", o="size=1m"), name)
+    for name, volume in (("stays", "kept"), ("ends", "left")):
+        sampan.ok("run", "-d", "--name", name, "-v", f"{volume}:/v", BUSYBOX, "sleep", "600")
+    sampan.ok("exec", "stays", "sh", "-c", "echo data > /v/f")
+    kept, left = place(sampan, "kept"), place(sampan, "left")
+    pid = sampan.ok("inspect", "-f", "{{.State.Pid}}", "ends")
+    sampan.engine.kill()
+    subprocess.run(["kill", "-9", pid], check=True)
+    sampan.engine.start()
+    assert mounted_below(kept) == [kept]
+    sampan.ok("wait", "ends")
+    assert mounted_below(left) == []
+    assert Path(kept, "f").read_text() == "data\n"
+    sampan.ok("rm", "-f", "stays")
+    assert mounted_below(kept) == []
+
+
+def test_a_dry_run_says_what_a_prune_then_takes(fresh_sampan: Any) -> None:
+    sampan = fresh_sampan
+    sampan.ok("create", "--name", "stopped", "-v", "used:/u", "-v", "/anonymous", BUSYBOX)
+    sampan.ok("run", "-d", "--name", "running", "-v", "busy:/b", BUSYBOX, "sleep", "600")
+    sampan.ok("volume", "create", "spare")
+    Path(place(sampan, "spare"), "f").write_bytes(b"x" * 12345)
+    sampan.ok("network", "create", "lonely")
+    told = sampan.ok("volume", "prune", "--dry-run", "--all")
+    assert told.splitlines() == [
+        "Would delete Volumes:",
+        "spare",
+        "",
+        "Total space that would be reclaimed: 12.35kB",
+    ]
+    assert sampan.ok("volume", "prune", "-f", "--all").splitlines() == [
+        "Deleted Volumes:", "spare", "", "Total reclaimed space: 12.35kB",
+    ]  # fmt: skip
+    told = sampan.ok("system", "prune", "--dry-run", "--all", "--volumes")
+    done = sampan.ok("system", "prune", "--force", "--all", "--volumes")
+    assert (
+        told.replace("Would delete", "Deleted").replace(
+            "Total space that would be reclaimed", "Total reclaimed space"
+        )
+        == done
+    )
+    assert "lonely" in done and "Containers:" in done
+    assert sampan.ok("volume", "ls", "-q").split() == ["busy", "used"]
