@@ -221,7 +221,7 @@ async def assemble(settings: Settings) -> Assembled:
 def _connect_images(stores: Stores, images: Images, containers: Containers, launcher: LauncherClient) -> None:
     def layer_roots(without: Collection[str] = ()) -> set[Digest]:
         records = [record for record in containers.records() if record.id not in without]
-        used = {Digest(layer) for record in records for layer in record.layers}
+        used = {Digest(layer) for record in records for layer in record.needed_layers}
         return used | stores.cache.layers()
 
     def uses(image_id: Digest) -> list[Use]:

@@ -165,6 +165,10 @@ class VolumeOptions(Sparse, frozen=True):
     subpath: str = ""
 
 
+class ImageOptions(Sparse, frozen=True):
+    subpath: str = ""
+
+
 class TmpfsOptions(Sparse, frozen=True):
     """`size_bytes` in bytes; `mode` is the number itself (0o1777 = 1023)."""
 
@@ -183,6 +187,9 @@ class MountRequest(Sparse, frozen=True):
     consistency: str = ""
     bind_options: BindOptions | None = None
     volume_options: VolumeOptions | None = None
+    image_options: ImageOptions | None = None
+    id_map: str = msgspec.field(default="", name="IDMap")
+    """Beyond Docker: see `engine.id_mapping`."""
     tmpfs_options: TmpfsOptions | None = None
 
 

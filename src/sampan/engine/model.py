@@ -56,12 +56,12 @@ class State(msgspec.Struct, frozen=True):
 class MountPoint(msgspec.Struct, frozen=True):
     """A resolved mount of a container.
 
-    `type`: bind, volume or tmpfs. `source`: host path (bind, volume). `name`: the volume's. `mode`: the
-    options as written with `-v`. `anonymous`: the volume has no name given by a person. `copy`: fill the
-    volume from the image. `create`: make a missing bind source. `options`: of a tmpfs. `from_mounts`: asked
-    for with `--mount`. `driver`: the volume's; "" as long as nobody has said which. `internal`: a bind mount of
-    something that is the engine's own. `given`: the number of the detached mount that is sent along; `source` is
-    then what messages call it.
+    `type`: bind, volume, image or tmpfs. `source`: host path (bind, volume). `name`: the volume's or the image's.
+    `image`: the image's id, and `layers` its layers' diff-ids. `mode`: the options as written with `-v`. `anonymous`:
+    the volume has no name given by a person. `copy`: fill the volume from the image. `create`: make a missing bind
+    source. `options`: of a tmpfs. `from_mounts`: asked for with `--mount`. `driver`: the volume's; "" as long as
+    nobody has said which. `internal`: a bind mount of something that is the engine's own. `given`: the number of the
+    detached mount that is sent along; `source` is then what messages call it. `id_map`: see `id_mapping`.
     """
 
     type: str
@@ -79,6 +79,9 @@ class MountPoint(msgspec.Struct, frozen=True):
     subpath: str = ""
     from_mounts: bool = False
     driver: str = ""
+    image: str = ""
+    layers: tuple[str, ...] = ()
+    id_map: str = ""
     internal: bool = False
     given: int = -1
 
@@ -130,6 +133,14 @@ class ContainerRecord(msgspec.Struct, frozen=True):
     def running(self) -> bool:
         """Has a process (paused ones too)."""
         return self.state.status in ("running", "paused")
+
+    @property
+    def needed_layers(self) -> frozenset[str]:
+        """Diff-ids of its own image and of those that it mounts."""
+        return frozenset((*self.layers, *(layer for point in self.mounts for layer in point.layers)))
+
+    def uses_image(self, image_id: str) -> bool:
+        return image_id in (self.image_id, *(point.image for point in self.mounts))
 
     @property
     def labels(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import replace
 
 from sampan.engine.config import HostConfig, MountRequest
+from sampan.engine.id_mapping import BY_OWNER, parse_id_map
 from sampan.engine.model import MountPoint
 from sampan.errors import Invalid
 
@@ -93,6 +94,7 @@ def parse_bind(spec: str, *, volume_driver: str = "") -> MountPoint:
             rw=read_write,
             propagation=propagation,
             create=True,
+            id_map=_id_map(options),
         )
     check_volume_name(source)
     return MountPoint(
@@ -103,7 +105,13 @@ def parse_bind(spec: str, *, volume_driver: str = "") -> MountPoint:
         mode=mode or "z",
         rw=read_write,
         copy="nocopy" not in options,
+        id_map=_id_map(options),
     )
+
+
+def _id_map(options: Iterable[str]) -> str:
+    found = [parse_id_map(option) for option in options if option.partition("=")[0] == BY_OWNER]
+    return found[-1] if found else ""
 
 
 def _check_mode(mode: str, is_bind: bool) -> tuple[str, ...]:
@@ -116,6 +124,8 @@ def _check_mode(mode: str, is_bind: bool) -> tuple[str, ...]:
     )
     for option in options:
         group = next((group for group in groups if option in group), None)
+        if group is None and option.partition("=")[0] == BY_OWNER:
+            continue
         if group is None or sum(other in group for other in options) > 1:
             raise Invalid(f"invalid mode: {mode}")
     return options
@@ -150,7 +160,7 @@ def parse_mount(request: MountRequest) -> MountPoint:
     """An entry of HostConfig.Mounts. Raises `Invalid` in Docker's words."""
     kind = request.type
     _refuse_nul(request.source)
-    if kind not in ("bind", "volume", "tmpfs"):
+    if kind not in ("bind", "volume", "image", "tmpfs"):
         raise _bad_mount(kind, "mount type unknown")
     if not request.target:
         raise _bad_mount(kind, "field Target must not be empty")
@@ -160,10 +170,21 @@ def parse_mount(request: MountRequest) -> MountPoint:
     if target == "/":
         raise _bad_mount(kind, "invalid specification: destination can't be '/'")
     _check_options(request)
+    if request.id_map:
+        if kind not in ("bind", "volume"):
+            raise _bad_mount(kind, "field IDMap must not be specified")
+        return replace(_of_kind(request, target), id_map=parse_id_map(request.id_map))
+    return _of_kind(request, target)
+
+
+def _of_kind(request: MountRequest, target: str) -> MountPoint:
+    kind = request.type
     if kind == "bind":
         return _bind_mount(request, target)
     if kind == "volume":
         return _volume_mount(request, target)
+    if kind == "image":
+        return _image_mount(request, target)
     if request.source:
         raise _bad_mount(kind, "field Source must not be specified")
     return MountPoint(
@@ -175,6 +196,7 @@ def _check_options(request: MountRequest) -> None:
     for kind, options, name in (
         ("bind", request.bind_options, "BindOptions"),
         ("volume", request.volume_options, "VolumeOptions"),
+        ("image", request.image_options, "ImageOptions"),
         ("tmpfs", request.tmpfs_options, "TmpfsOptions"),
     ):
         if options is not None and request.type != kind:
@@ -207,8 +229,7 @@ def _volume_mount(request: MountRequest, target: str) -> MountPoint:
     if request.source:
         check_volume_name(request.source)
     subpath = options.subpath if options else ""
-    if subpath.startswith("/") or ".." in subpath.split("/"):
-        raise _bad_mount("volume", "subpath must be a relative path within the volume")
+    _check_subpath("volume", subpath)
     return MountPoint(
         "volume",
         target,
@@ -221,6 +242,21 @@ def _volume_mount(request: MountRequest, target: str) -> MountPoint:
         subpath=subpath,
         from_mounts=True,
     )
+
+
+def _image_mount(request: MountRequest, target: str) -> MountPoint:
+    """An image's files. They can't be written to."""
+    if not request.source:
+        raise _bad_mount("image", "field Source must not be empty")
+    subpath = request.image_options.subpath if request.image_options else ""
+    _check_subpath("image", subpath)
+    return MountPoint("image", target, name=request.source, rw=False, subpath=subpath, from_mounts=True)
+
+
+def _check_subpath(kind: str, subpath: str) -> None:
+    _refuse_nul(subpath)
+    if subpath.startswith("/") or ".." in subpath.split("/"):
+        raise _bad_mount(kind, "subpath must be a relative path within the volume")
 
 
 def _tmpfs_mount_options(request: MountRequest) -> tuple[str, ...]:
@@ -321,7 +357,7 @@ def inherit(points: Iterable[MountPoint], *, read_only: bool) -> tuple[MountPoin
     return tuple(
         replace(point, mode="", rw=point.rw and not read_only, copy=False, anonymous=False)
         for point in points
-        if point.type in ("bind", "volume")
+        if point.type in ("bind", "volume", "image")
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from sampan.engine.config import HostConfig, ThrottleDevice
 from sampan.engine.default_spec import DEFAULT_PATH
+from sampan.engine.id_mapping import BY_OWNER, id_mappings
 from sampan.engine.model import ContainerRecord, MountPoint
 from sampan.engine.mounts import mount_order, tmpfs_points
 from sampan.engine.spec_resources import cgroup_path, resources
@@ -195,7 +196,10 @@ def mounts(record: ContainerRecord, facts: SpecFacts) -> tuple[Mount, ...]:
         if place not in places:
             options = ("rbind", "rprivate", *(("ro",) if host.readonly_rootfs else ()), *idmap)
             kept.append(Mount(destination=place, type="bind", source=source, options=options))
-    kept += [point_mount(point, idmap if point.type == "volume" or point.internal else ()) for point in asked]
+    kept += [
+        point_mount(point, idmap if point.type in ("volume", "image") or point.internal else ())
+        for point in asked
+    ]
     return tuple(kept)
 
 
@@ -237,6 +241,9 @@ def point_mount(point: MountPoint, idmap: tuple[str, ...] = ()) -> Mount:
             source="tmpfs",
             options=(*defaults, *kept, *read_only),
         )
+    if point.id_map == BY_OWNER:
+        idmap = ("idmap",)
+    uids, gids = id_mappings(point.id_map) if point.id_map not in ("", BY_OWNER) else ((), ())
     given = (*point.options, f"{GIVEN_OPTION}={point.given}") if point.given >= 0 else ()
     within = (f"{WITHIN_OPTION}={point.within}",) if point.within else ()
     return Mount(
@@ -251,6 +258,8 @@ def point_mount(point: MountPoint, idmap: tuple[str, ...] = ()) -> Mount:
             *within,
             *given,
         ),
+        uid_mappings=uids,
+        gid_mappings=gids,
     )
 
 

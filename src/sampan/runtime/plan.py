@@ -282,7 +282,13 @@ def _tree(mount: Mount, step: s.BindMount, namespaces: Namespaces, late: bool) -
         raise Invalid(f"without mappings only a container with a user namespace has any: {mount.destination}")
     given = dict(parse_options(mount.options).data).get(GIVEN_OPTION) or ""
     if given.isdecimal() and len(given) < 4:
-        return s.Tree(step.source, idmap=idmap, given=int(given))
+        return s.Tree(
+            step.source,
+            idmap=idmap,
+            uid_mappings=mount.uid_mappings,
+            gid_mappings=mount.gid_mappings,
+            given=int(given),
+        )
     if not (late or shared or process or idmap or ns.NEWUSER in namespaces):
         return None
     source, number = (process[2] or "/", int(process[1])) if process else (step.source, 0)

@@ -33,7 +33,7 @@ _ULIMITS = frozenset(
         "stack",
     ]
 )
-_MOUNT_SWITCHES = ("readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src")
+_MOUNT_SWITCHES = ("readonly", "ro", "idmap", "volume-nocopy", "bind-nonrecursive", "bind-create-src")
 
 
 def is_ip(text: str) -> bool:
@@ -241,7 +241,12 @@ def mount(text: str) -> dict[str, Any]:
     if not result.get("Target"):
         raise ValueError("target is required")
     kind = result["Type"]
-    for options, owner in (("VolumeOptions", "volume"), ("BindOptions", "bind"), ("TmpfsOptions", "tmpfs")):
+    for options, owner in (
+        ("VolumeOptions", "volume"),
+        ("BindOptions", "bind"),
+        ("TmpfsOptions", "tmpfs"),
+        ("ImageOptions", "image"),
+    ):
         if options in result and kind != owner:
             raise ValueError(f"cannot mix '{owner}-*' options with mount type '{kind}'")
     return result
@@ -262,6 +267,8 @@ def _mount_field(result: dict[str, Any], key: str, value: str, field: str, has_v
         _bind_option(result.setdefault("BindOptions", {}), key, value, has_value)
     elif key.startswith("volume-"):
         _volume_option(result.setdefault("VolumeOptions", {}), key, value, field, has_value)
+    elif key == "idmap":
+        result["IDMap"] = value or "idmap"
     elif key == "image-subpath":
         result.setdefault("ImageOptions", {})["Subpath"] = value
     elif key == "tmpfs-size":

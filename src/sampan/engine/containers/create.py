@@ -24,6 +24,7 @@ from sampan.engine.config import (
     words,
 )
 from sampan.engine.containers.base import ImageView, Parts, merge_log_config
+from sampan.engine.containers.ownership import permission_warnings
 from sampan.engine.copy_tree import copy_tree, is_empty
 from sampan.engine.default_spec import normalise_capabilities
 from sampan.engine.model import (
@@ -39,6 +40,7 @@ from sampan.engine.validate import container_of
 from sampan.errors import Conflict, Internal, Invalid, NotFound
 from sampan.linux.binfmt import host_architecture
 from sampan.linux.paths import open_in_root
+from sampan.oci.digest import Digest
 from sampan.oci.manifest import Platform
 from sampan.oci.rootfs import RootAssembly
 from sampan.registry.choice import choose_image
@@ -104,7 +106,9 @@ class Creator:
                 mount_label=labels[1],
                 restart_label=restart.asked_by_label(body.labels or {}),
             )
-            with parts.images.hold(image.diff_ids):
+            if any(point.type == "bind" for point in points):
+                warnings = [*warnings, *await asyncio.to_thread(permission_warnings, parts, record)]
+            with parts.images.hold(Digest(layer) for layer in record.needed_layers):
                 record = await self._make(record)
         except BaseException:
             parts.store.release_name(name, container_id)
@@ -205,6 +209,7 @@ class Creator:
             other, read_only = mounts.parse_volumes_from(spec)
             inherited += mounts.inherit(self._other(other).mounts, read_only=read_only)
         points = mounts.collect(host, config.volumes or {}, inherited)
+        points = tuple(self._with_image(point) if point.type == "image" else point for point in points)
         for point in points:
             # With -v a missing source is made at start; with --mount it is a mistake to be told at once.
             if point.type == "bind" and not point.create and not os.path.lexists(point.source):
@@ -212,6 +217,16 @@ class Creator:
                     f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
                 )
         return points
+
+    def _with_image(self, point: MountPoint) -> MountPoint:
+        """One that is inherited has its image already."""
+        if point.image:
+            return point
+        try:
+            image = self._parts.images.get(point.name)
+        except NotFound as error:
+            raise Invalid(error.message) from error
+        return replace(point, image=image.id, layers=tuple(image.diff_ids))
 
     async def _make(self, record: ContainerRecord) -> ContainerRecord:
         parts = self._parts

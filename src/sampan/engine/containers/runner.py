@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from sampan.engine import state
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.monitor import Monitor
+from sampan.engine.containers.ownership import with_id_maps
 from sampan.engine.containers.specs import SpecMaker
 from sampan.engine.containers.store import Slot
 from sampan.engine.containers.volume_mounts import GivenMounts, VolumeMounts
@@ -160,7 +161,7 @@ class Runner:
         """Blocking: the container up to the point where its init waits."""
         network = plan.namespace if plan.own else None
         user = plan.user_namespace if plan.user_namespace >= 0 else None
-        with GivenMounts(self._parts, record) as given:
+        with GivenMounts(self._parts, with_id_maps(self._parts, record)) as given:
             request = self._specs.request(
                 given.record, plan.specs, joined, embedded_dns=self._wiring.embedded_dns(plan.endpoints)
             )

@@ -106,8 +106,8 @@ class Containers:
         return list(self._parts.store)
 
     def image_users(self, image_id: str) -> builtins.list[ContainerRecord]:
-        """Containers of this image."""
-        return [record for record in self._parts.store if record.image_id == image_id]
+        """Containers of this image, and those that mount it."""
+        return [record for record in self._parts.store if record.uses_image(image_id)]
 
     def counts(self) -> tuple[int, int, int]:
         """(running, paused, stopped)."""

@@ -157,7 +157,7 @@ class SpecMaker:
 
     def _bind_sources(self, record: ContainerRecord) -> None:
         for point in record.mounts:
-            if point.type == "tmpfs" or point.given >= 0:
+            if point.type in ("tmpfs", "image") or point.given >= 0:
                 continue
             if point.subpath:
                 check_subpath(point)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from msgspec.structs import replace
@@ -16,8 +17,10 @@ from msgspec.structs import replace
 from sampan.engine.containers.base import Parts
 from sampan.engine.model import ContainerRecord, MountPoint
 from sampan.errors import NotFound, SampanError
-from sampan.linux import mount
+from sampan.linux import detached, mount
 from sampan.linux.paths import open_in_root
+from sampan.oci.digest import Digest
+from sampan.oci.rootfs import RootAssembly
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +74,7 @@ class GivenMounts:
     """A context manager: `record` with mounts that are given as `trees` (detached mounts). Blocking."""
 
     def __init__(self, parts: Parts, record: ContainerRecord) -> None:
+        self._parts = parts
         self._volumes = parts.volumes
         self.trees: list[int] = []
         self.record = record
@@ -91,6 +95,8 @@ class GivenMounts:
         self._stack.close()
 
     def _given(self, point: MountPoint) -> MountPoint:
+        if point.type == "image":
+            return self._give(point, self._image(point))
         if point.type != "volume" or self._volumes.find(point.name) is None:
             return point
         if not self._volumes.needs_mount(point.name):
@@ -101,6 +107,17 @@ class GivenMounts:
         self._stack.callback(os.close, tree)
         self.trees.append(tree)
         return replace(point, given=len(self.trees) - 1, subpath="")
+
+    def _image(self, point: MountPoint) -> int:
+        root = open_layers(self._parts, point.layers)
+        try:
+            found = open_subpath(root, point.subpath, "image")
+            try:
+                return detached.clone(found, root)
+            finally:
+                os.close(found)
+        finally:
+            os.close(root)
 
     def _tree(self, point: MountPoint) -> int:
         top = os.open(point.within or point.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -114,7 +131,13 @@ class GivenMounts:
             os.close(top)
 
 
-def open_subpath(top: int, subpath: str) -> int:
+def open_layers(parts: Parts, layers: Sequence[str]) -> int:
+    """A descriptor of a detached mount of an image's layers, from the base up. Raises `NotFound`."""
+    mounts = tuple(parts.layers.mount_of(Digest(layer)) for layer in layers)
+    return parts.launcher.open_root(RootAssembly(mounts))
+
+
+def open_subpath(top: int, subpath: str, what: str = "volume") -> int:
     """What lies at a path in the directory `top`, symbolic links resolved as if that were the root directory.
 
     Raises `NotFound`.
@@ -123,5 +146,5 @@ def open_subpath(top: int, subpath: str) -> int:
         return open_in_root(top, subpath or ".", os.O_PATH)
     except OSError as error:
         raise NotFound(
-            f"cannot access path {subpath} in the volume: {os.strerror(error.errno or errno.EIO).lower()}"
+            f"cannot access path {subpath} in the {what}: {os.strerror(error.errno or errno.EIO).lower()}"
         ) from error
