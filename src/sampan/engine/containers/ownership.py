@@ -92,7 +92,7 @@ def may_write(info: os.stat_result, user: ResolvedUser) -> bool:
         return True
     if user.uid == info.st_uid:
         wanted = 0o300
-    elif info.st_gid in (user.gid, *user.groups):
+    elif info.st_gid in (user.gid, *user.additional_gids):
         wanted = 0o030
     else:
         wanted = 0o003
