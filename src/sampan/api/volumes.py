@@ -17,7 +17,7 @@ class VolumeCreate(Docker, frozen=True):
 
 
 async def list_(engine: Engine, request: Request) -> AnyResponse:
-    return json_response(engine.volumes.list(request.filters()))
+    return json_response(await engine.volumes.look_at_all(request.filters()))
 
 
 async def create(engine: Engine, request: Request) -> AnyResponse:
@@ -29,7 +29,8 @@ async def create(engine: Engine, request: Request) -> AnyResponse:
 
 
 async def inspect(engine: Engine, request: Request) -> AnyResponse:
-    return json_response(engine.volumes.inspect(request.match["name"]))
+    # `size` is beyond Docker: what `system df` tells of all volumes.
+    return json_response(await engine.volumes.look(request.match["name"], size=request.flag("size")))
 
 
 async def remove(engine: Engine, request: Request) -> AnyResponse:

@@ -154,4 +154,9 @@ NETWORK_INSPECT = Command(
     (_FORMAT, Flag("verbose", "v", "bool", "Show more for diagnosis")),
     minimum=1,
 )
-VOLUME_INSPECT = Command(_one_kind("volume"), "VOLUME [VOLUME...]", (_FORMAT,), minimum=1)
+VOLUME_INSPECT = Command(
+    _one_kind("volume"),
+    "VOLUME [VOLUME...]",
+    (_FORMAT, Flag("size", "s", "bool", "Show its size and its users")),
+    minimum=1,
+)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sampan.engine.model import VolumeRecord
-from sampan.errors import NotFound
+from sampan.errors import SampanError
+
+if TYPE_CHECKING:
+    from sampan.engine.volumes.plugins import PluginDirectories, PluginDriver
+
+log = logging.getLogger(__name__)
 
 
 class VolumeDriver(Protocol):
@@ -63,13 +69,55 @@ class Drivers:
 
     def __init__(self, *drivers: VolumeDriver) -> None:
         self._drivers = {driver.name: driver for driver in drivers}
+        self._plugins: dict[str, PluginDriver] = {}
+        self._directories: PluginDirectories | None = None
 
-    def find(self, name: str) -> VolumeDriver:
-        """Raises `NotFound` in Docker's words."""
-        driver = self._drivers.get(name or "local")
+    def load(self, name: str) -> VolumeDriver:
+        """The driver of this name, `local` for none; blocking for a plugin, which is asked what it is the first time.
+
+        Raises `NotFound` in Docker's words, `Unavailable`.
+        """
+        driver = self._drivers.get(name or "local") or self._plugins.get(name)
         if driver is None:
-            raise NotFound(f'error looking up volume plugin {name}: plugin "{name}" not found')
+            plugin = self._plugin(name)
+            plugin.activate()
+            driver = self._plugins[name] = plugin
         return driver
 
     def of(self, record: VolumeRecord) -> VolumeDriver:
-        return self.find(record.driver)
+        """Also of a plugin that is not there just now: its calls raise."""
+        return self._drivers.get(record.driver) or self.plugin(record)
+
+    def is_plugin(self, record: VolumeRecord) -> bool:
+        return record.driver not in self._drivers
+
+    def plugin(self, record: VolumeRecord) -> PluginDriver:
+        known = self._plugins.get(record.driver)
+        if known is None:
+            known = self._plugins[record.driver] = self._plugin(record.driver)
+        return known
+
+    def plugins(self) -> list[PluginDriver]:
+        """Blocking: those that can be found on this host and have volumes."""
+        found = []
+        for name in self._places().names():
+            try:
+                self.load(name)
+            except (SampanError, OSError) as error:
+                log.info("volume plugin %s: %s", name, error)
+                continue
+            if name in self._plugins:
+                found.append(self._plugins[name])
+        return found
+
+    def _plugin(self, name: str) -> PluginDriver:
+        from sampan.engine.volumes.plugins import Plugin, PluginDriver
+
+        return PluginDriver(Plugin(name, self._places()))
+
+    def _places(self) -> PluginDirectories:
+        from sampan.engine.volumes.plugins import PluginDirectories
+
+        if self._directories is None:
+            self._directories = PluginDirectories()
+        return self._directories

@@ -19,7 +19,7 @@ from sampan.engine.filters import check_filters
 from sampan.engine.model import VolumeRecord, new_id, now
 from sampan.engine.mounts import check_volume_name
 from sampan.engine.record_store import Store
-from sampan.engine.volumes.drivers import Drivers
+from sampan.engine.volumes.drivers import Drivers, VolumeDriver
 from sampan.engine.volumes.local import DATA, LocalDriver
 from sampan.engine.volumes.views import (
     LIST_FILTERS,
@@ -30,7 +30,7 @@ from sampan.engine.volumes.views import (
     prunable,
     volume_json,
 )
-from sampan.errors import Conflict, NotFound
+from sampan.errors import Conflict, NotFound, SampanError
 from sampan.linux.libc import syncfs
 from sampan.storage.metadata import Table
 
@@ -79,7 +79,10 @@ class Volumes:
 
         `hold`, of `holding`, gets its name: then it can't be removed before the caller's container is known.
         """
-        record = self._new(name, driver, labels, options, anonymous=anonymous)
+        if name:
+            check_volume_name(name)
+        chosen = self._local if driver in ("", "local") else await self._load(name, driver)
+        record = self._new(name, chosen, labels, options, anonymous=anonymous)
         async with self._changing(record.name):
             existing = self._records.get(record.name)
             if existing is None:
@@ -89,26 +92,26 @@ class Volumes:
                 hold.add(record.name)
         return existing or record
 
+    async def _load(self, name: str, driver: str) -> VolumeDriver:
+        try:
+            return await asyncio.to_thread(self._drivers.load, driver)
+        except NotFound as error:
+            raise NotFound(f"create {name}: {error.message}") from error
+
     def _new(
         self,
         name: str,
-        driver: str,
+        driver: VolumeDriver,
         labels: Mapping[str, str] | None,
         options: Mapping[str, str] | None,
         *,
         anonymous: bool = False,
     ) -> VolumeRecord:
-        if name:
-            check_volume_name(name)
-        try:
-            chosen = self._drivers.find(driver)
-        except NotFound as error:
-            raise NotFound(f"create {name}: {error.message}") from error
-        chosen.check(name, options or {})
+        driver.check(name, options or {})
         return VolumeRecord(
             name or new_id(),
             now(),
-            chosen.name,
+            driver.name,
             labels=None if labels is None else dict(labels),
             options=None if options is None else dict(options),
             anonymous=anonymous or not name,
@@ -132,7 +135,9 @@ class Volumes:
         Nobody sees it before, and when the block raises, or the engine dies in it, nothing is left. Owner and mode of
         the directory are the volume's. Raises `Invalid`, `Conflict` (there is a volume of this name).
         """
-        record = self._new(name, "", labels, None, anonymous=anonymous)
+        if name:
+            check_volume_name(name)
+        record = self._new(name, self._local, labels, None, anonymous=anonymous)
         async with self._changing(record.name):
             if record.name in self._records:
                 raise Conflict(f"create {name}: a volume with this name exists already")
@@ -282,6 +287,53 @@ class Volumes:
         found = [self._json(record) for record in self._records.values() if self._matches(record, filters)]
         return {"Volumes": found, "Warnings": []}
 
+    async def look(self, name: str, *, size: bool = False) -> Json:
+        """What `inspect` shows; of a plugin's volume as the plugin says now. `size`: with its size and users.
+
+        Raises `NotFound`, and the plugin's errors.
+        """
+        record = self._records.get(name) or await self._discovered(name)
+        if record is None:
+            raise NotFound(f"get {name}: no such volume")
+        body = self._json(record)
+        if self._drivers.is_plugin(record):
+            body["Mountpoint"], status = await asyncio.to_thread(self._drivers.plugin(record).look, record)
+            if status:
+                body["Status"] = status
+        if size:
+            bytes_of = await asyncio.to_thread(self._drivers.of(record).size, record)
+            users = list(self.users(name))
+            body |= {"UsageData": {"Size": bytes_of, "RefCount": len(users)}, "Users": users}
+        return body
+
+    async def look_at_all(self, filters: Filters) -> Json:
+        """As `list`, and the volumes that plugins have without our doing."""
+        answer = self.list(filters)
+        for plugin in await asyncio.to_thread(self._drivers.plugins):
+            try:
+                theirs = await asyncio.to_thread(plugin.volumes)
+            except SampanError as error:
+                answer["Warnings"].append(error.message)
+                continue
+            records = [VolumeRecord(name, "", plugin.name) for name in theirs if name not in self._records]
+            answer["Volumes"] += [
+                {**self._json(record), "Mountpoint": theirs[record.name]}
+                for record in records
+                if self._matches(record, filters)
+            ]
+        return answer
+
+    async def _discovered(self, name: str) -> VolumeRecord | None:
+        """A volume that a plugin has without our doing."""
+        for plugin in await asyncio.to_thread(self._drivers.plugins):
+            record = VolumeRecord(name, "", plugin.name)
+            try:
+                await asyncio.to_thread(plugin.look, record)
+            except SampanError:
+                continue
+            return record
+        return None
+
     def _matches(self, record: VolumeRecord, filters: Filters) -> bool:
         scope = self._drivers.of(record).scope
         return matches(record, filters, in_use=bool(self.users(record.name)), scope=scope)
@@ -305,6 +357,10 @@ class Volumes:
         """Raises `NotFound` (not with `force`), `Conflict` while a container uses it."""
         async with self._changing(name):
             if name not in self._records:
+                record = await self._discovered(name)
+                if record is not None:
+                    await asyncio.to_thread(self._drivers.of(record).remove, record)
+                    return
                 if force:
                     return
                 self.get(name)
@@ -321,14 +377,14 @@ class Volumes:
     async def _delete(self, name: str) -> None:
         record = self._records.pop(name)
         try:
-            await asyncio.to_thread(self._unmake, record)
-        except Conflict:
+            finish = await asyncio.to_thread(self._drivers.of(record).remove, record)
+        except BaseException:
             self._records[name] = record
             raise
+        await asyncio.to_thread(self._unmake, record, finish)
         self._events.publish("volume", "destroy", name, {"driver": record.driver})
 
-    def _unmake(self, record: VolumeRecord) -> None:
-        finish = self._drivers.of(record).remove(record)
+    def _unmake(self, record: VolumeRecord, finish: Callable[[], None]) -> None:
         self._metadata.delete(Table.VOLUMES, record.name)
         finish()
 

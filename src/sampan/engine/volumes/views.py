@@ -20,8 +20,9 @@ ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 
 
 def volume_json(record: VolumeRecord, path: Path, scope: str) -> Json:
+    created = record.created.partition(".")[0].removesuffix("Z")
     return {
-        "CreatedAt": record.created.partition(".")[0].removesuffix("Z") + "Z",
+        **({"CreatedAt": f"{created}Z"} if created else {}),
         "Driver": record.driver,
         "Labels": _labels_json(record),
         "Mountpoint": str(path),
