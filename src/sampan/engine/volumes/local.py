@@ -149,7 +149,7 @@ class LocalDriver:
         return self._root / f".{name[:200]}.{new_id()[:8]}"
 
     def needs_mount(self, record: VolumeRecord) -> bool:
-        return bool(record.options) and local_mount(record.options) is not None
+        return local_mount(record.options or {}) is not None
 
     def mount(self, record: VolumeRecord, user: str) -> Path:
         """Made by the first user. An engine that died has left it for us."""
