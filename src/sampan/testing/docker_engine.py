@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 DOCKER = "/usr/bin/docker"
@@ -22,10 +23,11 @@ class DockerProcess:
     """A dockerd started by `start`, ended by `stop` together with everything it made.
 
     It leaves the host's firewall alone (`--iptables=false`), so that other engines on the machine are not
-    disturbed; published ports go through its userland proxy.
+    disturbed; published ports go through its userland proxy. With a `prefix` (a command that runs its arguments in
+    a network namespace of the test's) it does as it likes there. `options` are further daemon flags.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, prefix: Sequence[str] = (), options: Sequence[str] = ()) -> None:
         token = secrets.token_hex(4)
         self.directory = directory
         self.root = directory / "data"
@@ -37,6 +39,8 @@ class DockerProcess:
         # A range that neither EngineProcess nor anything else here uses.
         number = int(token, 16) % 2048
         self.subnet = f"10.{220 + number // 256}.{number % 256}.1/24"
+        self.options = tuple(options) if prefix else ("--iptables=false", *options)
+        self._prefix = tuple(prefix)
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
 
@@ -57,7 +61,7 @@ class DockerProcess:
             ("address", "add", self.subnet, "dev", self.bridge),
             ("link", "set", self.bridge, "up"),
         ):
-            subprocess.run(["ip", *arguments], check=True)
+            subprocess.run([*self._prefix, "ip", *arguments], check=True)
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
                 self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -97,7 +101,8 @@ class DockerProcess:
             process.send_signal(signal.SIGTERM)
             process.wait(STOP_SECONDS)
         self._process = None
-        subprocess.run(["ip", "link", "delete", self.bridge], check=False, capture_output=True)
+        remove = [*self._prefix, "ip", "link", "delete", self.bridge]
+        subprocess.run(remove, check=False, capture_output=True)
         for group in (
             *Path("/sys/fs/cgroup").glob(f"*{self.cgroup_parent}"),
             Path(f"/sys/fs/cgroup{self.cgroup_parent}"),
@@ -119,6 +124,7 @@ class DockerProcess:
 
     def _command(self) -> list[str]:
         return [
+            *self._prefix,
             DOCKERD,
             f"--data-root={self.root}",
             f"--exec-root={self.run_dir}",
@@ -126,5 +132,5 @@ class DockerProcess:
             f"--pidfile={self.directory}/pid",
             f"--bridge={self.bridge}",
             f"--cgroup-parent={self.cgroup_parent}",
-            "--iptables=false",
+            *self.options,
         ]  # fmt: skip

@@ -66,7 +66,9 @@ class Place:
         self.run(work)
 
     def command(self, *words: str) -> str:
-        done = self.run(lambda: subprocess.run(words, capture_output=True, text=True, timeout=20))
+        done = self.run(
+            lambda: subprocess.run(words, check=False, capture_output=True, text=True, timeout=20)
+        )
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout
 

@@ -1,0 +1,77 @@
+"""The world of the reachability matrix: one network of each kind, containers in them, and everything to reach there."""
+
+from __future__ import annotations
+
+from sampan.testing.reachability import (
+    HOST,
+    HOST6,
+    NEIGHBOUR,
+    NEIGHBOUR6,
+    SERVICE,
+    WEB,
+    Guest,
+    Network,
+    Target,
+    World,
+)
+
+
+def _flags(number: int, *more: str) -> tuple[str, ...]:
+    return ("--subnet", f"10.250.{number}.0/24", "--gateway", f"10.250.{number}.1", *more)
+
+
+NETWORKS = (
+    Network("one", _flags(1)),
+    Network("two", _flags(2)),
+    Network("closed", _flags(3, "--internal")),
+    Network("silent", _flags(4, "-o", "com.docker.network.bridge.enable_icc=false")),
+)
+SIX = Network("six", _flags(5, "--ipv6", "--subnet", "fd00:250:5::/64", "--gateway", "fd00:250:5::1"))
+
+GUESTS = (
+    Guest("plain1", flags=("-p", "8001:80")),
+    Guest("plain2"),
+    Guest("one1", ("one",), ("-p", "8002:80", "-p", "127.0.0.1:8003:80", "-p", "[::1]:8003:80")),
+    Guest("one2", ("one",)),
+    Guest("two1", ("two",)),
+    Guest("both", ("one", "two")),
+    Guest("closed1", ("closed",), ("-p", "8004:80")),
+    Guest("closed2", ("closed",)),
+    Guest("silent1", ("silent",), ("-p", "8005:80")),
+    Guest("silent2", ("silent",)),
+)
+SIX_GUESTS = (Guest("six1", ("six",), ("-p", "8006:80")), Guest("six2", ("six",)))
+
+
+def targets(world: World) -> tuple[Target, ...]:
+    """In the columns' order: every address of every container, the hosts, the published ports."""
+    found = []
+    for guest, networks in world.addresses.items():
+        for network, (address, address6) in networks.items():
+            where = f"{guest}@{network}" if len(networks) > 1 else guest
+            if address:
+                found.append(Target(where, address, WEB, guest))
+            if address6:
+                found.append(Target(f"{where}/6", address6, WEB, guest))
+    found.sort(key=lambda target: target.name)
+    published = {
+        "plain1": 8001, "one1": 8002, "closed1": 8004, "silent1": 8005,
+        **({"six1": 8006} if "six1" in world.addresses else {}),
+    }  # fmt: skip
+    return (
+        *found,
+        Target("gateway", "{gateway}", SERVICE, "host"),
+        Target("host", HOST, SERVICE, "host"),
+        Target("host/6", HOST6, SERVICE, "host"),
+        Target("neighbour", NEIGHBOUR, SERVICE, "neighbour"),
+        Target("neighbour/6", NEIGHBOUR6, SERVICE, "neighbour"),
+        *(Target(f"{name} published", HOST, port, name) for name, port in published.items()),
+        *(Target(f"{name} published/6", HOST6, port, name) for name, port in published.items()),
+        *(Target(f"{name} via gateway", "{gateway}", port, name) for name, port in published.items()),
+        *(Target(f"{name} via 127.0.0.1", "127.0.0.1", port, name) for name, port in published.items()),
+        *(Target(f"{name} via ::1", "::1", port, name) for name, port in published.items()),
+        Target("one1 local", "127.0.0.1", 8003, "one1"),
+        Target("one1 local/6", "::1", 8003, "one1"),
+        Target("one1 local, from afar", HOST, 8003, "one1"),
+        Target("one1 local, from afar/6", HOST6, 8003, "one1"),
+    )
