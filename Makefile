@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 VM_TESTS := tests/integration/linux tests/integration/engine/test_limits.py tests/integration/engine/test_user_namespaces.py \
 	tests/integration/engine/test_security_switches.py tests/integration/runtime/test_confinement.py
 
-.PHONY: help setup demo test guide differential load vm lint bench clean
+.PHONY: help setup demo test guide differential load durability vm lint bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -45,6 +45,10 @@ load: setup ## hundreds of containers at once, a gigabyte of logs, many examples
 	tools/system-packages test
 	$(BIN)/python -m pytest -s tests/integration/load
 	SAMPAN_PROPERTY_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 1200 tests/integration/storage/test_layer_properties.py
+
+durability: setup ## PostgreSQL under writes, killed 50 times with its engine: no committed row may be missing (minutes)
+	tools/system-packages test
+	SAMPAN_DURABILITY_KILLS=50 $(BIN)/python -m pytest -s tests/integration/crash/test_durability.py
 
 vm: setup ## what depends on the kernel, on Debian's in a virtual machine: control groups v2, AppArmor (half an hour)
 	tools/system-packages test
