@@ -18,6 +18,7 @@ from pathlib import Path
 import builds
 import containers
 import measure
+import networks
 import report
 from engines import VOLATILE, Contestant, start_docker, start_podman, start_registry, start_sampan
 from report import Result
@@ -102,6 +103,7 @@ def works(image: str, context: Path, quick: bool) -> list[Work]:
         Work("rm -f of 40", containers.remove_forty_seconds, few, 0.3),
         Work("stats of 40, CPU", containers.stats_cpu_seconds, 1 if quick else 3, 0.5, needs_daemon=True),
         Work("log throughput", containers.log_megabytes_per_second, few, 1.0, "MB/s", True),
+        Work("network create, rm", networks.create_and_remove_seconds, many, 0.3),
         Work("pull", lambda e: measure.pull_seconds(e, image), few, 0.35),
         Work("cold build", lambda e: measure.build_seconds(e, context, False), few),
         Work("cached build", lambda e: measure.build_seconds(e, context, True), many, 0.5),

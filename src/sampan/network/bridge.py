@@ -12,6 +12,7 @@ from sampan.errors import Conflict, NotFound
 from sampan.linux.netlink import Message
 from sampan.linux.netlink_namespace import in_namespace
 from sampan.linux.netlink_route import (
+    IFF_UP,
     PeerLink,
     RouteSocket,
     add_address,
@@ -74,6 +75,18 @@ class BridgeDriver:
     def detach(self, route: RouteSocket, endpoint: EndpointSpec, namespace: int | None) -> None:
         route.delete(host_interface(endpoint.id))  # both ends of the pair go
 
+    def mend(
+        self, route: RouteSocket, network: NetworkSpec, endpoints: Sequence[EndpointSpec]
+    ) -> tuple[str, ...]:
+        done: list[str] = []
+        if not _is_whole(route, network):
+            ensure_bridge(route, network, self._alias)
+            done.append(f"bridge {network.bridge} is as it was")
+        plugged = [plug(route, network, endpoint) for endpoint in endpoints]
+        if any(plugged):
+            done.append(f"{sum(plugged)} containers are on bridge {network.bridge} again")
+        return tuple(done)
+
     def tidy(
         self, route: RouteSocket, networks: Sequence[NetworkSpec], endpoints: Sequence[EndpointSpec]
     ) -> None:
@@ -105,6 +118,24 @@ def ensure_bridge(route: RouteSocket, network: NetworkSpec, alias: str) -> None:
     write_sysctl(f"ipv4/conf/{network.bridge}/route_localnet", "1")
 
 
+def _is_whole(route: RouteSocket, network: NetworkSpec) -> bool:
+    """The bridge is there and up, and has its address."""
+    link = route.link(network.bridge)
+    if link is None or not link.flags & IFF_UP:
+        return False
+    address = IPv4Interface(f"{network.gateway}/{ip_network(network.subnet).prefixlen}")
+    return any(entry.index == link.index and entry.interface == address for entry in route.addresses())
+
+
+def plug(route: RouteSocket, network: NetworkSpec, endpoint: EndpointSpec) -> bool:
+    """Make the endpoint's interface a port of the bridge again; False when it is one, or there is no such interface."""
+    bridge, port = route.link(network.bridge), route.link(host_interface(endpoint.id))
+    if bridge is None or port is None or port.master == bridge.index:
+        return False
+    route.perform([set_link(port.index, up=True, master=bridge.index), *_port_flags(port.name, network)])
+    return True
+
+
 def remove_bridge(route: RouteSocket, name: str, alias: str) -> None:
     """Delete the bridge when it is ours; nothing happens when it is not there."""
     link = route.link(name)
@@ -133,15 +164,22 @@ def attach(route: RouteSocket, namespace: int, network: NetworkSpec, endpoint: E
         raise NotFound(f"network {network.name} has no bridge {network.bridge}")
     host = host_interface(endpoint.id)
     peer = PeerLink(endpoint.interface, namespace, endpoint.mac or derived_mac(endpoint.address))
-    hairpin = _bridged_traffic_is_filtered()
     route.perform([create_veth(host, peer, mtu=network.mtu, master=bridge.index)])
     try:
-        if hairpin or not network.icc:
-            route.perform([set_bridge_port(host, hairpin=hairpin, isolated=not network.icc)])
+        if flags := _port_flags(host, network):
+            route.perform(flags)
         in_namespace(namespace, lambda: _configure(endpoint))
     except BaseException:
         route.delete(host)
         raise
+
+
+def _port_flags(port: str, network: NetworkSpec) -> list[Message]:
+    """What the bridge does otherwise than usual at this port; none when there is nothing."""
+    hairpin = _bridged_traffic_is_filtered()
+    if not hairpin and network.icc:
+        return []
+    return [set_bridge_port(port, hairpin=hairpin, isolated=not network.icc)]
 
 
 def _bridged_traffic_is_filtered() -> bool:

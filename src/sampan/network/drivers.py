@@ -33,6 +33,12 @@ class Driver(Protocol):
     def detach(self, route: RouteSocket, endpoint: EndpointSpec, namespace: int | None) -> None:
         """Remove the endpoint's interface. Idempotent. `namespace` None: it is gone, and what was in it too."""
 
+    def mend(
+        self, route: RouteSocket, network: NetworkSpec, endpoints: Sequence[EndpointSpec]
+    ) -> tuple[str, ...]:
+        """Make whole what another program has damaged: the network's devices, and the interfaces of its endpoints,
+        which stay as they are inside the containers. Returns what was done, in words; nothing when nothing was."""
+
     def tidy(
         self, route: RouteSocket, networks: Sequence[NetworkSpec], endpoints: Sequence[EndpointSpec]
     ) -> None:

@@ -49,6 +49,7 @@ class NetworkHost:
         self._ports = PublishedPorts(instance, mode, self._nftables, self._lock)
         self._networks: dict[str, NetworkSpec] = {}
         self._guard = Guard(instance, self._nftables)
+        self._endpoints: dict[str, EndpointSpec] = {}  # those that are attached
 
     def setup(self) -> None:
         """Make the nftables table and switch IPv4 forwarding on. Idempotent."""
@@ -87,12 +88,14 @@ class NetworkHost:
         """Make and configure the endpoint's interface in the namespace (a descriptor, not kept)."""
         with RouteSocket() as route:
             driver_of(self._drivers, network.driver).attach(route, namespace, network, endpoint)
+        self._endpoints[endpoint.id] = endpoint
 
     def detach(self, endpoint: EndpointSpec, namespace: int | None = None) -> None:
         """Remove the endpoint's interface (which also ends with its namespace). Idempotent.
 
         `namespace`: a descriptor of the container's (not kept) while it runs.
         """
+        self._endpoints.pop(endpoint.id, None)
         with RouteSocket() as route:
             driver_of(self._drivers, endpoint.driver).detach(route, endpoint, namespace)
 
@@ -138,22 +141,34 @@ class NetworkHost:
                     driver_of(self._drivers, network.driver).ensure(route, network)
             self._networks = {network.id: network for network in networks}
             self._guard.write(networks)
+            self._endpoints = {endpoint.id: endpoint for endpoint in endpoints}
+            self._mend_devices()
             plain = {_without_prefix(address): bindings for address, bindings in published.items()}
             lost = self._ports.restore(self._networks.values(), plain)
             self._open_passage()
             return lost
 
     def refresh(self) -> tuple[str, ...]:
-        """Look what others did to the host's rules, and mend it: our table removed (`nft flush ruleset`), a filter
-        of the input set up or removed, our way through a foreign filter closed. Returns what was done, in words.
+        """Look what others did to the host's rules and devices, and mend it: our table removed (`nft flush ruleset`),
+        a filter of the input set up or removed, our way through a foreign filter closed, a bridge deleted. Returns
+        what was done, in words.
 
         Changes nothing when there is nothing to mend, so that engines that hear of each other's changes come to rest.
         """
         with self._lock:
-            done = self._ports.refresh()
+            done = (*self._mend_devices(), *self._ports.refresh())
             if self._guard.mend():
                 done = (*done, "the table of overlay networks was removed, and is back")
             return (*done, "its filter now lets our bridges pass") if self._open_passage() else done
+
+    def _mend_devices(self) -> tuple[str, ...]:
+        done: list[str] = []
+        endpoints = tuple(self._endpoints.values())
+        with RouteSocket() as route:
+            for network in self._networks.values():
+                of_it = [endpoint for endpoint in endpoints if endpoint.network_id == network.id]
+                done += driver_of(self._drivers, network.driver).mend(route, network, of_it)
+        return tuple(done)
 
     @property
     def netlink_port(self) -> int:

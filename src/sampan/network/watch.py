@@ -1,9 +1,9 @@
-"""Keeping a host's networks whole: when somebody else changes the nftables ruleset, look whether ours suffered.
+"""Keeping a host's networks whole: when somebody else changes its rules or devices, look whether ours suffered.
 
-The kernel tells of every transaction of others. The first one starts a short wait, in which the rest of a
-firewall's reload happens too; then one look follows, in a thread. However much is changed, there are no more
-than a few looks in a second. Changes of the legacy iptables are told to nobody: where it is in use, we look at
-intervals.
+The kernel tells of every transaction of others, and of devices and addresses that vanish. The first one starts a
+short wait, in which the rest of a firewall's reload happens too; then one look follows, in a thread. However much is
+changed, there are no more than a few looks in a second. Changes of the legacy iptables are told to nobody: where it
+is in use, we look at intervals.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import logging
 
 from sampan.errors import SampanError
 from sampan.linux import xtables
+from sampan.linux.link_events import LinkEvents
+from sampan.linux.netlink_events import NetlinkEvents
 from sampan.linux.nftables_events import RulesetEvents
 from sampan.network.host import NetworkHost
 
@@ -33,36 +35,47 @@ class RulesetWatch:
         self._host = host
         self._delay = delay
         self._legacy_interval = legacy_interval
-        self._events: RulesetEvents | None = None
+        self._events: tuple[NetlinkEvents, ...] = ()
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
     def start(self) -> None:
         """Begin to listen, in the network namespace of this thread. Raises OSError."""
-        self._events = RulesetEvents(self._host.netlink_port)
+        rules = RulesetEvents(self._host.netlink_port)
+        try:
+            self._events = (rules, LinkEvents())
+        except BaseException:
+            rules.close()
+            raise
         self._listen(self._events)
         self._task = asyncio.get_running_loop().create_task(self._run(self._events))
 
     async def close(self) -> None:
         """Stop; a look that is under way is waited for. Idempotent."""
         events, task = self._events, self._task
-        self._events = self._task = None
-        if events is None or task is None:
+        self._events, self._task = (), None
+        if task is None:
             return
-        asyncio.get_running_loop().remove_reader(events.fileno())
-        events.close()
+        self._deafen(events)
+        for one in events:
+            one.close()
         self._wake.set()
         await task
 
-    def _listen(self, events: RulesetEvents) -> None:
-        asyncio.get_running_loop().add_reader(events.fileno(), self._heard, events)
+    def _listen(self, events: tuple[NetlinkEvents, ...]) -> None:
+        for one in events:
+            asyncio.get_running_loop().add_reader(one.fileno(), self._heard, events)
 
-    def _heard(self, events: RulesetEvents) -> None:
-        """No more of it until we look: what comes meanwhile stays in the socket's buffer, or is dropped there."""
-        asyncio.get_running_loop().remove_reader(events.fileno())
+    def _deafen(self, events: tuple[NetlinkEvents, ...]) -> None:
+        for one in events:
+            asyncio.get_running_loop().remove_reader(one.fileno())
+
+    def _heard(self, events: tuple[NetlinkEvents, ...]) -> None:
+        """No more of it until we look: what comes meanwhile stays in the sockets' buffers, or is dropped there."""
+        self._deafen(events)
         self._wake.set()
 
-    async def _run(self, events: RulesetEvents) -> None:
+    async def _run(self, events: tuple[NetlinkEvents, ...]) -> None:
         while self._events is events:
             heard = await self._wait(self._legacy_interval)
             if heard:
@@ -70,7 +83,8 @@ class RulesetWatch:
             elif not xtables.in_use():
                 continue
             if self._events is events:
-                events.drain()  # before looking: what comes after this is heard of again
+                for one in events:
+                    one.drain()  # before looking: what comes after this is heard of again
                 await self._look(events)
             if heard and self._events is events:
                 self._listen(events)
@@ -82,20 +96,20 @@ class RulesetWatch:
                 await self._wake.wait()
         except TimeoutError:
             return False
-        if self._events is not None:
+        if self._events:
             self._wake.clear()
         return True
 
-    async def _look(self, events: RulesetEvents) -> None:
+    async def _look(self, events: tuple[NetlinkEvents, ...]) -> None:
         for _ in range(_ATTEMPTS):
             try:
                 mended = await asyncio.to_thread(self._host.refresh)
             except (SampanError, OSError) as exc:
-                _log.warning("the host's nftables rules were changed, and looking at them failed: %s", exc)
+                _log.warning("the host's network was changed, and looking at it failed: %s", exc)
                 await self._wait(_RETRY)
                 if self._events is not events:
                     return
                 continue
             for what in mended:
-                _log.warning("the host's nftables rules were changed by another program: %s", what)
+                _log.warning("the host's network was changed by another program: %s", what)
             return

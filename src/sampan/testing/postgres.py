@@ -30,7 +30,10 @@ _WRITE = (
     "WITH counted AS (UPDATE counters SET rows = rows + 1 WHERE writer = {writer}) "
     "INSERT INTO written VALUES ({writer}, {number}, repeat(md5('{number}'), 8)) RETURNING number;\n"
 )
-_DISAGREEING = "SELECT writer FROM counters WHERE rows <> (SELECT count(*) FROM written WHERE written.writer = counters.writer)"
+_DISAGREEING = """
+SELECT writer FROM counters
+WHERE rows <> (SELECT count(*) FROM written WHERE written.writer = counters.writer)
+"""
 
 Row = tuple[int, int]
 """A writer and the number of a row of its."""

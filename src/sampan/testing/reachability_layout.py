@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 from sampan.testing.reachability import (
     HOST,
     HOST6,
@@ -14,6 +17,9 @@ from sampan.testing.reachability import (
     Target,
     World,
 )
+
+NAME_WIDTH = 28
+"""Of a table's first column, in characters."""
 
 
 def _flags(number: int, *more: str) -> tuple[str, ...]:
@@ -75,3 +81,34 @@ def targets(world: World) -> tuple[Target, ...]:
         Target("one1 local, from afar", HOST, 8003, "one1"),
         Target("one1 local, from afar/6", HOST6, 8003, "one1"),
     )
+
+
+def matrix(world: World, expected: Mapping[str, str]) -> dict[str, str]:
+    """By target, a sign for each of the world's places (see `World.row`). All places ask at the same time."""
+    wanted = targets(world)
+    names = list(world.places)
+
+    def ask(number: int) -> str:
+        hoped = "".join(expected.get(target.name, "")[number : number + 1] or "?" for target in wanted)
+        return world.row(names[number], wanted, hoped)
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        rows = list(pool.map(ask, range(len(names))))
+    return {target.name: "".join(row[n] for row in rows) for n, target in enumerate(wanted)}
+
+
+def parse(table: str) -> dict[str, str]:
+    """By target the signs of a line; the first line names the places."""
+    lines = [line for line in table.strip("\n").splitlines()[1:] if line.strip()]
+    return {line[:NAME_WIDTH].strip(): "".join(line[NAME_WIDTH:].split()) for line in lines}
+
+
+def show(places: Sequence[str], found: Mapping[str, str]) -> str:
+    """As `parse` reads it."""
+    head = " " * NAME_WIDTH + " ".join(places)
+    lines = [
+        f"{name:{NAME_WIDTH}}"
+        + " ".join(f"{sign:^{len(place)}}" for place, sign in zip(places, signs, strict=True)).rstrip()
+        for name, signs in found.items()
+    ]
+    return "\n".join([head, *lines])

@@ -161,6 +161,35 @@ def test_a_new_forward_policy_drop_is_passed(world, web, watch):
     eventually(lambda: answer(world) == "web 192.0.2.1 hello")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "ip link delete smp1",
+        "ip link delete smp1; nft flush ruleset",
+        "ip address flush dev smp1",
+        "ip address delete 10.213.1.1/24 dev smp1; ip link set smp1 down",
+    ],
+)
+def test_a_bridge_that_was_deleted_or_lost_its_address_is_made_again_with_its_containers(
+    world, web, watch, damage, caplog
+):
+    neighbour = world.container(world.network(), 3)
+    watched = watch()
+    with caplog.at_level(logging.WARNING, "sampan.network"):
+        change(world, damage, watched)
+        eventually(lambda: answer(world) == "web 192.0.2.1 hello")
+    assert neighbour.ask_tcp(web.address, 80).startswith("web ")
+    assert world.engine.ask_tcp("127.0.0.1", 8080).startswith("web ")
+    assert "smp1" in caplog.text
+
+
+def test_ends_of_containers_cause_no_look(world, web, watch):
+    watched = watch()
+    other = world.container(world.network(), 3)
+    world.engine.run(lambda: world.host.detach(other.endpoint))
+    assert watched.is_quiet(1.0)
+
+
 def test_a_storm_of_changes_causes_few_looks_and_our_own_changes_none(world, web, watch):
     watched = watch()
     begin = time.monotonic()

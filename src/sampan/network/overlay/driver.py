@@ -133,6 +133,17 @@ class OverlayDriver:
     def detach(self, route: RouteSocket, endpoint: EndpointSpec, namespace: int | None) -> None:
         self._bridges.detach(route, endpoint, namespace)
 
+    def mend(
+        self, route: RouteSocket, network: NetworkSpec, endpoints: Sequence[EndpointSpec]
+    ) -> tuple[str, ...]:
+        if not self._address:
+            return ()
+        done = self._bridges.mend(route, network, endpoints)
+        if done or route.link(vxlan_name(network)) is None:
+            self.ensure(route, network)
+            done = (*done, f"{vxlan_name(network)} is on it again")
+        return done
+
     def tidy(
         self, route: RouteSocket, networks: Sequence[NetworkSpec], endpoints: Sequence[EndpointSpec]
     ) -> None:

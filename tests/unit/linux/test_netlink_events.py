@@ -1,4 +1,4 @@
-"""The socket filter of ruleset events, run by a small interpreter of classic BPF (linux/filter.h)."""
+"""The socket filters of the events that we hear of, run by a small interpreter of classic BPF (linux/filter.h)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import sys
 
 import pytest
 
-from sampan.linux.nftables_events import _filter
+from sampan.linux import link_events, nftables_events
 
 pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="the messages are little-endian")
 
 
-def accepts(program, packet):
-    instructions = list(struct.iter_unpack("=HBBI", program))
+def accepts(instructions, packet):
     accumulator = position = 0
     while True:
         code, jump_true, jump_false, value = instructions[position]
@@ -35,9 +34,24 @@ def message(kind, port):
 
 @pytest.mark.parametrize("own", [1, 0x12345678, 0xFFFF8001])
 def test_only_ends_of_transactions_of_others_pass(own):
-    program = _filter(own)
+    program = nftables_events._filter(own)
     assert accepts(program, message(0x0A0F, own ^ 1))
     assert accepts(program, message(0x0A0F, 0))
     assert not accepts(program, message(0x0A0F, own))
     assert not accepts(program, message(0x0A00, own ^ 1))  # a new table
     assert not accepts(program, message(0x010F, own ^ 1))  # of another subsystem
+
+
+def vanished(kind, name):
+    """RTM_DELLINK or RTM_DELADDR as the kernel sends them: struct ifinfomsg, then IFLA_IFNAME (3)."""
+    return struct.pack("<IHHII", 60, kind, 0, 0, 0) + bytes(16) + struct.pack("<HH", 4 + len(name), 3) + name
+
+
+def test_devices_and_addresses_that_vanish_pass_but_not_those_of_every_container_s_end():
+    program = link_events._filter()
+    assert accepts(program, vanished(17, b"br-0123456789ab\0"))
+    assert accepts(program, vanished(17, b"lo\0\0"))
+    assert accepts(program, vanished(21, b"whatever"))
+    assert not accepts(program, vanished(17, b"veth012\0"))
+    assert not accepts(program, vanished(16, b"br-0123456789ab\0"))  # a device that comes or changes
+    assert not accepts(program, vanished(24, b"br-0123456789ab\0"))  # a route

@@ -1,0 +1,36 @@
+"""Hearing of network devices and IPv4 addresses that vanish (RTNLGRP_LINK and RTNLGRP_IPV4_IFADDR of rtnetlink(7)).
+
+Container engines make and remove veth pairs all the time: a filter in the kernel keeps those away, so that a program
+is woken only by what is rare. It looks at the first attribute of RTM_DELLINK, which is always the name.
+"""
+
+from __future__ import annotations
+
+from sampan.linux import netlink_events as bpf
+from sampan.linux.netlink import NETLINK_ROUTE
+from sampan.linux.netlink_route import RTM_DELADDR, RTM_DELLINK
+
+_GROUPS = (1, 5)  # RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR
+_NAME_OFFSET = bpf.PAYLOAD_OFFSET + 16 + 4  # after struct ifinfomsg and the attribute's own header
+_PAIRS = int.from_bytes(b"veth", "big")  # how their names begin
+
+
+def _filter() -> tuple[bpf.Instruction, ...]:
+    """Pure: accept RTM_DELADDR, and RTM_DELLINK of anything but veth."""
+    return (
+        (bpf.LOAD_HALF, 0, 0, bpf.TYPE_OFFSET),
+        (bpf.JUMP_EQUAL, 3, 0, bpf.loaded_half(RTM_DELADDR)),
+        (bpf.JUMP_EQUAL, 0, 3, bpf.loaded_half(RTM_DELLINK)),
+        (bpf.LOAD_WORD, 0, 0, _NAME_OFFSET),
+        (bpf.JUMP_EQUAL, 1, 0, _PAIRS),
+        (bpf.RETURN, 0, 0, bpf.WHOLE),
+        (bpf.RETURN, 0, 0, 0),
+    )
+
+
+class LinkEvents(bpf.NetlinkEvents):
+    """A socket that becomes readable when a device (but a veth) or an IPv4 address of this namespace has vanished."""
+
+    def __init__(self) -> None:
+        """Of the calling thread's namespace. Raises OSError."""
+        super().__init__(NETLINK_ROUTE, _GROUPS, _filter())

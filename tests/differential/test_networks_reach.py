@@ -1,0 +1,81 @@
+"""Who reaches whom with docker.io and with sampan: each on a host of its own, with the same networks and containers.
+
+The rows are targets, the columns those who ask. `DELIBERATE` names the row of docs/compatibility.md for what differs
+on purpose; it has to differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sampan.testing.docker_engine import DockerProcess
+from sampan.testing.engine import EngineProcess
+from sampan.testing.images import busybox_tar
+from sampan.testing.reachability import Hosts, World
+from sampan.testing.reachability_layout import EXPECTED, GUESTS, NETWORKS, PLACES, matrix
+
+pytestmark = pytest.mark.root
+
+DELIBERATE: dict[tuple[str, str], str] = {}
+"""By target and place."""
+
+
+@contextlib.contextmanager
+def _world(docker: bool) -> Iterator[World]:
+    directory = Path(tempfile.mkdtemp(prefix="differential-reach-"))
+    hosts = Hosts()
+    engine: DockerProcess | EngineProcess
+    cli: Callable[..., str]
+    if docker:
+        engine = DockerProcess(directory / "engine", prefix=hosts.prefix)
+        cli = engine.cli
+    else:
+        engine = ours = EngineProcess(directory / "engine", prefix=hosts.prefix)
+
+        def cli(*arguments: str, stdin: bytes | None = None) -> str:
+            return ours.cli(*arguments, stdin=stdin).stdout
+
+    try:
+        engine.start()
+        world = World(hosts, cli)
+        try:
+            cli("import", "-", "busybox:latest", stdin=busybox_tar())
+            world.build(NETWORKS, GUESTS)
+            yield world
+        finally:
+            world.close()
+            engine.stop()
+    finally:
+        hosts.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _table(docker: bool) -> dict[str, str]:
+    with _world(docker) as world:
+        return matrix(world, EXPECTED)
+
+
+@pytest.fixture(scope="module")
+def tables() -> tuple[dict[str, str], dict[str, str]]:
+    """Docker's and sampan's."""
+    with ThreadPoolExecutor(2) as pool:
+        theirs, ours = pool.map(_table, (True, False))
+    return theirs, ours
+
+
+@pytest.mark.parametrize("target", EXPECTED)
+def test_docker_and_sampan_let_the_same_places_reach_it(
+    tables: tuple[dict[str, str], dict[str, str]], target: str
+) -> None:
+    theirs, ours = tables
+    differing = {
+        place for place, their, our in zip(PLACES, theirs[target], ours[target], strict=True) if their != our
+    }
+    assert differing == {place for of, place in DELIBERATE if of == target}
