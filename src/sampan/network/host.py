@@ -52,9 +52,11 @@ class NetworkHost:
         self._endpoints: dict[str, EndpointSpec] = {}  # those that are attached
 
     def setup(self) -> None:
-        """Make the nftables table and switch IPv4 forwarding on. Idempotent."""
+        """Switch IPv4 forwarding on, and make the nftables table, unless an earlier engine has left one: then its
+        ports and borders stay until `reconcile` says in one transaction what holds from now on. Idempotent."""
         bridge.write_sysctl("ipv4/ip_forward", "1")
-        self._write_rules()
+        if self._nftables.table_handle(rules.FAMILY, self._table) is None:
+            self._write_rules()
 
     def ensure(self, network: NetworkSpec) -> None:
         """Make the network's devices, addresses and rules exist. Idempotent. Conflict: the device name is taken."""

@@ -148,7 +148,7 @@ class World:
                 if found["Driver"] == "bridge":
                     self.hosts.route_to(pool["Subnet"])
                     if ":" not in pool["Subnet"]:
-                        self._of_networks[found["Name"]] = pool["Gateway"]
+                        self._of_networks[found["Name"]] = pool.get("Gateway", "")
 
     @property
     def places(self) -> dict[str, Place]:

@@ -57,7 +57,8 @@ class Networks:
                 self._book.restore(record.spec)
 
     async def setup(self) -> None:
-        """Make the predefined networks at the first start, and the bridges after every start."""
+        """Make the predefined networks at the first start. Devices are made by `NetworkHost.reconcile`, which knows
+        what runs: one by one and without published ports would interrupt what an earlier engine has left."""
         names = {record.name for record in self._records.values()}
         await asyncio.to_thread(self._host.setup)
         for name, driver in (("none", "null"), ("host", "host")):
@@ -67,9 +68,6 @@ class Networks:
         if "bridge" not in names:
             in_use = await asyncio.to_thread(self._host.subnets_in_use)
             await self._store(plan.default_bridge(self._book, self._settings, lambda: in_use))
-        for record in tuple(self._records.values()):
-            if record.spec is not None:
-                await asyncio.to_thread(self._host.ensure, record.spec)
 
     async def _store(self, record: NetworkRecord) -> None:
         body = msgspec.json.encode(record)
