@@ -121,6 +121,7 @@ class World:
         self._learn_networks(["bridge", *(network.name for network in networks)])
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(self._start, guests))
+        self.guests = {guest.name: self.guests[guest.name] for guest in guests}
 
     def _start(self, guest: Guest) -> None:
         first, *others = guest.networks
