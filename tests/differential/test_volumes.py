@@ -130,7 +130,6 @@ COMMANDS = [
         "volume rm {c}b nosuch{c} {c}d",
         "volume rm nosuch{c}",
         "volume rm -f nosuch{c}",
-        "volume rm",
         "volume ls -q --filter name={c}",
         before="\n".join(f"{{cli}} volume create {{c}}{name}" for name in "abd"),
     ),
@@ -152,7 +151,6 @@ COMMANDS = [
         setup: {cli} create --name {c} -v /a busybox true
         setup: {cli} volume create --label case={c} {c}free
         out: {cli} volume prune -f --filter label=case=nosuch{c}
-        out: {cli} volume prune < /dev/null
         out: {cli} volume ls -q --filter name={c}
         """,
     ),
@@ -169,16 +167,11 @@ COMMANDS = [
 SPECIFICATIONS = [
     refused(
         "-v that can't be",
-        "-v ''",
-        "-v :",
-        "-v :/x",
-        "-v a:b",
         "-v /a:",
         "-v /a:/b:nosuch",
         "-v /a:/b:ro,rw",
         "-v /a:/b:c:d",
         "-v rel/path:/x",
-        "-v a:/",
         "-v /x:/",
         "-v a:/x:nosuch",
         kind="code",
@@ -214,7 +207,6 @@ SPECIFICATIONS = [
     refused(
         "--tmpfs that can't be",
         "--tmpfs relative",
-        "--tmpfs /x:nosuch",
         "--tmpfs ''",
         "--tmpfs /",
         kind="code",
@@ -346,7 +338,6 @@ CONTENT = [
         out: {cli} run --rm --mount type=tmpfs,target=/t,tmpfs-size=64k,tmpfs-mode=1750 busybox sh -c 'stat -c "%a %u" /t; head -c 100000 /dev/zero > /t/f; stat -c %s /t/f'
         setup: {cli} run --name {c} --tmpfs /t busybox touch /t/f
         out: {cli} start -a {c}
-        out: {cli} diff {c}
         """,
     ),
     Case(
