@@ -97,7 +97,7 @@ class ImageData:
             self.drop_blobs(record.blobs())
 
     def _write_down(self, changes: Changes) -> None:
-        durable = bool(changes.names or changes.records)
+        durable = bool(changes.names) or any(map(self._is_new, changes.records.items()))
         with self._metadata.transaction(durable=durable):
             for image_id, known in changes.records.items():
                 self._write(Table.IMAGES, image_id, None if known is None else msgspec.json.encode(known[0]))
@@ -107,6 +107,14 @@ class ImageData:
                 self._write(Table.INDEXES, index, None if entry is None else msgspec.json.encode(entry))
             for diff_id, blob in changes.blobs.items():
                 self._write(Table.BLOBS, diff_id, None if blob is None else msgspec.json.encode(blob))
+
+    def _is_new(self, change: tuple[Digest, tuple[ImageRecord, ImageConfig] | None]) -> bool:
+        """More than the time at which an image was named last: who loses that with the power has lost nothing."""
+        image_id, known = change
+        before = self._records.get(image_id)
+        if known is None or before is None:
+            return True
+        return msgspec.structs.replace(before[0], tagged_at=known[0].tagged_at) != known[0]
 
     def _unnamed(self, changes: Changes) -> dict[Digest, IndexRecord]:
         """The indexes that no name points to when the changes are made: an index lives by its names."""

@@ -13,7 +13,7 @@ from typing import Any
 import pyte
 import pytest
 
-from sampan.cli.build.show import CLASSIC, mode_of
+from sampan.cli.build.modes import CLASSIC, mode_of
 from sampan.cli.catalog import find
 from sampan.cli.failure import Failure
 from sampan.testing.terminal import on_terminal

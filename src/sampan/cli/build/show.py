@@ -13,12 +13,13 @@ from sampan.cli import units
 from sampan.cli.build.explain import note_reasons
 from sampan.cli.build.failed import BuildFailed, build_failed
 from sampan.cli.build.frame import final_frame, running_frame
+from sampan.cli.build.modes import CLASSIC
 from sampan.cli.build.plain import PlainProgress
 from sampan.cli.build.screen import Screen
 from sampan.cli.build.status import SolveStatus, is_status
 from sampan.cli.build.steps import Steps
 from sampan.cli.build.text import plain
-from sampan.cli.failure import Exit, Failure
+from sampan.cli.failure import Exit
 from sampan.cli.streams import write_all
 from sampan.client.codec import StreamDecoder, dumps
 
@@ -31,33 +32,11 @@ if TYPE_CHECKING:
     from sampan.cli.build.classic import ClassicOutput
     from sampan.client.connection import Response
 
-MODES = ("auto", "plain", "tty", "quiet", "rawjson", "none")
-CLASSIC = "classic"
-"""Docker's stream as it was before BuildKit, on standard output."""
 FRAME_SECONDS = 0.1
 """Between two frames."""
 SLOW_UPLOAD = 0.3
 """Seconds after which a context on its way is shown."""
 _ERR = 2
-
-
-def mode_of(flag: str, environment: Mapping[str, str], *, quiet: bool, terminal: bool) -> str:
-    """Which of `MODES` (but auto) or `CLASSIC`; `terminal`: standard error is one. Raises `Failure`.
-
-    As for Docker's command line, DOCKER_BUILDKIT=0 asks for the classic stream; a terminal gets its display
-    anyway, and so does who names a way of display.
-    """
-    wanted = flag or environment.get("BUILDKIT_PROGRESS", "") or "auto"
-    if wanted not in MODES:
-        raise Failure(f"invalid progress mode {wanted!r}: it is one of {', '.join(MODES)}")
-    terminal = terminal and environment.get("TERM", "") != "dumb"
-    if wanted == "auto" and not terminal and environment.get("DOCKER_BUILDKIT", "") == "0":
-        return CLASSIC
-    if quiet:
-        return "quiet"
-    if wanted == "tty" and not terminal:
-        raise Failure("failed to get console: standard error is not a terminal", hint="use --progress plain")
-    return ("tty" if terminal else "plain") if wanted == "auto" else wanted
 
 
 class Display:

@@ -8,16 +8,13 @@ import sys
 from sampan.cli import registry_auth, units
 from sampan.cli.build.asking import beyond_classic, require_sampan
 from sampan.cli.build.attests import attests
-from sampan.cli.build.classic import ClassicOutput, Sending
 from sampan.cli.build.ending import EndedBySignals
-from sampan.cli.build.explain import as_json, wants_json
-from sampan.cli.build.failed import BuildFailed
 from sampan.cli.build.flags import FLAGS
 from sampan.cli.build.in_place import request_in_place
+from sampan.cli.build.modes import CLASSIC, mode_of
 from sampan.cli.build.offers import Offering
 from sampan.cli.build.refusals import refuse
 from sampan.cli.build.result import Result, forget_old, write_iidfile, write_metadata
-from sampan.cli.build.show import CLASSIC, Display, follow, mode_of
 from sampan.cli.build_context import open_context
 from sampan.cli.create import texts
 from sampan.cli.failure import Failure
@@ -130,6 +127,8 @@ def _build(invocation: Invocation) -> int:
         raise Failure(f"invalid --on-error {on_error!r}: it is shell or nothing")
     if not (is_terminal(0) and is_terminal(1)):
         raise Failure("--on-error=shell needs a terminal", hint="`sampan build debug` works without one")
+    from sampan.cli.build.failed import BuildFailed
+
     try:
         return _built(invocation)
     except BuildFailed as failed:
@@ -151,7 +150,7 @@ def _built(invocation: Invocation) -> int:
 
         if call := wanted_call(flags):
             return _answer(call, invocation)
-    explained = wants_json(flags)
+    explained = _explained_as_json(flags)
     refuse(flags)
     outputs = _outputs(flags)
     out = sys.stderr if outputs is not None and outputs.to_stdout else sys.stdout
@@ -203,8 +202,12 @@ def _perform(
 ) -> Result:
     """Send the request and show the answer. Raises `Failure` when the build failed."""
     result = Result()
-    sending = Sending(shown.out, live=shown.mode == CLASSIC and not shown.quiet)
     response = request_in_place(client, context, query, headers)
+    # What shows the build is loaded while the engine works on it already.
+    from sampan.cli.build.classic import ClassicOutput, Sending
+    from sampan.cli.build.show import Display, follow
+
+    sending = Sending(shown.out, live=shown.mode == CLASSIC and not shown.quiet)
     with Display(shown.mode, os.environ) as display:
         counted = sending if context.body is not None and response is None else None
         classic = ClassicOutput(shown.out, counted, quiet=shown.quiet, begin=display.silence)
@@ -218,6 +221,8 @@ def _perform(
             follow(response, display, result.remember, classic)
         finally:  # also of a build that failed
             if shown.explained:
+                from sampan.cli.build.explain import as_json
+
                 print(dumps(as_json(display.steps, result.id)), file=shown.out)
         client.release(response)
     if shown.quiet:
@@ -227,6 +232,14 @@ def _perform(
             print(result.id, file=shown.out)
     display.summary(result.id, shown.names)
     return result
+
+
+def _explained_as_json(flags: Values) -> bool:
+    if not (flags["format"] or flags["explain"]):
+        return False
+    from sampan.cli.build.explain import wants_json
+
+    return wants_json(flags)
 
 
 def _outputs(flags: Values) -> Outputs | None:
