@@ -180,7 +180,7 @@ async def assemble(settings: Settings) -> Assembled:
     facts = await asyncio.to_thread(_host_facts, control_groups, settings)
     events = EventBus()
     volumes = Volumes(settings.root / "volumes", stores.metadata, events)
-    networks = Networks(settings, stores.metadata, host, events)
+    networks = Networks(settings, stores.metadata, host, events, owner=_engine_id(stores.metadata))
     images = Images(stores.images, settings, events)
     containers = Containers(
         Parts(

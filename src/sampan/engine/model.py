@@ -179,7 +179,8 @@ class IpamPool(Docker, frozen=True):
 
 
 class NetworkRecord(msgspec.Struct, frozen=True):
-    """`spec` None: the networks without a bridge (host, none). `fixed_subnet`: a person gave the subnet."""
+    """`spec` None: the networks without a bridge (host, none). `fixed_subnet`: a person gave a subnet; `asked_pools`:
+    so many of `ipam_config` a person gave, the first ones (None in records of earlier engines)."""
 
     id: str
     name: str
@@ -188,6 +189,7 @@ class NetworkRecord(msgspec.Struct, frozen=True):
     spec: NetworkSpec | None = None
     internal: bool = False
     attachable: bool = False
+    enable_ipv4: bool = True
     enable_ipv6: bool = False
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
@@ -196,6 +198,13 @@ class NetworkRecord(msgspec.Struct, frozen=True):
     ipam_config: tuple[IpamPool, ...] = ()
     fixed_subnet: bool = False
     predefined: bool = False
+    asked_pools: int | None = None
+
+    @property
+    def fixed_pools(self) -> tuple[IpamPool, ...]:
+        """The subnets that a person gave: only in those can an endpoint's address be chosen."""
+        asked = len(self.ipam_config) if self.asked_pools is None else self.asked_pools
+        return self.ipam_config[:asked] if self.fixed_subnet else ()
 
 
 def new_id() -> str:

@@ -7,6 +7,7 @@ of one) that it had at its first packet for as long as packets come.
 from __future__ import annotations
 
 import errno
+import socket
 import struct
 from collections.abc import Collection
 
@@ -22,14 +23,13 @@ from sampan.linux.netlink import (
 
 _SUBSYSTEM = 1  # NFNL_SUBSYS_CTNETLINK
 _GET, _DELETE = 1, 2
-_AF_INET = 2
 _TUPLE_ORIG, _ID = 1, 12
 _TUPLE_PROTO, _PROTO_NUM, _PROTO_DST_PORT = 2, 1, 3
 
 
-def forget_flows(protocol: int, ports: Collection[int]) -> int:
-    """Delete the IPv4 flows to these destination ports; returns how many. Of the calling thread's namespace."""
-    head = struct.pack("!BBH", _AF_INET, 0, 0)
+def forget_flows(protocol: int, ports: Collection[int], family: int = socket.AF_INET) -> int:
+    """Delete this family's flows to these destination ports; returns how many. Of the calling thread's namespace."""
+    head = struct.pack("!BBH", family, 0, 0)
     deleted = 0
     with NetlinkSocket(NETLINK_NETFILTER) as conntrack:
         for reply in conntrack.dump(Message(_SUBSYSTEM << 8 | _GET, head, 0, "list tracked connections")):

@@ -54,8 +54,9 @@ _VETH_INFO_PEER = 1
 _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
 _IFA_F_NODAD = 0x02
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RTN_UNICAST = 254, 4, 0, 253, 1
+_RT_TABLE_LOCAL, _RT_SCOPE_HOST, _RTN_LOCAL = 255, 254, 2
 _RT_SCOPE_NOWHERE = 255
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NUD_PERMANENT = 0x80
@@ -230,6 +231,18 @@ def _address(kind: int, index: int, address: str, flags: int) -> Message:
 def add_route(destination: str, *, gateway: str | None = None, index: int = 0) -> Message:
     """A route of the main table; `destination` "default" or a network."""
     return _route(RTM_NEWROUTE, destination, gateway, index, NLM_F_CREATE | NLM_F_EXCL)
+
+
+def add_local_route(destination: str, *, index: int, metric: int) -> Message:
+    """Replace, or make, the route of the local table with this metric: packets for there are the host's own."""
+    network = ip_network(destination)
+    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
+    payload = _RTMSG.pack(
+        family, network.prefixlen, 0, 0, _RT_TABLE_LOCAL, _RTPROT_STATIC, _RT_SCOPE_HOST, _RTN_LOCAL, 0
+    )
+    payload += attribute(_RTA_DST, network.network_address.packed)
+    payload += _u32(_RTA_OIF, index) + _u32(_RTA_PRIORITY, metric)
+    return Message(RTM_NEWROUTE, payload, NLM_F_CREATE | NLM_F_REPLACE, f"add local route {destination}")
 
 
 def delete_route(destination: str, *, gateway: str | None = None, index: int = 0) -> Message:

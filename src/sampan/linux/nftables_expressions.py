@@ -170,23 +170,31 @@ def output_is_not(name: str) -> bytes:
     return meta(Meta.OIFNAME) + compare(interface_value(name), Compare.NOT_EQUAL)
 
 
-def _ipv4_in(offset: int, network: str) -> bytes:
+def family_is(family: int) -> bytes:
+    """In a table of family inet: the packet is of this family (AF_INET or AF_INET6)."""
+    return meta(Meta.NFPROTO) + compare(bytes([family]))
+
+
+def _address_in(network: str, offset4: int, offset6: int) -> bytes:
+    """A prefix of whole bytes is compared as it is; else the bits that do not count are masked out."""
     address, _, length = network.partition("/")
-    packed = socket.inet_aton(address)
-    prefix = int(length or "32")
-    if prefix == 32:
-        return payload(Base.NETWORK, offset, 4) + compare(packed)
-    bits = struct.pack("!I", (0xFFFFFFFF << (32 - prefix)) & 0xFFFFFFFF)
-    return payload(Base.NETWORK, offset, 4) + mask(bits) + compare(packed)
+    family, offset = (socket.AF_INET6, offset6) if ":" in address else (socket.AF_INET, offset4)
+    packed = socket.inet_pton(family, address)
+    prefix = int(length or len(packed) * 8)
+    whole, rest = divmod(prefix, 8)
+    if not rest:
+        return payload(Base.NETWORK, offset, whole) + compare(packed[:whole]) if whole else b""
+    bits = bytes([0xFF] * whole + [0xFF00 >> rest & 0xFF]).ljust(len(packed), b"\0")
+    return payload(Base.NETWORK, offset, len(packed)) + mask(bits) + compare(packed)
 
 
 def source_in(network: str) -> bytes:
-    """The IPv4 source is in this network (CIDR, without host bits)."""
-    return _ipv4_in(12, network)
+    """The source is in this network (CIDR, without host bits). In a table of family inet, after `family_is`."""
+    return _address_in(network, 12, 8)
 
 
 def destination_in(network: str) -> bytes:
-    return _ipv4_in(16, network)
+    return _address_in(network, 16, 24)
 
 
 def destination_is_local() -> bytes:

@@ -1,7 +1,7 @@
-"""The legacy iptables of IPv4, read only: whether its INPUT chain lets everything pass.
+"""The legacy iptables and ip6tables, read only: whether their INPUT chain lets everything pass.
 
-Formats: include/uapi/linux/netfilter_ipv4/ip_tables.h. Python's `getsockopt` can't hand data to the kernel,
-so the call is made through ctypes.
+Formats: include/uapi/linux/netfilter_ipv4/ip_tables.h, netfilter_ipv6/ip6_tables.h. Python's `getsockopt` can't
+hand data to the kernel, so the call is made through ctypes.
 """
 
 from __future__ import annotations
@@ -10,65 +10,83 @@ import ctypes
 import os
 import socket
 import struct
+from dataclasses import dataclass
 
 from sampan.errors import Internal
 
-_GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES
+_GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES; IP6T_ the same
 _LOCAL_IN = 1
 _NAME_BYTES = 32
 _INFO = struct.Struct("=32sI5I5III")  # name, valid hooks, hook entries, underflows, number of entries, size
 _ENTRIES_HEADER = 40  # struct ipt_get_entries: name, size, padding to 8 bytes
-_ENTRY_BYTES = 112  # struct ipt_entry up to its matches
-_TARGET_OFFSET, _NEXT_OFFSET = 88, 90
 _NF_ACCEPT_VERDICT = -2  # -NF_ACCEPT - 1, in a standard target
 _MAX_SIZE = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """`entry_bytes`: struct ipt_entry, or ip6t_entry, up to its matches; `target`: where its target_offset is."""
+
+    family: int
+    level: int
+    names: str
+    entry_bytes: int
+    target: int
+
+
+_FORMATS = {
+    4: _Format(socket.AF_INET, socket.IPPROTO_IP, "ip_tables_names", 112, 88),
+    6: _Format(socket.AF_INET6, socket.IPPROTO_IPV6, "ip6_tables_names", 168, 140),
+}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def in_use() -> bool:
-    """Is there a legacy `filter` table of IPv4 in the calling thread's namespace?"""
+def in_use(version: int = 4) -> bool:
+    """Is there a legacy `filter` table of this version of IP (4 or 6) in the calling thread's namespace?"""
+    names = f"/proc/thread-self/net/{_FORMATS[version].names}"
     try:
-        with open("/proc/thread-self/net/ip_tables_names", encoding="ascii", errors="replace") as file:
+        with open(names, encoding="ascii", errors="replace") as file:
             return "filter" in file.read().split()
     except FileNotFoundError:
         return False
 
 
-def input_can_drop() -> bool:
+def input_can_drop(version: int = 4) -> bool:
     """False when there is no legacy `filter` table, or its INPUT chain is empty and its policy is ACCEPT.
 
     Any rule in INPUT counts as one that can drop: what the many extensions do is not looked at.
     """
-    if not in_use():
+    if not in_use(version):
         return False
-    entries, start, policy = _read_filter_table()
-    return start != policy or _standard_verdict(entries, policy) != _NF_ACCEPT_VERDICT
+    shape = _FORMATS[version]
+    entries, start, policy = _read_filter_table(shape)
+    return start != policy or _standard_verdict(shape, entries, policy) != _NF_ACCEPT_VERDICT
 
 
-def _read_filter_table() -> tuple[bytes, int, int]:
+def _read_filter_table(shape: _Format) -> tuple[bytes, int, int]:
     """(entries, offset of INPUT's first entry, offset of the entry that is its policy)."""
     name = b"filter".ljust(_NAME_BYTES, b"\0")
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
-        info = _get(raw, _GET_INFO, name + bytes(_INFO.size - _NAME_BYTES))
+    with socket.socket(shape.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        info = _get(raw, shape, _GET_INFO, name + bytes(_INFO.size - _NAME_BYTES))
         fields = _INFO.unpack(info)
         start, policy, size = fields[2 + _LOCAL_IN], fields[7 + _LOCAL_IN], fields[13]
-        if not 0 < size <= _MAX_SIZE or policy + _ENTRY_BYTES > size:
+        if not 0 < size <= _MAX_SIZE or policy + shape.entry_bytes > size:
             raise Internal(f"the legacy iptables filter table says its size is {size} bytes")
-        answer = _get(raw, _GET_ENTRIES, name + struct.pack("=II", size, 0) + bytes(size))
+        answer = _get(raw, shape, _GET_ENTRIES, name + struct.pack("=II", size, 0) + bytes(size))
     return answer[_ENTRIES_HEADER:], start, policy
 
 
-def _standard_verdict(entries: bytes, offset: int) -> int:
-    (target,) = struct.unpack_from("=H", entries, offset + _TARGET_OFFSET)
+def _standard_verdict(shape: _Format, entries: bytes, offset: int) -> int:
+    (target,) = struct.unpack_from("=H", entries, offset + shape.target)
     (verdict,) = struct.unpack_from("=i", entries, offset + target + 32)  # after struct xt_entry_target
     return int(verdict)
 
 
-def _get(raw: socket.socket, option: int, request: bytes) -> bytes:
+def _get(raw: socket.socket, shape: _Format, option: int, request: bytes) -> bytes:
     buffer = ctypes.create_string_buffer(request, len(request))
     length = ctypes.c_uint32(len(request))
-    result = _libc.getsockopt(raw.fileno(), socket.IPPROTO_IP, option, buffer, ctypes.byref(length))
+    result = _libc.getsockopt(raw.fileno(), shape.level, option, buffer, ctypes.byref(length))
     if result != 0:
         number = ctypes.get_errno()
         raise Internal(f"read the legacy iptables filter table: {os.strerror(number)}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Interface, IPv4Network, ip_network
+from ipaddress import ip_interface, ip_network
 
-from sampan.errors import Conflict, NotFound
+from sampan.errors import Conflict, NotFound, Unsupported
 from sampan.linux.netlink import Message
 from sampan.linux.netlink_namespace import in_namespace
 from sampan.linux.netlink_route import (
@@ -16,6 +17,7 @@ from sampan.linux.netlink_route import (
     PeerLink,
     RouteSocket,
     add_address,
+    add_local_route,
     add_route,
     create_bridge,
     create_veth,
@@ -23,8 +25,13 @@ from sampan.linux.netlink_route import (
     set_link,
 )
 from sampan.network.model import EndpointSpec, NetworkSpec, derived_mac
+from sampan.network.pools import AnyNetwork
 
 _log = logging.getLogger(__name__)
+
+_LOOPBACK_METRIC = (
+    1024  # of our routes to ::1, after the kernel's own; each bridge has one more than its index
+)
 
 
 def write_sysctl(name: str, value: str, *, missing_ok: bool = False) -> None:
@@ -108,23 +115,64 @@ def ensure_bridge(route: RouteSocket, network: NetworkSpec, alias: str) -> None:
             f"network interface {network.bridge} already exists",
             hint=f"It is {owner}; give the network another bridge name.",
         )
-    write_sysctl(f"ipv6/conf/{network.bridge}/disable_ipv6", "1", missing_ok=True)
-    prefix = ip_network(network.subnet).prefixlen
-    messages = [
-        set_link(link.index, up=True, mtu=network.mtu, alias=alias),
-        add_address(link.index, f"{network.gateway}/{prefix}", replace=True),
-    ]
+    _settle_ipv6(network)
+    messages = [set_link(link.index, up=True, mtu=network.mtu, alias=alias)]
+    messages += [add_address(link.index, address, replace=True) for address in own_addresses(network)]
+    if network.gateway6:
+        messages.append(answer_loopback(link.index))
     route.perform(messages)
     write_sysctl(f"ipv4/conf/{network.bridge}/route_localnet", "1")
 
 
+def own_addresses(network: NetworkSpec) -> list[str]:
+    """The bridge's own, with prefix lengths."""
+    pairs = (network.gateway, network.subnet), (network.gateway6, network.subnet6)
+    return [f"{gateway}/{ip_network(subnet).prefixlen}" for gateway, subnet in pairs if gateway]
+
+
+def _settle_ipv6(network: NetworkSpec) -> None:
+    """Off where the network has none. Where it has, no container can make itself the host's router (CVE-2020-13401)."""
+    if not network.subnet6:
+        write_sysctl(f"ipv6/conf/{network.bridge}/disable_ipv6", "1", missing_ok=True)
+        return
+    try:
+        write_sysctl(f"ipv6/conf/{network.bridge}/accept_ra", "0")
+        write_sysctl(f"ipv6/conf/{network.bridge}/disable_ipv6", "0")
+    except NotFound as error:
+        raise Unsupported(
+            f"network {network.name} has IPv6 addresses, and this host's kernel has no IPv6",
+            hint=error.message,
+        ) from error
+    forward_ipv6()
+
+
+def forward_ipv6() -> None:
+    """Let the host pass IPv6 packets on. Interfaces that learn their routes from a router go on doing so: a kernel
+    that forwards listens to routers only where `accept_ra` is 2."""
+    if read_sysctl("ipv6/conf/all/forwarding") == "1":
+        return
+    for name in os.listdir("/proc/sys/net/ipv6/conf"):
+        with suppress(FileNotFoundError):  # an interface that vanishes meanwhile
+            if name not in ("all", "default") and read_sysctl(f"ipv6/conf/{name}/accept_ra") == "1":
+                write_sysctl(f"ipv6/conf/{name}/accept_ra", "2", missing_ok=True)
+    write_sysctl("ipv6/conf/default/forwarding", "1")
+    write_sysctl("ipv6/conf/all/forwarding", "1")
+
+
+def answer_loopback(index: int) -> Message:
+    """A route by which the kernel takes packets for ::1 that come from the bridge: what is left of an answer from a
+    published port, after NAT has put back the address that was asked. Packets that name ::1 themselves it drops
+    before that (RFC 4291, section 2.5.3). What route_localnet is to IPv4."""
+    return add_local_route("::1/128", index=index, metric=_LOOPBACK_METRIC + index)
+
+
 def _is_whole(route: RouteSocket, network: NetworkSpec) -> bool:
-    """The bridge is there and up, and has its address."""
+    """The bridge is there and up, and has its addresses."""
     link = route.link(network.bridge)
     if link is None or not link.flags & IFF_UP:
         return False
-    address = IPv4Interface(f"{network.gateway}/{ip_network(network.subnet).prefixlen}")
-    return any(entry.index == link.index and entry.interface == address for entry in route.addresses())
+    wanted = {ip_interface(address) for address in own_addresses(network)}
+    return wanted <= {entry.interface for entry in route.addresses() if entry.index == link.index}
 
 
 def plug(route: RouteSocket, network: NetworkSpec, endpoint: EndpointSpec) -> bool:
@@ -163,7 +211,9 @@ def attach(route: RouteSocket, namespace: int, network: NetworkSpec, endpoint: E
     if bridge is None:
         raise NotFound(f"network {network.name} has no bridge {network.bridge}")
     host = host_interface(endpoint.id)
-    peer = PeerLink(endpoint.interface, namespace, endpoint.mac or derived_mac(endpoint.address))
+    peer = PeerLink(
+        endpoint.interface, namespace, endpoint.mac or derived_mac(endpoint.address or endpoint.address6)
+    )
     route.perform([create_veth(host, peer, mtu=network.mtu, master=bridge.index)])
     try:
         if flags := _port_flags(host, network):
@@ -185,21 +235,35 @@ def _port_flags(port: str, network: NetworkSpec) -> list[Message]:
 def _bridged_traffic_is_filtered() -> bool:
     """br_netfilter translates a frame from a container to its own published port while it crosses the bridge;
     it must then leave by the port it came from."""
+    return bridged_traffic_is_filtered("ip") or bridged_traffic_is_filtered("ip6")
+
+
+def bridged_traffic_is_filtered(tables: str) -> bool:
+    """Does br_netfilter give what crosses bridges to the rules of "ip" or "ip6"?"""
     with suppress(FileNotFoundError):
-        return read_sysctl("bridge/bridge-nf-call-iptables") == "1"
+        return read_sysctl(f"bridge/bridge-nf-call-{tables}tables") == "1"
     return False
 
 
 def _configure(endpoint: EndpointSpec) -> None:
-    """Runs in the container's namespace."""
-    write_sysctl(f"ipv6/conf/{endpoint.interface}/disable_ipv6", "1", missing_ok=True)
+    """Runs in the container's namespace. Its routes are ours to set, not a neighbour's who says it is a router."""
+    if endpoint.address6:
+        write_sysctl(f"ipv6/conf/{endpoint.interface}/accept_ra", "0", missing_ok=True)
+    off = "0" if endpoint.address6 else "1"
+    write_sysctl(f"ipv6/conf/{endpoint.interface}/disable_ipv6", off, missing_ok=True)
     with RouteSocket() as route:
         link = route.link(endpoint.interface)
         if link is None:
             raise NotFound(f"interface {endpoint.interface} vanished from its namespace")
-        messages: list[Message] = [set_link(link.index, up=True), add_address(link.index, endpoint.address)]
-        if endpoint.gateway is not None:
-            messages.append(add_route("default", gateway=endpoint.gateway, index=link.index))
+        messages: list[Message] = [set_link(link.index, up=True)]
+        messages += [
+            add_address(link.index, address) for address in (endpoint.address, endpoint.address6) if address
+        ]
+        messages += [
+            add_route("default", gateway=gateway, index=link.index)
+            for gateway in (endpoint.gateway, endpoint.gateway6)
+            if gateway is not None
+        ]
         route.perform(messages)
 
 
@@ -208,12 +272,15 @@ def configure_loopback() -> None:
         route.perform([set_link(1, up=True)])
 
 
-def subnets_in_use(route: RouteSocket) -> tuple[IPv4Network, ...]:
-    """IPv4 networks of interfaces and routes, without the default route."""
-    found = {
-        entry.interface.network for entry in route.addresses() if isinstance(entry.interface, IPv4Interface)
-    }
+def subnets_in_use(route: RouteSocket) -> tuple[AnyNetwork, ...]:
+    """Networks of interfaces and routes of both families, without default routes, loopback and link-local ones."""
+    found: set[AnyNetwork] = {entry.interface.network for entry in route.addresses()}
     for entry in route.routes():
-        if isinstance(entry.destination, IPv4Network) and entry.destination.prefixlen:
+        if entry.destination is not None and entry.destination.prefixlen:
             found.add(entry.destination)
-    return tuple(sorted(found))
+    common = [network for network in found if not (network.version == 6 and _is_everybody_s(network))]
+    return tuple(sorted(common, key=lambda network: (network.version, network.network_address)))
+
+
+def _is_everybody_s(network: AnyNetwork) -> bool:
+    return network.is_link_local or network.is_multicast or network.is_loopback

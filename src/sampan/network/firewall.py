@@ -11,18 +11,18 @@ from collections.abc import Iterable, Sequence
 from sampan.linux.nftables import NF_ACCEPT, Chain, Family, Hook, NftablesSocket, Rule
 from sampan.linux.nftables_expressions import Verdict
 
-_IPV4_FAMILIES = (Family.INET, Family.IPV4)
+_FAMILIES = {4: (Family.INET, Family.IPV4), 6: (Family.INET, Family.IPV6)}
 _CAN_DROP = frozenset(
     ("reject", "queue", "lookup verdict", "synproxy", "target REJECT", "target NFQUEUE", "target TARPIT")
 )
 
 
-def filters_input(chains: Iterable[Chain], rules: Sequence[Rule]) -> bool:
-    """Can a chain on the input hook that sees IPv4 drop or reject a packet, itself or in chains it calls?"""
+def filters_input(chains: Iterable[Chain], rules: Sequence[Rule], version: int = 4) -> bool:
+    """Can a chain on the input hook that sees this version of IP drop or reject, itself or in chains it calls?"""
     seen: set[tuple[int, str, str]] = set()
     waiting = []
     for chain in chains:
-        if chain.family in _IPV4_FAMILIES and chain.base is not None and chain.base.hook == Hook.INPUT:
+        if chain.family in _FAMILIES[version] and chain.base is not None and chain.base.hook == Hook.INPUT:
             if chain.base.policy != NF_ACCEPT:
                 return True
             waiting.append((chain.family, chain.table, chain.name))
@@ -44,8 +44,13 @@ def filters_input(chains: Iterable[Chain], rules: Sequence[Rule]) -> bool:
     return False
 
 
-def nftables_filter_input(nftables: NftablesSocket) -> bool:
-    """For the socket's namespace: nf_tables, also as iptables-nft. For the legacy iptables see `xtables`."""
+def nftables_filter_input(nftables: NftablesSocket) -> frozenset[int]:
+    """Which versions of IP (4, 6) are filtered in the socket's namespace by nf_tables, also as iptables-nft.
+
+    For the legacy iptables see `xtables`.
+    """
     chains = nftables.chains()
-    has_input = any(chain.base is not None and chain.base.hook == Hook.INPUT for chain in chains)
-    return has_input and filters_input(chains, nftables.rules())
+    if not any(chain.base is not None and chain.base.hook == Hook.INPUT for chain in chains):
+        return frozenset()
+    rules = nftables.rules()
+    return frozenset(version for version in _FAMILIES if filters_input(chains, rules, version))

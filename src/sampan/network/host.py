@@ -10,17 +10,17 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Network
 
 from sampan.errors import Invalid
 from sampan.linux.netlink_namespace import in_namespace, in_new_namespace
 from sampan.linux.netlink_route import RouteSocket
-from sampan.linux.nftables import Batch, NftablesSocket
+from sampan.linux.nftables import Batch, Family, NftablesSocket
 from sampan.network import bridge, passage, rules
 from sampan.network.drivers import driver_of, drivers
 from sampan.network.model import EndpointSpec, Forward, NetworkSpec, PortBinding, PublishMode
 from sampan.network.overlay.driver import OverlayDriver
 from sampan.network.overlay.guard import Guard
+from sampan.network.pools import AnyNetwork
 from sampan.network.ports import PublishedPorts
 
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
@@ -55,8 +55,16 @@ class NetworkHost:
         """Switch IPv4 forwarding on, and make the nftables table, unless an earlier engine has left one: then its
         ports and borders stay until `reconcile` says in one transaction what holds from now on. Idempotent."""
         bridge.write_sysctl("ipv4/ip_forward", "1")
+        self._remove_old_table()
         if self._nftables.table_handle(rules.FAMILY, self._table) is None:
             self._write_rules()
+
+    def _remove_old_table(self) -> None:
+        """Earlier engines had a table of family ip with this name; its rules would act beside ours."""
+        if self._nftables.table_handle(Family.IPV4, self._table) is not None:
+            batch = Batch(Family.IPV4)
+            rules.delete_table(batch, self._table)
+            self._nftables.commit(batch)
 
     def ensure(self, network: NetworkSpec) -> None:
         """Make the network's devices, addresses and rules exist. Idempotent. Conflict: the device name is taken."""
@@ -101,17 +109,19 @@ class NetworkHost:
         with RouteSocket() as route:
             driver_of(self._drivers, endpoint.driver).detach(route, endpoint, namespace)
 
-    def publish(self, address: str, bindings: Sequence[PortBinding]) -> tuple[PortBinding, ...]:
-        """Publish ports of the endpoint that has this address; all or nothing.
+    def publish(
+        self, address: str, bindings: Sequence[PortBinding], address6: str = ""
+    ) -> tuple[PortBinding, ...]:
+        """Publish ports of the container that has these addresses ("": none of that family); all or nothing.
 
         Returns definite bindings, in order. Raises Conflict in Docker's words when a host port is taken,
         Invalid when the host address is not the host's.
         """
-        return self._ports.publish(_without_prefix(address), bindings)
+        return self._ports.publish(_without_prefix(address), bindings, _without_prefix(address6))
 
-    def unpublish(self, address: str, bindings: Sequence[PortBinding]) -> None:
+    def unpublish(self, address: str, bindings: Sequence[PortBinding], address6: str = "") -> None:
         """Take back what `publish` returned. Idempotent."""
-        self._ports.unpublish(_without_prefix(address), bindings)
+        self._ports.unpublish(_without_prefix(address), bindings, _without_prefix(address6))
 
     def program_overlay(self, forwards: Mapping[str, Mapping[str, Forward]], peers: frozenset[str]) -> None:
         """Where containers on other hosts are (network id -> MAC -> ...), and which hosts may send to us."""
@@ -177,7 +187,7 @@ class NetworkHost:
         """The netlink port id under which this object changes nftables rules."""
         return self._nftables.port
 
-    def subnets_in_use(self) -> tuple[IPv4Network, ...]:
+    def subnets_in_use(self) -> tuple[AnyNetwork, ...]:
         """Subnets that the host's interfaces and routes use; a new network must avoid them."""
         with RouteSocket() as route:
             return bridge.subnets_in_use(route)
@@ -203,9 +213,9 @@ class NetworkHost:
                 self._tidy(route, (), ())
             passage.close(self._nftables, self._alias)
             batch = Batch(rules.FAMILY)
-            batch.add_table(self._table)  # so that deleting does not fail when it is not there
-            batch.delete_table(self._table)
+            rules.delete_table(batch, self._table)
             self._nftables.commit(batch)
+            self._remove_old_table()
             self._nftables.close()
 
     def _tidy(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from ipaddress import ip_address
 from types import MappingProxyType
 
 import msgspec
@@ -21,7 +22,8 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     in CIDR notation, a gateway is an address in its subnet (a bridge's own); "" where the network has no addresses of
     that family. `ip_range` and `ip_range6` are the parts of the subnets that automatic addresses come from (None: all
     of it), `aux` are addresses of either family that are never given out. `mtu` is in bytes. Of an overlay network
-    `vni` is the number in its VXLAN packets (else 0), and `secure` says that they are encrypted.
+    `vni` is the number in its VXLAN packets (else 0), and `secure` says that they are encrypted. `gateway_mode` and
+    `gateway_mode6` are a bridge's, as Docker has them: "nat", "nat-unprotected", "routed" or "isolated".
     """
 
     id: str
@@ -43,6 +45,8 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     mode: str = ""
     vni: int = 0
     secure: bool = False
+    gateway_mode: str = "nat"
+    gateway_mode6: str = "nat"
 
 
 class EndpointSpec(msgspec.Struct, frozen=True):
@@ -62,6 +66,11 @@ class EndpointSpec(msgspec.Struct, frozen=True):
     driver: str = "bridge"
     address6: str = ""
     gateway6: str | None = None
+
+    @property
+    def bare_addresses(self) -> tuple[str, ...]:
+        """The addresses without prefix length, IPv4 first."""
+        return tuple(text.partition("/")[0] for text in (self.address, self.address6) if text)
 
 
 class Forward(msgspec.Struct, frozen=True):
@@ -113,6 +122,8 @@ class NameRecords(msgspec.Struct, frozen=True):
 
 
 def derived_mac(address: str) -> str:
-    """Docker's MAC for an IPv4 address ("172.17.0.2" or "172.17.0.2/16"): 02:42 and its four bytes."""
-    host = address.partition("/")[0]
-    return "02:42:" + ":".join(f"{int(part):02x}" for part in host.split("."))
+    """Docker's MAC for an IPv4 address ("172.17.0.2" or "172.17.0.2/16"): 02:42 and its four bytes.
+
+    For an IPv6 address, its last four bytes: unique in a network, as long as addresses are given out in order.
+    """
+    return "02:42:" + ip_address(address.partition("/")[0]).packed[-4:].hex(":")

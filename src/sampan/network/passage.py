@@ -1,8 +1,8 @@
 """A way through another program's forward chain that drops by policy.
 
-Docker sets the policy of iptables' FORWARD chain to DROP. A packet has to be accepted by every base
-chain of the hook, so whatever our own table says, our containers' packets would end there. iptables offers the
-chain DOCKER-USER for such cases; without it, FORWARD itself is the place. We put two rules per bridge at its
+Docker sets the policy of the FORWARD chains of iptables and ip6tables to DROP. A packet has to be accepted by
+every base chain of the hook, so whatever our own table says, our containers' packets would end there. iptables
+offers the chain DOCKER-USER for such cases; without it, FORWARD itself is the place. We put two rules per bridge at its
 top, marked with our alias in their comments, and take them away again. They only say that our bridges' traffic may
 pass there: our own forward chain has decided already which does. Where that filter is the legacy
 iptables (not nf_tables), which can't be changed by netlink, the administrator has to accept the bridges' traffic.
@@ -17,11 +17,12 @@ from sampan.linux.nftables import NF_ACCEPT, Batch, Chain, Family, NftablesSocke
 
 _TABLE = "filter"
 _CHAINS = ("DOCKER-USER", "FORWARD")
+_FAMILIES = (Family.IPV4, Family.IPV6)
 
 
-def choose_chain(chains: Sequence[Chain]) -> str | None:
-    """The chain of iptables' filter table that must let us pass; None when its policy lets everything."""
-    names = {chain.name: chain for chain in chains if chain.family == Family.IPV4 and chain.table == _TABLE}
+def choose_chain(chains: Sequence[Chain], family: Family = Family.IPV4) -> str | None:
+    """The chain of iptables' (ip6tables') filter table that must let us pass; None: its policy lets everything."""
+    names = {chain.name: chain for chain in chains if chain.family == family and chain.table == _TABLE}
     forward = names.get("FORWARD")
     if forward is None or forward.base is None or forward.base.policy == NF_ACCEPT:
         return None
@@ -30,23 +31,30 @@ def choose_chain(chains: Sequence[Chain]) -> str | None:
 
 def open_for(nftables: NftablesSocket, mark: str, bridges: Sequence[str]) -> bool:
     """Exactly these bridges may pass; rules of ours for others are removed. False when it was so already."""
-    return _replace(nftables, mark, choose_chain(nftables.chains(Family.IPV4)), bridges)
+    changed = [
+        _replace(nftables, family, mark, choose_chain(nftables.chains(family), family), bridges)
+        for family in _FAMILIES
+    ]
+    return any(changed)
 
 
 def close(nftables: NftablesSocket, mark: str) -> None:
-    _replace(nftables, mark, None, ())
+    for family in _FAMILIES:
+        _replace(nftables, family, mark, None, ())
 
 
-def _replace(nftables: NftablesSocket, mark: str, target: str | None, bridges: Sequence[str]) -> bool:
+def _replace(
+    nftables: NftablesSocket, family: Family, mark: str, target: str | None, bridges: Sequence[str]
+) -> bool:
     present: list[Rule] = []
-    if any(chain.table == _TABLE for chain in nftables.chains(Family.IPV4)):
-        present = [rule for rule in nftables.rules(Family.IPV4, _TABLE) if _is_ours(rule, mark)]
+    if any(chain.table == _TABLE for chain in nftables.chains(family)):
+        present = [rule for rule in nftables.rules(family, _TABLE) if _is_ours(rule, mark)]
     wanted = {} if target is None else _wanted(mark, bridges)
     if len(present) == len(wanted) and {(rule.chain, rule.comment) for rule in present} == {
         (target, comment) for comment in wanted
     }:
         return False  # nothing is written: everybody who watches the ruleset would have to look at it again
-    batch = Batch(Family.IPV4)
+    batch = Batch(family)
     for rule in present:
         batch.delete_rule(_TABLE, rule.chain, rule.handle)
     if target is not None:

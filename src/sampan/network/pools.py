@@ -2,43 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv4Network
+import hashlib
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
-from sampan.errors import Conflict, Invalid
+from sampan.errors import Conflict, Denied, Invalid
+
+AnyNetwork = IPv4Network | IPv6Network
+AnyAddress = IPv4Address | IPv6Address
+Pool = tuple[AnyNetwork, int]
+"""A network, and the prefix length of the pieces it is cut into."""
 
 # Docker's default pools: sixteen-bit networks from 172.17 to 172.31, then /20 pieces of 192.168.0.0/16.
-DEFAULT_POOLS: tuple[tuple[IPv4Network, int], ...] = (
+DEFAULT_POOLS: tuple[Pool, ...] = (
     *((IPv4Network(f"172.{second}.0.0/16"), 16) for second in range(17, 32)),
     (IPv4Network("192.168.0.0/16"), 20),
 )
+_UNIQUE_LOCAL = 0xFD << 120  # RFC 4193, section 3.1: fd00::/8, then 40 bits that are an engine's own
+_PIECE6 = 64
 
 
-def parse_subnet(text: str) -> IPv4Network:
-    """Invalid in Docker's words when it is not an IPv4 network without host bits."""
+def parse_subnet(text: str) -> AnyNetwork:
+    """`Invalid` in Docker's words when it is not a network in CIDR notation, without host bits."""
     try:
-        return IPv4Network(text)
+        if "/" not in text:
+            raise ValueError(text)
+        return ip_network(text)
     except ValueError as exc:
-        raise Invalid(f"invalid CIDR address: {text}", hint="For example 10.5.0.0/24.") from exc
+        raise Invalid(
+            f"invalid CIDR address: {text}", hint="For example 10.5.0.0/24 or fd00:5::/64."
+        ) from exc
+
+
+def unique_local_pool(owner: str) -> Pool:
+    """The /48 prefix of unique-local IPv6 addresses (RFC 4193) that belongs to this owner, cut into /64 networks.
+
+    The same for the same owner at any time, and, as 40 bits of its hash, hardly another's.
+    """
+    number = int.from_bytes(hashlib.sha256(owner.encode()).digest()[:5], "big")
+    return IPv6Network((_UNIQUE_LOCAL | number << 80, 48)), _PIECE6
+
+
+def overlap(one: AnyNetwork, other: AnyNetwork) -> bool:
+    """Of different families they never do."""
+    return _first(one) <= _last(other) and _first(other) <= _last(one) and one.version == other.version
 
 
 class SubnetPool:
-    """Subnets of one engine's networks."""
+    """Subnets of one engine's networks, of both families."""
 
-    def __init__(self, pools: Iterable[tuple[IPv4Network, int]] = DEFAULT_POOLS) -> None:
-        """`pools`: (network, prefix length of the pieces it is cut into), used in this order."""
+    def __init__(self, pools: Iterable[Pool] = DEFAULT_POOLS) -> None:
+        """`pools` are used in this order. `Invalid` when one can not be cut so."""
         self._pools = tuple(pools)
-        self._taken: set[IPv4Network] = set()
+        self._taken: set[AnyNetwork] = set()
         for network, prefix in self._pools:
-            if not network.prefixlen <= prefix <= 30:
+            if not network.prefixlen <= prefix <= network.max_prefixlen - 2:
                 raise Invalid(f"pool {network} can not be cut into networks of size {prefix}")
 
-    def allocate(self, in_use: Iterable[IPv4Network] = ()) -> IPv4Network:
-        """The first piece that overlaps no network of ours and none of `in_use` (the host's). Conflict when none."""
+    def allocate(self, in_use: Iterable[AnyNetwork] = (), version: int = 4) -> AnyNetwork:
+        """The first piece that overlaps no network of ours and none of `in_use` (the host's). `Conflict` when none."""
         busy = [*self._taken, *(network for network in in_use if network.prefixlen > 0)]
         for pool, prefix in self._pools:
-            candidate = next(self._free_pieces(pool, prefix, busy), None)
-            if candidate is not None:
+            if pool.version == version and (candidate := _free_piece(pool, prefix, busy)) is not None:
                 self._taken.add(candidate)
                 return candidate
         raise Conflict(
@@ -46,82 +71,95 @@ class SubnetPool:
             hint="Remove unused networks, or give the network a subnet.",
         )
 
-    @staticmethod
-    def _free_pieces(pool: IPv4Network, prefix: int, busy: list[IPv4Network]) -> Iterator[IPv4Network]:
-        relevant = [network for network in busy if network.overlaps(pool)]
-        for piece in pool.subnets(new_prefix=prefix):
-            if not any(piece.overlaps(network) for network in relevant):
-                yield piece
-
-    def reserve(self, subnet: IPv4Network) -> None:
-        """Take this subnet. Conflict when it overlaps one that is taken."""
+    def reserve(self, subnet: AnyNetwork) -> None:
+        """Take this subnet. `Denied` when it overlaps one that is taken (an error of status 403 in Docker's API)."""
         for taken in self._taken:
-            if taken.overlaps(subnet):
-                raise Conflict(
+            if overlap(taken, subnet):
+                raise Denied(
                     "invalid pool request: Pool overlaps with other one on this address space",
                     hint=f"{subnet} overlaps {taken}, the subnet of another network.",
                 )
         self._taken.add(subnet)
 
-    def release(self, subnet: IPv4Network) -> None:
+    def release(self, subnet: AnyNetwork) -> None:
         self._taken.discard(subnet)
 
 
+def _first(network: AnyNetwork) -> int:
+    return int(network.network_address)
+
+
+def _last(network: AnyNetwork) -> int:
+    return int(network.broadcast_address)
+
+
+def _free_piece(pool: AnyNetwork, prefix: int, busy: Iterable[AnyNetwork]) -> AnyNetwork | None:
+    """Goes from one busy network to the next: a pool may have more pieces than could be looked at."""
+    size = 1 << (pool.max_prefixlen - prefix)
+    start = _first(pool)
+    for network in sorted((one for one in busy if overlap(one, pool)), key=_first):
+        if start + size <= _first(network):
+            break
+        start = max(start, (_last(network) // size + 1) * size)
+    if start > _last(pool):
+        return None
+    return type(pool)((start, prefix))
+
+
 class AddressPool:
-    """Addresses of one network. Addresses are given out in ascending order and not reused at once."""
+    """Addresses of one network and one family. They are given out in ascending order and not reused at once."""
 
     def __init__(
         self,
-        subnet: IPv4Network,
+        subnet: AnyNetwork,
         *,
-        ip_range: IPv4Network | None = None,
-        reserved: Iterable[IPv4Address] = (),
+        ip_range: AnyNetwork | None = None,
+        reserved: Iterable[AnyAddress] = (),
     ) -> None:
         """`ip_range`: where automatic addresses come from; `reserved`: the gateway and auxiliary addresses."""
-        if ip_range is not None and not ip_range.subnet_of(subnet):
-            raise Invalid(f"invalid pool request: {ip_range} is not in {subnet}")
         self.subnet = subnet
         chosen = ip_range or subnet
-        self._first, self._last = int(chosen.network_address), int(chosen.broadcast_address)
-        self._forbidden = (
-            {subnet.network_address, subnet.broadcast_address} if subnet.prefixlen < 31 else set()
-        )
-        self._taken: set[IPv4Address] = set()
+        self._first, self._last = _first(chosen), _last(chosen)
+        if not _first(subnet) <= self._first <= self._last <= _last(subnet):
+            raise Invalid(f"invalid pool request: {ip_range} is not in {subnet}")
+        self._forbidden = _not_for_hosts(subnet)
+        self._taken: set[int] = set()
         self._next = self._first
         for address in reserved:
             self.reserve(address)
 
-    def allocate(self) -> IPv4Address:
-        """The next free address after the one given out last. Conflict when the pool is exhausted."""
+    def allocate(self) -> AnyAddress:
+        """The next free address after the one given out last. `Conflict` when the pool is exhausted."""
         size = self._last - self._first + 1
         for step in range(min(size, len(self._taken) + len(self._forbidden) + 1)):
-            candidate = IPv4Address(self._first + (self._next - self._first + step) % size)
+            candidate = self._first + (self._next - self._first + step) % size
             if candidate not in self._taken and candidate not in self._forbidden:
                 self._taken.add(candidate)
-                self._next = int(candidate) + 1 if int(candidate) < self._last else self._first
-                return candidate
+                self._next = candidate + 1 if candidate < self._last else self._first
+                return type(self.subnet.network_address)(candidate)
         raise Conflict(
-            "no available IPv4 addresses on this network's address pools",
-            hint=f"All addresses of {self.subnet} are in use.",
+            "no available addresses on this pool",
+            hint=f"All addresses of {self.subnet} that are given out are in use.",
         )
 
-    def reserve(self, address: IPv4Address) -> None:
-        """Take this address. Invalid outside of the subnet, Conflict when it is taken."""
-        if address not in self.subnet or address in self._forbidden:
+    def reserve(self, address: AnyAddress) -> None:
+        """Take this address. `Invalid` outside of the subnet, `Conflict` when it is taken or no host can have it."""
+        if address not in self.subnet:
             raise Invalid(f"invalid address: {address} is not a host address of {self.subnet}")
-        if address in self._taken:
+        if int(address) in self._taken or int(address) in self._forbidden:
             raise Conflict(
-                "Address already in use", hint=f"{address} belongs to another endpoint or the gateway."
+                "Address already in use",
+                hint=f"{address} belongs to another endpoint, the gateway or the network.",
             )
-        self._taken.add(address)
+        self._taken.add(int(address))
 
-    def release(self, address: IPv4Address) -> None:
-        self._taken.discard(address)
+    def release(self, address: AnyAddress) -> None:
+        self._taken.discard(int(address))
 
 
-def default_gateway(subnet: IPv4Network, ip_range: IPv4Network | None = None) -> IPv4Address:
-    """The address Docker gives the bridge when none is asked for: the first one of the range."""
-    chosen = ip_range or subnet
-    if chosen.network_address == subnet.network_address and subnet.prefixlen < 31:
-        return subnet.network_address + 1
-    return chosen.network_address
+def _not_for_hosts(subnet: AnyNetwork) -> frozenset[int]:
+    """IPv4's network and broadcast addresses (none in a /31, RFC 3021); IPv6's anycast address of the routers
+    (RFC 4291, section 2.6.1)."""
+    if subnet.version == 6:
+        return frozenset((_first(subnet),))
+    return frozenset((_first(subnet), _last(subnet))) if subnet.prefixlen < 31 else frozenset()

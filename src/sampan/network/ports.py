@@ -16,9 +16,10 @@ from sampan.linux import xtables
 from sampan.linux.netlink import NetlinkError
 from sampan.linux.netlink_conntrack import forget_flows
 from sampan.linux.nftables import Batch, NftablesSocket
-from sampan.network import reservation, rules
+from sampan.network import bridge, reservation, rules
 from sampan.network.firewall import nftables_filter_input
 from sampan.network.model import NetworkSpec, PortBinding, PublishMode
+from sampan.network.publishing import NOWHERE, Facts, Way, opened_binding
 from sampan.network.relay_client import RelayClient
 
 _log = logging.getLogger(__name__)
@@ -26,21 +27,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Active:
-    """A definite binding in force for the container at `address`. `relay`: its number there; None: NAT."""
+    """A definite binding in force for the container at `address`. `relay`: its number there, where that serves it."""
 
     address: str
     binding: PortBinding
     held: socket.socket | None
-    served: bool
+    way: Way
     relay: int | None = None
 
-    @property
-    def may_change(self) -> bool:
-        """Between NAT and the relay: IPv6 is always relayed."""
-        return not reservation.is_ipv6(self.binding.host_address)
-
-    def element(self) -> rules.MapElement | None:
-        return None if self.served else rules.port_element(self.address, self.binding)
+    def element(self) -> rules.Element | None:
+        if self.way.open:
+            return rules.open_element(self.address, self.binding)
+        return rules.port_element(self.address, self.binding) if self.way.translated else None
 
 
 class PublishedPorts:
@@ -58,25 +56,27 @@ class PublishedPorts:
         self._networks: tuple[NetworkSpec, ...] = ()
         self._next = reservation.EPHEMERAL.start
         self._generation: int | None = None
-        self._filtered = False
+        self._filtered: frozenset[int] = frozenset()
         self._handle: int | None = None  # of our table, as we wrote it
 
     @property
     def relay_process(self) -> int | None:
         return self._relay.process_id
 
-    def publish(self, address: str, bindings: Sequence[PortBinding]) -> tuple[PortBinding, ...]:
+    def publish(
+        self, address: str, bindings: Sequence[PortBinding], address6: str = ""
+    ) -> tuple[PortBinding, ...]:
         """All or nothing; see `NetworkHost.publish`."""
         for binding in bindings:
             reservation.validate(binding)
         if not bindings:
             return ()
         with self._lock:
-            by_relay, ipv6 = self._by_relay(), reservation.host_has_ipv6()
+            facts, ipv6 = self._facts(), reservation.host_has_ipv6()
             reserved: list[_Active] = []
             try:
                 for binding in bindings:
-                    reserved += self._reserve(address, binding, by_relay, ipv6, reserved)
+                    reserved += self._reserve((address, address6), binding, facts, ipv6, reserved)
                 self._insert(reserved)
             except BaseException:
                 _release(reserved)
@@ -86,13 +86,13 @@ class PublishedPorts:
         self._forget_flows(reserved)
         return tuple(active.binding for active in reserved)
 
-    def unpublish(self, address: str, bindings: Sequence[PortBinding]) -> None:
+    def unpublish(self, address: str, bindings: Sequence[PortBinding], address6: str = "") -> None:
         with self._lock:
             leaving = [
                 active
                 for binding in bindings
                 for active in self._active.get((binding.protocol, binding.host_port), ())
-                if active.address == address and active.binding == _definite(binding)
+                if active.address in (address, address6) and active.binding == _definite(binding)
             ]
             self._withdraw(_elements(leaving))
             for active in leaving:
@@ -111,13 +111,14 @@ class PublishedPorts:
                 self._drop(active)
             if self._relay.process_id is None:
                 self._relay.retire_orphan()
-            by_relay = self._by_relay()
+            self._networks = tuple(networks)
+            facts = self._facts()
             restored: list[_Active] = []
             lost: list[PortBinding] = []
             for address, bindings in published.items():
                 for binding in bindings:
                     try:
-                        restored += self._reserve(address, binding, by_relay, False, restored)
+                        restored += self._reserve((address, address), binding, facts, False, restored)
                     except SampanError as exc:
                         _log.warning("a published port is lost: %s", exc)
                         lost.append(binding)
@@ -135,20 +136,24 @@ class PublishedPorts:
         with self._lock:
             self._networks = tuple(networks)
             batch = Batch(rules.FAMILY)
-            rules.write_table(batch, self._table, self._networks, _elements([*self._everything(), *also]))
+            elements = _elements([*self._everything(), *also])
+            crossing = bridge.bridged_traffic_is_filtered("ip6")
+            rules.write_table(batch, self._table, self._networks, elements, loopback6=not crossing)
             self._commit(batch)
             self._handle = self._nftables.table_handle(rules.FAMILY, self._table)
 
     def refresh(self) -> tuple[str, ...]:
         """Has somebody removed our table, or begun or ceased to filter input? Returns what was mended, in words."""
         with self._lock:
-            by_relay = self._by_relay()
-            if any(active.served is not by_relay and active.may_change for active in self._everything()):
+            facts = self._facts()
+            changed = [one for one in self._everything() if facts.way(one.binding, one.address) != one.way]
+            if changed:
                 published: dict[str, list[PortBinding]] = {}
                 for active in self._everything():
                     published.setdefault(active.address, []).append(active.binding)
                 self.restore(self._networks, published)
-                return (f"ports are now published by {'the relay' if by_relay else 'NAT'}",)
+                by_nat = facts.way(changed[0].binding, changed[0].address).translated
+                return (f"ports are now published by {'NAT' if by_nat else 'the relay'}",)
             if self._nftables.table_handle(rules.FAMILY, self._table) != self._handle:
                 self.write_rules(self._networks)
                 return (f"table {self._table} is written anew",)
@@ -183,30 +188,62 @@ class PublishedPorts:
             if stop:
                 self._relay.retire_orphan()  # of an earlier daemon
 
-    def _by_relay(self) -> bool:
+    def _facts(self) -> Facts:
+        """What decides now, in this namespace, how a port is published."""
+        crossing = bridge.bridged_traffic_is_filtered("ip6")
         if self._mode is not PublishMode.AUTO:
-            return self._mode is PublishMode.RELAY
+            filtered = frozenset((4, 6) if self._mode is PublishMode.RELAY else ())
+            return Facts(filtered, crossing, self._networks)
         generation = self._nftables.generation()
         if generation != self._generation:
             self._filtered = nftables_filter_input(self._nftables)
             self._generation = generation
-        return self._filtered or xtables.input_can_drop()
+        legacy = frozenset(version for version in (4, 6) if xtables.input_can_drop(version))
+        return Facts(self._filtered | legacy, crossing, self._networks)
 
     def _reserve(
-        self, address: str, binding: PortBinding, by_relay: bool, ipv6: bool, also: Sequence[_Active]
+        self,
+        own: tuple[str, str],
+        binding: PortBinding,
+        facts: Facts,
+        ipv6: bool,
+        also: Sequence[_Active],
     ) -> list[_Active]:
-        """Hold one host port on every address that the binding means."""
-        addresses = reservation.host_addresses(binding, ipv6)
+        """Everything that the binding means. `own`: the container's IPv4 and IPv6 addresses, "" where it has none."""
+        targets = {host: reservation.target(host, *own) for host in reservation.host_addresses(binding, ipv6)}
+        ways = {host: facts.way(binding, target, host) for host, target in targets.items() if target}
+        opened = [
+            _Active(targets[host], opened_binding(binding, host), None, way)
+            for host, way in ways.items()
+            if way.open
+        ]
+        present = [*self._active.get((binding.protocol, 0), ()), *also]
+        opened = [one for one in opened if one not in present]
+        closed = {
+            host: way
+            for host, way in ways.items()
+            if not way.open and way != NOWHERE and not (way.served and _only_by_nat(binding, host))
+        }
+        held = self._hold(closed, targets, binding, also) if closed else []
+        return sorted(opened + held, key=lambda one: reservation.is_ipv6(one.binding.host_address))
+
+    def _hold(
+        self,
+        ways: Mapping[str, Way],
+        targets: Mapping[str, str],
+        binding: PortBinding,
+        also: Sequence[_Active],
+    ) -> list[_Active]:
+        """One host port, held on every one of these addresses of the host."""
         failure: SampanError | None = None
         for port in reservation.candidates(binding, self._next):
             found: list[_Active] = []
             try:
-                for host in addresses:
+                for host, way in ways.items():
                     definite = _definite(binding, host, port)
                     self._check_free(definite, also)
-                    serve = by_relay or reservation.is_ipv6(host)
-                    held = reservation.bind(binding.protocol, host, port, serve=serve)
-                    found.append(_Active(address, definite, held, serve))
+                    held = reservation.bind(binding.protocol, host, port, serve=way.served)
+                    found.append(_Active(targets[host], definite, held, way))
             except Conflict as exc:
                 _release(found)
                 failure = failure or exc
@@ -229,7 +266,7 @@ class PublishedPorts:
 
     def _register(self, active: _Active) -> None:
         binding = active.binding
-        if active.served and active.held is not None:
+        if active.way.served and active.held is not None:
             number = self._relay.add(active.held, binding.protocol, active.address, binding.container_port)
             active = replace(active, relay=number)
         self._active.setdefault((binding.protocol, binding.host_port), []).append(active)
@@ -243,7 +280,7 @@ class PublishedPorts:
             self._relay.remove(active.relay)
         _release([active])
 
-    def _withdraw(self, elements: Sequence[rules.MapElement]) -> None:
+    def _withdraw(self, elements: Sequence[rules.Element]) -> None:
         """Delete map elements; one that somebody else has deleted does not keep the others."""
         try:
             self._delete(elements)
@@ -257,18 +294,29 @@ class PublishedPorts:
                     if single.errno != errno.ENOENT:
                         raise
 
-    def _delete(self, elements: Sequence[rules.MapElement]) -> None:
+    def _delete(self, elements: Sequence[rules.Element]) -> None:
         batch = Batch(rules.FAMILY)
         rules.delete_ports(batch, self._table, elements)
         self._commit(batch)
 
     def _forget_flows(self, changed: Sequence[_Active]) -> None:
-        ports = {one.binding.host_port for one in changed if one.binding.protocol == "udp" and not one.served}
-        if ports:
-            forget_flows(socket.IPPROTO_UDP, ports)
+        for family in (socket.AF_INET, socket.AF_INET6):
+            ports = {
+                one.binding.host_port
+                for one in changed
+                if one.binding.protocol == "udp" and one.way.translated
+                if reservation.is_ipv6(one.address) == (family == socket.AF_INET6)
+            }
+            if ports:
+                forget_flows(socket.IPPROTO_UDP, ports, family)
 
 
-def _elements(active: Iterable[_Active]) -> list[rules.MapElement]:
+def _only_by_nat(binding: PortBinding, host: str) -> bool:
+    """The relay knows no SCTP; where nobody asked for IPv6 in particular, it is left out."""
+    return binding.protocol == "sctp" and not binding.host_address and reservation.is_ipv6(host)
+
+
+def _elements(active: Iterable[_Active]) -> list[rules.Element]:
     return [element for one in active if (element := one.element()) is not None]
 
 

@@ -183,6 +183,10 @@ class Connection:
         self._ended(key)
 
 
+def _family(target: tuple[str, int]) -> int:
+    return socket.AF_INET6 if ":" in target[0] else socket.AF_INET
+
+
 def _keep_alive(end: socket.socket) -> None:
     """No delay for small pieces, and an end for connections whose other side has vanished."""
     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -228,7 +232,7 @@ class TcpPort:
                 self._pause()
             return
         try:
-            server = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            server = socket.socket(_family(self._target), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError:
             client.close()
             self._pause()
@@ -352,7 +356,7 @@ class UdpPort:
 def _connected(target: tuple[str, int]) -> socket.socket | None:
     """None when descriptors have run out, or no way leads there (the bridge is gone): a datagram may be lost."""
     try:
-        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        server = socket.socket(_family(target), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     except OSError:
         return None
     try:

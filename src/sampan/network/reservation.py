@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
 from sampan.errors import Conflict, Denied, Internal, Invalid, Unsupported
@@ -45,7 +45,25 @@ def host_addresses(binding: PortBinding, ipv6: bool) -> tuple[str, ...]:
     """The definite addresses of a request; `ipv6`: the host has it."""
     if binding.host_address:
         return (binding.host_address,)
-    return (ANY_IPV4, ANY_IPV6) if ipv6 and binding.protocol != "sctp" else (ANY_IPV4,)
+    return (ANY_IPV4, ANY_IPV6) if ipv6 else (ANY_IPV4,)
+
+
+def target(host_address: str, four: str, six: str) -> str:
+    """Which of a container's addresses a definite binding leads to: that of its own family where there is one.
+
+    "": to none. An IPv4 port is not led to a container that has IPv6 only, as with Docker.
+    """
+    return six or four if is_ipv6(host_address) else four
+
+
+def by_target(bindings: Sequence[PortBinding], four: str, six: str) -> dict[str, tuple[PortBinding, ...]]:
+    """Definite bindings of one container, by the address that they lead to."""
+    found: dict[str, tuple[PortBinding, ...]] = {}
+    for binding in bindings:
+        address = target(binding.host_address, four, six)
+        if address:
+            found[address] = (*found.get(address, ()), binding)
+    return found
 
 
 def host_has_ipv6() -> bool:

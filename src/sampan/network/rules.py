@@ -1,8 +1,9 @@
 """Which nftables rules an engine's networks need: a pure translation into a batch of changes.
 
-The table is of family ip (containers have IPv4 addresses; an ip6 table will stand beside it). Published ports are
-elements of two maps, looked up once per new connection; nothing grows with their number. Rules per network are few
-and, but for the first one of `forward`, only new connections meet them.
+One table of family inet has the rules for IPv4 and IPv6 (its NAT chains need Linux 5.2), so that both change in one
+transaction and what is about interfaces is said once. Published ports are elements of maps, two for each family,
+looked up once per new connection; nothing grows with their number. Rules per network are few and, but for the first
+one of `forward`, only new connections meet them.
 
 What our table accepts, other tables may still drop: a base chain can not overrule another one's drop. For
 the one that is common beside us, the FORWARD policy DROP of Docker, see `passage.py`.
@@ -12,20 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_network
+from ipaddress import ip_address, ip_network
 
 from sampan.linux import nftables_expressions as ex
 from sampan.linux.nftables import BaseHook, Batch, Family, Field, Hook, pack_fields
-from sampan.network.model import ANY_IPV4, NetworkSpec, PortBinding
+from sampan.network.model import ANY_IPV4, ANY_IPV6, NetworkSpec, PortBinding
 
-FAMILY = Family.IPV4
-PORTS_ANY = "ports-any"  # protocol . port -> container address . port
-PORTS_ADDRESS = "ports-address"  # host address . protocol . port -> container address . port
+FAMILY = Family.INET
 
-PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
+PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmpv6": 58}
 
 _RAW, _DSTNAT, _FILTER, _SRCNAT = -300, -100, 0, 100
-_LOOPBACK = "127.0.0.0/8"
+_BRIDGES = "bridges"  # names of our bridges
+_LINK_LOCAL = "fe80::/10"
 _BASE_CHAINS = {
     "guard": BaseHook("filter", Hook.PREROUTING, _RAW),
     "prerouting": BaseHook("nat", Hook.PREROUTING, _DSTNAT),
@@ -36,91 +36,202 @@ _BASE_CHAINS = {
 
 
 @dataclass(frozen=True, slots=True)
-class MapElement:
-    """One published port as an element of one of the two maps."""
+class _Version:
+    """What is different between the two families of addresses: names in our table, and the layout of a packet.
+
+    `family` as nf_tables has it, which is as sockets have it (AF_INET, AF_INET6).
+    """
+
+    family: Family
+    field: Field
+    loopback: str
+    address_bytes: int
+    destination: int  # its offset in the header, in bytes
+    icmp: str
+    ports_any: str  # protocol . port -> container address . port
+    ports_address: str  # host address . protocol . port -> container address . port
+    open: str  # container address . protocol . port that is open without translation: a set
+    publish: str  # the chain of the look-ups
+
+    @property
+    def registers(self) -> int:
+        """How many an address takes."""
+        return self.address_bytes // 4
+
+
+_IPV4 = _Version(
+    family=Family.IPV4,
+    field=Field.IPV4_ADDRESS,
+    loopback="127.0.0.0/8",
+    address_bytes=4,
+    destination=16,
+    icmp="icmp",
+    ports_any="ports-any",
+    ports_address="ports-address",
+    open="open",
+    publish="publish",
+)
+_IPV6 = _Version(
+    family=Family.IPV6,
+    field=Field.IPV6_ADDRESS,
+    loopback="::1",
+    address_bytes=16,
+    destination=24,
+    icmp="icmpv6",
+    ports_any="ports-any6",
+    ports_address="ports-address6",
+    open="open6",
+    publish="publish6",
+)
+_VERSIONS = (_IPV4, _IPV6)
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One published port, as an element of one of the maps or sets. `value` None: of a set."""
 
     map: str
     key: bytes
-    value: bytes
+    value: bytes | None
 
 
 def table_name(instance: str) -> str:
     return f"sampan-{instance}"
 
 
-def port_element(address: str, binding: PortBinding) -> MapElement:
-    """The map element that publishes an IPv4 binding of the container with this address."""
+def _version(address: str) -> _Version:
+    return _IPV6 if ":" in address else _IPV4
+
+
+def port_element(address: str, binding: PortBinding) -> Element:
+    """The map element that publishes a binding, on a host address of the same family as the container's `address`."""
+    version = _version(address)
     protocol = bytes([PROTOCOL_NUMBERS[binding.protocol]])
     port = binding.host_port.to_bytes(2, "big")
-    value = pack_fields(IPv4Address(address).packed, binding.container_port.to_bytes(2, "big"))
-    if binding.host_address in ("", ANY_IPV4):
-        return MapElement(PORTS_ANY, pack_fields(protocol, port), value)
-    host = IPv4Address(binding.host_address).packed
-    return MapElement(PORTS_ADDRESS, pack_fields(host, protocol, port), value)
+    value = pack_fields(ip_address(address).packed, binding.container_port.to_bytes(2, "big"))
+    if binding.host_address in ("", ANY_IPV4, ANY_IPV6):
+        return Element(version.ports_any, pack_fields(protocol, port), value)
+    host = ip_address(binding.host_address).packed
+    return Element(version.ports_address, pack_fields(host, protocol, port), value)
+
+
+def open_element(address: str, binding: PortBinding) -> Element:
+    """The set element that opens a port of a container in a network that is routed to, without translation."""
+    protocol = bytes([PROTOCOL_NUMBERS[binding.protocol]])
+    key = pack_fields(ip_address(address).packed, protocol, binding.container_port.to_bytes(2, "big"))
+    return Element(_version(address).open, key, None)
+
+
+def delete_table(batch: Batch, table: str) -> None:
+    """Also where it is not there."""
+    batch.add_table(table)
+    batch.delete_table(table)
 
 
 def write_table(
-    batch: Batch, table: str, networks: Iterable[NetworkSpec], elements: Sequence[MapElement]
+    batch: Batch,
+    table: str,
+    networks: Iterable[NetworkSpec],
+    elements: Sequence[Element],
+    *,
+    loopback6: bool = True,
 ) -> None:
-    """The whole table from nothing, in the same transaction that removes what was there."""
-    batch.add_table(table)  # so that deleting does not fail when it is not there
-    batch.delete_table(table)
+    """The whole table from nothing, in the same transaction that removes what was there.
+
+    `loopback6`: ports are published on ::1 by NAT too (see `publishing.Facts`).
+    """
+    delete_table(batch, table)
     batch.add_table(table)
-    value = (Field.IPV4_ADDRESS, Field.INET_SERVICE)
-    batch.add_map(table, PORTS_ANY, (Field.INET_PROTOCOL, Field.INET_SERVICE), value)
-    key = (Field.IPV4_ADDRESS, Field.INET_PROTOCOL, Field.INET_SERVICE)
-    batch.add_map(table, PORTS_ADDRESS, key, value)
-    batch.add_chain(table, "publish")
-    for name, base in _BASE_CHAINS.items():
-        batch.add_chain(table, name, base)
     bridged = [network for network in networks if network.bridge]
     ordered = sorted(bridged, key=lambda network: network.bridge)
-    _publish_rules(batch, table)
-    _guard_rules(batch, table, ordered)
+    batch.add_set(table, _BRIDGES, (Field.INTERFACE_NAME,))
+    if ordered:
+        names = [(ex.interface_value(network.bridge), None) for network in ordered]
+        batch.add_elements(table, _BRIDGES, names)
+    for version in _VERSIONS:
+        _add_maps(batch, table, version)
+        batch.add_chain(table, version.publish)
+    for name, base in _BASE_CHAINS.items():
+        batch.add_chain(table, name, base)
+    _guard_rules(batch, table)
+    for version in _VERSIONS:
+        _publish_rules(batch, table, version)
+    _entrance_rules(batch, table, loopback6)
     _forward_rules(batch, table, ordered)
-    _postrouting_rules(batch, table, ordered)
+    for network in ordered:
+        _postrouting_rules(batch, table, network, _IPV4, network.subnet, network.gateway_mode)
+        _postrouting_rules(batch, table, network, _IPV6, network.subnet6, network.gateway_mode6)
     add_ports(batch, table, elements)
 
 
-def add_ports(batch: Batch, table: str, elements: Sequence[MapElement]) -> None:
-    for name in (PORTS_ANY, PORTS_ADDRESS):
+def _add_maps(batch: Batch, table: str, version: _Version) -> None:
+    value = (version.field, Field.INET_SERVICE)
+    whole = (version.field, Field.INET_PROTOCOL, Field.INET_SERVICE)
+    batch.add_map(table, version.ports_any, (Field.INET_PROTOCOL, Field.INET_SERVICE), value)
+    batch.add_map(table, version.ports_address, whole, value)
+    batch.add_set(table, version.open, whole)
+
+
+def add_ports(batch: Batch, table: str, elements: Sequence[Element]) -> None:
+    for name in dict.fromkeys(element.map for element in elements):
         chosen = [(element.key, element.value) for element in elements if element.map == name]
-        if chosen:
-            batch.add_elements(table, name, chosen)
+        batch.add_elements(table, name, chosen)
 
 
-def delete_ports(batch: Batch, table: str, elements: Sequence[MapElement]) -> None:
-    for name in (PORTS_ANY, PORTS_ADDRESS):
-        chosen = [element.key for element in elements if element.map == name]
-        if chosen:
-            batch.delete_elements(table, name, chosen)
+def delete_ports(batch: Batch, table: str, elements: Sequence[Element]) -> None:
+    for name in dict.fromkeys(element.map for element in elements):
+        batch.delete_elements(table, name, [element.key for element in elements if element.map == name])
 
 
-def _publish_rules(batch: Batch, table: str) -> None:
-    """The look-ups. Nothing aimed at 127.0.0.0/8 is translated when it comes from outside: a port published on
-    127.0.0.1 must not be open to neighbours on the same link that send us such packets."""
+def _address_and_port(version: _Version) -> bytes:
+    """Load destination address . protocol . port into a run of registers."""
     first = ex.FIRST_REGISTER
-    host, protocol, port = (
-        ex.payload(ex.Base.NETWORK, 16, 4, first),
-        ex.meta(ex.Meta.L4PROTO, first + 1),
-        ex.payload(ex.Base.TRANSPORT, 2, 2, first + 2),
+    after = first + version.registers
+    return (
+        ex.payload(ex.Base.NETWORK, version.destination, version.address_bytes, first)
+        + ex.meta(ex.Meta.L4PROTO, after)
+        + ex.payload(ex.Base.TRANSPORT, 2, 2, after + 1)
     )
-    translate = ex.destination_nat(FAMILY, first, first + 1)
-    batch.add_rule(table, "publish", host, protocol, port, ex.lookup(PORTS_ADDRESS, first, first), translate)
+
+
+def _publish_rules(batch: Batch, table: str, version: _Version) -> None:
+    """The look-ups: first for the host address that the packet came to, then for all of them."""
+    first = ex.FIRST_REGISTER
+    translate = ex.destination_nat(version.family, first, first + version.registers)
+    exact = ex.lookup(version.ports_address, first, first)
+    # The family again: without it, what `nft list` prints could not be read back by `nft -f`.
+    whole = ex.family_is(version.family) + _address_and_port(version)
+    batch.add_rule(table, version.publish, whole, exact, translate)
     protocol, port = ex.meta(ex.Meta.L4PROTO, first), ex.payload(ex.Base.TRANSPORT, 2, 2, first + 1)
-    batch.add_rule(table, "publish", protocol, port, ex.lookup(PORTS_ANY, first, first), translate)
-    jump = ex.verdict(ex.Verdict.JUMP, "publish")
-    batch.add_rule(table, "prerouting", ex.destination_in(_LOOPBACK), ex.verdict(ex.Verdict.RETURN))
-    batch.add_rule(table, "prerouting", ex.destination_is_local(), jump)
-    batch.add_rule(table, "output", ex.destination_is_local(), jump)
+    anywhere = ex.lookup(version.ports_any, first, first)
+    batch.add_rule(table, version.publish, protocol, port, anywhere, translate)
 
 
-def _guard_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) -> None:
+def _entrance_rules(batch: Batch, table: str, loopback6: bool) -> None:
+    """Where packets to published ports come in.
+
+    Nothing aimed at 127.0.0.0/8 is translated when it comes from outside: a port published on 127.0.0.1 must not be
+    open to neighbours on the same link that send us such packets (the kernel itself drops those to ::1). Nothing
+    with a link-local source is translated: the kernel does not forward it.
+    """
+    leave = ex.verdict(ex.Verdict.RETURN)
+    loopback = ex.family_is(_IPV4.family) + ex.destination_in(_IPV4.loopback)
+    batch.add_rule(table, "prerouting", loopback, leave)
+    batch.add_rule(table, "prerouting", ex.family_is(_IPV6.family), ex.source_in(_LINK_LOCAL), leave)
+    if not loopback6:
+        batch.add_rule(table, "output", ex.family_is(_IPV6.family), ex.destination_in(_IPV6.loopback), leave)
+    for chain in ("prerouting", "output"):
+        for version in _VERSIONS:
+            here = ex.family_is(version.family) + ex.destination_is_local()
+            batch.add_rule(table, chain, here, ex.verdict(ex.Verdict.JUMP, version.publish))
+
+
+def _guard_rules(batch: Batch, table: str) -> None:
     """route_localnet is on at the bridges; without these rules containers could reach the host's 127.0.0.1."""
-    drop = ex.verdict(ex.Verdict.DROP)
-    for network in networks:
-        batch.add_rule(table, "guard", ex.input_is(network.bridge), ex.destination_in(_LOOPBACK), drop)
-        batch.add_rule(table, "guard", ex.input_is(network.bridge), ex.source_in(_LOOPBACK), drop)
+    of_ours = ex.meta(ex.Meta.IIFNAME) + ex.lookup(_BRIDGES) + ex.verdict(ex.Verdict.DROP)
+    ipv4 = ex.family_is(_IPV4.family)
+    batch.add_rule(table, "guard", ipv4, ex.destination_in(_IPV4.loopback), of_ours)
+    batch.add_rule(table, "guard", ipv4, ex.source_in(_IPV4.loopback), of_ours)
 
 
 def _forward_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) -> None:
@@ -139,7 +250,22 @@ def _forward_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) ->
         if not network.internal:
             translated = ex.output_is(network.bridge) + ex.status_has(ex.IPS_DST_NAT)
             batch.add_rule(table, "forward", translated, accept)
+            _direct_rules(batch, table, network.bridge, _IPV4, network.gateway_mode)
+            _direct_rules(batch, table, network.bridge, _IPV6, network.gateway_mode6)
             batch.add_rule(table, "forward", ex.output_is(network.bridge), drop)
+
+
+def _direct_rules(batch: Batch, table: str, bridge: str, version: _Version, mode: str) -> None:
+    """What may be opened at a container's own address from elsewhere, by the network's gateway mode."""
+    inwards, accept = ex.output_is(bridge) + ex.family_is(version.family), ex.verdict(ex.Verdict.ACCEPT)
+    if mode == "nat-unprotected":
+        from_outside = ex.meta(ex.Meta.IIFNAME) + ex.lookup(_BRIDGES, inverted=True)
+        batch.add_rule(table, "forward", inwards, from_outside, accept)
+    elif mode == "routed":
+        published = _address_and_port(version) + ex.lookup(version.open)
+        batch.add_rule(table, "forward", inwards, published, accept)
+        icmp = ex.meta(ex.Meta.L4PROTO) + ex.compare(bytes([PROTOCOL_NUMBERS[version.icmp]]))
+        batch.add_rule(table, "forward", inwards, icmp, accept)
 
 
 def _comment(name: str) -> str:
@@ -147,15 +273,17 @@ def _comment(name: str) -> str:
     return name.encode()[:100].decode("utf-8", "ignore")
 
 
-def _postrouting_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) -> None:
+def _postrouting_rules(
+    batch: Batch, table: str, network: NetworkSpec, version: _Version, subnet: str, mode: str
+) -> None:
     """Sources that must become the host's, so that the answers come back through us."""
-    for network in networks:
-        subnet = str(ip_network(network.subnet))
-        outwards = ex.output_is(network.bridge)
-        # From 127.0.0.1 to a published port; from a container to one of its own network.
-        batch.add_rule(table, "postrouting", outwards, ex.source_in(_LOOPBACK), ex.masquerade())
-        hairpin = ex.source_in(subnet) + ex.status_has(ex.IPS_DST_NAT)
-        batch.add_rule(table, "postrouting", outwards, hairpin, ex.masquerade())
-        if network.masquerade and not network.internal:
-            leaving = ex.source_in(subnet) + ex.output_is_not(network.bridge)
-            batch.add_rule(table, "postrouting", leaving, ex.masquerade())
+    if not subnet:
+        return
+    outwards = ex.output_is(network.bridge) + ex.family_is(version.family)
+    source = ex.source_in(str(ip_network(subnet)))
+    # From the host's loopback address to a published port; from a container to one of its own network.
+    batch.add_rule(table, "postrouting", outwards, ex.source_in(version.loopback), ex.masquerade())
+    batch.add_rule(table, "postrouting", outwards, source, ex.status_has(ex.IPS_DST_NAT), ex.masquerade())
+    if network.masquerade and not network.internal and mode != "routed":
+        leaving = ex.output_is_not(network.bridge) + ex.family_is(version.family)
+        batch.add_rule(table, "postrouting", leaving, source, ex.masquerade())

@@ -80,7 +80,7 @@ class RulesetWatch:
             heard = await self._wait(self._legacy_interval)
             if heard:
                 await self._wait(self._delay)
-            elif not xtables.in_use():
+            elif not (xtables.in_use(4) or xtables.in_use(6)):
                 continue
             if self._events is events:
                 for one in events:

@@ -72,14 +72,18 @@ class Place:
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout
 
-    def serve_tcp(self, port: int, name: str = "service", address: str = "0.0.0.0") -> None:
+    def serve_tcp(
+        self, port: int, name: str = "service", address: str = "0.0.0.0", *, v6only: bool = False
+    ) -> None:
         """Answers every connection with "<name> <client's address> " and what it sent until its end.
 
-        At the address `::` it answers both versions of IP.
+        At the address `::` it answers both versions of IP, unless `v6only`.
         """
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         listener = self.socket(family=family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if v6only:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((address, port))
         listener.listen(64)
         listener.settimeout(None)
@@ -101,9 +105,9 @@ class Place:
         threading.Thread(target=accept, daemon=True).start()
         self._closing.insert(0, lambda: listener.shutdown(socket.SHUT_RDWR))
 
-    def serve_udp(self, port: int, name: str = "service") -> None:
-        bound = self.socket(socket.SOCK_DGRAM)
-        bound.bind(("0.0.0.0", port))
+    def serve_udp(self, port: int, name: str = "service", address: str = "0.0.0.0") -> None:
+        bound = self.socket(socket.SOCK_DGRAM, socket.AF_INET6 if ":" in address else socket.AF_INET)
+        bound.bind((address, port))
         bound.settimeout(None)
 
         def answer() -> None:

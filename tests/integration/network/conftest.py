@@ -21,13 +21,18 @@ from sampan.testing.places import Place
 class Container(Place):
     def __init__(self, world: World, network: NetworkSpec, number: int) -> None:
         super().__init__()
-        prefix = network.subnet.split("/")[1]
-        self.address = network.gateway.rsplit(".", 1)[0] + f".{number}"
+        self.address, self.address6 = "", ""
+        if network.subnet:
+            self.address = network.gateway.rsplit(".", 1)[0] + f".{number}"
+        if network.subnet6:
+            self.address6 = network.gateway6.rpartition(":")[0] + f":{number}"
         self.endpoint = EndpointSpec(
             id=uuid.uuid4().hex,
             network_id=network.id,
-            address=f"{self.address}/{prefix}",
-            gateway=None if network.internal else network.gateway,
+            address=f"{self.address}/{network.subnet.split('/')[1]}" if network.subnet else "",
+            gateway=None if network.internal or not network.gateway else network.gateway,
+            address6=f"{self.address6}/{network.subnet6.split('/')[1]}" if network.subnet6 else "",
+            gateway6=None if network.internal or not network.gateway6 else network.gateway6,
         )
         world.engine.run(lambda: world.host.attach(self.fd, network, self.endpoint))
 
@@ -54,6 +59,7 @@ class World:
     ADDRESS = "192.0.2.2"
     ADDRESS6 = "2001:db8::2"
     OUTSIDE = "192.0.2.1"
+    OUTSIDE6 = "2001:db8::1"
 
     def __init__(self, mode: PublishMode = PublishMode.AUTO) -> None:
         self.engine = Place()
@@ -78,14 +84,17 @@ class World:
         self.engine.run(host.setup)
         return host
 
-    def network(self, number: int = 1, **options: Any) -> NetworkSpec:
+    def network(self, number: int = 1, *, families: str = "4", **options: Any) -> NetworkSpec:
+        """`families`: "4", "6" or "46"."""
+        if "4" in families:
+            options = {"subnet": f"10.213.{number}.0/24", "gateway": f"10.213.{number}.1", **options}
+        if "6" in families:
+            options = {"subnet6": f"fd00:213:{number}::/64", "gateway6": f"fd00:213:{number}::1", **options}
         spec = NetworkSpec(
             id=f"network-{number}",
             name=f"net{number}",
             bridge=f"smp{number}",
-            subnet=f"10.213.{number}.0/24",
-            gateway=f"10.213.{number}.1",
-            **options,
+            **{"subnet": "", "gateway": "", **options},
         )
         self.engine.run(lambda: self.host.ensure(spec))
         return spec
@@ -96,10 +105,10 @@ class World:
         return made
 
     def publish(self, container: Container, *bindings: Any) -> Any:
-        return self.engine.run(lambda: self.host.publish(container.address, bindings))
+        return self.engine.run(lambda: self.host.publish(container.address, bindings, container.address6))
 
     def unpublish(self, container: Container, *bindings: Any) -> None:
-        self.engine.run(lambda: self.host.unpublish(container.address, bindings))
+        self.engine.run(lambda: self.host.unpublish(container.address, bindings, container.address6))
 
     def relays(self) -> list[int]:
         return relays_in(self.engine)

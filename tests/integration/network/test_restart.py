@@ -68,13 +68,13 @@ def test_ports_go_on_working_while_the_engine_is_dead_and_after_the_next_one_cam
     doomed.wait()
     assert world.outside.ask_tcp(world.ADDRESS, 8080).startswith("web ")
     assert world.outside.ask_tcp(world.ADDRESS6, 8080).startswith("web ")
-    before = json.loads(world.engine.command("nft", "-j", "list", "table", "ip", "sampan-one"))
+    before = json.loads(world.engine.command("nft", "-j", "list", "table", "inet", "sampan-one"))
     published = {container.endpoint.address: bindings_of_doomed()}
     lost = world.engine.run(lambda: world.host.reconcile([network], [container.endpoint], published))
     assert lost == ()
-    assert plain(json.loads(world.engine.command("nft", "-j", "list", "table", "ip", "sampan-one"))) == plain(
-        before
-    )
+    assert plain(
+        json.loads(world.engine.command("nft", "-j", "list", "table", "inet", "sampan-one"))
+    ) == plain(before)
     for place, address in (
         (world.outside, world.ADDRESS),
         (world.outside, world.ADDRESS6),

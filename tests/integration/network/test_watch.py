@@ -114,7 +114,7 @@ def answer(world, port=8080):
     "damage",
     [
         "nft flush ruleset",
-        "nft delete table ip sampan-one",
+        "nft delete table inet sampan-one",
         # As a service that loads rules which somebody has saved at an earlier time.
         "nft list ruleset | sed 's/elements = .*//' > $SAVED; nft flush ruleset; nft -f $SAVED",
     ],
@@ -225,7 +225,7 @@ def test_two_engines_that_mend_come_to_rest(world, web, watch):
     other = world.start_engine("two")
     watches = [watch(), watch(other)]
     before = [one.looks for one in watches]
-    world.engine.command("sh", "-c", "iptables-nft -P FORWARD DROP; nft flush table ip sampan-two")
+    world.engine.command("sh", "-c", "iptables-nft -P FORWARD DROP; nft flush table inet sampan-two")
     for one, looks in zip(watches, before, strict=True):
         one.expect_look(looks)
     eventually(lambda: all(one.is_quiet(1.0) for one in watches))  # five times the wait before a look

@@ -113,7 +113,7 @@ def test_the_default_subnet_can_be_given_with_the_gateways_address() -> None:
         (NetworkCreate("x", ipam=Ipam(config=(IpamPool("10.1.0.1"),))), Invalid, "invalid subnet 10.1.0.1"),
         (
             NetworkCreate("x", ipam=Ipam(config=(IpamPool("172.18.0.0/24"),))),
-            Conflict,
+            Denied,
             "Pool overlaps with other one on this address space",
         ),
         (
@@ -247,10 +247,15 @@ def test_fixed_addresses_and_aliases_are_for_networks_of_ones_own() -> None:
         fixed = EndpointSettings(ipam_config=IpamConfig("10.0.0.9"))
         with pytest.raises(Invalid) as caught:
             networks.check_endpoint(bridge, fixed)
-        assert caught.value.message == "user specified IP address is supported on user defined networks only"
+        assert caught.value.message == (
+            "invalid endpoint settings:\n"
+            "* user specified IP address is supported on user defined networks only\n"
+            "* user specified IP address is supported only when connecting to networks with user configured subnets"
+        )
         with pytest.raises(Invalid) as caught:
             networks.check_endpoint(auto, fixed)
         assert caught.value.message == (
+            "invalid endpoint settings:\n"
             "user specified IP address is supported only when connecting to networks with user configured subnets"
         )
         with pytest.raises(Invalid, match="network-scoped alias"):

@@ -16,10 +16,10 @@ from sampan.network import reservation
 from sampan.network.firewall import filters_input
 from sampan.network.model import PortBinding, derived_mac
 from sampan.network.passage import choose_chain
-from sampan.network.rules import PORTS_ADDRESS, PORTS_ANY, port_element
+from sampan.network.rules import open_element, port_element
 
 
-@pytest.mark.parametrize("name", ["model", "pools", "resolvconf", "dns_message", "rules"])
+@pytest.mark.parametrize("name", ["model", "pools", "publishing", "resolvconf", "dns_message", "rules"])
 def test_deciding_modules_touch_nothing_outside(name):
     source = Path(importlib.import_module(f"sampan.network.{name}").__file__).read_text()
     imported = set()
@@ -33,17 +33,24 @@ def test_deciding_modules_touch_nothing_outside(name):
 
 def test_the_mac_is_made_of_the_address_as_docker_s():
     assert derived_mac("172.17.0.2/16") == "02:42:ac:11:00:02"
+    assert derived_mac("fd00::1:0:2/64") == "02:42:00:00:00:02"
 
 
 def test_a_port_on_all_addresses_and_one_on_a_single_address_are_in_different_maps():
     anywhere = port_element("172.17.0.2", PortBinding(80, host_address="0.0.0.0", host_port=8080))
     assert (anywhere.map, anywhere.key.hex(), anywhere.value.hex()) == (
-        PORTS_ANY,
+        "ports-any",
         "060000001f900000",
         "ac11000200500000",
     )
     one = port_element("172.17.0.2", PortBinding(53, "udp", "127.0.0.1", 53))
-    assert (one.map, one.key.hex()) == (PORTS_ADDRESS, "7f0000011100000000350000")
+    assert (one.map, one.key.hex()) == ("ports-address", "7f0000011100000000350000")
+    six = port_element("fd00::2", PortBinding(80, host_address="::", host_port=8080))
+    assert (six.map, six.key.hex()) == ("ports-any6", "060000001f900000")
+    assert six.value == bytes.fromhex("fd00" + "00" * 13 + "02" + "00500000")
+    opened = open_element("fd00::2", PortBinding(80))
+    assert (opened.map, opened.value) == ("open6", None)
+    assert opened.key == bytes.fromhex("fd00" + "00" * 13 + "02" + "06000000" + "00500000")
 
 
 def test_candidates_are_the_port_the_range_or_docker_s_ephemeral_ports():

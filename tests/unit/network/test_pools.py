@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
-from sampan.errors import Conflict, Invalid
-from sampan.network.pools import AddressPool, SubnetPool, default_gateway, parse_subnet
+from sampan.errors import Conflict, Denied, Invalid
+from sampan.network.pools import DEFAULT_POOLS, AddressPool, SubnetPool, parse_subnet, unique_local_pool
 
 
 def test_subnets_come_in_docker_s_order():
@@ -42,7 +42,7 @@ def test_a_released_subnet_is_given_out_again():
 def test_an_overlapping_subnet_can_not_be_reserved():
     pool = SubnetPool()
     pool.reserve(IPv4Network("10.1.0.0/16"))
-    with pytest.raises(Conflict, match="Pool overlaps with other one on this address space"):
+    with pytest.raises(Denied, match="Pool overlaps with other one on this address space"):
         pool.reserve(IPv4Network("10.1.2.0/24"))
     pool.reserve(IPv4Network("10.2.0.0/24"))
 
@@ -57,7 +57,7 @@ def test_addresses_ascend_and_a_released_one_is_not_reused_at_once():
 def test_a_small_network_gives_out_every_host_address_once_and_then_comes_round():
     pool = AddressPool(IPv4Network("10.0.0.0/29"), reserved=[IPv4Address("10.0.0.1")])
     assert [str(pool.allocate()) for _ in range(5)] == [f"10.0.0.{last}" for last in range(2, 7)]
-    with pytest.raises(Conflict, match="no available IPv4 addresses on this network's address pools"):
+    with pytest.raises(Conflict, match="no available addresses on this pool"):
         pool.allocate()
     pool.release(IPv4Address("10.0.0.4"))
     assert str(pool.allocate()) == "10.0.0.4"
@@ -76,8 +76,10 @@ def test_reserving_a_taken_foreign_or_network_address_is_an_error():
     pool.reserve(IPv4Address("10.0.0.9"))
     with pytest.raises(Conflict, match="Address already in use"):
         pool.reserve(IPv4Address("10.0.0.9"))
-    for wrong in ("10.0.1.1", "10.0.0.0", "10.0.0.255"):
-        with pytest.raises(Invalid):
+    with pytest.raises(Invalid):
+        pool.reserve(IPv4Address("10.0.1.1"))
+    for wrong in ("10.0.0.0", "10.0.0.255"):
+        with pytest.raises(Conflict, match="Address already in use"):
             pool.reserve(IPv4Address(wrong))
     with pytest.raises(Invalid):
         AddressPool(IPv4Network("10.0.0.0/24"), ip_range=IPv4Network("10.0.1.0/28"))
@@ -88,12 +90,50 @@ def test_a_large_pool_that_is_nearly_empty_is_searched_at_once():
     assert len({pool.allocate() for _ in range(300)}) == 300
 
 
-def test_the_gateway_is_the_first_address():
-    assert str(default_gateway(IPv4Network("172.17.0.0/16"))) == "172.17.0.1"
-    assert str(default_gateway(IPv4Network("10.0.0.0/24"), IPv4Network("10.0.0.128/25"))) == "10.0.0.128"
-
-
 def test_a_subnet_with_host_bits_is_invalid():
-    for wrong in ("10.0.0.1/24", "banana", "10.0.0.0/33"):
+    for wrong in ("10.0.0.1/24", "banana", "10.0.0.0/33", "10.0.0.0", "fd00::1/64", "fd00::/129"):
         with pytest.raises(Invalid, match="invalid CIDR address"):
             parse_subnet(wrong)
+
+
+def test_an_engine_has_a_unique_local_prefix_of_its_own_for_ipv6():
+    """RFC 4193: fd00::/8, then 40 bits, then 16 bits for the subnet."""
+    network, prefix = unique_local_pool("engine one")
+    assert network.subnet_of(IPv6Network("fd00::/8"))
+    assert (network.prefixlen, prefix) == (48, 64)
+    assert unique_local_pool("engine one") == (network, prefix)
+    assert unique_local_pool("engine two")[0] != network
+
+
+def test_each_family_has_its_own_subnets():
+    pool = SubnetPool([*DEFAULT_POOLS, (IPv6Network("fd00:1:2::/48"), 64)])
+    assert str(pool.allocate(version=6)) == "fd00:1:2::/64"
+    assert str(pool.allocate(version=4)) == "172.17.0.0/16"
+    assert str(pool.allocate([IPv6Network("fd00:1:2::/63")], version=6)) == "fd00:1:2:2::/64"
+    with pytest.raises(Denied, match="Pool overlaps"):
+        pool.reserve(IPv6Network("fd00:1:2::/56"))
+    pool.reserve(IPv6Network("fd00:1:3::/64"))
+
+
+def test_an_enormous_pool_is_searched_at_once_and_pieces_stay_aligned():
+    pool = SubnetPool([(IPv6Network("2001:db8::/32"), 120)])
+    half = IPv6Network("2001:db8::/33")
+    odd = IPv6Network("2001:db8:8000::80/121")
+    assert str(pool.allocate([half, odd], version=6)) == "2001:db8:8000::100/120"
+    assert str(pool.allocate([half, odd], version=6)) == "2001:db8:8000::200/120"
+    with pytest.raises(Conflict, match="all predefined address pools have been fully subnetted"):
+        pool.allocate([IPv6Network("2001::/16")], version=6)
+    with pytest.raises(Conflict, match="all predefined address pools have been fully subnetted"):
+        pool.allocate()  # it has no IPv4
+
+
+def test_ipv6_addresses_ascend_from_one_and_only_the_routers_anycast_address_is_nobody_s():
+    pool = AddressPool(IPv6Network("fd00::/64"))
+    assert [str(pool.allocate()) for _ in range(2)] == ["fd00::1", "fd00::2"]
+    pool.reserve(IPv6Address("fd00::ffff:ffff:ffff:ffff"))
+    with pytest.raises(Conflict, match="Address already in use"):
+        pool.reserve(IPv6Address("fd00::"))
+    small = AddressPool(IPv6Network("fd00::/126"))
+    assert [str(small.allocate()) for _ in range(3)] == ["fd00::1", "fd00::2", "fd00::3"]
+    with pytest.raises(Conflict, match="no available addresses on this pool"):
+        AddressPool(IPv6Network("fd00::/128")).allocate()

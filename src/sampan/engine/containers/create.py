@@ -168,6 +168,12 @@ class Creator:
         except NotFound as error:
             raise Invalid(error.message) from error
 
+    def _check_endpoint(self, record: NetworkRecord, asked: EndpointSettings) -> None:
+        try:
+            self._parts.networks.check_endpoint(record, asked)
+        except Invalid as error:
+            raise Invalid(f"invalid config for network {record.name}: {error.message}") from error
+
     def _network(self, name: str) -> NetworkRecord:
         """As `_other`, for a network."""
         try:
@@ -177,7 +183,6 @@ class Creator:
 
     def _endpoints(self, host: HostConfig, body: CreateBody, config: ContainerConfig) -> dict[str, Endpoint]:
         """The networks of a new container, by name."""
-        networks = self._parts.networks
         asked = dict(body.networking_config.endpoints_config)
         mode = "none" if config.network_disabled else host.network_mode
         if container_of(mode) is not None:
@@ -192,14 +197,14 @@ class Creator:
         if config.mac_address and not chosen.mac_address:
             chosen = replace(chosen, mac_address=config.mac_address)
         found = {main.name: Endpoint(main.id, chosen)}
-        networks.check_endpoint(main, chosen)
+        self._check_endpoint(main, chosen)
         for name, settings in asked.items():
             record = self._network(name)
             if main.driver in ("host", "null") or record.driver in ("host", "null"):
                 raise Invalid(
                     "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
                 )
-            networks.check_endpoint(record, settings)
+            self._check_endpoint(record, settings)
             found[record.name] = Endpoint(record.id, settings)
         return found
 

@@ -80,9 +80,10 @@ def _with_gateways(settings: Json, record: ContainerRecord, parts: Parts) -> Jso
         network = parts.networks.get(endpoint.network_id)
         if endpoint.spec is None or network is None or network.spec is None or network.spec.internal:
             continue
-        settings["Networks"][name]["Gateway"] = network.spec.gateway
+        gateways = {"Gateway": network.spec.gateway, "IPv6Gateway": network.spec.gateway6}
+        settings["Networks"][name].update(gateways)
         if name == "bridge":
-            settings["Gateway"] = network.spec.gateway
+            settings.update(gateways)
     return settings
 
 
@@ -174,13 +175,17 @@ def endpoint_json(record: ContainerRecord, endpoint: Endpoint, *, user_defined: 
     }
     if spec is not None:
         address, _, prefix = spec.address.partition("/")
+        address6, _, prefix6 = spec.address6.partition("/")
         body.update(
             {
                 "MacAddress": spec.mac,
                 "EndpointID": spec.id,
                 "Gateway": spec.gateway or "",
                 "IPAddress": address,
-                "IPPrefixLen": int(prefix),
+                "IPPrefixLen": int(prefix or 0),
+                "IPv6Gateway": spec.gateway6 or "",
+                "GlobalIPv6Address": address6,
+                "GlobalIPv6PrefixLen": int(prefix6 or 0),
             }
         )
     return body
@@ -229,11 +234,11 @@ def network_json(record: ContainerRecord) -> Json:
         "SecondaryIPv6Addresses": None,
         "EndpointID": flat["EndpointID"],
         "Gateway": flat["Gateway"],
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        "GlobalIPv6Address": flat["GlobalIPv6Address"],
+        "GlobalIPv6PrefixLen": flat["GlobalIPv6PrefixLen"],
         "IPAddress": flat["IPAddress"],
         "IPPrefixLen": flat["IPPrefixLen"],
-        "IPv6Gateway": "",
+        "IPv6Gateway": flat["IPv6Gateway"],
         "MacAddress": flat["MacAddress"] if flat["EndpointID"] else "",
         "Networks": networks_json(record),
     }

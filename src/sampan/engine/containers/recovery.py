@@ -28,12 +28,13 @@ from sampan.engine.containers.monitor import UNKNOWN, Monitor, Silent
 from sampan.engine.containers.runner import Runner, end_shim, remove_run_directory
 from sampan.engine.containers.store import Slot
 from sampan.engine.containers.volume_mounts import VolumeMounts
-from sampan.engine.containers.wiring import Wiring, publishing_address
+from sampan.engine.containers.wiring import Wiring, publishing_addresses
 from sampan.engine.model import epoch_ns, now
 from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unsupported
 from sampan.linux.cgroups import Cgroup
 from sampan.linux.process import start_time
 from sampan.network.model import EndpointSpec, PortBinding
+from sampan.network.reservation import by_target
 from sampan.runtime.messages import ExitRecord
 from sampan.runtime.shim_client import NO_ANSWER, ShimClient, ShimSilent, read_exit
 
@@ -231,9 +232,7 @@ class Recovery:
             if self._monitor.live(record.id) is None and record.id not in self._silent:
                 continue
             endpoints += [one.spec for one in record.endpoints.values() if one.spec is not None]
-            address = publishing_address(record.endpoints)
-            if record.published and address is not None:
-                published[address.address.partition("/")[0]] = record.published
+            published |= by_target(record.published, *publishing_addresses(record.endpoints))
         lost = await asyncio.to_thread(
             self._parts.network_host.reconcile, self._parts.networks.specs(), endpoints, published
         )

@@ -201,7 +201,7 @@ class SpecMaker:
             extra = hosts_file.entries(record.host.extra_hosts or (), self._parts.networks.default_gateway)
             return base + extra
         return hosts_file.render(
-            [endpoint.address.partition("/")[0] for endpoint in endpoints],
+            [address for endpoint in endpoints for address in endpoint.bare_addresses],
             hostname_of(record),
             record.config.domainname,
             record.host.extra_hosts or (),
@@ -220,7 +220,7 @@ class SpecMaker:
                     f"Cannot link to a non running container: /{other.name} AS /{record.name}/{alias}"
                 )
             names = dict.fromkeys((alias or other.name, other.config.hostname, other.name))
-            found.append((endpoint.address.partition("/")[0], " ".join(names)))
+            found += [(address, " ".join(names)) for address in endpoint.bare_addresses]
         return found
 
     def resolv_text(self, record: ContainerRecord, *, embedded_dns: bool) -> str:

@@ -134,7 +134,8 @@ class Wiring:
         if not wanted or address is None:
             return ()
         try:
-            return self._parts.network_host.publish(address.address.partition("/")[0], wanted)
+            four, six = publishing_addresses(plan.endpoints)
+            return self._parts.network_host.publish(four, wanted, six)
         except SampanError as error:
             kind = type(error) if type(error) is not Internal else Internal
             raise kind(
@@ -197,13 +198,12 @@ class Wiring:
             for network_name, endpoint in other.endpoints.items():
                 if endpoint.network_id not in networks or endpoint.spec is None:
                     continue
-                address = endpoint.spec.address.partition("/")[0]
+                own = endpoint.spec.bare_addresses
                 for name in dns_names(other, endpoint):
                     for form in (name, f"{name}.{network_name}"):
                         found = addresses.setdefault(form.lower(), [])
-                        if address not in found:
-                            found.append(address)
-                pointers[address] = f"{other.name}.{network_name}"
+                        found += [address for address in own if address not in found]
+                pointers.update(dict.fromkeys(own, f"{other.name}.{network_name}"))
         return NameRecords({name: tuple(found) for name, found in addresses.items()}, pointers, forward)
 
     # Its end
@@ -215,9 +215,9 @@ class Wiring:
             self._parts.network_host.detach(spec)
 
     def _unpublish(self, record: ContainerRecord) -> None:
-        address = publishing_address(record.endpoints)
-        if record.published and address is not None:
-            self._parts.network_host.unpublish(address.address.partition("/")[0], record.published)
+        four, six = publishing_addresses(record.endpoints)
+        if record.published and (four or six):
+            self._parts.network_host.unpublish(four, record.published, six)
 
     async def end(self, record: ContainerRecord) -> None:
         """Give back the network of a container that has ended.
@@ -286,8 +286,14 @@ class Wiring:
     ) -> Endpoint:
         used = {one.spec.interface for one in record.endpoints.values() if one.spec is not None}
         interface = next(name for number in range(4096) if (name := f"eth{number}") not in used)
-        has_route = any(one.spec is not None and one.spec.gateway for one in record.endpoints.values())
-        spec = self._parts.networks.allocate(network, asked, interface=interface, default_route=not has_route)
+        present = [one.spec for one in record.endpoints.values() if one.spec is not None]
+        spec = self._parts.networks.allocate(
+            network,
+            asked,
+            interface=interface,
+            default_route=not any(one.gateway for one in present),
+            default_route6=not any(one.gateway6 for one in present),
+        )
         return Endpoint(network.id, asked, spec)
 
     async def attach(self, record: ContainerRecord, network: NetworkRecord, endpoint: Endpoint) -> None:
@@ -342,7 +348,18 @@ def _specs(record: ContainerRecord) -> list[EndpointSpec]:
 def publishing_address(endpoints: dict[str, Endpoint]) -> EndpointSpec | None:
     """The endpoint that published ports lead to: the one with the default route, else the first."""
     specs = [endpoint.spec for endpoint in endpoints.values() if endpoint.spec is not None]
-    return next((spec for spec in specs if spec.gateway), specs[0] if specs else None)
+    return next((spec for spec in specs if spec.gateway or spec.gateway6), specs[0] if specs else None)
+
+
+def publishing_addresses(endpoints: dict[str, Endpoint]) -> tuple[str, str]:
+    """Where published ports lead to: an IPv4 and an IPv6 address, without prefix length; "" where there is none.
+
+    Each is in the network that the default route of its family goes through, else in the first that has the family.
+    """
+    specs = [endpoint.spec for endpoint in endpoints.values() if endpoint.spec is not None]
+    four = [spec.address for spec in sorted(specs, key=lambda spec: not spec.gateway) if spec.address]
+    six = [spec.address6 for spec in sorted(specs, key=lambda spec: not spec.gateway6) if spec.address6]
+    return (four or [""])[0].partition("/")[0], (six or [""])[0].partition("/")[0]
 
 
 def dns_names(record: ContainerRecord, endpoint: Endpoint) -> tuple[str, ...]:

@@ -3,89 +3,136 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import ip_address, ip_interface, ip_network
 
 from sampan.engine.config import EndpointSettings
 from sampan.engine.model import new_id
-from sampan.errors import Invalid
+from sampan.errors import Conflict
 from sampan.network.model import EndpointSpec, NetworkSpec, derived_mac
-from sampan.network.pools import DEFAULT_POOLS, AddressPool, SubnetPool, parse_subnet
+from sampan.network.pools import (
+    DEFAULT_POOLS,
+    AddressPool,
+    AnyAddress,
+    AnyNetwork,
+    SubnetPool,
+    parse_subnet,
+    unique_local_pool,
+)
 
 
 class AddressBook:
     """Used from the event loop's thread."""
 
-    def __init__(self, pools: Sequence[tuple[str, int]]) -> None:
-        """`pools`: (base, prefix length of the pieces); empty: Docker's own."""
-        self._subnets = SubnetPool([(parse_subnet(base), prefix) for base, prefix in pools] or DEFAULT_POOLS)
-        self._pools: dict[str, AddressPool] = {}
+    def __init__(self, pools: Sequence[tuple[str, int]], owner: str = "") -> None:
+        """`pools`: (base, prefix length of the pieces); Docker's own for a family that has none.
+
+        `owner` names this engine on this machine: its unique-local IPv6 prefix comes from that.
+        """
+        chosen = [(parse_subnet(base), prefix) for base, prefix in pools]
+        if not any(base.version == 4 for base, _ in chosen):
+            chosen += DEFAULT_POOLS
+        if not any(base.version == 6 for base, _ in chosen):
+            chosen.append(unique_local_pool(owner))
+        self._subnets = SubnetPool(chosen)
+        self._pools: dict[str, dict[int, AddressPool]] = {}
+        """By network, then by family (4 or 6)."""
         self._endpoints: dict[str, set[str]] = {}
         """Ids of the endpoints that hold an address, by network: from before a start until after the end."""
 
-    def take_subnet(self, asked: IPv4Network | None, in_use: Iterable[IPv4Network]) -> IPv4Network:
-        """The subnet that was asked for, else a free one that is not `in_use` on the host. Raises `Conflict`."""
+    def take_subnet(
+        self, asked: AnyNetwork | None, in_use: Iterable[AnyNetwork], version: int = 4
+    ) -> AnyNetwork:
+        """The subnet that was asked for (raises `Denied`), else a free one that the host does not use (`Conflict`)."""
         if asked is None:
-            return self._subnets.allocate(in_use)
+            return self._subnets.allocate(in_use, version)
         self._subnets.reserve(asked)
         return asked
 
-    def return_subnet(self, subnet: IPv4Network) -> None:
+    def return_subnet(self, subnet: AnyNetwork) -> None:
         self._subnets.release(subnet)
 
     def open(self, spec: NetworkSpec) -> None:
-        """Addresses of this network can be had from now on; its subnet is taken. Raises `Invalid`, `Conflict`."""
-        reserved = [IPv4Address(spec.gateway), *map(IPv4Address, spec.aux)]
-        ip_range = IPv4Network(spec.ip_range) if spec.ip_range else None
-        self._pools[spec.id] = AddressPool(
-            IPv4Network(spec.subnet), ip_range=ip_range, reserved=dict.fromkeys(reserved)
-        )
+        """Addresses of this network can be had from now on; its subnets are taken. Raises `Invalid`, `Conflict`."""
+        found: dict[int, AddressPool] = {}
+        for subnet, ip_range, gateway in (
+            (spec.subnet, spec.ip_range, spec.gateway),
+            (spec.subnet6, spec.ip_range6, spec.gateway6),
+        ):
+            if subnet:
+                pool = AddressPool(ip_network(subnet), ip_range=ip_network(ip_range) if ip_range else None)
+                own = [ip_address(text) for text in (gateway, *spec.aux) if text]
+                for address in dict.fromkeys(one for one in own if one.version == pool.subnet.version):
+                    pool.reserve(address)
+                found[pool.subnet.version] = pool
+        self._pools[spec.id] = found
 
     def restore(self, spec: NetworkSpec) -> None:
         """A network that is there since before the engine started."""
-        self._subnets.reserve(IPv4Network(spec.subnet))
+        for subnet in _subnets(spec):
+            self._subnets.reserve(subnet)
         self.open(spec)
 
     def close(self, spec: NetworkSpec) -> None:
         """The network is gone. Idempotent."""
-        self._subnets.release(IPv4Network(spec.subnet))
+        for subnet in _subnets(spec):
+            self._subnets.release(subnet)
         self._pools.pop(spec.id, None)
         self._endpoints.pop(spec.id, None)
 
     def allocate(
-        self, spec: NetworkSpec, asked: EndpointSettings, *, interface: str, default_route: bool
+        self,
+        spec: NetworkSpec,
+        asked: EndpointSettings,
+        *,
+        interface: str,
+        default_route: bool,
+        default_route6: bool | None = None,
     ) -> EndpointSpec:
-        """An endpoint with an address that is its own until `release`. Raises `Conflict` when none can be had."""
-        pool = self._pools[spec.id]
-        fixed = asked.ipam_config.ipv4_address if asked.ipam_config else ""
-        if fixed:
-            address = parse_address(fixed)
-            pool.reserve(address)
-        else:
-            address = pool.allocate()
+        """An endpoint with addresses that are its own until `release`. Raises `Conflict` when one can't be had.
+
+        `default_route`: it leads through this endpoint; `default_route6` where that is different for IPv6.
+        """
+        fixed = asked.ipam_config
+        wanted = {4: fixed.ipv4_address if fixed else "", 6: fixed.ipv6_address if fixed else ""}
+        taken: dict[int, str] = {}
+        pools = self._pools[spec.id]
+        try:
+            for version, pool in pools.items():
+                address = _take(spec, pool, wanted[version])
+                taken[version] = f"{address}/{pool.subnet.prefixlen}"
+        except BaseException:
+            for version, text in taken.items():
+                pools[version].release(ip_interface(text).ip)
+            raise
         endpoint_id = new_id()
         self._endpoints.setdefault(spec.id, set()).add(endpoint_id)
+        default_route6 = default_route if default_route6 is None else default_route6
         return EndpointSpec(
             endpoint_id,
             spec.id,
-            f"{address}/{pool.subnet.prefixlen}",
-            gateway=spec.gateway if default_route and not spec.internal else None,
+            taken.get(4, ""),
+            gateway=spec.gateway or None if default_route and not spec.internal else None,
             interface=interface,
-            mac=asked.mac_address.replace("-", ":").lower() or derived_mac(str(address)),
+            mac=asked.mac_address.replace("-", ":").lower() or derived_mac(taken.get(4) or taken.get(6, "")),
             driver=spec.driver,
+            address6=taken.get(6, ""),
+            gateway6=spec.gateway6 or None if default_route6 and not spec.internal else None,
         )
 
     def adopt(self, endpoint: EndpointSpec) -> None:
-        """Take the address of an endpoint that exists since before the engine started."""
-        pool = self._pools.get(endpoint.network_id)
-        if pool is not None:
-            pool.reserve(IPv4Interface(endpoint.address).ip)
+        """Take the addresses of an endpoint that exists since before the engine started."""
+        pools = self._pools.get(endpoint.network_id)
+        if pools is not None:
+            for address in _addresses(endpoint):
+                pools[address.version].reserve(address)
             self._endpoints.setdefault(endpoint.network_id, set()).add(endpoint.id)
 
     def release(self, endpoint: EndpointSpec) -> None:
         """Idempotent."""
-        pool = self._pools.get(endpoint.network_id)
-        if pool is not None:
-            pool.release(IPv4Interface(endpoint.address).ip)
+        pools = self._pools.get(endpoint.network_id)
+        if pools is not None:
+            for address in _addresses(endpoint):
+                pools[address.version].release(address)
             self._endpoints.get(endpoint.network_id, set()).discard(endpoint.id)
 
     def holders(self, network_id: str) -> frozenset[str]:
@@ -93,8 +140,25 @@ class AddressBook:
         return frozenset(self._endpoints.get(network_id, ()))
 
 
-def parse_address(text: str) -> IPv4Address:
+def _subnets(spec: NetworkSpec) -> list[AnyNetwork]:
+    return [ip_network(text) for text in (spec.subnet, spec.subnet6) if text]
+
+
+def _addresses(endpoint: EndpointSpec) -> list[AnyAddress]:
+    return [ip_interface(text).ip for text in (endpoint.address, endpoint.address6) if text]
+
+
+def _take(spec: NetworkSpec, pool: AddressPool, fixed: str) -> AnyAddress:
+    """`fixed`: an address that was found right before; "" for one of the pool's choice."""
+    if fixed:
+        address = ip_address(fixed)
+        pool.reserve(address)
+        return address
     try:
-        return IPv4Address(text)
-    except ValueError:
-        raise Invalid(f"invalid IPv4 address: {text}") from None
+        return pool.allocate()
+    except Conflict as error:
+        family = f"IPv{pool.subnet.version}"
+        raise Conflict(
+            f"no available {family} addresses on this network's address pools: {spec.name} ({spec.id})",
+            hint=error.hint,
+        ) from error

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface
 
 from msgspec.structs import replace
 
 from sampan.engine.model import IpamPool, NetworkRecord, new_id, now
-from sampan.engine.networks.addresses import AddressBook, parse_address
+from sampan.engine.networks import ipam
+from sampan.engine.networks.addresses import AddressBook
 from sampan.engine.networks.requests import NetworkCreate
 from sampan.engine.settings import Settings
 from sampan.errors import Denied, Invalid, NotFound
 from sampan.network.model import NetworkSpec
-from sampan.network.pools import default_gateway, parse_subnet
+from sampan.network.pools import AnyAddress, AnyNetwork
 
 PREDEFINED = ("bridge", "host", "none")
 BRIDGE_NAME = "com.docker.network.bridge.name"
@@ -23,7 +25,10 @@ _MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 _MTU = "com.docker.network.driver.mtu"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
-SubnetsInUse = Callable[[], Iterable[IPv4Network]]
+_GATEWAY_MODE = "com.docker.network.bridge.gateway_mode_ipv"
+_GATEWAY_MODES = ("nat", "nat-unprotected", "routed", "isolated")
+
+SubnetsInUse = Callable[[], Iterable[AnyNetwork]]
 
 
 def check_create(body: NetworkCreate) -> None:
@@ -45,38 +50,56 @@ def check_create(body: NetworkCreate) -> None:
         raise Invalid("swarm and config-only networks are not supported")
     if body.ipam.driver not in ("", "default"):
         raise NotFound(f'could not find plugin {body.ipam.driver}: plugin "{body.ipam.driver}" not found')
-    if len([pool for pool in body.ipam.config or () if ":" not in pool.subnet]) > 1:
-        raise Invalid("bridge driver doesn't support multiple IPv4 subnets")
+    if not body.enable_ipv4 and not body.enable_ipv6:
+        raise Invalid("IPv4 or IPv6 must be enabled")
+    ipam.check(body.ipam.config or (), ipv6=body.enable_ipv6)
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """What a network has of one family; nothing, by default."""
+
+    subnet: AnyNetwork | None = None
+    gateway: AnyAddress | None = None
+    asked: ipam.Wanted = field(default_factory=ipam.Wanted)
+
+    @property
+    def ip_range(self) -> str | None:
+        return str(self.asked.ip_range) if self.asked.ip_range else None
 
 
 def plan(body: NetworkCreate, book: AddressBook, settings: Settings, in_use: SubnetsInUse) -> NetworkRecord:
-    """The record of a new network; its subnet and the addresses in it are the network's in `book`.
+    """The record of a new network; its subnets and the addresses in them are the network's in `book`.
 
-    `in_use` is asked when a subnet has to be chosen. Raises `Invalid`, `Conflict`; nothing is taken then.
+    `in_use` is asked when a subnet has to be chosen. Raises `Invalid`, `Conflict`, `Denied`; nothing is taken then.
     """
-    asked = next((pool for pool in body.ipam.config or () if ":" not in pool.subnet), IpamPool())
-    wanted, ip_range, gateway, aux = parse_pool(asked)
-    subnet = book.take_subnet(wanted, () if wanted is not None else in_use())
+    taken: list[AnyNetwork] = []
     try:
-        gateway = gateway or default_gateway(subnet, ip_range)
+        families = {
+            version: _family(body, book, in_use, version, taken) if enabled else _Family()
+            for version, enabled in ((4, body.enable_ipv4), (6, body.enable_ipv6))
+        }
+        four, six = families[4], families[6]
         general = NetworkSpec(
             new_id(),
             body.name,
             "",
-            str(subnet),
-            str(gateway),
-            ip_range=str(ip_range) if ip_range else None,
-            aux=tuple(aux.values()),
+            str(four.subnet or ""),
+            str(four.gateway or ""),
+            ip_range=four.ip_range,
+            aux=tuple(str(address) for one in (four, six) for address in one.asked.aux.values()),
             internal=body.internal,
             driver=body.driver or "bridge",
+            subnet6=str(six.subnet or ""),
+            gateway6=str(six.gateway or ""),
+            ip_range6=six.ip_range,
         )
         spec = _SPECIFIC[general.driver](general, body, settings)
         book.open(spec)
     except BaseException:
-        book.return_subnet(subnet)
+        for subnet in taken:
+            book.return_subnet(subnet)
         raise
-    # As Docker: a gateway that was chosen for a given subnet is not shown.
-    shown = replace(asked, subnet=str(subnet), gateway=asked.gateway if asked.subnet else str(gateway))
     return NetworkRecord(
         spec.id,
         body.name,
@@ -85,13 +108,35 @@ def plan(body: NetworkCreate, book: AddressBook, settings: Settings, in_use: Sub
         spec,
         internal=body.internal,
         attachable=body.attachable,
+        enable_ipv4=body.enable_ipv4,
         enable_ipv6=body.enable_ipv6,
         options=dict(body.options),
         labels=dict(body.labels),
         ipam_options=body.ipam.options or {},
-        ipam_config=(shown,),
-        fixed_subnet=bool(asked.subnet),
+        ipam_config=(*(body.ipam.config or ()), *_chosen(families.values())),
+        fixed_subnet=bool(body.ipam.config),
+        asked_pools=len(body.ipam.config or ()),
     )
+
+
+def _family(
+    body: NetworkCreate, book: AddressBook, in_use: SubnetsInUse, version: int, taken: list[AnyNetwork]
+) -> _Family:
+    asked = ipam.wanted(body.ipam.config or (), version, several=body.driver not in ("", "bridge"))
+    subnet = book.take_subnet(asked.subnet, () if asked.subnet is not None else in_use(), version)
+    taken.append(subnet)
+    isolated = body.options.get(f"{_GATEWAY_MODE}{version}") == "isolated"
+    return _Family(subnet, ipam.choose_gateway(subnet, asked, isolated=isolated), asked)
+
+
+def _chosen(families: Iterable[_Family]) -> list[IpamPool]:
+    """The entries of families whose subnet nobody asked for, as Docker shows them after the others (of which it does
+    not show a gateway that was chosen)."""
+    return [
+        IpamPool(str(one.subnet), gateway=str(one.gateway or ""))
+        for one in families
+        if one.subnet is not None and one.asked.subnet is None
+    ]
 
 
 def _bridge(spec: NetworkSpec, body: NetworkCreate, settings: Settings) -> NetworkSpec:
@@ -105,7 +150,19 @@ def _bridge(spec: NetworkSpec, body: NetworkCreate, settings: Settings) -> Netwo
         mtu=_mtu(body.options.get(_MTU), settings.mtu),
         masquerade=_flag(body.options, _MASQUERADE),
         icc=_flag(body.options, _ICC),
+        gateway_mode=_gateway_mode(body, 4),
+        gateway_mode6=_gateway_mode(body, 6),
     )
+
+
+def _gateway_mode(body: NetworkCreate, version: int) -> str:
+    name = f"{_GATEWAY_MODE}{version}"
+    mode = body.options.get(name) or "nat"
+    if mode not in _GATEWAY_MODES:
+        raise Invalid(f"failed to parse {name} value: {mode} (unknown gateway mode {mode})")
+    if mode == "isolated" and not body.internal:
+        raise Invalid("gateway mode 'isolated' can only be used for an internal network")
+    return mode
 
 
 _SPECIFIC: Mapping[str, Callable[[NetworkSpec, NetworkCreate, Settings], NetworkSpec]] = {"bridge": _bridge}
@@ -114,14 +171,13 @@ _SPECIFIC: Mapping[str, Callable[[NetworkSpec, NetworkCreate, Settings], Network
 
 def default_bridge(book: AddressBook, settings: Settings, in_use: SubnetsInUse) -> NetworkRecord:
     """The network "bridge", made at the engine's first start."""
-    gateway: IPv4Address | None = None
+    asked = ipam.Wanted()
     if settings.default_subnet:
         interface = IPv4Interface(settings.default_subnet)
-        subnet = book.take_subnet(interface.network, ())
-        gateway = interface.ip if interface.ip != subnet.network_address else None
-    else:
-        subnet = book.take_subnet(None, in_use())
-    gateway = gateway or default_gateway(subnet)
+        own = interface.ip if interface.ip != interface.network.network_address else None
+        asked = ipam.Wanted(interface.network, gateway=own)
+    subnet = book.take_subnet(asked.subnet, () if asked.subnet is not None else in_use())
+    gateway = ipam.choose_gateway(subnet, asked)
     spec = NetworkSpec(new_id(), "bridge", settings.instance, str(subnet), str(gateway), mtu=settings.mtu)
     book.open(spec)
     return NetworkRecord(
@@ -141,38 +197,6 @@ def default_bridge(book: AddressBook, settings: Settings, in_use: SubnetsInUse) 
         ipam_config=(IpamPool(str(subnet), gateway=str(gateway)),),
         predefined=True,
     )
-
-
-def parse_pool(
-    asked: IpamPool,
-) -> tuple[IPv4Network | None, IPv4Network | None, IPv4Address | None, dict[str, str]]:
-    """(subnet, range, gateway, auxiliary addresses) as they were asked for. Raises `Invalid`."""
-    if not asked.subnet:
-        if asked.gateway or asked.ip_range:
-            raise Invalid("invalid network config: a gateway or an IP range needs a subnet")
-        return None, None, None, {}
-    if "/" not in asked.subnet:
-        raise Invalid(f"invalid network config:\ninvalid subnet {asked.subnet}: invalid CIDR block notation")
-    subnet = parse_subnet(asked.subnet)
-    ip_range = parse_subnet(asked.ip_range) if asked.ip_range else None
-    if ip_range is not None and not ip_range.subnet_of(subnet):
-        raise Invalid(
-            f"invalid network config:\ninvalid ip-range {ip_range}: it should be within subnet {subnet}"
-        )
-    gateway = _inside(asked.gateway, subnet, "gateway") if asked.gateway else None
-    aux = asked.auxiliary_addresses or {}
-    for address in aux.values():
-        _inside(address, subnet, "auxiliary address")
-    return subnet, ip_range, gateway, aux
-
-
-def _inside(text: str, subnet: IPv4Network, what: str) -> IPv4Address:
-    address = parse_address(text)
-    if address not in subnet:
-        raise Invalid(
-            f"invalid network config:\ninvalid {what} {text}: parent subnet {subnet} doesn't contain it"
-        )
-    return address
 
 
 def _mtu(text: str | None, default: int) -> int:

@@ -18,8 +18,8 @@ from sampan.engine.config import EndpointSettings
 from sampan.engine.events import EventBus
 from sampan.engine.filters import check_filters, label_matches, parse_time
 from sampan.engine.model import NetworkRecord, epoch_ns, new_id, now
-from sampan.engine.networks import plan, views
-from sampan.engine.networks.addresses import AddressBook, parse_address
+from sampan.engine.networks import ipam, plan, views
+from sampan.engine.networks.addresses import AddressBook
 from sampan.engine.networks.requests import NetworkCreate
 from sampan.engine.networks.views import Json, Member
 from sampan.engine.record_store import Store
@@ -40,13 +40,16 @@ _SETTLE_SECONDS = 10.0
 class Networks:
     """Used from the event loop's thread. `members` tells the containers of a network; set when wired."""
 
-    def __init__(self, settings: Settings, metadata: Store, host: NetworkHost, events: EventBus) -> None:
+    def __init__(
+        self, settings: Settings, metadata: Store, host: NetworkHost, events: EventBus, owner: str = ""
+    ) -> None:
+        """`owner`: an id of this engine, from which its unique-local IPv6 prefix comes; "": where its data is."""
         self._settings = settings
         self._metadata = metadata
         self._host = host
         self._events = events
         self.members: Callable[[str], Sequence[Member]] = lambda _network_id: ()
-        self._book = AddressBook(settings.address_pools)
+        self._book = AddressBook(settings.address_pools, owner=owner or str(settings.root))
         self._records: dict[str, NetworkRecord] = {}
         self._busy_names: set[str] = set()
         self._removing: set[str] = set()
@@ -220,33 +223,43 @@ class Networks:
 
     def check_endpoint(self, record: NetworkRecord, asked: EndpointSettings) -> None:
         """What a person asks of an endpoint. Raises `Invalid` in Docker's words."""
-        fixed = asked.ipam_config.ipv4_address if asked.ipam_config else ""
-        if fixed:
-            if record.predefined:
-                raise Invalid("user specified IP address is supported on user defined networks only")
-            if not record.fixed_subnet:
-                raise Invalid(
-                    "user specified IP address is supported only when connecting to networks with user "
-                    "configured subnets"
-                )
-            parse_address(fixed)
+        faults: list[str] = []
+        if asked.ipam_config is not None:
+            faults = ipam.fixed_address_faults(
+                asked.ipam_config, record.fixed_pools, predefined=record.predefined
+            )
         if asked.aliases and record.predefined:
-            raise Invalid("network-scoped alias is supported only for containers in user defined networks")
+            faults.append("network-scoped alias is supported only for containers in user defined networks")
+        if faults:
+            raise Invalid("invalid endpoint settings:\n" + ipam.joined(faults))
         if asked.mac_address and not _MAC.fullmatch(asked.mac_address):
             raise Invalid(f"invalid MAC address: {asked.mac_address}")
 
     def allocate(
-        self, record: NetworkRecord, asked: EndpointSettings, *, interface: str, default_route: bool
+        self,
+        record: NetworkRecord,
+        asked: EndpointSettings,
+        *,
+        interface: str,
+        default_route: bool,
+        default_route6: bool | None = None,
     ) -> EndpointSpec | None:
-        """An endpoint with an address that is its own until `release`; None in networks without devices.
+        """An endpoint with addresses that are its own until `release`; None in networks without devices.
 
-        Raises `NotFound` when the network is being removed, `Conflict` when an address can't be had.
+        See `AddressBook.allocate`. Raises `NotFound` when the network is being removed, `Conflict` when an address
+        can't be had.
         """
         if record.id in self._removing or record.id not in self._records:
             raise NotFound(f"network {record.name} not found")
         if record.spec is None:
             return None
-        return self._book.allocate(record.spec, asked, interface=interface, default_route=default_route)
+        return self._book.allocate(
+            record.spec,
+            asked,
+            interface=interface,
+            default_route=default_route,
+            default_route6=default_route6,
+        )
 
     def adopt(self, endpoint: EndpointSpec) -> None:
         """Take the address of an endpoint that exists since before the engine started."""

@@ -24,7 +24,7 @@ def network_json(record: NetworkRecord) -> Json:
         "Created": record.created,
         "Scope": "local",
         "Driver": record.driver,
-        "EnableIPv4": True,
+        "EnableIPv4": record.enable_ipv4,
         "EnableIPv6": record.enable_ipv6,
         "IPAM": {
             "Driver": record.ipam_driver,
