@@ -6,6 +6,7 @@ No name is resolved through a symbolic link, so that neither tree can lead out o
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 
@@ -14,6 +15,11 @@ from sampan.linux.paths import RESOLVE_NO_SYMLINKS, change_mode, open_in_root, o
 MAX_DEPTH = 256
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 16 * 1024 * 1024
+_FICLONE = 0x40049409
+"""ioctl_ficlonerange(2)."""
+_NO_CLONING = frozenset(
+    {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EBADF, errno.EPERM}
+)
 
 
 def is_empty(directory: int) -> bool:
@@ -99,13 +105,50 @@ def _copy_file(source: int, target: int, name: str) -> None:
             name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target
         )
         try:
-            while os.sendfile(write, read, None, _CHUNK):
-                pass
+            copy_content(read, write)
             _copy_attributes(read, write)
         finally:
             os.close(write)
     finally:
         os.close(read)
+
+
+def copy_content(source: int, target: int) -> None:
+    """Give the empty file `target` the content of the file `source`: shared with it until one of them is written
+    where the file system can do that (btrfs, XFS), holes left as they are elsewhere. Raises OSError."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+        return
+    except OSError as error:
+        if error.errno not in _NO_CLONING:
+            raise
+    size = os.fstat(source).st_size
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(source, position, os.SEEK_DATA)
+            end = os.lseek(source, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a hole to its end
+                break
+            if error.errno != errno.EINVAL:
+                raise
+            start, end = position, size  # the file system knows of no holes
+        position = _copy_range(source, target, start, end)
+        if position < end:
+            break  # it became shorter meanwhile
+    os.ftruncate(target, max(size, position))
+
+
+def _copy_range(source: int, target: int, start: int, end: int) -> int:
+    """How far it got."""
+    os.lseek(target, start, os.SEEK_SET)
+    while start < end:
+        count = os.sendfile(target, source, start, min(end - start, _CHUNK))
+        if not count:
+            break
+        start += count
+    return start
 
 
 def _copy_attributes(source: int, target: int) -> None:

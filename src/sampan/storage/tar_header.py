@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from sampan.storage import tar_format as tf
@@ -11,6 +13,7 @@ from sampan.storage.tar_pax import XATTR, record
 _HEADER: Final = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
 _OCTAL_7: Final = 0o7777777
 _OCTAL_11: Final = 0o77777777777
+_NO_RECORDS: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 
 def pack_header(
@@ -25,9 +28,14 @@ def pack_header(
     link: bytes = b"",
     device: tuple[int, int] = (0, 0),
     xattrs: dict[bytes, bytes] | None = None,
+    nanoseconds: int = 0,
+    more: Mapping[bytes, bytes] = _NO_RECORDS,
 ) -> bytes:
-    """All the blocks that stand before a member's content. Times are whole seconds."""
-    records: list[bytes] = []
+    """All the blocks that stand before a member's content.
+
+    `mtime` is whole seconds, `nanoseconds` what comes on top of them. `more`: further pax records.
+    """
+    records = [record(key, value) for key, value in more.items()]
     head, tail = _split(name)
     if head is None:
         records.append(record(b"path", name))
@@ -40,7 +48,9 @@ def pack_header(
         (b"size", size, _OCTAL_11),
         (b"mtime", mtime, _OCTAL_11),
     ):
-        if not 0 <= value <= limit:
+        if key == b"mtime" and nanoseconds:
+            records.append(record(key, _fraction(value * 1_000_000_000 + nanoseconds)))
+        elif not 0 <= value <= limit:
             records.append(record(key, b"%d" % value))
     for key in sorted(xattrs or ()):
         records.append(record(XATTR + key, (xattrs or {})[key]))
@@ -51,6 +61,12 @@ def pack_header(
     label = b"PaxHeaders.0/" + name.rstrip(b"/").rpartition(b"/")[2][:80]
     before = _block(label, tf.PAX_HEADER, 0o644, 0, 0, len(body), 0, b"", (0, 0), b"")
     return before + body + bytes(-len(body) % tf.BLOCK) + block
+
+
+def _fraction(time: int) -> bytes:
+    """Nanoseconds as pax has times: decimal seconds."""
+    seconds, nanoseconds = divmod(abs(time), 1_000_000_000)
+    return b"%s%d.%09d" % (b"-" if time < 0 else b"", seconds, nanoseconds)
 
 
 def _split(name: bytes) -> tuple[bytes | None, bytes]:

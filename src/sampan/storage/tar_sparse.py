@@ -98,3 +98,20 @@ def check_map(sparse: SparseMap, size: int, stored: int, offset: int) -> SparseM
     if end > size or total != stored:
         raise bad_tar(offset, "a sparse map that does not fit the file")
     return tuple(piece for piece in sparse if piece[1])
+
+
+def encode_map(sparse: SparseMap) -> bytes:
+    """The map of format 1.0 as it stands before the pieces, padded to a block."""
+    numbers = [len(sparse), *(number for piece in sparse for number in piece)]
+    text = b"".join(b"%d\n" % number for number in numbers)
+    return text + bytes(-len(text) % BLOCK)
+
+
+def sparse_records(name: bytes, size: int) -> Records:
+    """What a pax header says of a member of format 1.0."""
+    return {
+        b"GNU.sparse.major": b"1",
+        b"GNU.sparse.minor": b"0",
+        b"GNU.sparse.name": name,
+        b"GNU.sparse.realsize": b"%d" % size,
+    }

@@ -1,0 +1,263 @@
+"""A volume's tree, entry by entry in the order of archive and manifest, while containers may change it.
+
+Everything is reached by descriptors: no symbolic link is followed, no device opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from sampan.engine.volume_backup.format import Entry, Kind, piece_mark, text_of
+from sampan.errors import Invalid
+from sampan.linux.paths import open_regular
+from sampan.linux.process import KERNELS_OWN, filesystem_type
+
+DEPTH_MAX: Final = 512
+"""Directories inside each other; each costs a descriptor."""
+CHUNK: Final = 1 << 20
+PIECES_MAX: Final = 1 << 16
+"""Pieces of a sparse file; of one with more the smallest holes are filled."""
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_KEPT: Final = ("user.", "trusted.", "security.capability", "system.posix_acl_")
+"""Other attributes are the host's (SELinux's labels, signatures of IMA), which a restore has no say in."""
+
+Pieces = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`descriptor`: a directory's own, open until the walk goes on behind it; else -1. The top has the path b""."""
+
+    path: bytes
+    parent: int
+    name: bytes
+    status: os.stat_result
+    descriptor: int = -1
+
+
+def walk(root: int, vanished: Callable[[bytes], object] = lambda _path: None) -> Iterator[Found]:
+    """The directory `root` (its descriptor stays the caller's) and all below it.
+
+    `vanished` is told what was removed between the look into its directory and the look at it. Raises OSError,
+    `Invalid` (nested too deeply).
+    """
+    yield Found(b"", root, b".", os.fstat(root), root)
+    stack: list[tuple[int, bytes, Iterator[bytes]]] = [(root, b"", _names(root))]
+    try:
+        while stack:
+            parent, above, names = stack[-1]
+            name = next(names, None)
+            if name is None:
+                stack.pop()
+                if parent != root:
+                    os.close(parent)
+                continue
+            path = above + b"/" + name if above else name
+            try:
+                found = _look(parent, name, path)
+            except FileNotFoundError:
+                vanished(path)
+                continue
+            if found.descriptor >= 0:
+                stack.append((found.descriptor, path, iter(())))
+                if len(stack) > DEPTH_MAX:
+                    raise Invalid(f"directories are nested more than {DEPTH_MAX} deep")
+                stack[-1] = (found.descriptor, path, _names(found.descriptor))
+            yield found
+    finally:
+        for descriptor, _, _ in stack:
+            if descriptor != root:
+                os.close(descriptor)
+
+
+def _names(directory: int) -> Iterator[bytes]:
+    """Sorted. What procfs and its like show is no content, should somebody have mounted one here."""
+    if filesystem_type(directory) in KERNELS_OWN:
+        return iter(())
+    return iter(sorted(os.fsencode(name) for name in os.listdir(directory)))
+
+
+def _look(parent: int, name: bytes, path: bytes) -> Found:
+    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if not stat.S_ISDIR(status.st_mode):
+        return Found(path, parent, name, status)
+    try:
+        descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        # It became something else meanwhile.
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from error
+    return Found(path, parent, name, os.fstat(descriptor), descriptor)
+
+
+def kind_of(status: os.stat_result) -> Kind | None:
+    """None for a socket."""
+    return _KINDS.get(stat.S_IFMT(status.st_mode))
+
+
+_KINDS: Final[dict[int, Kind]] = {
+    stat.S_IFDIR: "dir",
+    stat.S_IFREG: "file",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+}
+
+
+def open_file(found: Found) -> int:
+    """Of a regular file. Raises `FileNotFoundError` also when it has become something else."""
+    try:
+        return open_regular(found.parent, found.name)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), found.name) from error
+
+
+def read_xattrs(descriptor: int | str) -> dict[bytes, bytes]:
+    """The attributes that travel, by name in order; `descriptor` may be a path."""
+    try:
+        names = os.listxattr(descriptor)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return {}
+    found: dict[bytes, bytes] = {}
+    for name in sorted(names):
+        if not name.startswith(_KEPT):
+            continue
+        try:
+            found[os.fsencode(name)] = os.getxattr(descriptor, name)
+        except OSError as error:
+            if error.errno != errno.ENODATA:  # removed meanwhile
+                raise
+    return found
+
+
+def node_xattrs(found: Found) -> dict[bytes, bytes]:
+    """Of a device or a fifo, without opening it."""
+    descriptor = os.open(found.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.parent)
+    try:
+        return read_xattrs(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def make_entry(
+    path: bytes,
+    kind: Kind,
+    status: os.stat_result,
+    *,
+    size: int = 0,
+    sha256: str = "",
+    sparse: bool = False,
+    target: bytes = b"",
+    xattrs: dict[bytes, bytes] | None = None,
+) -> Entry:
+    device = None
+    if kind in ("char", "block"):
+        device = os.major(status.st_rdev), os.minor(status.st_rdev)
+    return Entry(
+        text_of(path),
+        kind,
+        0 if kind == "symlink" else stat.S_IMODE(status.st_mode),
+        status.st_uid,
+        status.st_gid,
+        status.st_mtime_ns,
+        size,
+        sha256,
+        sparse,
+        text_of(target),
+        device,
+        {text_of(name): value for name, value in (xattrs or {}).items()},
+    )
+
+
+def data_pieces(descriptor: int, status: os.stat_result) -> Pieces | None:
+    """(offset, length) of the parts of a file that are not holes; None when it has no holes (lseek(2), SEEK_DATA)."""
+    size = status.st_size
+    if status.st_blocks * 512 >= size:
+        return None
+    pieces: list[tuple[int, int]] = []
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return None  # the file system can't tell
+            if error.errno != errno.ENXIO:
+                raise
+            break  # nothing but a hole is left
+        end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        if start >= size:
+            break
+        if pieces and pieces[-1][0] + pieces[-1][1] == start:
+            pieces[-1] = (pieces[-1][0], end - pieces[-1][0])
+        else:
+            pieces.append((start, end - start))
+        position = end
+    if pieces == [(0, size)]:
+        return None
+    return _fewer(pieces)
+
+
+def _fewer(pieces: list[tuple[int, int]]) -> Pieces:
+    gap = 4096
+    while len(pieces) > PIECES_MAX:
+        gap *= 2
+        joined = pieces[:1]
+        for start, length in pieces[1:]:
+            before, had = joined[-1]
+            if start - before - had < gap:
+                joined[-1] = (before, start + length - before)
+            else:
+                joined.append((start, length))
+        pieces = joined
+    return tuple(pieces)
+
+
+class Contents:
+    """Reads files' contents through one buffer, hashing them: SHA-256 of the bytes, with marks between the pieces of
+    a sparse file. Used by one thread."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(CHUNK)
+        self._view = memoryview(self._buffer)
+        self.short = False
+        """The last file was shorter than it had said: zeros stand for the rest."""
+
+    def digest(
+        self,
+        descriptor: int,
+        size: int,
+        pieces: Pieces | None,
+        take: Callable[[memoryview], object] = lambda _piece: None,
+    ) -> str:
+        """Hexadecimal; `take` gets the bytes as they are read, each piece only until it returns."""
+        hashed = hashlib.sha256()
+        self.short = False
+        for start, length in ((0, size),) if pieces is None else pieces:
+            if pieces is not None:
+                hashed.update(piece_mark(start, length))
+            position, end = start, start + length
+            while position < end:
+                wanted = self._view[: min(CHUNK, end - position)]
+                count = os.preadv(descriptor, [wanted], position)
+                if not count:
+                    self.short = True
+                    count = len(wanted)
+                    wanted[:] = bytes(count)
+                piece = wanted[:count]
+                hashed.update(piece)
+                take(piece)
+                position += count
+        return hashed.hexdigest()
