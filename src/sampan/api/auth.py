@@ -25,9 +25,9 @@ class AuthConfig(msgspec.Struct, rename="lower", frozen=True):
     registrytoken: str = ""
 
 
-def registry_auth(request: Request) -> AuthConfig:
+def registry_auth(request: Request, header: str = "x-registry-auth") -> AuthConfig:
     """The credentials for the one registry that this request is about; empty ones when none were sent."""
-    return _decode(request.headers.get("x-registry-auth", ""), AuthConfig) or AuthConfig()
+    return _decode(request.headers.get(header, ""), AuthConfig) or AuthConfig()
 
 
 def registry_config(request: Request) -> dict[str, AuthConfig]:

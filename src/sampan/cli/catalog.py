@@ -168,11 +168,19 @@ GROUPS: dict[str, Group] = {
     "volume": Group(
         "Manage volumes",
         {
+            "backup": Entry("volume_backup", "BACKUP", "Back up a volume to a file or a registry"),
+            "clone": Entry("volume_copies", "CLONE", "Copy a volume under a new name"),
             "create": Entry("volume", "CREATE", "Create a volume"),
+            "diff": Entry(
+                "volume_copies", "DIFF", "Show what differs between volumes, snapshots and backups"
+            ),
             "inspect": Entry("inspect", "VOLUME_INSPECT", "Show everything about volumes"),
             "ls": Entry("volume", "LS", "List volumes"),
             "prune": Entry("prune", "VOLUME_PRUNE", "Remove unused volumes"),
+            "rename": Entry("volume_copies", "RENAME", "Rename a volume"),
+            "restore": Entry("volume_backup", "RESTORE", "Make a volume from a backup or a snapshot"),
             "rm": Entry("volume", "RM", "Remove volumes"),
+            "snapshot": Entry("volume_copies", "SNAPSHOT", "Make, list and remove snapshots of a volume"),
         },
         {**_RM, **_LS},
     ),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sampan.api import build_cache as build_cache_api
 from sampan.api import build_sessions as build_sessions_api
@@ -21,6 +22,7 @@ from sampan.api import execs as execs_api
 from sampan.api import images as images_api
 from sampan.api import networks as networks_api
 from sampan.api import system as system_api
+from sampan.api import volume_backup as volume_backup_api
 from sampan.api import volumes as volumes_api
 from sampan.api.messages import AnyResponse, Request
 from sampan.api.router import Router
@@ -42,6 +44,7 @@ from sampan.engine.networks.service import Networks
 from sampan.engine.security import announced
 from sampan.engine.settings import Settings
 from sampan.engine.system import Counts, System
+from sampan.engine.volume_backup import STILL_NOTES
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import SampanError
 from sampan.linux import cgroups
@@ -61,6 +64,9 @@ from sampan.storage.layers import LayerStore
 from sampan.storage.metadata import Metadata, Table
 from sampan.storage.snapshots import SnapshotStore
 
+if TYPE_CHECKING:
+    from sampan.engine.volume_backup.service import VolumeBackups
+
 log = logging.getLogger(__name__)
 
 ORPHAN_AGE = 24 * 3600
@@ -78,6 +84,7 @@ ROUTES = (
     *containers_api.ROUTES,
     *execs_api.ROUTES,
     *volumes_api.ROUTES,
+    *volume_backup_api.ROUTES,
     *networks_api.ROUTES,
 )
 
@@ -118,11 +125,17 @@ class Assembled:
         """Find what an earlier engine left: containers, networks; sweep up what it could not finish."""
         await self.engine.networks.setup()
         await self.engine.containers.recover()
+        await self._wake_users()
         for image in await asyncio.to_thread(self._stores.images.forget_lost):
             log.warning("image %s is lost: the host went down before its layers were on disk", image)
         self._watch.start()
         self._collecting = asyncio.create_task(self.engine.builds.collect_garbage())
         await asyncio.to_thread(self._stores.images.collect, min_age=ORPHAN_AGE)
+
+    async def _wake_users(self) -> None:
+        """Containers that a backup kept still when an earlier engine died go on."""
+        if await asyncio.to_thread(self._stores.metadata.items, Table.SETTINGS, STILL_NOTES):
+            await self.engine.volume_backups().recover()
 
     async def close(self) -> None:
         """The containers run on. With none running, nothing of this engine stays on the host's network."""
@@ -214,8 +227,28 @@ async def assemble(settings: Settings) -> Assembled:
         layer_kind=layer_kind(),
         security_options=announced(settings, facts),
     )
-    engine = Engine(settings, events, containers, containers.execs, images, volumes, networks, builds, system)
+    backups = _volume_backups(settings, stores, volumes, containers, images, events)
+    engine = Engine(
+        settings, events, containers, containers.execs, images, volumes, networks, builds, system, backups
+    )
     return Assembled(engine, stores, launcher, host, names)
+
+
+def _volume_backups(
+    settings: Settings,
+    stores: Stores,
+    volumes: Volumes,
+    containers: Containers,
+    images: Images,
+    events: EventBus,
+) -> Callable[[], VolumeBackups]:
+    @functools.cache
+    def backups() -> VolumeBackups:
+        from sampan.engine.volume_backup.service import VolumeBackups
+
+        return VolumeBackups(settings.root / "volumes", volumes, containers, images, stores.metadata, events)
+
+    return backups
 
 
 def _connect_images(stores: Stores, images: Images, containers: Containers, launcher: LauncherClient) -> None:

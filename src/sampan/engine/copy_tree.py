@@ -15,7 +15,7 @@ from sampan.linux.paths import RESOLVE_NO_SYMLINKS, change_mode, open_in_root, o
 MAX_DEPTH = 256
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 16 * 1024 * 1024
-_FICLONE = 0x40049409
+FICLONE = 0x40049409
 """ioctl_ficlonerange(2)."""
 _NO_CLONING = frozenset(
     {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EBADF, errno.EPERM}
@@ -117,7 +117,7 @@ def copy_content(source: int, target: int) -> None:
     """Give the empty file `target` the content of the file `source`: shared with it until one of them is written
     where the file system can do that (btrfs, XFS), holes left as they are elsewhere. Raises OSError."""
     try:
-        fcntl.ioctl(target, _FICLONE, source)
+        fcntl.ioctl(target, FICLONE, source)
         return
     except OSError as error:
         if error.errno not in _NO_CLONING:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sampan.engine.build_calls import BuildCalls
     from sampan.engine.builds import Builds
     from sampan.engine.containers import Containers
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from sampan.engine.networks.service import Networks
     from sampan.engine.settings import Settings
     from sampan.engine.system import System
+    from sampan.engine.volume_backup.service import VolumeBackups
     from sampan.engine.volumes.service import Volumes
 
 
@@ -29,6 +32,8 @@ class Engine:
     networks: Networks
     builds: Builds
     system: System
+    volume_backups: Callable[[], VolumeBackups]
+    """Made when it is first wanted."""
 
     def build_calls(self) -> BuildCalls:
         """Questions about Dockerfiles: few engines are asked any, and its imports take long."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from sampan.storage.metadata import Table
@@ -15,3 +16,5 @@ class Store(Protocol):
     def delete(self, table: Table, key: str, *, durable: bool | None = None) -> None: ...
 
     def items(self, table: Table, prefix: str = "") -> list[tuple[str, bytes]]: ...
+
+    def transaction(self) -> AbstractContextManager[None]: ...

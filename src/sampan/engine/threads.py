@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, Generic, TypeVar, cast
 
@@ -101,7 +101,7 @@ class ReportedWork(Generic[T]):
         self._given_up = given_up
         self._depth = depth
 
-    async def __aiter__(self) -> AsyncIterator[T]:
+    async def __aiter__(self) -> AsyncGenerator[T, None]:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[T | None] = asyncio.Queue()
         room = threading.Semaphore(self._depth)
@@ -137,7 +137,7 @@ class ReportedWork(Generic[T]):
 
 async def streamed(
     work: Callable[[Callable[[bytes], object]], object], *, depth: int = 8
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """What blocking work writes, piece by piece; at most `depth` pieces wait to be taken.
 
     When the iteration is given up, the work's next write raises `ConnectionError` in its thread.

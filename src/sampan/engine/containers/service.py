@@ -26,6 +26,7 @@ from sampan.engine.containers.specs import SpecMaker
 from sampan.engine.containers.statistics import Statistics
 from sampan.engine.containers.store import Slot
 from sampan.engine.containers.volume_mounts import VolumeMounts
+from sampan.engine.containers.volume_renaming import VolumeRenaming
 from sampan.engine.containers.wiring import Wiring
 from sampan.engine.execs import Execs
 from sampan.engine.model import ContainerRecord, Endpoint
@@ -65,6 +66,7 @@ class Containers:
         self._monitor.on_started = self._started
         self._monitor.on_ended = self._ended
         parts.volumes.users = self._volume_users
+        parts.volumes.busy = self._volume_busy
         parts.networks.members = self._network_members
 
         self.recover = recovery.recover
@@ -76,6 +78,7 @@ class Containers:
         self.pause = lifecycle.pause
         self.unpause = lifecycle.unpause
         self.rename = lifecycle.rename
+        self.rename_volume = VolumeRenaming(parts).rename
         self.update = lifecycle.update
         self.remove = lifecycle.remove
         self.remove_link = lifecycle.remove_link
@@ -199,6 +202,16 @@ class Containers:
         return self._parts.store.using(
             lambda record: any(point.type == "volume" and point.name == name for point in record.mounts)
         )
+
+    def _volume_busy(self, name: str) -> builtins.list[str]:
+        """Those that run, or whose state somebody changes: it may be a start."""
+        used = (self._parts.store.get(container) for container in self._volume_users(name))
+        return [
+            slot.record.name
+            for slot in used
+            if slot is not None
+            and (slot.record.running or slot.record.state.status == "restarting" or slot.lock.locked())
+        ]
 
     def _network_members(self, network_id: str) -> builtins.list[Member]:
         return [

@@ -14,10 +14,11 @@ from sampan.engine.volume_backup.walk import walk
 from sampan.linux.libc import syncfs
 
 
-def begin(root: int, directory: Path) -> int:
+def begin(root: int, directory: Path, *, flush: bool) -> int:
     """The moment from which changes count, by the file system's own clock: nanoseconds. `directory` is on the same
-    file system as the tree."""
-    syncfs(root, "volume")
+    file system as the tree. `flush` where there is somebody who may be writing."""
+    if flush:
+        syncfs(root, "volume")
     with tempfile.TemporaryFile(dir=directory) as probe:
         return os.fstat(probe.fileno()).st_ctime_ns
 

@@ -243,7 +243,9 @@ class _Unpacking:
         while self._stack and self._stack[-1].path != above:
             self._leave()
         if not self._stack:
-            raise Invalid(f"{_shown(path)}: the backup is not in order, its directory does not stand before it")
+            raise Invalid(
+                f"{_shown(path)}: the backup is not in order, its directory does not stand before it"
+            )
         return self._stack[-1].descriptor, name
 
     def _leave(self) -> None:
@@ -316,9 +318,7 @@ class _Unpacking:
         # The kind stands for itself: its attributes are the first name's.
         entry = _described(path, member, target=target)
         self._line(
-            Entry(
-                entry.path, "hardlink", entry.mode, entry.uid, entry.gid, entry.mtime, target=entry.target
-            )
+            Entry(entry.path, "hardlink", entry.mode, entry.uid, entry.gid, entry.mtime, target=entry.target)
         )
 
     def _from_base(self, parent: int, path: bytes, name: bytes, member: Member) -> None:

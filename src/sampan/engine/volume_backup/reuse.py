@@ -42,9 +42,7 @@ def link_or_copy(bases: Bases, entry: Entry, parent: int, name: bytes) -> int:
     Its descriptor, without any attribute of the base's. Raises OSError, `Invalid`.
     """
     path = os.fsdecode(bytes_of(entry.path))
-    source = open_in_root(
-        bases.root, path, os.O_PATH | os.O_NOFOLLOW, resolve=RESOLVE_NO_SYMLINKS
-    )
+    source = open_in_root(bases.root, path, os.O_PATH | os.O_NOFOLLOW, resolve=RESOLVE_NO_SYMLINKS)
     try:
         status = os.fstat(source)
         if not stat.S_ISREG(status.st_mode):

@@ -71,7 +71,7 @@ class Target(Protocol):
 
 def spool(directory: Path) -> BinaryIO:
     """A file without a name, on disk when it is large."""
-    return cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=_SPOOLED, dir=directory))
+    return cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=_SPOOLED, dir=str(directory)))
 
 
 def write_backup(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -13,14 +14,16 @@ from sampan.engine.model import VolumeRecord, new_id
 from sampan.engine.volumes.local_mounts import is_mounted, mount_volume, unmount_all
 from sampan.engine.volumes.local_options import check_options, local_mount, quota_of
 from sampan.engine.volumes.sizes import directory_size
-from sampan.errors import Conflict, Invalid
+from sampan.errors import Conflict, Invalid, Unsupported
 from sampan.linux import project_quota
+from sampan.linux.exchange import exchange
 from sampan.linux.mountinfo import mounted_below
 from sampan.storage.removal import remove_tree
 
 log = logging.getLogger(__name__)
 
 DATA = "_data"
+SNAPSHOTS = "_snapshots"
 _FIRST_PROJECT = 0x5A000000
 """Far from the small numbers that people give to projects."""
 
@@ -138,8 +141,53 @@ class LocalDriver:
         return staged
 
     def publish(self, staged: Path, record: VolumeRecord) -> None:
-        """What was staged is the volume's directory now, by one rename. There is none of this volume yet."""
-        os.rename(staged, self._root / record.name)
+        """What was staged is the volume's directory now, by one rename. There is none of this volume yet.
+
+        Raises `Conflict` when there is a directory that belongs to no volume.
+        """
+        place = self._root / record.name
+        try:
+            os.rename(staged, place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise Conflict(
+                f"create {record.name}: {place} is there and belongs to no volume",
+                hint="move it away if you need what is in it, else remove it",
+            ) from error
+
+    def check_free(self, name: str) -> None:
+        """Raises `Conflict` when there is a directory of this name, which then belongs to no volume."""
+        place = self._root / name
+        if place.exists():
+            raise Conflict(
+                f"{place} is there and belongs to no volume",
+                hint="move it away if you need what is in it, else remove it",
+            )
+
+    def rename(self, name: str, new: str) -> None:
+        """Nothing happens when it has happened already."""
+        try:
+            os.rename(self._root / name, self._root / new)
+        except FileNotFoundError:
+            if not (self._root / new).is_dir():
+                raise
+
+    def snapshots(self, name: str) -> int:
+        """How many there are (`volume_backup.snapshots` makes them)."""
+        try:
+            return len(os.listdir(self._root / name / SNAPSHOTS))
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+
+    def exchange(self, staged: Path, record: VolumeRecord) -> None:
+        """The staged data and the volume's change places, by one step. Raises `Unsupported` where that can't be."""
+        try:
+            exchange(staged / DATA, self.path(record))
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS):
+                raise
+            raise Unsupported(f"the file system of {self._root} can't exchange directories") from error
 
     def discard(self, staged: Path) -> None:
         remove_tree(staged)

@@ -30,11 +30,14 @@ from sampan.engine.volumes.views import (
     prunable,
     volume_json,
 )
-from sampan.errors import Conflict, NotFound, SampanError
+from sampan.errors import Conflict, NotFound, SampanError, Unsupported
 from sampan.linux.libc import syncfs
 from sampan.storage.metadata import Table
 
 log = logging.getLogger(__name__)
+
+RENAME_NOTE = "volume-rename/"
+"""Keys of notes: a rename whose records are written and whose directory may still have the old name."""
 
 
 class Volumes:
@@ -50,6 +53,8 @@ class Volumes:
         self._local = LocalDriver(root)
         self._drivers = Drivers(self._local)
         self.users: Callable[[str], Sequence[str]] = lambda _name: ()
+        self.busy: Callable[[str], Sequence[str]] = lambda _name: ()
+        """Which containers (names) that use a volume run, or are about to."""
         self._holds: list[set[str]] = []
         self._mounted: dict[str, set[str]] = {}
         """Who has a volume mounted, of those that need it: ids of running containers, and of whoever `opened` it."""
@@ -57,6 +62,7 @@ class Volumes:
         self._records = {
             key: msgspec.json.decode(body, type=VolumeRecord) for key, body in metadata.items(Table.VOLUMES)
         }
+        self._finish_renames()
         local = [record.name for record in self._records.values() if record.driver == self._local.name]
         for name in self._local.sweep(local):
             # A removal had begun, its record is still there.
@@ -128,12 +134,18 @@ class Volumes:
 
     @contextlib.asynccontextmanager
     async def staged(
-        self, name: str = "", *, labels: Mapping[str, str] | None = None, anonymous: bool = False
+        self,
+        name: str = "",
+        *,
+        labels: Mapping[str, str] | None = None,
+        anonymous: bool = False,
+        finish: Callable[[VolumeRecord], VolumeRecord] = lambda record: record,
     ) -> AsyncIterator[Path]:
         """A directory to write a new volume's data into. When the block has ended the volume is there, and complete.
 
         Nobody sees it before, and when the block raises, or the engine dies in it, nothing is left. Owner and mode of
-        the directory are the volume's. Raises `Invalid`, `Conflict` (there is a volume of this name).
+        the directory are the volume's. `finish`: what is known of its record only at the end. Raises `Invalid`,
+        `Conflict` (there is a volume of this name).
         """
         if name:
             check_volume_name(name)
@@ -145,7 +157,7 @@ class Volumes:
             try:
                 yield staged / DATA
                 # The time at which it appears.
-                record = replace(record, created=now())
+                record = finish(replace(record, created=now()))
                 await _to_its_end(asyncio.to_thread(self._publish, staged, record))
             except BaseException:
                 await asyncio.to_thread(self._local.discard, staged)
@@ -153,17 +165,87 @@ class Volumes:
             self._arrived(record)
 
     def _publish(self, staged: Path, record: VolumeRecord) -> None:
-        directory = os.open(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        _flush(staged)
+        # A record without a directory goes at the next start; a directory without a record would be in the way.
+        self._metadata.put(Table.VOLUMES, record.name, msgspec.json.encode(record))
         try:
-            syncfs(directory, str(staged))
-        finally:
-            os.close(directory)
-        self._local.publish(staged, record)
-        try:
-            self._metadata.put(Table.VOLUMES, record.name, msgspec.json.encode(record))
+            self._local.publish(staged, record)
         except BaseException:
-            self._local.remove(record)()
+            self._metadata.delete(Table.VOLUMES, record.name)
             raise
+
+    @contextlib.asynccontextmanager
+    async def replaced(self, name: str) -> AsyncIterator[Path]:
+        """A directory to write other data of a volume into, which takes the old data's place at the end, by one step.
+
+        Until then, and when the block raises or the engine dies in it, the volume is as it was. Raises `NotFound`,
+        `Conflict` (a container that uses it runs, at the beginning or at the end), `Unsupported` (it is a mount, or
+        another driver's).
+        """
+        record = self.get(name)
+        if record.driver != self._local.name or record.options:
+            raise Unsupported(
+                f"volume {name} has options or a driver of its own: what is in it can't be replaced at once",
+                hint="restore into a new volume",
+            )
+        self._check_idle(name)
+        with self.holding(name):
+            staged = await asyncio.to_thread(self._local.stage, record)
+            try:
+                yield staged / DATA
+                await _to_its_end(asyncio.to_thread(_flush, staged))
+                async with self._changing(name):
+                    # On the loop: no container begins to use it between the look and the exchange.
+                    self._check_idle(name)
+                    self._local.exchange(staged, record)
+            finally:
+                await asyncio.to_thread(self._local.discard, staged)
+
+    def _check_idle(self, name: str) -> None:
+        busy = self.busy(name)
+        if busy:
+            raise Conflict(
+                f"volume {name} is in use by running containers: {', '.join(busy)}",
+                hint="stop them first",
+            )
+
+    async def rename(self, name: str, new: str, users: Callable[[], None]) -> None:
+        """Give a volume another name. `users` writes the records of the containers that use it, in one transaction
+        with the volume's; it runs on the loop, so that nobody sees only half of it.
+
+        Raises `NotFound`, `Invalid`, `Conflict`, `Unsupported` (another driver's: it knows the volume by its name).
+        """
+        check_volume_name(new)
+        names = sorted({name, new})
+        async with contextlib.AsyncExitStack() as stack:
+            for one in names:
+                await stack.enter_async_context(self._changing(one))
+            record = self.get(name)
+            if new in self._records:
+                raise Conflict(f"rename {name}: a volume with the name {new} exists already")
+            if record.driver != self._local.name:
+                raise Unsupported(f"rename {name}: the driver {record.driver} knows the volume by its name")
+            if self._mounted.get(name) or any(name in held for held in self._holds):
+                raise Conflict(f"rename {name}: volume is in use")
+            self._check_idle(name)
+            self._local.check_free(new)
+            renamed = replace(record, name=new, anonymous=False)
+            with self._metadata.transaction():
+                self._metadata.put(Table.SETTINGS, RENAME_NOTE + name, new.encode())
+                self._metadata.put(Table.VOLUMES, new, msgspec.json.encode(renamed))
+                self._metadata.delete(Table.VOLUMES, name)
+                users()
+            self._local.rename(name, new)
+            self._metadata.delete(Table.SETTINGS, RENAME_NOTE + name)
+            del self._records[name]
+            self._records[new] = renamed
+        self._events.publish("volume", "rename", new, {"driver": record.driver, "oldName": name})
+
+    def _finish_renames(self) -> None:
+        """At the engine's start: the records have the new name already."""
+        for key, new in self._metadata.items(Table.SETTINGS, RENAME_NOTE):
+            self._local.rename(key.removeprefix(RENAME_NOTE), new.decode())
+            self._metadata.delete(Table.SETTINGS, key)
 
     # Using
 
@@ -366,6 +448,12 @@ class Volumes:
                 self.get(name)
             if self._in_use(name):
                 raise Conflict(f"remove {name}: volume is in use - [{', '.join(self.users(name))}]")
+            snapshots = self._local.snapshots(name)
+            if snapshots and not force:
+                raise Conflict(
+                    f"remove {name}: volume has {snapshots} snapshot{'' if snapshots == 1 else 's'}",
+                    hint="use --force to remove it with them",
+                )
             await self._delete(name)
 
     async def remove_unused(self, name: str) -> None:
@@ -397,7 +485,7 @@ class Volumes:
         removed: list[str] = []
         freed = 0
         for record in tuple(self._records.values()):
-            if not prunable(record, filters):
+            if not prunable(record, filters) or self._local.snapshots(record.name):
                 continue
             async with self._changing(record.name):
                 if record.name not in self._records or self._in_use(record.name, without):
@@ -412,6 +500,15 @@ class Volumes:
         if not dry_run:
             self._events.publish("volume", "prune", "", {"reclaimed": str(freed)})
         return {"VolumesDeleted": removed, "SpaceReclaimed": freed}
+
+
+def _flush(staged: Path) -> None:
+    """What is staged is on the disk before it gets its name."""
+    directory = os.open(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(directory, str(staged))
+    finally:
+        os.close(directory)
 
 
 async def _to_its_end(work: Awaitable[None]) -> None:
