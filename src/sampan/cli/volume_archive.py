@@ -106,7 +106,8 @@ class BackupFile:
 
 def in_order(last: BackupFile | None, bases: list[BackupFile]) -> list[BackupFile]:
     """The bases from the oldest on, by what each says is its own base. Raises `Failure` for one that is none."""
-    known = {one.id: one for one in bases if one.id}
+    # A backup of what has not changed has its base's id: the whole one will do.
+    known = {one.id: one for one in sorted(bases, key=lambda one: not one.base) if one.id}
     if last is None:
         needed = {one.base for one in bases}
         tips = [one for one in bases if one.id not in needed]

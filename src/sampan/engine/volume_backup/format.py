@@ -6,7 +6,6 @@ its id is the SHA-256 of these lines, so that equal volumes have equal ids.
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterable, Iterator
 from typing import Final, Literal
@@ -190,19 +189,8 @@ ARTIFACT_TYPE: Final = "application/vnd.sampan.volume.backup.v1"
 CONFIG_TYPE: Final = "application/vnd.sampan.volume.manifest.v1+ndjson.zstd"
 LAYER_TYPE: Final = "application/vnd.sampan.volume.data.v1.tar+zstd"
 PART_NOTE: Final = "sampan.volume.backup.part"
-"""Annotation of a layer: the id of the backup that it is a part of. A chain has the oldest first."""
+"""Annotation of a layer: the number of the backup in the chain that it is a part of, the oldest is 0."""
 ID_NOTE: Final = "sampan.volume.backup.id"
 BASE_NOTE: Final = "sampan.volume.backup.base"
 VOLUME_NOTE: Final = "sampan.volume.name"
 CREATED_NOTE: Final = "org.opencontainers.image.created"
-
-
-def is_id(text: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
-
-
-def xattr_text(value: bytes) -> str:
-    """A value for a person: as it is where it is plain text, else in base64."""
-    if value.isascii() and value.decode("ascii").isprintable():
-        return value.decode("ascii")
-    return "0s" + base64.b64encode(value).decode("ascii")

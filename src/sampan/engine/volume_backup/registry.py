@@ -48,16 +48,11 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A backup in a registry. `parts`: of each backup of the chain, the oldest first, its id and its layers."""
+    """A backup in a registry. `parts`: of each backup of the chain, the oldest first, its layers."""
 
     reference: Reference
     config: Descriptor
-    parts: tuple[tuple[str, tuple[Descriptor, ...]], ...]
-    notes: dict[str, str]
-
-    @property
-    def id(self) -> str:
-        return self.parts[-1][0]
+    parts: tuple[tuple[Descriptor, ...], ...]
 
 
 class LayerTarget:
@@ -111,17 +106,19 @@ class Registry:
         manifest = parse_manifest(found.raw, found.descriptor.media_type)
         if not isinstance(manifest, Manifest) or manifest.artifact_type != ARTIFACT_TYPE:
             raise Invalid(f"{self.reference.familiar} is no backup of a volume")
-        parts: dict[str, list[Descriptor]] = {}
+        parts: list[list[Descriptor]] = []
         for layer in manifest.layers:
             part = (layer.annotations or {}).get(PART_NOTE, "")
-            if layer.media_type != LAYER_TYPE or not part:
+            if layer.media_type != LAYER_TYPE:
                 raise Invalid(f"{self.reference.familiar} has a layer that no backup has: {layer.media_type}")
-            parts.setdefault(part, []).append(layer)
-        if not parts or len(parts) > PARTS_MAX:
-            raise Invalid(f"{self.reference.familiar} has {len(parts)} parts")
-        chain = tuple((part, tuple(layers)) for part, layers in parts.items())
-        notes = manifest.annotations if isinstance(manifest.annotations, dict) else {}
-        return Artifact(self.reference, manifest.config, chain, notes)
+            if part == str(len(parts)) and len(parts) < PARTS_MAX:
+                parts.append([])
+            elif not parts or part != str(len(parts) - 1):
+                raise Invalid(f"{self.reference.familiar} has layers that are not in order")
+            parts[-1].append(layer)
+        if not parts:
+            raise Invalid(f"{self.reference.familiar} has no layers")
+        return Artifact(self.reference, manifest.config, tuple(tuple(part) for part in parts))
 
     def manifest(self, artifact: Artifact, cancelled: threading.Event) -> bytes:
         """Compressed."""
@@ -184,7 +181,8 @@ class Registry:
                 ID_NOTE: summary.id,
                 **({BASE_NOTE: head.base} if head.base else {}),
             }
-            own = tuple(replace_notes(layer, {PART_NOTE: summary.id}) for layer in layers)
+            number = len(before.parts) if older and before is not None else 0
+            own = tuple(replace_notes(layer, {PART_NOTE: str(number)}) for layer in layers)
             manifest = Manifest(
                 Descriptor(CONFIG_TYPE, digest_of(raw), len(raw)),
                 (*older, *own),
@@ -202,7 +200,7 @@ class Registry:
         """The base's layers, in this repository too. Of another registry's none: they would travel twice."""
         if before is None or before.reference.domain != self.reference.domain:
             return ()
-        layers = tuple(layer for _, part in before.parts for layer in part)
+        layers = tuple(layer for part in before.parts for layer in part)
         if before.reference.path != self.reference.path:
             for layer in layers:
                 if client.has_blob(self.reference, layer.digest):

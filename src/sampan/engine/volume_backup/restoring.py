@@ -109,7 +109,7 @@ def _steps(
             yield one
         else:
             registry = finder.registry(one.reference, one.credentials)
-            for _, layers in registry.look(cancelled).parts:
+            for layers in registry.look(cancelled).parts:
                 yield registry.blobs(layers, report, cancelled)
 
 
