@@ -19,12 +19,25 @@ from sampan.testing.docker_engine import DockerProcess
 from sampan.testing.engine import EngineProcess
 from sampan.testing.images import busybox_tar
 from sampan.testing.reachability import Hosts, World
-from sampan.testing.reachability_layout import EXPECTED, GUESTS, NETWORKS, PLACES, matrix
+from sampan.testing.reachability_layout import GUESTS, NETWORKS, expected, matrix
 
 pytestmark = pytest.mark.root
 
-DELIBERATE: dict[tuple[str, str], str] = {}
-"""By target and place."""
+PLACES = ("host", "neighbour", *(guest.name for guest in GUESTS))
+EXPECTED = expected(PLACES)
+
+_ROUTED = "Containers' addresses, routed to from another host"
+_NO_WAY_OUT = "Default route of an internal network"
+DELIBERATE: dict[tuple[str, str], str] = {
+    **{
+        (target, "neighbour"): _ROUTED
+        for target in EXPECTED
+        if target.partition("@")[0] in PLACES and not target.startswith(("closed", "host", "neighbour"))
+    },
+    ("host", "closed1"): _NO_WAY_OUT,
+    ("host", "closed2"): _NO_WAY_OUT,
+}
+"""By target and place, the row of docs/compatibility.md."""
 
 
 @contextlib.contextmanager
@@ -79,3 +92,9 @@ def test_docker_and_sampan_let_the_same_places_reach_it(
         place for place, their, our in zip(PLACES, theirs[target], ours[target], strict=True) if their != our
     }
     assert differing == {place for of, place in DELIBERATE if of == target}
+
+
+def test_every_deliberate_difference_has_its_row_in_the_documentation() -> None:
+    lines = (Path(__file__).parents[2] / "docs/compatibility.md").read_text().splitlines()
+    rows = {line.split("|")[1].strip() for line in lines if line.startswith("|")}
+    assert set(DELIBERATE.values()) - rows == set()

@@ -240,6 +240,9 @@ def _forward_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) ->
     batch.add_rule(table, "forward", ex.state_has(ex.CT_ESTABLISHED | ex.CT_RELATED), accept)
     for network in networks:
         within = ex.input_is(network.bridge) + ex.output_is(network.bridge)
+        if not network.icc:  # a published port is open to everybody, also to those beside the container
+            translated = within + ex.status_has(ex.IPS_DST_NAT)
+            batch.add_rule(table, "forward", translated, accept)
         batch.add_rule(
             table, "forward", within, accept if network.icc else drop, comment=_comment(network.name)
         )

@@ -6,6 +6,7 @@ what another does. A table says for each place (row) and each target (column) wh
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from sampan.linux.netlink_route import PeerLink, RouteSocket, add_route, create_veth
 from sampan.testing.places import Place
@@ -67,6 +69,8 @@ class Hosts:
     def __init__(self) -> None:
         self.engine = Place()
         self.neighbour = Place()
+        # As on a host without br_netfilter, which other engines load for the whole machine.
+        self.engine.run(lambda: _write_if_there(Path("/proc/sys/net/bridge/bridge-nf-call-iptables"), "0"))
         peer = PeerLink("uplink", self.neighbour.fd)
         self.engine.run(lambda: self._wire(peer))
         self.engine.configure("uplink", f"{HOST}/24", f"{HOST6}/64", gateway=NEIGHBOUR)
@@ -187,6 +191,11 @@ class World:
     def close(self) -> None:
         for place in self.guests.values():
             place.close()
+
+
+def _write_if_there(path: Path, text: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.write_text(text)
 
 
 def _signs(targets: Sequence[Target], answers: Mapping[str, str]) -> str:

@@ -112,3 +112,69 @@ def show(places: Sequence[str], found: Mapping[str, str]) -> str:
         for name, signs in found.items()
     ]
     return "\n".join([head, *lines])
+
+
+EXPECTED = """
+                            host neighbour plain1 plain2 one1 one2 two1 both closed1 closed2 silent1 silent2 six1 six2
+both@one                     +       -       -      -     +    +    -    +      -       -       -       -     -    -
+both@two                     +       -       -      -     -    -    +    +      -       -       -       -     -    -
+closed1                      +       -       -      -     -    -    -    -      +       +       -       -     -    -
+closed2                      +       -       -      -     -    -    -    -      +       +       -       -     -    -
+one1                         +       -       -      -     +    +    -    +      -       -       -       -     -    -
+one2                         +       -       -      -     +    +    -    +      -       -       -       -     -    -
+plain1                       +       -       +      +     -    -    -    -      -       -       -       -     -    -
+plain2                       +       -       +      +     -    -    -    -      -       -       -       -     -    -
+silent1                      +       -       -      -     -    -    -    -      -       -       +       -     -    -
+silent2                      +       -       -      -     -    -    -    -      -       -       -       +     -    -
+six1                         +       -       -      -     -    -    -    -      -       -       -       -     +    +
+six1/6                       +       -       -      -     -    -    -    -      -       -       -       -     +    +
+six2                         +       -       -      -     -    -    -    -      -       -       -       -     +    +
+six2/6                       +       -       -      -     -    -    -    -      -       -       -       -     +    +
+two1                         +       -       -      -     -    -    +    +      -       -       -       -     -    -
+gateway                      -       -       +      +     +    +    +    +      +       +       +       +     +    +
+host                         +       +       +      +     +    +    +    +      -       -       +       +     +    +
+host/6                       +       +       -      -     -    -    -    -      -       -       -       -     +    +
+neighbour                    +       +       +      +     +    +    +    +      -       -       +       +     +    +
+neighbour/6                  +       +       -      -     -    -    -    -      -       -       -       -     +    +
+plain1 published             +       +       +      +     +    +    +    +      -       -       +       +     +    +
+one1 published               +       +       +      +     +    +    +    +      -       -       +       +     +    +
+closed1 published            -       -       -      -     -    -    -    -      -       -       -       -     -    -
+silent1 published            +       +       +      +     +    +    +    +      -       -       +       +     +    +
+six1 published               +       +       +      +     +    +    +    +      -       -       +       +     +    +
+plain1 published/6           +       +       -      -     -    -    -    -      -       -       -       -     +    +
+one1 published/6             +       +       -      -     -    -    -    -      -       -       -       -     +    +
+closed1 published/6          -       -       -      -     -    -    -    -      -       -       -       -     -    -
+silent1 published/6          +       +       -      -     -    -    -    -      -       -       -       -     +    +
+six1 published/6             +       +       -      -     -    -    -    -      -       -       -       -     +    +
+plain1 via gateway           -       -       +      +     +    +    +    +      -       -       +       +     +    +
+one1 via gateway             -       -       +      +     +    +    +    +      -       -       +       +     +    +
+closed1 via gateway          -       -       -      -     -    -    -    -      -       -       -       -     -    -
+silent1 via gateway          -       -       +      +     +    +    +    +      -       -       +       +     +    +
+six1 via gateway             -       -       +      +     +    +    +    +      -       -       +       +     +    +
+plain1 via 127.0.0.1         +       -       -      -     -    -    -    -      -       -       -       -     -    -
+one1 via 127.0.0.1           +       -       -      -     -    -    -    -      -       -       -       -     -    -
+closed1 via 127.0.0.1        -       -       -      -     -    -    -    -      -       -       -       -     -    -
+silent1 via 127.0.0.1        +       -       -      -     -    -    -    -      -       -       -       -     -    -
+six1 via 127.0.0.1           +       -       -      -     -    -    -    -      -       -       -       -     -    -
+plain1 via ::1               +       -       -      -     -    -    -    -      -       -       -       -     -    -
+one1 via ::1                 +       -       -      -     -    -    -    -      -       -       -       -     -    -
+closed1 via ::1              -       -       -      -     -    -    -    -      -       -       -       -     -    -
+silent1 via ::1              +       -       -      -     -    -    -    -      -       -       -       -     -    -
+six1 via ::1                 +       -       -      -     -    -    -    -      -       -       -       -     -    -
+one1 local                   +       -       -      -     -    -    -    -      -       -       -       -     -    -
+one1 local/6                 +       -       -      -     -    -    -    -      -       -       -       -     -    -
+one1 local, from afar        -       -       -      -     -    -    -    -      -       -       -       -     -    -
+one1 local, from afar/6      -       -       -      -     -    -    -    -      -       -       -       -     -    -
+"""
+"""What the newest Docker (28.5.2) lets through with these networks and containers."""
+
+
+def expected(places: Sequence[str]) -> dict[str, str]:
+    """The part of the table that is about these places and what they serve."""
+    known = EXPECTED.strip("\n").splitlines()[0].split()
+    missing = tuple(name for name in known if name not in places)
+    return {
+        target: "".join(sign for place, sign in zip(known, signs, strict=True) if place in places)
+        for target, signs in parse(EXPECTED).items()
+        if not (missing and target.startswith(missing))
+    }

@@ -15,9 +15,12 @@ import pytest
 from sampan.testing.engine import EngineProcess
 from sampan.testing.images import busybox_tar
 from sampan.testing.reachability import Hosts, World
-from sampan.testing.reachability_layout import EXPECTED, GUESTS, NETWORKS, matrix
+from sampan.testing.reachability_layout import GUESTS, NETWORKS, expected, matrix
 
 pytestmark = pytest.mark.root
+
+PLACES = ("host", "neighbour", *(guest.name for guest in GUESTS))
+EXPECTED = expected(PLACES)
 
 
 @pytest.fixture(scope="module")

@@ -133,6 +133,9 @@ class Wiring:
         address = publishing_address(plan.endpoints)
         if not wanted or address is None:
             return ()
+        network = self._parts.networks.get(address.network_id)
+        if network is not None and network.internal:  # closed both ways: as with Docker nothing is published
+            return ()
         try:
             four, six = publishing_addresses(plan.endpoints)
             return self._parts.network_host.publish(four, wanted, six)
