@@ -15,11 +15,11 @@ import pytest
 from sampan.testing.engine import EngineProcess
 from sampan.testing.images import busybox_tar
 from sampan.testing.reachability import Hosts, World
-from sampan.testing.reachability_layout import GUESTS, NETWORKS, expected, matrix
+from sampan.testing.reachability_layout import GUESTS, NETWORKS, SIX, SIX_GUESTS, expected, matrix
 
 pytestmark = pytest.mark.root
 
-PLACES = ("host", "neighbour", *(guest.name for guest in GUESTS))
+PLACES = ("host", "neighbour", *(guest.name for guest in (*GUESTS, *SIX_GUESTS)))
 EXPECTED = expected(PLACES)
 
 
@@ -32,7 +32,7 @@ def found() -> Iterator[dict[str, str]]:
             engine.cli("import", "-", "busybox:latest", stdin=busybox_tar())
             world = World(hosts, lambda *arguments: engine.cli(*arguments).stdout)
             try:
-                world.build(NETWORKS, GUESTS)
+                world.build((*NETWORKS, SIX), (*GUESTS, *SIX_GUESTS))
                 yield matrix(world, EXPECTED)
             finally:
                 world.close()
