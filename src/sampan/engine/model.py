@@ -62,6 +62,8 @@ class MountPoint(msgspec.Struct, frozen=True):
     source. `options`: of a tmpfs. `from_mounts`: asked for with `--mount`. `driver`: the volume's; "" as long as
     nobody has said which. `internal`: a bind mount of something that is the engine's own. `given`: the number of the
     detached mount that is sent along; `source` is then what messages call it. `id_map`: see `id_mapping`.
+    `below`: of a read-only one, whether what is mounted below it is read-only too: "" where the kernel can,
+    "writable", or "readonly" (nothing starts where the kernel can't).
     """
 
     type: str
@@ -82,6 +84,7 @@ class MountPoint(msgspec.Struct, frozen=True):
     image: str = ""
     layers: tuple[str, ...] = ()
     id_map: str = ""
+    below: str = ""
     internal: bool = False
     given: int = -1
 

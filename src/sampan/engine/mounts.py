@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from sampan.engine.config import HostConfig, MountRequest
+from sampan.engine.config import BindOptions, HostConfig, MountRequest
 from sampan.engine.id_mapping import BY_OWNER, parse_id_map
 from sampan.engine.model import MountPoint
 from sampan.errors import Invalid
@@ -209,7 +209,8 @@ def _bind_mount(request: MountRequest, target: str) -> MountPoint:
         raise _bad_mount("bind", "field Source must not be empty")
     if not request.source.startswith("/"):
         raise _bad_mount("bind", f"invalid mount path: '{request.source}' mount path must be absolute")
-    propagation = options.propagation if options else ""
+    options = options or BindOptions()
+    propagation = options.propagation
     if propagation and propagation not in _PROPAGATIONS:
         raise _bad_mount("bind", f"invalid propagation mode: {propagation}")
     return MountPoint(
@@ -218,18 +219,28 @@ def _bind_mount(request: MountRequest, target: str) -> MountPoint:
         source=posixpath.normpath(request.source),
         rw=not request.read_only,
         propagation=propagation or "rprivate",
-        recursive=not (options and options.non_recursive),
-        create=bool(options and options.create_mountpoint),
+        recursive=not options.non_recursive,
+        create=options.create_mountpoint,
+        below=_below(options),
         from_mounts=True,
     )
+
+
+def _below(options: BindOptions) -> str:
+    if options.read_only_force_recursive:
+        return "readonly"
+    return "writable" if options.read_only_non_recursive else ""
 
 
 def _volume_mount(request: MountRequest, target: str) -> MountPoint:
     options = request.volume_options
     if request.source:
         check_volume_name(request.source)
-    subpath = options.subpath if options else ""
-    _check_subpath("volume", subpath)
+    subpath = _subpath("volume", options.subpath if options else "")
+    if not request.source and request.read_only:
+        raise _bad_mount("volume", "must not set ReadOnly mode when using anonymous volumes")
+    if not request.source and subpath:
+        raise _bad_mount("volume", "must not set Subpath when using anonymous volumes")
     return MountPoint(
         "volume",
         target,
@@ -248,15 +259,25 @@ def _image_mount(request: MountRequest, target: str) -> MountPoint:
     """An image's files. They can't be written to."""
     if not request.source:
         raise _bad_mount("image", "field Source must not be empty")
-    subpath = request.image_options.subpath if request.image_options else ""
-    _check_subpath("image", subpath)
-    return MountPoint("image", target, name=request.source, rw=False, subpath=subpath, from_mounts=True)
+    subpath = _subpath("image", request.image_options.subpath if request.image_options else "")
+    return MountPoint(
+        "image",
+        target,
+        name=request.source,
+        rw=False,
+        propagation="rprivate",
+        subpath=subpath,
+        from_mounts=True,
+    )
 
 
-def _check_subpath(kind: str, subpath: str) -> None:
+def _subpath(kind: str, subpath: str) -> str:
+    """Normalised by its text alone, as Docker does; "" for the whole."""
     _refuse_nul(subpath)
-    if subpath.startswith("/") or ".." in subpath.split("/"):
+    clean = posixpath.normpath(subpath) if subpath else ""
+    if clean.startswith("/") or clean.split("/")[0] == "..":
         raise _bad_mount(kind, "subpath must be a relative path within the volume")
+    return "" if clean == "." else clean
 
 
 def _tmpfs_mount_options(request: MountRequest) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from sampan.engine.model import ContainerRecord, MountPoint
 from sampan.engine.mounts import mount_order, tmpfs_points
 from sampan.engine.spec_resources import cgroup_path, resources
 from sampan.engine.userns import IdMaps
-from sampan.errors import Invalid
+from sampan.errors import Invalid, Unsupported
 from sampan.oci.spec import (
     Box,
     Capabilities,
@@ -28,7 +28,7 @@ from sampan.oci.spec import (
     Spec,
 )
 from sampan.runtime.messages import INIT_ANNOTATION
-from sampan.runtime.options import GIVEN_OPTION, WITHIN_OPTION
+from sampan.runtime.options import GIVEN_OPTION, HOST_OPTION, WITHIN_OPTION
 
 OCI_VERSION = "1.0.2"
 _TMPFS_DEFAULTS = ("noexec", "nosuid", "nodev")
@@ -52,7 +52,8 @@ class SpecFacts:
     `ipc_process`: whose /dev/shm is shared, if anybody's. `namespaces`: type -> path of a namespace to join;
     `shared`: types that stay the host's. `files`: place in the container -> file on the host (hostname, hosts,
     resolv.conf). `devices`: with their numbers looked up; `block_devices`: path -> (major, minor) for block I/O limits.
-    `mounts`: sources filled in. `rlimits`: by the host's own limits. `ids`: of its user namespace, if it has one.
+    `mounts`: sources filled in. `readonly_trees`: the kernel makes mounts read-only with all below.
+    `rlimits`: by the host's own limits. `ids`: of its user namespace, if it has one.
     """
 
     defaults: SpecDefaults
@@ -73,6 +74,7 @@ class SpecFacts:
     paths_unconfined: bool = False
     init: bool = False
     ids: IdMaps | None = None
+    readonly_trees: bool = False
 
 
 def build_spec(record: ContainerRecord, facts: SpecFacts) -> Spec:
@@ -197,7 +199,11 @@ def mounts(record: ContainerRecord, facts: SpecFacts) -> tuple[Mount, ...]:
             options = ("rbind", "rprivate", *(("ro",) if host.readonly_rootfs else ()), *idmap)
             kept.append(Mount(destination=place, type="bind", source=source, options=options))
     kept += [
-        point_mount(point, idmap if point.type in ("volume", "image") or point.internal else ())
+        point_mount(
+            point,
+            idmap if point.type in ("volume", "image") or point.internal else (),
+            readonly_trees=facts.readonly_trees,
+        )
         for point in asked
     ]
     return tuple(kept)
@@ -225,7 +231,7 @@ def _bind(source: str, place: str, flags: tuple[str, ...] = ("nosuid", "noexec",
     return Mount(destination=place, type="bind", source=source, options=("rbind", "rprivate", *flags))
 
 
-def point_mount(point: MountPoint, idmap: tuple[str, ...] = ()) -> Mount:
+def point_mount(point: MountPoint, idmap: tuple[str, ...] = (), *, readonly_trees: bool = False) -> Mount:
     if point.type == "tmpfs":
         chosen = {option.partition("=")[0] for option in point.options}
         defaults = tuple(
@@ -246,6 +252,8 @@ def point_mount(point: MountPoint, idmap: tuple[str, ...] = ()) -> Mount:
     uids, gids = id_mappings(point.id_map) if point.id_map not in ("", BY_OWNER) else ((), ())
     given = (*point.options, f"{GIVEN_OPTION}={point.given}") if point.given >= 0 else ()
     within = (f"{WITHIN_OPTION}={point.within}",) if point.within else ()
+    # What the host has mounted lately need not be in the runtime's own mount namespace.
+    host = (HOST_OPTION,) if point.type == "bind" and not point.internal and point.given < 0 else ()
     return Mount(
         destination=point.destination,
         type="bind",
@@ -253,14 +261,27 @@ def point_mount(point: MountPoint, idmap: tuple[str, ...] = ()) -> Mount:
         options=(
             "rbind" if point.recursive else "bind",
             "rw" if point.rw else "ro",
+            *_readonly_below(point, readonly_trees),
             point.propagation or "rprivate",
             *idmap,
             *within,
+            *host,
             *given,
         ),
         uid_mappings=uids,
         gid_mappings=gids,
     )
+
+
+def _readonly_below(point: MountPoint, possible: bool) -> tuple[str, ...]:
+    """Raises `Unsupported` when it was asked for and the kernel can't."""
+    if point.rw or not point.recursive or point.type != "bind" or point.internal or point.given >= 0:
+        return ()
+    if point.below == "readonly" and not possible:
+        raise Unsupported(
+            f"the mounts below {point.source} can't be made read-only", hint="that takes Linux 5.12 or later"
+        )
+    return ("rro",) if possible and point.below != "writable" else ()
 
 
 def root_propagation(points: tuple[MountPoint, ...]) -> str | None:

@@ -194,7 +194,7 @@ def _with_given(spec: oci.Spec, trees: tuple[int, ...], directory: str) -> oci.S
     for one in spec.mounts:
         given = [option for option in one.options if option.startswith(f"{GIVEN_OPTION}=")]
         if not given:
-            mounts.append(one)
+            mounts.append(msgspec.structs.replace(one, options=_foreign_options(one)))
             continue
         number = int(given[0].partition("=")[2])
         place = f"{directory}/{number}"
@@ -206,9 +206,14 @@ def _with_given(spec: oci.Spec, trees: tuple[int, ...], directory: str) -> oci.S
         target = os.open(place, os.O_PATH | os.O_CLOEXEC)
         mount.attach(trees[number], target, place)
         os.close(target)
-        options = tuple(option for option in one.options if option not in given)
-        mounts.append(msgspec.structs.replace(one, source=place, options=options))
+        mounts.append(msgspec.structs.replace(one, source=place, options=_foreign_options(one)))
     return msgspec.structs.replace(spec, mounts=tuple(mounts))
+
+
+def _foreign_options(one: oci.Mount) -> tuple[str, ...]:
+    """Without those that only our own runtime knows, and without one that crun has for directories only."""
+    useless = "rro" if one.source is not None and not os.path.isdir(one.source) else ""
+    return tuple(option for option in one.options if not option.startswith("x-sampan-") and option != useless)
 
 
 def _execute(foreign: Foreign, setup: Setup, channel: socket.socket) -> None:

@@ -44,6 +44,8 @@ _PROPAGATIONS = {
 _IDMAP = {"idmap": "mount", "ridmap": "tree"}
 WITHIN_OPTION = "x-sampan-within"
 """`x-sampan-within=DIRECTORY`, of a bind mount: symbolic links of its source below that directory stay in it."""
+HOST_OPTION = "x-sampan-host"
+"""Of a bind mount: its source is looked up in the host's mount namespace, where the engine is."""
 GIVEN_OPTION = "x-sampan-given"
 """`x-sampan-given=N`, of a bind mount: its source is the Nth detached mount that came with the request."""
 _NOTHING = frozenset(

@@ -18,6 +18,7 @@ from sampan.oci.spec import Hooks, IoPriority, Linux, Mount, Personality, Proces
 from sampan.runtime import steps as s
 from sampan.runtime.options import (
     GIVEN_OPTION,
+    HOST_OPTION,
     WITHIN_OPTION,
     old_data,
     old_flags,
@@ -289,11 +290,12 @@ def _tree(mount: Mount, step: s.BindMount, namespaces: Namespaces, late: bool) -
             gid_mappings=mount.gid_mappings,
             given=int(given),
         )
-    if not (late or shared or process or idmap or ns.NEWUSER in namespaces):
+    host = shared or HOST_OPTION in dict(parse_options(mount.options).data)
+    if not (late or host or process or idmap or ns.NEWUSER in namespaces):
         return None
     source, number = (process[2] or "/", int(process[1])) if process else (step.source, 0)
     return s.Tree(
-        source, step.recursive, shared, number, idmap, mount.uid_mappings, mount.gid_mappings, step.within
+        source, step.recursive, host, number, idmap, mount.uid_mappings, mount.gid_mappings, step.within
     )
 
 

@@ -6,6 +6,7 @@ Expected values: what dockerd 28.5 does with the same commands, and the kernel's
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -99,7 +100,8 @@ def test_a_device_volume_and_a_part_of_it(sampan: Any, disk: Path) -> None:
     mount = "type=volume,source=disk,target=/part,volume-subpath=missing"
     refused = sampan.run("run", "--rm", "--mount", mount, BUSYBOX, "true")
     assert refused.returncode == 127  # by the words, as in docker
-    assert "cannot access path missing in the volume: no such file or directory" in refused.stderr
+    missing = f"{place(sampan, 'disk')}/missing"
+    assert f"cannot access path {missing}: no such file or directory" in refused.stderr
     assert mounted_below(place(sampan, "disk")) == []
     # Into a container that does not run.
     sampan.ok("create", "--name", "stopped", "-v", "disk:/d", BUSYBOX)
@@ -115,6 +117,87 @@ def tar_with(name: str, text: str) -> bytes:
         member.size = len(text)
         archive.addfile(member, io.BytesIO(text.encode()))
     return out.getvalue()
+
+
+def test_an_images_files_are_mounted_and_keep_their_image(sampan: Any, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY file /dir/file\nCOPY file /dir/deep/other\n")
+    (tmp_path / "file").write_text("content\n")
+    sampan.ok("build", "-t", "files:1", str(tmp_path))
+    script = "cat /img/dir/file; touch /img/x; cat /part/other"
+    whole, part = (
+        "type=image,source=files:1,target=/img",
+        "type=image,src=files:1,dst=/part,image-subpath=dir/deep",
+    )
+    ran = sampan.run(
+        "run", "--name", "reader", "--mount", whole, "--mount", part, BUSYBOX, "sh", "-c", script
+    )
+    assert ran.stdout == "content\ncontent\n"
+    assert "Read-only file system" in ran.stderr
+    shown = sampan.ok(
+        "inspect", "-f", "{{range .Mounts}}{{.Type}} {{.Name}} {{.RW}} {{.Propagation}};{{end}}", "reader"
+    )
+    assert shown == "image files:1 false rprivate;" * 2
+    refused = sampan.run("rmi", "files:1")
+    assert refused.returncode == 1 and "is using its referenced image" in refused.stderr
+    assert sampan.ok("run", "--rm", "--volumes-from", "reader", BUSYBOX, "cat", "/img/dir/file") == "content"
+    # Its name goes elsewhere: the container has what it was made with.
+    (tmp_path / "file").write_text("another\n")
+    sampan.ok("build", "-t", "files:1", str(tmp_path))
+    assert sampan.ok("start", "-a", "reader").splitlines()[0] == "content"
+    missing = sampan.run("create", "--mount", "type=image,source=nosuch,target=/x", BUSYBOX)
+    assert missing.returncode == 1 and "No such image: nosuch" in missing.stderr
+    sampan.ok("rm", "reader")
+    sampan.ok("rmi", "files:1")
+
+
+def test_ids_of_a_mount_are_mapped(sampan: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "file").write_text("text")
+    os.chown(data, 4321, 8765)
+    os.chown(data / "file", 4321, 8765)
+    script = "stat -c %u:%g /m /m/file; touch /m/new"
+    plain = sampan.run("run", "--rm", "-u", "1000:1000", "-v", f"{data}:/m", BUSYBOX, "sh", "-c", script)
+    assert "Permission denied" in plain.stderr
+    assert (
+        f"WARNING: The container's user 1000:1000 can't write to /m: on the host {data} is 4321:8765's with mode 0755."
+        in plain.stderr
+    )
+    for options in (
+        ["-v", f"{data}:/m:idmap"],
+        ["--mount", f"type=bind,source={data},target=/m,idmap"],
+        ["-v", f"{data}:/m:idmap=uids=4321-1000-1;gids=8765-1000-1"],
+    ):
+        ran = sampan.run("run", "--rm", "-u", "1000:1000", *options, BUSYBOX, "sh", "-c", script)
+        assert (ran.stdout, ran.stderr) == ("1000:1000\n1000:1000\n", "")
+        made = os.stat(data / "new")
+        assert (made.st_uid, made.st_gid) == (4321, 8765)
+        os.unlink(data / "new")
+    sampan.ok("run", "--rm", "-v", "own:/v", BUSYBOX, "chown", "4321:8765", "/v")
+    mount = "type=volume,source=own,target=/v,idmap"
+    assert sampan.ok("run", "--rm", "--mount", mount, BUSYBOX, "stat", "-c", "%u:%g", "/v") == "0:0"
+    refused = sampan.run("create", "-v", f"{data}:/m:idmap=uids=1", BUSYBOX)
+    assert refused.returncode == 1 and "invalid idmap" in refused.stderr
+
+
+def test_read_only_binds_are_so_with_all_below_unless_told_otherwise(sampan: Any, tmp_path: Path) -> None:
+    (tmp_path / "top/sub").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "below", tmp_path / "top/sub"], check=True)
+    try:
+        for options, writable in ((), False), ((",bind-recursive=writable",), True):
+            mount = f"type=bind,source={tmp_path}/top,target=/m,readonly{''.join(options)}"
+            script = "touch /m/x; touch /m/sub/x && echo written"
+            ran = sampan.run("run", "--rm", "--mount", mount, BUSYBOX, "sh", "-c", script)
+            assert ("written" in ran.stdout) == writable
+            assert "/m/x: Read-only file system" in ran.stderr
+        ran = sampan.run("run", "--rm", "-v", f"{tmp_path}/top:/m:ro", BUSYBOX, "touch", "/m/sub/y")
+        assert "Read-only file system" in ran.stderr
+        mount = f"type=bind,source={tmp_path}/top,target=/m,bind-recursive=disabled"
+        assert sampan.ok("run", "--rm", "--mount", mount, BUSYBOX, "ls", "/m/sub") == ""
+        refused = sampan.run("run", "--mount", f"{mount},bind-recursive=readonly", BUSYBOX)
+        assert refused.returncode == 125 and "requires 'readonly' to be specified" in refused.stderr
+    finally:
+        subprocess.run(["umount", tmp_path / "top/sub"], check=True)
 
 
 def test_a_volume_that_can_not_be_mounted_starts_nothing_and_leaves_nothing(sampan: Any) -> None:

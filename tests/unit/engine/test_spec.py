@@ -103,7 +103,7 @@ def test_mounts_are_in_order_and_take_the_place_of_the_systems_own() -> None:
     found = mounts_of(spec)
     assert found["/etc/hosts"].source == "/h"
     assert found["/dev/shm"].source == "/s"
-    assert found["/x/y"].options == ("rbind", "ro", "rprivate")
+    assert found["/x/y"].options == ("rbind", "ro", "rprivate", "x-sampan-host")
     assert found["/t"].options == ("nosuid", "nodev", "size=1m", "exec")
     order = list(found)
     assert order.index("/x") < order.index("/x/y")

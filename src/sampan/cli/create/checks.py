@@ -241,6 +241,7 @@ def mount(text: str) -> dict[str, Any]:
     if not result.get("Target"):
         raise ValueError("target is required")
     kind = result["Type"]
+    _check_recursive(result)
     for options, owner in (
         ("VolumeOptions", "volume"),
         ("BindOptions", "bind"),
@@ -250,6 +251,21 @@ def mount(text: str) -> dict[str, Any]:
         if options in result and kind != owner:
             raise ValueError(f"cannot mix '{owner}-*' options with mount type '{kind}'")
     return result
+
+
+def _check_recursive(mount: dict[str, Any]) -> None:
+    """What only makes sense together."""
+    options = mount.get("BindOptions") or {}
+    chosen = {"ReadOnlyNonRecursive": "writable", "ReadOnlyForceRecursive": "readonly"}
+    for name, value in chosen.items():
+        if name in options and not mount.get("ReadOnly"):
+            raise ValueError(
+                f"option 'bind-recursive={value}' requires 'readonly' to be specified in conjunction"
+            )
+    if "ReadOnlyForceRecursive" in options and options.get("Propagation") != "rprivate":
+        raise ValueError(
+            "option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction"
+        )
 
 
 def _mount_field(result: dict[str, Any], key: str, value: str, field: str, has_value: bool) -> None:

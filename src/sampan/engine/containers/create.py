@@ -37,7 +37,7 @@ from sampan.engine.model import (
     now,
 )
 from sampan.engine.validate import container_of
-from sampan.errors import Conflict, Internal, Invalid, NotFound
+from sampan.errors import Conflict, Internal, Invalid, NotFound, SampanError
 from sampan.linux.binfmt import host_architecture
 from sampan.linux.paths import open_in_root
 from sampan.oci.digest import Digest
@@ -295,8 +295,19 @@ class Creator:
         if mounted:
             # Only what the image has something for is mounted: a server that is away keeps nobody from the rest.
             for point in await asyncio.to_thread(self._offered, assembly, mounted):
-                async with volumes.opened(point.name) as place:
-                    await asyncio.to_thread(self._fill, assembly, [replace(point, source=str(place))])
+                await self._fill_mounted(assembly, point)
+
+    async def _fill_mounted(self, assembly: RootAssembly, point: MountPoint) -> None:
+        user = new_id()
+        try:
+            place = await self._parts.volumes.mount(point.name, user)
+        except SampanError as error:
+            failure = type(error)(f"failed to populate volume: {error.message}", hint=error.hint)
+            raise failure from error
+        try:
+            await asyncio.to_thread(self._fill, assembly, [replace(point, source=str(place))])
+        finally:
+            await self._parts.volumes.unmount(point.name, user)
 
     def _make_directories(self, record: ContainerRecord) -> RootAssembly:
         """Blocking. Returns what the image has."""

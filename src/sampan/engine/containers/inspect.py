@@ -144,7 +144,7 @@ def state_json(state: State) -> Json:
 
 def mount_json(point: MountPoint) -> Json:
     body: Json = {"Type": point.type}
-    if point.type == "volume":
+    if point.type in ("volume", "image"):
         body["Name"] = point.name
     body["Source"] = point.source
     body["Destination"] = point.destination

@@ -22,6 +22,7 @@ from sampan.engine.userns import IdMaps
 from sampan.engine.validate import container_of
 from sampan.errors import Conflict, Internal, Invalid, NotFound
 from sampan.linux.capabilities import NAMES
+from sampan.linux.filesystems import kernel_version
 from sampan.network import resolvconf
 from sampan.network.model import EndpointSpec
 from sampan.oci.spec import Device, DeviceRule, Seccomp, Spec
@@ -147,6 +148,7 @@ class SpecMaker:
             paths_unconfined=options.paths_unconfined,
             init=self._parts.settings.init_by_default if host.init is None else host.init,
             ids=ids,
+            readonly_trees=kernel_version() >= (5, 12),
         )
 
     def _hostname(self, record: ContainerRecord) -> str:
@@ -292,7 +294,7 @@ def check_subpath(point: MountPoint) -> None:
     """Raises `NotFound` when there is no such path in the volume, as `open_subpath`."""
     top = os.open(point.within, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.close(open_subpath(top, point.subpath))
+        os.close(open_subpath(top, point.subpath, point.within))
     finally:
         os.close(top)
 

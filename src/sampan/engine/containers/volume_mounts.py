@@ -106,12 +106,12 @@ class GivenMounts:
     def _give(self, point: MountPoint, tree: int) -> MountPoint:
         self._stack.callback(os.close, tree)
         self.trees.append(tree)
-        return replace(point, given=len(self.trees) - 1, subpath="")
+        return replace(point, given=len(self.trees) - 1, source=point.source or point.name, subpath="")
 
     def _image(self, point: MountPoint) -> int:
         root = open_layers(self._parts, point.layers)
         try:
-            found = open_subpath(root, point.subpath, "image")
+            found = open_subpath(root, point.subpath, point.name)
             try:
                 return detached.clone(found, root)
             finally:
@@ -122,7 +122,7 @@ class GivenMounts:
     def _tree(self, point: MountPoint) -> int:
         top = os.open(point.within or point.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            found = open_subpath(top, point.subpath)
+            found = open_subpath(top, point.subpath, point.within)
             try:
                 return mount.clone_tree(found, recursive=True)
             finally:
@@ -137,14 +137,14 @@ def open_layers(parts: Parts, layers: Sequence[str]) -> int:
     return parts.launcher.open_root(RootAssembly(mounts))
 
 
-def open_subpath(top: int, subpath: str, what: str = "volume") -> int:
+def open_subpath(top: int, subpath: str, whole: str) -> int:
     """What lies at a path in the directory `top`, symbolic links resolved as if that were the root directory.
 
-    Raises `NotFound`.
+    `whole`: what messages call `top`. Raises `NotFound`.
     """
     try:
         return open_in_root(top, subpath or ".", os.O_PATH)
     except OSError as error:
         raise NotFound(
-            f"cannot access path {subpath} in the {what}: {os.strerror(error.errno or errno.EIO).lower()}"
+            f"cannot access path {whole}/{subpath}: {os.strerror(error.errno or errno.EIO).lower()}"
         ) from error
