@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,6 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     add("-H", "--host", action="append", help="listen here: unix://PATH, tcp://HOST:PORT; may be repeated")
     add("-b", "--bridge", help="name of the default bridge; engines on one host need different ones")
     add("--bip", help="address and prefix of the default bridge, e.g. 10.1.0.1/24")
+    add("--bip6", help="its IPv6 address and prefix, e.g. fd00:1::1/64")
+    add("--ipv6", action="store_true", default=None, help="give the default bridge IPv6 addresses")
+    add("--fixed-cidr", help="part of the default bridge's subnet that containers get addresses from")
+    add("--fixed-cidr-v6", help="the same for IPv6; alone, it is the subnet")
     add("--default-address-pool", action="append", help="base=CIDR,size=PREFIX for networks without a subnet")
     add(
         "--cluster-store",
@@ -181,7 +185,11 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         root=root,
         run=run,
         instance=_bridge(values["bridge"], root, default),
-        default_subnet=_bip(values["bip"]),
+        default_subnet=_bip(values["bip"], 4),
+        ipv6=bool(values["ipv6"]),
+        default_subnet6=_bip(values["bip6"], 6),
+        fixed_cidr=_fixed_cidr(values, "fixed_cidr", 4),
+        fixed_cidr6=_fixed_cidr(values, "fixed_cidr_v6", 6),
         address_pools=tuple(_pool(pool) for pool in values["default_address_pool"] or ()),
         cgroup_parent=values["cgroup_parent"] or default.cgroup_parent,
         port_mode=values["port_mode"] or default.port_mode,
@@ -306,13 +314,29 @@ def _bridge(name: str | None, root: Path, default: Settings) -> str:
     return name
 
 
-def _bip(text: str | None) -> str | None:
+def _bip(text: str | None, version: int) -> str | None:
     if text is None:
         return None
     try:
-        return str(IPv4Interface(text))
+        interface = ip_interface(text)
+        if interface.version != version:
+            raise ValueError(f"it is not an IPv{version} address")
     except ValueError as error:
         raise Invalid(f"invalid bridge address {text!r}: {error}") from error
+    return str(interface)
+
+
+def _fixed_cidr(values: Mapping[str, Any], flag: str, version: int) -> str | None:
+    text = values[flag]
+    if not text:
+        return None
+    try:
+        network = ip_network(text, strict=False)
+        if network.version != version:
+            raise ValueError(f"it is not an IPv{version} network")
+    except ValueError as error:
+        raise Invalid(f"invalid {flag.replace('_', '-')}: {error}") from error
+    return str(network)
 
 
 def _pool(pool: object) -> tuple[str, int]:
@@ -323,11 +347,12 @@ def _pool(pool: object) -> tuple[str, int]:
         else dict(part.split("=", 1) for part in str(pool).split(",") if "=" in part)
     )
     try:
-        base, size = IPv4Network(fields["base"]), int(fields["size"])
+        base, size = ip_network(fields["base"]), int(fields["size"])
     except (KeyError, ValueError) as error:
         raise Invalid(f"invalid address pool {pool!r}: expected base=CIDR,size=PREFIX") from error
-    if not base.prefixlen <= size <= 30:
-        raise Invalid(f"invalid address pool {pool!r}: size must be between {base.prefixlen} and 30")
+    most = base.max_prefixlen - 2
+    if not base.prefixlen <= size <= most:
+        raise Invalid(f"invalid address pool {pool!r}: size must be between {base.prefixlen} and {most}")
     return str(base), size
 
 

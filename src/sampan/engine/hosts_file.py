@@ -23,10 +23,10 @@ def render(
     extra: Iterable[str] = (),
     links: Iterable[tuple[str, str]] = (),
     *,
-    gateway: str = "",
+    gateways: Sequence[str] = (),
 ) -> str:
     """`addresses`: the container's own. `extra`: `name:address` of --add-host; `links`: (address, names)."""
-    lines = [_HEAD, entries(extra, gateway)]
+    lines = [_HEAD, entries(extra, gateways)]
     lines += [f"{address}\t{names}\n" for address, names in links]
     own = f"{hostname}.{domainname} {hostname}" if domainname else hostname
     if not domainname and "." in hostname:
@@ -35,17 +35,17 @@ def render(
     return "".join(lines)
 
 
-def for_step(hostname: str, extra: Iterable[str], gateway: str) -> str:
+def for_step(hostname: str, extra: Iterable[str], gateways: Sequence[str]) -> str:
     """Of a build's step, as BuildKit has it: always the same, with no address that the step has just now."""
     own = f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-    return own + entries(extra, gateway)
+    return own + entries(extra, gateways)
 
 
-def entries(extra: Iterable[str], gateway: str) -> str:
-    """The lines of --add-host; `host-gateway` is the host's address, `gateway`."""
+def entries(extra: Iterable[str], gateways: Sequence[str]) -> str:
+    """The lines of --add-host; `host-gateway` is the host's addresses, `gateways`."""
     lines = []
     for entry in extra:
         name, _, address = entry.replace("=", ":", 1).partition(":")
-        chosen = gateway if address == HOST_GATEWAY else address.strip("[]")
-        lines.append(f"{chosen}\t{name}\n")
+        chosen = gateways if address == HOST_GATEWAY else (address.strip("[]"),)
+        lines += [f"{one}\t{name}\n" for one in chosen]
     return "".join(lines)

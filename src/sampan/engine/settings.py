@@ -22,6 +22,13 @@ class Settings:
     """Name of the default bridge, and part of the names of everything made on the host."""
     default_subnet: str | None = None
     """CIDR of the default bridge with the gateway's address; None takes the first free pool."""
+    ipv6: bool = False
+    """The default bridge has IPv6 addresses."""
+    default_subnet6: str | None = None
+    """As `default_subnet`; None takes the first free pool, or an engine's own unique-local prefix."""
+    fixed_cidr: str | None = None
+    """The part of the default bridge's subnet that containers get addresses from; None is all of it."""
+    fixed_cidr6: str | None = None
     address_pools: tuple[tuple[str, int], ...] = ()
     """(base CIDR, prefix length of each subnet) for networks made without a subnet; () is Docker's."""
     cgroup_parent: str = "/sampan"

@@ -31,14 +31,38 @@ def test_dockers_own_configuration_file_is_understood(tmp_path: Path) -> None:
             "log-opts": {"max-size": "1m"},
             "default-address-pools": [{"base": "10.0.0.0/8", "size": 24}],
             "bip": "10.9.0.1/24",
+            "ipv6": True,
+            "fixed-cidr": "10.9.0.128/25",
+            "fixed-cidr-v6": "fd00:9::/64",
         },
     )
     settings = parse_options(argv).settings
+    assert (settings.ipv6, settings.fixed_cidr, settings.fixed_cidr6) == (
+        True,
+        "10.9.0.128/25",
+        "fd00:9::/64",
+    )
     assert settings.insecure_registries == ("registry.local:5000",)
     assert settings.registry_mirrors == {"docker.io": ("https://mirror.local",)}
     assert settings.log_options == {"max-size": "1m"}
     assert settings.address_pools == (("10.0.0.0/8", 24),)
     assert settings.default_subnet == "10.9.0.1/24"
+
+
+def test_addresses_of_the_default_bridge_may_be_given_in_both_families(tmp_path: Path) -> None:
+    flags = ["--ipv6", "--bip6", "fd00:7::1/64", "--default-address-pool", "base=fd00:8::/48,size=64"]
+    settings = parse_options(with_file(tmp_path, {}, *flags)).settings
+    assert (settings.ipv6, settings.default_subnet6) == (True, "fd00:7::1/64")
+    assert settings.address_pools == (("fd00:8::/48", 64),)
+    for wrong in (
+        ["--bip6", "10.0.0.1/8"],
+        ["--bip", "fd00::1/64"],
+        ["--fixed-cidr-v6", "10.0.0.0/8"],
+        ["--fixed-cidr", "banana"],
+        ["--default-address-pool", "base=fd00::/48,size=127"],
+    ):
+        with pytest.raises(Invalid):
+            parse_options(with_file(tmp_path, {}, *wrong))
 
 
 def test_mirrors_may_be_given_for_any_registry(tmp_path: Path) -> None:

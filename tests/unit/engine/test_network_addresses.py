@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 
 from sampan.engine.config import EndpointSettings, IpamConfig
 from sampan.engine.model import IpamPool, NetworkRecord
 from sampan.engine.networks import ipam
 from sampan.engine.networks.addresses import AddressBook
-from sampan.engine.networks.plan import check_create, plan
+from sampan.engine.networks.plan import check_create, default_bridge, plan, revised_bridge
 from sampan.engine.networks.requests import Ipam, NetworkCreate
 from sampan.engine.networks.views import network_json
 from sampan.engine.settings import Settings
@@ -285,3 +287,44 @@ def test_addresses_asked_for_an_endpoint_are_checked_in_docker_s_words(
     four: str, six: str, fixed: tuple[IpamPool, ...], faults: list[str]
 ) -> None:
     assert ipam.fixed_address_faults(IpamConfig(four, six), fixed, predefined=False) == faults
+
+
+def bridge(**settings: object) -> list[dict[str, str]]:
+    return shown(default_bridge(book(), Settings(**settings), lambda: ()))  # type: ignore[arg-type]
+
+
+AUTO = {"Subnet": "172.18.0.0/16", "Gateway": "172.18.0.1"}
+
+
+def test_the_default_bridge_s_addresses_are_those_of_the_daemon_s_options() -> None:
+    assert bridge(ipv6=True) == [AUTO, {"Subnet": f"{OWN}::/64", "Gateway": f"{OWN}::1"}]
+    assert bridge(fixed_cidr="10.20.0.0/24") == [{"Subnet": "10.20.0.0/24", "IPRange": "10.20.0.0/24"}]
+    assert bridge(default_subnet="10.21.0.1/16", fixed_cidr="10.21.5.0/24") == [
+        {"Subnet": "10.21.0.0/16", "IPRange": "10.21.5.0/24", "Gateway": "10.21.0.1"}
+    ]
+    assert bridge(ipv6=True, fixed_cidr6="fd00:99::/64") == [
+        {"Subnet": "fd00:99::/64", "IPRange": "fd00:99::/64"},
+        AUTO,
+    ]
+    assert bridge(ipv6=True, default_subnet6="fd00:98::1/64", fixed_cidr6="fd00:98::100/120") == [
+        {"Subnet": "fd00:98::/64", "IPRange": "fd00:98::100/120", "Gateway": "fd00:98::1"},
+        AUTO,
+    ]
+    assert bridge(fixed_cidr6="fd00:99::/64") == [AUTO]
+
+
+def test_the_default_bridge_gets_and_loses_its_ipv6_with_the_daemon_s_options() -> None:
+    addresses, plain, dual = book(), Settings(), Settings(ipv6=True, fixed_cidr6="fd00:99::/64")
+    first = default_bridge(addresses, plain, lambda: ())
+    second = revised_bridge(first, addresses, dual, lambda: ())
+    assert shown(second) == [{"Subnet": "fd00:99::/64", "IPRange": "fd00:99::/64"}, AUTO]
+    assert second.spec is not None
+    assert (second.id, second.spec.subnet, second.spec.gateway6) == (first.id, "172.18.0.0/16", "fd00:99::1")
+    endpoint = addresses.allocate(second.spec, EndpointSettings(), interface="eth0", default_route=True)
+    assert endpoint.address6 == "fd00:99::2/64"
+    third = revised_bridge(second, addresses, plain, lambda: ())
+    assert third.spec is not None
+    assert (shown(third), third.spec.subnet6) == ([AUTO], "")
+    addresses.adopt(endpoint)  # it runs on with what it has
+    addresses.release(endpoint)
+    assert addresses.take_subnet(ip_network("fd00:99::/64"), (), 6)

@@ -133,7 +133,7 @@ def test_shared_mounts_need_a_root_that_is_not_private() -> None:
 
 
 def test_the_hosts_file_of_a_builds_step_is_the_same_in_every_network() -> None:
-    text = hosts_file.for_step("buildkitsandbox", ["db:10.0.0.9", "host=host-gateway"], "172.17.0.1")
+    text = hosts_file.for_step("buildkitsandbox", ["db:10.0.0.9", "host=host-gateway"], ["172.17.0.1"])
     # BuildKit's, followed by --add-host.
     assert text == (
         "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"
@@ -143,10 +143,14 @@ def test_the_hosts_file_of_a_builds_step_is_the_same_in_every_network() -> None:
 
 def test_the_hosts_file_names_the_container_and_what_was_added() -> None:
     text = hosts_file.render(
-        ["172.17.0.2"], "box", "example.org", ("db:10.0.0.1", "up:host-gateway"), gateway="172.17.0.1"
+        ["172.17.0.2"],
+        "box",
+        "example.org",
+        ("db:10.0.0.1", "up:host-gateway"),
+        gateways=("172.17.0.1", "fd00::1"),
     )
     assert text.startswith("127.0.0.1\tlocalhost\n")
-    assert text.endswith("10.0.0.1\tdb\n172.17.0.1\tup\n172.17.0.2\tbox.example.org box\n")
+    assert text.endswith("10.0.0.1\tdb\n172.17.0.1\tup\nfd00::1\tup\n172.17.0.2\tbox.example.org box\n")
 
 
 def test_port_bindings_become_requests_and_exposed_ports() -> None:

@@ -250,8 +250,8 @@ class BuildSteps:
         request = self._specs.request(
             record, plan.specs, {}, embedded_dns=self._wiring.embedded_dns(plan.endpoints), log=False
         )
-        gateway = self._parts.networks.default_gateway
-        hosts = hosts_file.for_step(record.config.hostname, record.host.extra_hosts or (), gateway)
+        gateways = self._parts.networks.host_addresses
+        hosts = hosts_file.for_step(record.config.hostname, record.host.extra_hosts or (), gateways)
         write_file(self._parts.directory(record.id) / "hosts", hosts)
         if step.trust is not None and request.root is not None:
             request = msgspec.structs.replace(request, root=step.trust.over(request.root))

@@ -200,7 +200,7 @@ class SpecMaker:
     def hosts_text(self, record: ContainerRecord, endpoints: Sequence[EndpointSpec]) -> str:
         if record.host.network_mode == "host":
             base = Path("/etc/hosts").read_text(encoding="utf-8", errors="replace")
-            extra = hosts_file.entries(record.host.extra_hosts or (), self._parts.networks.default_gateway)
+            extra = hosts_file.entries(record.host.extra_hosts or (), self._parts.networks.host_addresses)
             return base + extra
         return hosts_file.render(
             [address for endpoint in endpoints for address in endpoint.bare_addresses],
@@ -208,7 +208,7 @@ class SpecMaker:
             record.config.domainname,
             record.host.extra_hosts or (),
             self._links(record),
-            gateway=self._parts.networks.default_gateway,
+            gateways=self._parts.networks.host_addresses,
         )
 
     def _links(self, record: ContainerRecord) -> list[tuple[str, str]]:

@@ -124,7 +124,8 @@ class AddressBook:
         pools = self._pools.get(endpoint.network_id)
         if pools is not None:
             for address in _addresses(endpoint):
-                pools[address.version].reserve(address)
+                if address.version in pools:  # the default bridge may have lost its IPv6
+                    pools[address.version].reserve(address)
             self._endpoints.setdefault(endpoint.network_id, set()).add(endpoint.id)
 
     def release(self, endpoint: EndpointSpec) -> None:
@@ -132,7 +133,8 @@ class AddressBook:
         pools = self._pools.get(endpoint.network_id)
         if pools is not None:
             for address in _addresses(endpoint):
-                pools[address.version].release(address)
+                if address.version in pools:
+                    pools[address.version].release(address)
             self._endpoints.get(endpoint.network_id, set()).discard(endpoint.id)
 
     def holders(self, network_id: str) -> frozenset[str]:

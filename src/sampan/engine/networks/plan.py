@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface
+from ipaddress import ip_interface, ip_network
 
 from msgspec.structs import replace
 
 from sampan.engine.model import IpamPool, NetworkRecord, new_id, now
 from sampan.engine.networks import ipam
 from sampan.engine.networks.addresses import AddressBook
-from sampan.engine.networks.requests import NetworkCreate
+from sampan.engine.networks.requests import Ipam, NetworkCreate
 from sampan.engine.settings import Settings
 from sampan.errors import Denied, Invalid, NotFound
 from sampan.network.model import NetworkSpec
@@ -170,22 +170,46 @@ _SPECIFIC: Mapping[str, Callable[[NetworkSpec, NetworkCreate, Settings], Network
 
 
 def default_bridge(book: AddressBook, settings: Settings, in_use: SubnetsInUse) -> NetworkRecord:
-    """The network "bridge", made at the engine's first start."""
-    asked = ipam.Wanted()
-    if settings.default_subnet:
-        interface = IPv4Interface(settings.default_subnet)
-        own = interface.ip if interface.ip != interface.network.network_address else None
-        asked = ipam.Wanted(interface.network, gateway=own)
-    subnet = book.take_subnet(asked.subnet, () if asked.subnet is not None else in_use())
-    gateway = ipam.choose_gateway(subnet, asked)
-    spec = NetworkSpec(new_id(), "bridge", settings.instance, str(subnet), str(gateway), mtu=settings.mtu)
+    """The network "bridge", made at the engine's first start. Raises `Invalid`, `Conflict`."""
+    body = _default_body(settings)
+    ipam.check(body.ipam.config or (), ipv6=body.enable_ipv6)
+    return replace(plan(body, book, settings, in_use), ipam_options=None, predefined=True)
+
+
+def revised_bridge(
+    record: NetworkRecord, book: AddressBook, settings: Settings, in_use: SubnetsInUse
+) -> NetworkRecord:
+    """The network "bridge" of an earlier start, with IPv6 or without it as the settings say now.
+
+    To be called before endpoints are adopted. What runs keeps the addresses that it has.
+    """
+    if record.spec is None or record.enable_ipv6 == settings.ipv6:
+        return record
+    body = _default_body(settings)
+    ipam.check(body.ipam.config or (), ipv6=body.enable_ipv6)
+    six = _Family()
+    if settings.ipv6:
+        six = _family(body, book, in_use, 6, [])
+    else:
+        book.return_subnet(ip_network(record.spec.subnet6))
+    spec = replace(
+        record.spec, subnet6=str(six.subnet or ""), gateway6=str(six.gateway or ""), ip_range6=six.ip_range
+    )
     book.open(spec)
-    return NetworkRecord(
-        spec.id,
+    shown = [pool for pool in (*record.ipam_config, *(body.ipam.config or ())) if ":" not in pool.subnet]
+    given = [pool for pool in body.ipam.config or () if ":" in pool.subnet]
+    pools = (*given, *dict.fromkeys(shown), *_chosen([six]))
+    return replace(record, spec=spec, enable_ipv6=settings.ipv6, ipam_config=pools)
+
+
+def _default_body(settings: Settings) -> NetworkCreate:
+    pairs = [(settings.default_subnet, settings.fixed_cidr)]
+    if settings.ipv6:
+        pairs.append((settings.default_subnet6, settings.fixed_cidr6))
+    return NetworkCreate(
         "bridge",
-        now(),
-        "bridge",
-        spec,
+        enable_ipv6=settings.ipv6,
+        ipam=Ipam(config=tuple(pool for own, part in pairs for pool in _default_pool(own, part))),
         options={
             "com.docker.network.bridge.default_bridge": "true",
             _ICC: "true",
@@ -194,9 +218,17 @@ def default_bridge(book: AddressBook, settings: Settings, in_use: SubnetsInUse) 
             BRIDGE_NAME: settings.instance,
             _MTU: str(settings.mtu),
         },
-        ipam_config=(IpamPool(str(subnet), gateway=str(gateway)),),
-        predefined=True,
     )
+
+
+def _default_pool(own: str | None, part: str | None) -> list[IpamPool]:
+    """From --bip, the bridge's address in its subnet, and --fixed-cidr, the part for containers; or that alone."""
+    if not own:
+        return [IpamPool(part, ip_range=part)] if part else []
+    interface = ip_interface(own)
+    network = interface.network
+    gateway = interface.ip if interface.ip != network.network_address else network.network_address + 1
+    return [IpamPool(str(network), ip_range=part or "", gateway=str(gateway))]
 
 
 def _mtu(text: str | None, default: int) -> int:

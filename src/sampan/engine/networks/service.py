@@ -71,6 +71,11 @@ class Networks:
         if "bridge" not in names:
             in_use = await asyncio.to_thread(self._host.subnets_in_use)
             await self._store(plan.default_bridge(self._book, self._settings, lambda: in_use))
+            return
+        bridge = self.find("bridge")
+        if bridge.enable_ipv6 != self._settings.ipv6:
+            in_use = await asyncio.to_thread(self._host.subnets_in_use)
+            await self._store(plan.revised_bridge(bridge, self._book, self._settings, lambda: in_use))
 
     async def _store(self, record: NetworkRecord) -> None:
         body = msgspec.json.encode(record)
@@ -104,10 +109,11 @@ class Networks:
         return tuple(record.spec for record in self._records.values() if record.spec is not None)
 
     @property
-    def default_gateway(self) -> str:
-        """The host's address on the default bridge (what `host-gateway` stands for)."""
+    def host_addresses(self) -> tuple[str, ...]:
+        """The host's own on the default bridge, IPv4 first (what `host-gateway` stands for)."""
         spec = self.find("bridge").spec
-        return spec.gateway if spec is not None else "127.0.0.1"
+        found = (spec.gateway, spec.gateway6) if spec is not None else ("127.0.0.1",)
+        return tuple(address for address in found if address)
 
     # API
 
