@@ -179,7 +179,7 @@ class Plugin:
         decoded = self._decoded(method, answer)
         refused = str(decoded.get("Err") or "")
         if response.status >= 400 or refused:
-            raise Internal(f"{method}: {refused or answer[:512].decode(errors='replace').strip()}")
+            raise Internal(refused or f"{method}: {answer[:512].decode(errors='replace').strip()}")
         return decoded
 
     def _decoded(self, method: str, answer: bytes) -> Json:
@@ -249,8 +249,14 @@ class PluginDriver:
         """The plugin itself knows its options."""
 
     def create(self, record: VolumeRecord) -> None:
+        """One that the plugin has already, be it from another host, is taken as it is."""
         try:
-            self._call("Create", record, Opts=dict(record.options or {}))
+            self.look(record)
+            return
+        except Internal:
+            pass  # plugins say so when they have no such volume
+        try:
+            self._call("Create", record, Opts=dict(record.options) if record.options else None)
         except Internal as error:
             raise Internal(f"create {record.name}: {error.message}") from error
 
@@ -266,9 +272,14 @@ class PluginDriver:
         return True
 
     def mount(self, record: VolumeRecord, user: str) -> Path:
-        place = str(self._call("Mount", record, ID=user).get("Mountpoint") or "")
+        try:
+            place = str(self._call("Mount", record, ID=user).get("Mountpoint") or "")
+        except Internal as error:
+            raise Internal(f"error while mounting volume '': {error.message}") from error
         if not place.startswith("/"):
-            raise Internal(f"VolumeDriver.Mount: plugin {self.name} gives no place for volume {record.name}")
+            raise Internal(
+                f"error while mounting volume '': plugin {self.name} gives no place for volume {record.name}"
+            )
         self._places[record.name] = Path(place)
         return self._places[record.name]
 
@@ -278,7 +289,7 @@ class PluginDriver:
             self._places.pop(record.name, None)
 
     def path(self, record: VolumeRecord) -> Path:
-        """Where it was mounted last; "." when it is not."""
+        """Where it is mounted; "." when it is not."""
         return self._places.get(record.name, Path())
 
     def look(self, record: VolumeRecord) -> tuple[str, Json]:

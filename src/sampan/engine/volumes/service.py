@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from sampan.engine.events import EventBus
 from sampan.engine.filters import check_filters
-from sampan.engine.model import VolumeRecord, new_id, now
+from sampan.engine.model import NEVER, VolumeRecord, new_id, now
 from sampan.engine.mounts import check_volume_name
 from sampan.engine.record_store import Store
 from sampan.engine.volumes.drivers import Drivers, VolumeDriver
@@ -91,6 +91,13 @@ class Volumes:
         record = self._new(name, chosen, labels, options, anonymous=anonymous)
         async with self._changing(record.name):
             existing = self._records.get(record.name)
+            if existing is None and name and not driver:
+                record = await self._discovered(name) or record
+            if existing is not None and driver not in ("", existing.driver):
+                raise Conflict(
+                    f"create {name}: driver '{existing.driver}' already has volume '{name}': "
+                    "volume name must be unique"
+                )
             if existing is None:
                 await asyncio.to_thread(self._make, record)
                 self._arrived(record)
@@ -397,7 +404,7 @@ class Volumes:
             except SampanError as error:
                 answer["Warnings"].append(error.message)
                 continue
-            records = [VolumeRecord(name, "", plugin.name) for name in theirs if name not in self._records]
+            records = [VolumeRecord(name, NEVER, plugin.name) for name in theirs if name not in self._records]
             answer["Volumes"] += [
                 {**self._json(record), "Mountpoint": theirs[record.name]}
                 for record in records
@@ -408,7 +415,7 @@ class Volumes:
     async def _discovered(self, name: str) -> VolumeRecord | None:
         """A volume that a plugin has without our doing."""
         for plugin in await asyncio.to_thread(self._drivers.plugins):
-            record = VolumeRecord(name, "", plugin.name)
+            record = VolumeRecord(name, NEVER, plugin.name)
             try:
                 await asyncio.to_thread(plugin.look, record)
             except SampanError:

@@ -15,17 +15,17 @@ Filters = Mapping[str, Sequence[str]]
 
 LIST_FILTERS = ("name", "driver", "label", "label!", "dangling", "scope")
 PRUNE_FILTERS = ("label", "label!", "all", "until")
+_NOWHERE = Path()
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 """Docker's mark of a volume that has no name given by a person."""
 
 
 def volume_json(record: VolumeRecord, path: Path, scope: str) -> Json:
-    created = record.created.partition(".")[0].removesuffix("Z")
     return {
-        **({"CreatedAt": f"{created}Z"} if created else {}),
+        "CreatedAt": record.created.partition(".")[0].removesuffix("Z") + "Z",
         "Driver": record.driver,
         "Labels": _labels_json(record),
-        "Mountpoint": str(path),
+        "Mountpoint": "" if path == _NOWHERE else str(path),
         "Name": record.name,
         "Options": record.options,
         "Scope": scope,
