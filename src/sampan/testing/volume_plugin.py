@@ -45,7 +45,10 @@ class VolumePlugin:
                 connection, _ = super().get_request()
                 return connection, ("plugin", 0)
 
-        self._make = lambda: Server(str(socket), Handler)
+        def make() -> socketserver.ThreadingUnixStreamServer:
+            return Server(str(socket), Handler)
+
+        self._make = make
         self._server: socketserver.ThreadingUnixStreamServer | None = None
 
     def __enter__(self) -> VolumePlugin:
