@@ -209,7 +209,9 @@ class _Writer:
         if pieces is None:
             self._frames.write(_header(path, tf.REGULAR, status, size=size, xattrs=xattrs))
         else:
-            encoded = encode_map(pieces)
+            # GNU tar makes the file as long as its last piece, so a hole at the end needs an empty one behind it.
+            last = pieces[-1][0] + pieces[-1][1] if pieces else 0
+            encoded = encode_map(pieces if last == size else (*pieces, (size, 0)))
             stored = len(encoded) + sum(length for _, length in pieces)
             name = DATA + b"/" + path
             self._frames.write(
