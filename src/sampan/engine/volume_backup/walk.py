@@ -47,16 +47,17 @@ def walk(root: int, vanished: Callable[[bytes], object] = lambda _path: None) ->
     `vanished` is told what was removed between the look into its directory and the look at it. Raises OSError,
     `Invalid` (nested too deeply).
     """
-    yield Found(b"", root, b".", os.fstat(root), root)
-    stack: list[tuple[int, bytes, Iterator[bytes]]] = [(root, b"", _names(root))]
+    # Opened now: Btrfs lists only what was in a directory when it was opened.
+    top = os.open(".", _DIRECTORY, dir_fd=root)
+    stack: list[tuple[int, bytes, Iterator[bytes]]] = [(top, b"", iter(()))]
     try:
+        stack[0] = (top, b"", _names(top))
+        yield Found(b"", top, b".", os.fstat(top), top)
         while stack:
             parent, above, names = stack[-1]
             name = next(names, None)
             if name is None:
-                stack.pop()
-                if parent != root:
-                    os.close(parent)
+                os.close(stack.pop()[0])
                 continue
             path = above + b"/" + name if above else name
             try:
@@ -72,8 +73,7 @@ def walk(root: int, vanished: Callable[[bytes], object] = lambda _path: None) ->
             yield found
     finally:
         for descriptor, _, _ in stack:
-            if descriptor != root:
-                os.close(descriptor)
+            os.close(descriptor)
 
 
 def _names(directory: int) -> Iterator[bytes]:
