@@ -92,3 +92,17 @@ def _label_header(name: str) -> str:
 def unescape(text: str) -> str:
     r"""Docker lets people write \t and \n in a format."""
     return text.replace(r"\t", "\t").replace(r"\n", "\n")
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """Numbers in names count as numbers: v2 before v10."""
+    parts: list[tuple[int, int, str]] = []
+    text = ""
+    for letter in [*name, ""]:
+        if letter and text and letter.isdigit() == text[-1].isdigit():
+            text += letter
+            continue
+        if text:
+            parts.append((0, int(text), "") if text.isdecimal() else (1, 0, text))
+        text = letter
+    return parts

@@ -182,8 +182,11 @@ class IpamPool(Docker, frozen=True):
 
 
 class NetworkRecord(msgspec.Struct, frozen=True):
-    """`spec` None: the networks without a bridge (host, none). `fixed_subnet`: a person gave a subnet; `asked_pools`:
-    so many of `ipam_config` a person gave, the first ones (None in records of earlier engines)."""
+    """`spec` None: the networks without devices (host, none, configurations). `fixed_subnet`: a person gave a subnet;
+    `asked_pools`: so many of `ipam_config` a person gave, the first ones (None in records of earlier engines).
+
+    `config_only`: not a network but the configuration of others, which have its name as `config_from`.
+    """
 
     id: str
     name: str
@@ -201,6 +204,8 @@ class NetworkRecord(msgspec.Struct, frozen=True):
     ipam_config: tuple[IpamPool, ...] = ()
     fixed_subnet: bool = False
     predefined: bool = False
+    config_only: bool = False
+    config_from: str = ""
     asked_pools: int | None = None
 
     @property

@@ -54,6 +54,8 @@ class SpecFacts:
     resolv.conf). `devices`: with their numbers looked up; `block_devices`: path -> (major, minor) for block I/O limits.
     `mounts`: sources filled in. `readonly_trees`: the kernel makes mounts read-only with all below.
     `rlimits`: by the host's own limits. `ids`: of its user namespace, if it has one.
+    `mounts`: sources filled in. `rlimits`: by the host's own limits. `ids`: of its user namespace, if it has one.
+    `linked`: environment variables of legacy links.
     """
 
     defaults: SpecDefaults
@@ -75,6 +77,7 @@ class SpecFacts:
     init: bool = False
     ids: IdMaps | None = None
     readonly_trees: bool = False
+    linked: tuple[str, ...] = ()
 
 
 def build_spec(record: ContainerRecord, facts: SpecFacts) -> Spec:
@@ -117,7 +120,7 @@ def process(record: ContainerRecord, facts: SpecFacts) -> Process:
     return Process(
         cwd=config.working_dir or "/",
         args=config.argv,
-        env=environment(record, facts.hostname),
+        env=environment(record, facts.hostname, facts.linked),
         terminal=config.tty,
         console_size=Box(height=height, width=width) if config.tty and height and width else None,
         capabilities=Capabilities(bounding=caps, effective=caps, permitted=caps),
@@ -129,11 +132,13 @@ def process(record: ContainerRecord, facts: SpecFacts) -> Process:
     )
 
 
-def environment(record: ContainerRecord, hostname: str) -> tuple[str, ...]:
-    """PATH, HOSTNAME and TERM, and what the configuration says; a name without a value takes a variable away."""
+def environment(record: ContainerRecord, hostname: str, linked: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """PATH, HOSTNAME and TERM, what comes with links (`linked`), and what the configuration says; a name without a
+    value takes a variable away."""
     base = [DEFAULT_PATH, f"HOSTNAME={hostname}"]
     if record.config.tty:
         base.append("TERM=xterm")
+    base += linked
     return override_environment(tuple(base), record.config.env or ())
 
 

@@ -47,7 +47,7 @@ RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 
 IFF_UP = 0x1
 
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 _IFLA_IFALIAS, _IFLA_NET_NS_FD = 20, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 _VETH_INFO_PEER = 1
@@ -81,6 +81,7 @@ class Link:
     address: str  # MAC, "" when it has none
     master: int  # index of the bridge it is a port of, 0 when none
     alias: str = ""  # free text of whoever made it
+    parent: int = 0  # index of the link it stands on (macvlan, vlan), also of a veth's peer; 0 when none
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +135,38 @@ def _mac(value: str) -> bytes:
     return bytes.fromhex(value.replace(":", ""))
 
 
+def create_link(
+    kind: str,
+    name: str,
+    *,
+    data: Sequence[bytes] = (),
+    parent: int = 0,
+    address: str = "",
+    mtu: int = 0,
+    namespace: int | None = None,
+    up: bool = False,
+) -> Message:
+    """A virtual link of any kind. `data`: attributes of the kind's own; `parent`: index (in this namespace) of the
+    link it stands on; `namespace`: it is made there (a descriptor), under this name from the beginning."""
+    flags = IFF_UP if up else 0
+    payload = _IFINFOMSG.pack(0, 0, 0, flags, flags) + _name(_IFLA_IFNAME, name)
+    if address:
+        payload += attribute(_IFLA_ADDRESS, _mac(address))
+    if mtu:
+        payload += _u32(_IFLA_MTU, mtu)
+    if parent:
+        payload += _u32(_IFLA_LINK, parent)
+    if namespace is not None:
+        payload += _u32(_IFLA_NET_NS_FD, namespace)
+    info = attribute(_IFLA_INFO_KIND, kind.encode())
+    if data:
+        info += nested(_IFLA_INFO_DATA, *data)
+    payload += nested(_IFLA_LINKINFO, info)
+    return Message(RTM_NEWLINK, payload, NLM_F_CREATE | NLM_F_EXCL, f"create {kind} {name}")
+
+
 def create_bridge(name: str, *, address: str, mtu: int) -> Message:
-    payload = (
-        _IFINFOMSG.pack(0, 0, 0, IFF_UP, IFF_UP)
-        + _name(_IFLA_IFNAME, name)
-        + attribute(_IFLA_ADDRESS, _mac(address))
-        + _u32(_IFLA_MTU, mtu)
-        + nested(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, b"bridge"))
-    )
-    return Message(RTM_NEWLINK, payload, NLM_F_CREATE | NLM_F_EXCL, f"create bridge {name}")
+    return create_link("bridge", name, address=address, mtu=mtu, up=True)
 
 
 def create_veth(name: str, peer: PeerLink, *, mtu: int, master: int = 0) -> Message:
@@ -201,6 +225,12 @@ def set_link(
     return Message(RTM_NEWLINK, payload, 0, f"change link {name or index}")
 
 
+def set_alias(name: str, alias: str) -> Message:
+    """By name: to be sent together with the request that makes the link."""
+    payload = _IFINFOMSG.pack(0, 0, 0, 0, 0) + _name(_IFLA_IFNAME, name) + text(_IFLA_IFALIAS, alias)
+    return Message(RTM_NEWLINK, payload, 0, f"set the alias of {name}")
+
+
 def delete_link(name: str) -> Message:
     payload = _IFINFOMSG.pack(0, 0, 0, 0, 0) + _name(_IFLA_IFNAME, name)
     return Message(RTM_DELLINK, payload, 0, f"delete link {name}")
@@ -228,9 +258,12 @@ def _address(kind: int, index: int, address: str, flags: int) -> Message:
     return Message(kind, payload, flags, f"{verb} address {address}")
 
 
-def add_route(destination: str, *, gateway: str | None = None, index: int = 0) -> Message:
-    """A route of the main table; `destination` "default" or a network."""
-    return _route(RTM_NEWROUTE, destination, gateway, index, NLM_F_CREATE | NLM_F_EXCL)
+def add_route(
+    destination: str, *, gateway: str | None = None, index: int = 0, replace: bool = False
+) -> Message:
+    """A route of the main table; `destination` "default" or a network. `replace`: instead of the one that is there."""
+    how = NLM_F_REPLACE if replace else NLM_F_EXCL
+    return _route(RTM_NEWROUTE, destination, gateway, index, NLM_F_CREATE | how)
 
 
 def add_local_route(destination: str, *, index: int, metric: int) -> Message:
@@ -360,6 +393,7 @@ def _decode_link(payload: bytes) -> Link:
         address=attributes.get(_IFLA_ADDRESS, b"").hex(":"),
         master=number(_IFLA_MASTER),
         alias=decode_text(attributes.get(_IFLA_IFALIAS, b"")),
+        parent=number(_IFLA_LINK),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from ipaddress import ip_interface, ip_network
 
-from sampan.errors import Conflict, NotFound, Unsupported
+from sampan.errors import Conflict, Invalid, NotFound, Unsupported
 from sampan.linux.netlink import Message
 from sampan.linux.netlink_namespace import in_namespace
 from sampan.linux.netlink_route import (
@@ -18,7 +18,6 @@ from sampan.linux.netlink_route import (
     RouteSocket,
     add_address,
     add_local_route,
-    add_route,
     create_bridge,
     create_veth,
     set_bridge_port,
@@ -26,6 +25,7 @@ from sampan.linux.netlink_route import (
 )
 from sampan.network.model import EndpointSpec, NetworkSpec, derived_mac
 from sampan.network.pools import AnyNetwork
+from sampan.network.routes import default_routes
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +44,16 @@ def write_sysctl(name: str, value: str, *, missing_ok: bool = False) -> None:
     except FileNotFoundError:
         if not missing_ok:
             raise NotFound(f"the kernel has no setting {path}") from None
+
+
+def set_own_sysctl(path: str, value: str) -> None:
+    """What a person set of an interface (`EndpointSpec.sysctls`). Raises `Invalid` when the kernel does not want it."""
+    try:
+        with open(f"/proc/sys/{path}", "w", encoding="utf-8") as file:
+            file.write(value)
+    except OSError as error:
+        name = path.replace("/", ".")
+        raise Invalid(f"failed to set sysctl {name} to '{value}': {error.strerror}") from error
 
 
 def read_sysctl(name: str) -> str:
@@ -126,7 +136,8 @@ def ensure_bridge(route: RouteSocket, network: NetworkSpec, alias: str) -> None:
 
 def own_addresses(network: NetworkSpec) -> list[str]:
     """The bridge's own, with prefix lengths."""
-    pairs = (network.gateway, network.subnet), (network.gateway6, network.subnet6)
+    gateway = "" if network.inhibit_ipv4 else network.gateway
+    pairs = (gateway, network.subnet), (network.gateway6, network.subnet6)
     return [f"{gateway}/{ip_network(subnet).prefixlen}" for gateway, subnet in pairs if gateway]
 
 
@@ -218,7 +229,7 @@ def attach(route: RouteSocket, namespace: int, network: NetworkSpec, endpoint: E
     try:
         if flags := _port_flags(host, network):
             route.perform(flags)
-        in_namespace(namespace, lambda: _configure(endpoint))
+        in_namespace(namespace, lambda: configure_interface(endpoint))
     except BaseException:
         route.delete(host)
         raise
@@ -245,12 +256,14 @@ def bridged_traffic_is_filtered(tables: str) -> bool:
     return False
 
 
-def _configure(endpoint: EndpointSpec) -> None:
+def configure_interface(endpoint: EndpointSpec) -> None:
     """Runs in the container's namespace. Its routes are ours to set, not a neighbour's who says it is a router."""
     if endpoint.address6:
         write_sysctl(f"ipv6/conf/{endpoint.interface}/accept_ra", "0", missing_ok=True)
     off = "0" if endpoint.address6 else "1"
     write_sysctl(f"ipv6/conf/{endpoint.interface}/disable_ipv6", off, missing_ok=True)
+    for path, value in endpoint.sysctls:
+        set_own_sysctl(path, value)
     with RouteSocket() as route:
         link = route.link(endpoint.interface)
         if link is None:
@@ -259,12 +272,7 @@ def _configure(endpoint: EndpointSpec) -> None:
         messages += [
             add_address(link.index, address) for address in (endpoint.address, endpoint.address6) if address
         ]
-        messages += [
-            add_route("default", gateway=gateway, index=link.index)
-            for gateway in (endpoint.gateway, endpoint.gateway6)
-            if gateway is not None
-        ]
-        route.perform(messages)
+        route.perform([*messages, *default_routes(endpoint, link.index)])
 
 
 def configure_loopback() -> None:

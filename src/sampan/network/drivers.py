@@ -8,6 +8,8 @@ from typing import Protocol
 from sampan.errors import Internal
 from sampan.linux.netlink_route import RouteSocket
 from sampan.network.bridge import BridgeDriver
+from sampan.network.ipvlan import IpvlanDriver
+from sampan.network.macvlan import MacvlanDriver
 from sampan.network.model import EndpointSpec, NetworkSpec
 from sampan.network.overlay.driver import OverlayDriver
 
@@ -23,7 +25,7 @@ class Driver(Protocol):
         """Make the network's devices on the host exist. Idempotent. Raises `Conflict` when a device is another's."""
 
     def remove(self, route: RouteSocket, network: NetworkSpec) -> None:
-        """Remove the network's devices on the host. Idempotent."""
+        """Remove the network's devices on the host. Idempotent. Not called while another has the same parent."""
 
     def attach(
         self, route: RouteSocket, namespace: int, network: NetworkSpec, endpoint: EndpointSpec
@@ -42,12 +44,17 @@ class Driver(Protocol):
     def tidy(
         self, route: RouteSocket, networks: Sequence[NetworkSpec], endpoints: Sequence[EndpointSpec]
     ) -> None:
-        """Remove devices of ours that belong to none of these (of this driver); a daemon that was killed left them."""
+        """Remove devices of ours that belong to none of these (of all drivers); a daemon that was killed left them."""
 
 
 def drivers(alias: str, overlay: OverlayDriver) -> dict[str, Driver]:
     """Every driver, by name. `alias`: see `Driver`."""
-    return {"bridge": BridgeDriver(alias), "overlay": overlay}
+    return {
+        "bridge": BridgeDriver(alias),
+        "macvlan": MacvlanDriver(alias),
+        "ipvlan": IpvlanDriver(alias),
+        "overlay": overlay,
+    }
 
 
 def driver_of(known: dict[str, Driver], name: str) -> Driver:

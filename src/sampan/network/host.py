@@ -7,15 +7,16 @@ again from the engine's records. All of it belongs to the network namespace of t
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Mapping, Sequence
 
-from sampan.errors import Invalid
+from sampan.errors import Invalid, SampanError
 from sampan.linux.netlink_namespace import in_namespace, in_new_namespace
 from sampan.linux.netlink_route import RouteSocket
 from sampan.linux.nftables import Batch, Family, NftablesSocket
-from sampan.network import bridge, passage, rules
+from sampan.network import bridge, passage, routes, rules
 from sampan.network.drivers import driver_of, drivers
 from sampan.network.model import EndpointSpec, Forward, NetworkSpec, PortBinding, PublishMode
 from sampan.network.overlay.driver import OverlayDriver
@@ -23,6 +24,7 @@ from sampan.network.overlay.guard import Guard
 from sampan.network.pools import AnyNetwork
 from sampan.network.ports import PublishedPorts
 
+_log = logging.getLogger(__name__)
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
 
 
@@ -77,9 +79,10 @@ class NetworkHost:
     def remove(self, network: NetworkSpec) -> None:
         """Remove the network's devices and rules. Idempotent."""
         with self._lock:
-            with RouteSocket() as route:
-                driver_of(self._drivers, network.driver).remove(route, network)
             self._networks.pop(network.id, None)
+            if not any(network.parent and network.parent == one.parent for one in self._networks.values()):
+                with RouteSocket() as route:
+                    driver_of(self._drivers, network.driver).remove(route, network)
             self._write_rules()
 
     def create_namespace(self) -> int:
@@ -108,6 +111,12 @@ class NetworkHost:
         self._endpoints.pop(endpoint.id, None)
         with RouteSocket() as route:
             driver_of(self._drivers, endpoint.driver).detach(route, endpoint, namespace)
+
+    def change_default_routes(
+        self, namespace: int, before: Sequence[EndpointSpec], after: Sequence[EndpointSpec]
+    ) -> None:
+        """In the namespace of a container (a descriptor, not kept) that had these endpoints, and has those now."""
+        in_namespace(namespace, lambda: routes.change_default_routes(before, after))
 
     def publish(
         self, address: str, bindings: Sequence[PortBinding], address6: str = ""
@@ -150,7 +159,11 @@ class NetworkHost:
             with RouteSocket() as route:
                 self._tidy(route, networks, endpoints)
                 for network in networks:
-                    driver_of(self._drivers, network.driver).ensure(route, network)
+                    try:
+                        driver_of(self._drivers, network.driver).ensure(route, network)
+                    except SampanError as error:
+                        # A parent that is gone, say: its containers run on, and the other networks are needed.
+                        _log.warning("network %s is not complete: %s", network.name, error.message)
             self._networks = {network.id: network for network in networks}
             self._guard.write(networks)
             self._endpoints = {endpoint.id: endpoint for endpoint in endpoints}
@@ -221,12 +234,8 @@ class NetworkHost:
     def _tidy(
         self, route: RouteSocket, networks: Sequence[NetworkSpec], endpoints: Sequence[EndpointSpec]
     ) -> None:
-        for name, driver in self._drivers.items():
-            driver.tidy(
-                route,
-                [network for network in networks if network.driver == name],
-                [endpoint for endpoint in endpoints if endpoint.driver == name],
-            )
+        for driver in self._drivers.values():
+            driver.tidy(route, networks, endpoints)
 
     def _write_rules(self) -> None:
         with self._lock:

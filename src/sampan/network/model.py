@@ -18,12 +18,15 @@ class NetworkSpec(msgspec.Struct, frozen=True):
 
     `driver` says which module of this package makes it: "bridge", "macvlan", "ipvlan" or "overlay". `bridge` is the
     name of the bridge device (at most 15 bytes; "" for drivers without one), `parent` the device of the host that
-    macvlan and ipvlan stand on ("" for others). `mode` is the driver's ("bridge", "passthru", "l2", ...). Subnets are
-    in CIDR notation, a gateway is an address in its subnet (a bridge's own); "" where the network has no addresses of
-    that family. `ip_range` and `ip_range6` are the parts of the subnets that automatic addresses come from (None: all
-    of it), `aux` are addresses of either family that are never given out. `mtu` is in bytes. Of an overlay network
-    `vni` is the number in its VXLAN packets (else 0), and `secure` says that they are encrypted. `gateway_mode` and
-    `gateway_mode6` are a bridge's, as Docker has them: "nat", "nat-unprotected", "routed" or "isolated".
+    macvlan and ipvlan stand on ("" for others). `mode` is the driver's ("bridge", "passthru", "l2", "l3_private").
+    Subnets are in CIDR notation, a gateway is an address in its subnet (a bridge's own); "" where the network has no
+    addresses of that family. `ip_range` and
+    `ip_range6` are the parts of the subnets that automatic addresses come from (None: all of it), `aux` are
+    addresses of either family that are never given out. `mtu` is in bytes, 0 the parent's. `interface_prefix` is what
+    containers' interfaces are called ("" is "eth"), `host_binding` the host's address that ports are published on when
+    nobody names one ("" is all), `inhibit_ipv4` leaves the bridge without its IPv4 address. Of an overlay
+    network `vni` is the number in its VXLAN packets (else 0), and `secure` says that they are encrypted.
+    `gateway_mode` and `gateway_mode6` are a bridge's, as Docker has them: "nat", "routed", "isolated" and so on.
     """
 
     id: str
@@ -47,6 +50,9 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     secure: bool = False
     gateway_mode: str = "nat"
     gateway_mode6: str = "nat"
+    interface_prefix: str = ""
+    host_binding: str = ""
+    inhibit_ipv4: bool = False
 
 
 class EndpointSpec(msgspec.Struct, frozen=True):
@@ -54,7 +60,9 @@ class EndpointSpec(msgspec.Struct, frozen=True):
 
     `address` has its prefix length ("172.17.0.2/16"), so has `address6`; "" where it has none of that family.
     `gateway` and `gateway6` None mean no default route through this endpoint (an internal network, or not the
-    container's first one). `driver` is the network's.
+    container's first one); "" that there would be one if the network had a gateway; the unspecified address that
+    everything is reached on the link itself (ipvlan's l3). `driver` is the network's. `sysctls` are
+    (path below /proc/sys, value) of the interface's own settings.
     """
 
     id: str
@@ -66,6 +74,7 @@ class EndpointSpec(msgspec.Struct, frozen=True):
     driver: str = "bridge"
     address6: str = ""
     gateway6: str | None = None
+    sysctls: tuple[tuple[str, str], ...] = ()
 
     @property
     def bare_addresses(self) -> tuple[str, ...]:
@@ -119,6 +128,11 @@ class NameRecords(msgspec.Struct, frozen=True):
     addresses: Mapping[str, tuple[str, ...]] = _EMPTY
     pointers: Mapping[str, str] = MappingProxyType({})
     forward: bool = True
+
+
+def dummy_parent(network_id: str) -> str:
+    """The parent of a macvlan or ipvlan network that has none, as Docker calls it."""
+    return f"dm-{network_id[:12]}"
 
 
 def derived_mac(address: str) -> str:

@@ -208,20 +208,15 @@ def test_an_endpoint_has_an_address_of_each_family_or_none_at_all() -> None:
     spec = record.spec
     assert spec is not None
 
-    def allocate(four: str = "", six: str = "", **routes: bool) -> tuple[str, str, str | None, str | None]:
+    def allocate(four: str = "", six: str = "") -> tuple[str, str, str | None, str | None]:
         settings = EndpointSettings(ipam_config=IpamConfig(four, six))
-        found = addresses.allocate(spec, settings, interface="eth0", **{"default_route": True, **routes})
+        found = addresses.allocate(spec, settings, interface="eth0")
         return found.address, found.address6, found.gateway, found.gateway6
 
-    assert allocate() == ("10.78.0.2/29", "fd00:78::2/126", "10.78.0.1", "fd00:78::1")
+    assert allocate() == ("10.78.0.2/29", "fd00:78::2/126", None, None)
     with pytest.raises(Conflict, match="Address already in use"):
         allocate("10.78.0.5", "fd00:78::2")
-    assert allocate("10.78.0.5", default_route6=False) == (
-        "10.78.0.5/29",
-        "fd00:78::3/126",
-        "10.78.0.1",
-        None,
-    )
+    assert allocate("10.78.0.5") == ("10.78.0.5/29", "fd00:78::3/126", None, None)
     with pytest.raises(Conflict) as caught:
         allocate()
     assert (
@@ -234,9 +229,8 @@ def test_an_endpoint_of_an_ipv6_network_has_no_ipv4_and_a_mac_of_its_own() -> No
     addresses = book()
     record = make(NetworkCreate("x", enable_ipv4=False, enable_ipv6=True), addresses)
     assert record.spec is not None
-    endpoint = addresses.allocate(record.spec, EndpointSettings(), interface="eth0", default_route=True)
-    assert (endpoint.address, endpoint.gateway) == ("", None)
-    assert (endpoint.address6, endpoint.gateway6) == (f"{OWN}::2/64", f"{OWN}::1")
+    endpoint = addresses.allocate(record.spec, EndpointSettings(), interface="eth0")
+    assert (endpoint.address, endpoint.address6) == ("", f"{OWN}::2/64")
     assert endpoint.mac == "02:42:00:00:00:02"
     addresses.release(endpoint)
     again = book()

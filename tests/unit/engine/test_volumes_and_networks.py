@@ -155,9 +155,7 @@ def test_a_network_in_use_is_not_removed() -> None:
         networks = make_networks(FakeMetadata(), FakeHost())
         await networks.setup()
         network_id, _ = await networks.create(NetworkCreate("busy"))
-        spec = networks.allocate(
-            networks.find("busy"), EndpointSettings(), interface="eth0", default_route=True
-        )
+        spec = networks.allocate(networks.find("busy"), EndpointSettings())
         networks.members = lambda wanted: [container("c", wanted, spec)] if wanted == network_id else []
         with pytest.raises(Denied, match="network busy has active endpoints"):
             await networks.remove("busy")
@@ -178,7 +176,7 @@ def test_removing_a_network_waits_for_a_container_that_is_just_starting_in_it() 
         await networks.setup()
         network_id, _ = await networks.create(NetworkCreate("soon"))
         record = networks.find("soon")
-        spec = networks.allocate(record, EndpointSettings(), interface="eth0", default_route=True)
+        spec = networks.allocate(record, EndpointSettings())
         removal = asyncio.ensure_future(networks.remove("soon"))
         await asyncio.sleep(0)
         assert not removal.done()
@@ -198,7 +196,7 @@ def test_nothing_starts_in_a_network_that_is_being_removed_and_only_one_removes_
         removals = [asyncio.ensure_future(networks.remove("gone")) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(NotFound, match="network gone not found"):
-            networks.allocate(record, EndpointSettings(), interface="eth0", default_route=True)
+            networks.allocate(record, EndpointSettings())
         results = await asyncio.gather(*removals, return_exceptions=True)
         assert results[0] is None
         assert isinstance(results[1], NotFound)
@@ -215,11 +213,11 @@ def test_addresses_are_given_once_and_come_back() -> None:
 
         def allocate(fixed: str = "") -> EndpointSpec | None:
             asked = EndpointSettings(ipam_config=IpamConfig(fixed) if fixed else None)
-            return networks.allocate(record, asked, interface="eth0", default_route=True)
+            return networks.allocate(record, asked)
 
         first = allocate()
         assert first is not None
-        assert (first.address, first.gateway, first.mac) == ("10.3.0.2/29", "10.3.0.1", "02:42:0a:03:00:02")
+        assert (first.address, first.gateway, first.mac) == ("10.3.0.2/29", None, "02:42:0a:03:00:02")
         fixed = allocate("10.3.0.5")
         assert fixed is not None
         with pytest.raises(Conflict, match="Address already in use"):

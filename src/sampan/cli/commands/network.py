@@ -8,7 +8,7 @@ from sampan.cli import units
 from sampan.cli.create import checks, texts
 from sampan.cli.failure import Exit, Failure, no_such
 from sampan.cli.flags import Command, Flag, Invocation, collect_filters
-from sampan.cli.listing import FORMAT_HELP, print_listing
+from sampan.cli.listing import FORMAT_HELP, natural_order, print_listing
 from sampan.cli.template_functions import Record
 from sampan.client.api import ApiError, filters_query, quote_path
 
@@ -21,6 +21,7 @@ _HEADERS = {
     "Name": "NAME",
     "Driver": "DRIVER",
     "Scope": "SCOPE",
+    "IPv4": "IPV4",
     "IPv6": "IPV6",
     "Internal": "INTERNAL",
     "Labels": "LABELS",
@@ -47,6 +48,7 @@ def _record(network: dict[str, Any], *, full: bool) -> Record:
             "Name": lambda: network.get("Name", ""),
             "Driver": lambda: network.get("Driver", ""),
             "Scope": lambda: network.get("Scope", ""),
+            "IPv4": lambda: "true" if network.get("EnableIPv4") else "false",
             "IPv6": lambda: "true" if network.get("EnableIPv6") else "false",
             "Internal": lambda: "true" if network.get("Internal") else "false",
             "Labels": lambda: ",".join(f"{name}={labels[name]}" for name in sorted(labels)),
@@ -60,7 +62,7 @@ def _list(invocation: Invocation) -> int:
     flags = invocation.flags
     query = {"filters": filters_query(collect_filters(flags["filter"]))}
     networks = invocation.client().call("GET", "/networks", query) or []
-    networks.sort(key=lambda network: network.get("Name", ""))
+    networks.sort(key=lambda network: natural_order(network.get("Name", "")))
     rows = [_record(network, full=flags["no-trunc"]) for network in networks]
     if flags["quiet"] and flags["format"] in ("", "table"):
         for row in rows:
@@ -188,6 +190,16 @@ def _remove(invocation: Invocation) -> int:
     return 0
 
 
+def _driver_options(texts: list[str]) -> dict[str, str]:
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise Failure("invalid key/value pair format in driver options")
+        found[name.strip()] = value.strip()
+    return found
+
+
 def _connect(invocation: Invocation) -> int:
     flags = invocation.flags
     network, container = invocation.args
@@ -200,7 +212,7 @@ def _connect(invocation: Invocation) -> int:
         "IPAMConfig": {key: value for key, value in address.items() if value},
         "Links": flags["link"] or None,
         "Aliases": flags["alias"],
-        "DriverOpts": texts.to_map(flags["driver-opt"]),
+        "DriverOpts": _driver_options(flags["driver-opt"]),
     }
     if flags["gw-priority"]:
         endpoint["GwPriority"] = flags["gw-priority"]

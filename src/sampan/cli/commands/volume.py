@@ -6,7 +6,7 @@ from sampan.cli.commands.lifecycle import for_each
 from sampan.cli.create import checks, texts
 from sampan.cli.failure import Failure, no_such
 from sampan.cli.flags import Command, Flag, Invocation, collect_filters
-from sampan.cli.listing import FORMAT_HELP, print_listing
+from sampan.cli.listing import FORMAT_HELP, natural_order, print_listing
 from sampan.cli.template_functions import Record
 from sampan.client.api import ApiError, filters_query, quote_path
 
@@ -76,27 +76,13 @@ def _list(invocation: Invocation) -> int:
     flags = invocation.flags
     query = {"filters": filters_query(collect_filters(flags["filter"]))}
     answer = invocation.client().call("GET", "/volumes", query)
-    volumes = sorted(answer.get("Volumes") or [], key=lambda volume: _natural(volume["Name"]))
+    volumes = sorted(answer.get("Volumes") or [], key=lambda volume: natural_order(volume["Name"]))
     if flags["quiet"] and flags["format"] in ("", "table"):
         for volume in volumes:
             print(volume["Name"])
         return 0
     print_listing([volume_record(item) for item in volumes], flags["format"], ("Driver", "Name"), _HEADERS)
     return 0
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Numbers in names count as numbers: v2 before v10."""
-    parts: list[tuple[int, int, str]] = []
-    text = ""
-    for letter in [*name, ""]:
-        if letter and text and letter.isdigit() == text[-1].isdigit():
-            text += letter
-            continue
-        if text:
-            parts.append((0, int(text), "") if text.isdecimal() else (1, 0, text))
-        text = letter
-    return parts
 
 
 def _remove(invocation: Invocation) -> int:

@@ -156,12 +156,11 @@ class Containers:
             parts.networks.check_endpoint(wanted, asked)
             if record.running:
                 endpoint = self._wiring.plan_endpoint(record, wanted, asked)
-                await self._wiring.attach(
-                    replace(record, endpoints={**record.endpoints, wanted.name: endpoint}), wanted, endpoint
-                )
+                endpoints = await self._wiring.attach(record, wanted, endpoint)
+                if not slot.record.running:  # it has ended meanwhile, and given back what it had
+                    endpoints = self._wiring.abandon(endpoints, wanted.name)
             else:
-                endpoint = Endpoint(wanted.id, asked)
-            endpoints = {**slot.record.endpoints, wanted.name: endpoint}
+                endpoints = {**slot.record.endpoints, wanted.name: Endpoint(wanted.id, asked)}
             parts.store.replace(slot, replace(slot.record, endpoints=endpoints))
             await parts.store.save(slot, durable=True)
         self._wiring.refresh_names([wanted.id])
@@ -178,15 +177,15 @@ class Containers:
             raise
         async with slot.lock:
             record = slot.record
-            endpoint = record.endpoints.get(wanted.name)
-            if endpoint is None:
+            if wanted.name not in record.endpoints:
                 raise Denied(f"container {record.id} is not connected to network {wanted.name}")
             if wanted.driver == "host":
                 raise Denied(
                     "container cannot be disconnected from host network or connected to host network"
                 )
-            await self._wiring.detach(record, endpoint)
-            endpoints = {name: one for name, one in slot.record.endpoints.items() if name != wanted.name}
+            endpoints = await self._wiring.detach(record, wanted.name)
+            if not slot.record.running:
+                endpoints = self._wiring.abandon(endpoints)
             parts.store.replace(slot, replace(slot.record, endpoints=endpoints))
             await parts.store.save(slot, durable=True)
         self._wiring.refresh_names([wanted.id, *(one.network_id for one in endpoints.values())])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sampan.engine import apparmor, default_spec, hosts_file, security, selinux
 from sampan.engine.config import DeviceMapping, words
+from sampan.engine.containers import links
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.log_target import log_target
 from sampan.engine.containers.user_namespaces import id_maps_of
@@ -20,7 +21,7 @@ from sampan.engine.seccomp_profile import default_profile, load_profile, parse_k
 from sampan.engine.spec import SpecDefaults, SpecFacts, build_spec, throttled_paths
 from sampan.engine.userns import IdMaps
 from sampan.engine.validate import container_of
-from sampan.errors import Conflict, Internal, Invalid, NotFound
+from sampan.errors import Internal, Invalid, NotFound
 from sampan.linux.capabilities import NAMES
 from sampan.linux.filesystems import kernel_version
 from sampan.network import resolvconf
@@ -149,6 +150,7 @@ class SpecMaker:
             init=self._parts.settings.init_by_default if host.init is None else host.init,
             ids=ids,
             readonly_trees=kernel_version() >= (5, 12),
+            linked=links.variables(record, self._parts.store),
         )
 
     def _hostname(self, record: ContainerRecord) -> str:
@@ -207,23 +209,9 @@ class SpecMaker:
             hostname_of(record),
             record.config.domainname,
             record.host.extra_hosts or (),
-            self._links(record),
+            links.hosts(record, self._parts.store),
             gateways=self._parts.networks.host_addresses,
         )
-
-    def _links(self, record: ContainerRecord) -> list[tuple[str, str]]:
-        found = []
-        for link in record.host.links or ():
-            name, _, alias = link.partition(":")
-            other = self._parts.store.find(name).record
-            endpoint = next((one.spec for one in other.endpoints.values() if one.spec), None)
-            if endpoint is None:
-                raise Conflict(
-                    f"Cannot link to a non running container: /{other.name} AS /{record.name}/{alias}"
-                )
-            names = dict.fromkeys((alias or other.name, other.config.hostname, other.name))
-            found += [(address, " ".join(names)) for address in endpoint.bare_addresses]
-        return found
 
     def resolv_text(self, record: ContainerRecord, *, embedded_dns: bool) -> str:
         """resolv.conf: the container's --dns options over the engine's over the host's."""

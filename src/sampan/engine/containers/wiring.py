@@ -18,8 +18,9 @@ from sampan.engine.config import EndpointSettings
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.user_namespaces import join_user_namespace
 from sampan.engine.model import ContainerRecord, Endpoint, NetworkRecord
+from sampan.engine.networks import gateways
 from sampan.engine.validate import container_of
-from sampan.errors import Internal, SampanError
+from sampan.errors import Conflict, Internal, SampanError
 from sampan.network.dns import ServedNamespace
 from sampan.network.model import EndpointSpec, NameRecords, PortBinding
 
@@ -61,36 +62,27 @@ class Wiring:
         """Reserve addresses in all of the container's networks. Raises `Conflict`, `NotFound`; nothing is kept then."""
         mode = record.host.network_mode
         plan = Plan(own=mode != "host" and container_of(mode) is None)
-        chosen = self._default_route(record)
-        bridged = 0
         try:
             for name, endpoint in record.endpoints.items():
                 network = self._network(name, endpoint)
                 spec = self._parts.networks.allocate(
                     network,
                     endpoint.asked,
-                    interface=f"eth{bridged}",
-                    default_route=name == chosen,
+                    used=[spec.interface for spec in plan.specs],
                 )
-                bridged += spec is not None
                 plan.endpoints[network.name] = replace(endpoint, network_id=network.id, spec=spec)
         except BaseException:
             self._release_addresses(plan.specs)
             raise
+        plan.endpoints = gateways.settle(plan.endpoints, self._network_of)
         return plan
 
     def _network(self, name: str, endpoint: Endpoint) -> NetworkRecord:
         """The endpoint's network; one that was removed and made again under its name takes its place."""
         return self._parts.networks.get(endpoint.network_id) or self._parts.networks.find(name)
 
-    def _default_route(self, record: ContainerRecord) -> str:
-        """The network whose gateway is used: highest priority, then the first by name; internal ones last."""
-
-        def rank(item: tuple[str, Endpoint]) -> tuple[bool, int, str]:
-            network = self._network(*item)
-            return network.internal, -item[1].asked.gw_priority, item[0]
-
-        return min(record.endpoints.items(), key=rank)[0] if record.endpoints else ""
+    def _network_of(self, endpoint: Endpoint) -> NetworkRecord | None:
+        return self._parts.networks.get(endpoint.network_id)
 
     def make_namespaces(self, record: ContainerRecord, plan: Plan, joined: Mapping[str, int]) -> None:
         """Blocking: the network namespace, empty but for its loopback, and the user namespace that owns it.
@@ -125,7 +117,7 @@ class Wiring:
             plan.published = self._publish(record, plan)
         except BaseException:
             for spec in attached:
-                host.detach(spec)
+                host.detach(spec, plan.namespace)
             raise
 
     def _publish(self, record: ContainerRecord, plan: Plan) -> tuple[PortBinding, ...]:
@@ -136,6 +128,9 @@ class Wiring:
         network = self._parts.networks.get(address.network_id)
         if network is not None and network.internal:  # closed both ways: as with Docker nothing is published
             return ()
+        if network is not None and network.spec is not None and network.spec.host_binding:
+            host = network.spec.host_binding
+            wanted = tuple(one if one.host_address else replace(one, host_address=host) for one in wanted)
         try:
             four, six = publishing_addresses(plan.endpoints)
             return self._parts.network_host.publish(four, wanted, six)
@@ -263,8 +258,7 @@ class Wiring:
         served = self._served.pop(record.id, None)
         if served is not None:
             served.close()
-        endpoints = {name: replace(one, spec=None) for name, one in record.endpoints.items()}
-        return replace(record, endpoints=endpoints, published=())
+        return replace(record, endpoints=self.abandon(record.endpoints), published=())
 
     def discard(self, plan: Plan, record: ContainerRecord, *, connected: bool) -> None:
         """Take back a plan whose container did not start. Blocking only when it was `connected`."""
@@ -287,38 +281,54 @@ class Wiring:
     def plan_endpoint(
         self, record: ContainerRecord, network: NetworkRecord, asked: EndpointSettings
     ) -> Endpoint:
-        used = {one.spec.interface for one in record.endpoints.values() if one.spec is not None}
-        interface = next(name for number in range(4096) if (name := f"eth{number}") not in used)
-        present = [one.spec for one in record.endpoints.values() if one.spec is not None]
-        spec = self._parts.networks.allocate(
-            network,
-            asked,
-            interface=interface,
-            default_route=not any(one.gateway for one in present),
-            default_route6=not any(one.gateway6 for one in present),
-        )
-        return Endpoint(network.id, asked, spec)
+        used = [spec.interface for spec in _specs(record)]
+        return Endpoint(network.id, asked, self._parts.networks.allocate(network, asked, used=used))
 
-    async def attach(self, record: ContainerRecord, network: NetworkRecord, endpoint: Endpoint) -> None:
-        """Make the interface in the namespace of a running container."""
+    async def attach(
+        self, record: ContainerRecord, network: NetworkRecord, endpoint: Endpoint
+    ) -> dict[str, Endpoint]:
+        """Make the interface in the namespace of a running container, whose endpoints are these from now on.
+
+        The default routes go where they belong, and published ports with them.
+        """
         if endpoint.spec is None or network.spec is None:
-            return
-        namespace = os.open(f"/proc/{record.state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            return {**record.endpoints, network.name: endpoint}
+        spec = replace(endpoint.spec, gateway=None, gateway6=None)
+        host, settled = self._parts.network_host, record.endpoints
         try:
-            await asyncio.to_thread(self._parts.network_host.attach, namespace, network.spec, endpoint.spec)
+            namespace = os.open(f"/proc/{record.state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError) as error:
+            self._parts.networks.release(spec)
+            raise Conflict(f"container {record.id} is not running") from error
+        try:
+            await asyncio.to_thread(host.attach, namespace, network.spec, spec)
+            settled = gateways.settle({**record.endpoints, network.name: endpoint}, self._network_of)
+            await self._reroute(record, settled, namespace)
             if record.id not in self._served:
-                await self.serve_names(record, namespace)
+                await self.serve_names(replace(record, endpoints=settled), namespace)
         except BaseException:
-            await asyncio.to_thread(self._parts.network_host.detach, endpoint.spec, namespace)
-            self._parts.networks.release(endpoint.spec)
+            await asyncio.to_thread(host.detach, spec, namespace)
+            await self._reroute(replace(record, endpoints=settled), record.endpoints, namespace)
+            self._parts.networks.release(spec)
             raise
         finally:
             os.close(namespace)
+        return settled
 
-    async def detach(self, record: ContainerRecord, endpoint: Endpoint) -> None:
-        """Take the interface out of the namespace of a running container."""
+    def abandon(self, endpoints: Mapping[str, Endpoint], new: str = "") -> dict[str, Endpoint]:
+        """The endpoints of a container that has ended; the address of the `new` one is given back."""
+        made = endpoints[new].spec if new else None
+        if made is not None:
+            self._parts.networks.release(made)
+        return {name: replace(one, spec=None) for name, one in endpoints.items()}
+
+    async def detach(self, record: ContainerRecord, name: str) -> dict[str, Endpoint]:
+        """Take the interface out of the namespace of a running container, whose endpoints are these from now on."""
+        endpoint = record.endpoints[name]
+        left = {other: one for other, one in record.endpoints.items() if other != name}
         if endpoint.spec is None:
-            return
+            return left
+        settled = gateways.settle(left, self._network_of)
         detach = self._parts.network_host.detach
         try:
             namespace = os.open(f"/proc/{record.state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -327,9 +337,27 @@ class Wiring:
         else:
             try:
                 await asyncio.to_thread(detach, endpoint.spec, namespace)
+                await self._reroute(record, settled, namespace)
             finally:
                 os.close(namespace)
         self._parts.networks.release(endpoint.spec)
+        return settled
+
+    async def _reroute(
+        self, record: ContainerRecord, endpoints: Mapping[str, Endpoint], namespace: int
+    ) -> None:
+        """The running container's default routes are from now on those that these endpoints say, and its published
+        ports lead to where they go."""
+        old, new = _specs(record), _specs(replace(record, endpoints=dict(endpoints)))
+        host = self._parts.network_host
+        if _routes(old) != _routes(new):
+            await asyncio.to_thread(host.change_default_routes, namespace, old, new)
+        before, after = publishing_addresses(record.endpoints), publishing_addresses(endpoints)
+        if record.published and before != after:
+            if any(before):
+                await asyncio.to_thread(host.unpublish, before[0], record.published, before[1])
+            if any(after):
+                await asyncio.to_thread(host.publish, after[0], record.published, after[1])
 
     async def adopt(self, record: ContainerRecord) -> None:
         """A container that ran already when the engine started: its addresses and its name server."""
@@ -348,21 +376,40 @@ def _specs(record: ContainerRecord) -> list[EndpointSpec]:
     return [one.spec for one in record.endpoints.values() if one.spec is not None]
 
 
-def publishing_address(endpoints: dict[str, Endpoint]) -> EndpointSpec | None:
-    """The endpoint that published ports lead to: the one with the default route, else the first."""
-    specs = [endpoint.spec for endpoint in endpoints.values() if endpoint.spec is not None]
-    return next((spec for spec in specs if spec.gateway or spec.gateway6), specs[0] if specs else None)
+def _routes(specs: Sequence[EndpointSpec]) -> list[tuple[str, str | None, str | None]]:
+    return [
+        (spec.id, spec.gateway, spec.gateway6)
+        for spec in specs
+        if spec.gateway is not None or spec.gateway6 is not None
+    ]
 
 
-def publishing_addresses(endpoints: dict[str, Endpoint]) -> tuple[str, str]:
+def publishing_address(endpoints: Mapping[str, Endpoint]) -> EndpointSpec | None:
+    """The endpoint that published ports lead to: the one with the default route.
+
+    None when nothing leads outside, or that is on the link of a host's interface (macvlan, ipvlan): answers would not
+    come back through us.
+    """
+    found = [_publisher(endpoints, version) for version in (4, 6)]
+    return next((spec for spec in found if spec is not None), None)
+
+
+def publishing_addresses(endpoints: Mapping[str, Endpoint]) -> tuple[str, str]:
     """Where published ports lead to: an IPv4 and an IPv6 address, without prefix length; "" where there is none.
 
-    Each is in the network that the default route of its family goes through, else in the first that has the family.
+    Each is in the network that the default route of its family goes through.
     """
+    four, six = _publisher(endpoints, 4), _publisher(endpoints, 6)
+    return (
+        four.address.partition("/")[0] if four is not None else "",
+        six.address6.partition("/")[0] if six is not None else "",
+    )
+
+
+def _publisher(endpoints: Mapping[str, Endpoint], version: int) -> EndpointSpec | None:
     specs = [endpoint.spec for endpoint in endpoints.values() if endpoint.spec is not None]
-    four = [spec.address for spec in sorted(specs, key=lambda spec: not spec.gateway) if spec.address]
-    six = [spec.address6 for spec in sorted(specs, key=lambda spec: not spec.gateway6) if spec.address6]
-    return (four or [""])[0].partition("/")[0], (six or [""])[0].partition("/")[0]
+    routed = [spec for spec in specs if (spec.gateway if version == 4 else spec.gateway6) is not None]
+    return next((spec for spec in routed if spec.driver not in ("macvlan", "ipvlan")), None)
 
 
 def dns_names(record: ContainerRecord, endpoint: Endpoint) -> tuple[str, ...]:

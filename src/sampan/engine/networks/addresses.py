@@ -85,12 +85,10 @@ class AddressBook:
         asked: EndpointSettings,
         *,
         interface: str,
-        default_route: bool,
-        default_route6: bool | None = None,
     ) -> EndpointSpec:
-        """An endpoint with addresses that are its own until `release`. Raises `Conflict` when one can't be had.
+        """An endpoint with addresses that are its own until `release`, without default routes (see `gateways`).
 
-        `default_route`: it leads through this endpoint; `default_route6` where that is different for IPv6.
+        Raises `Conflict` when an address can't be had.
         """
         fixed = asked.ipam_config
         wanted = {4: fixed.ipv4_address if fixed else "", 6: fixed.ipv6_address if fixed else ""}
@@ -106,17 +104,14 @@ class AddressBook:
             raise
         endpoint_id = new_id()
         self._endpoints.setdefault(spec.id, set()).add(endpoint_id)
-        default_route6 = default_route if default_route6 is None else default_route6
         return EndpointSpec(
             endpoint_id,
             spec.id,
             taken.get(4, ""),
-            gateway=spec.gateway or None if default_route and not spec.internal else None,
             interface=interface,
             mac=asked.mac_address.replace("-", ":").lower() or derived_mac(taken.get(4) or taken.get(6, "")),
             driver=spec.driver,
             address6=taken.get(6, ""),
-            gateway6=spec.gateway6 or None if default_route6 and not spec.internal else None,
         )
 
     def adopt(self, endpoint: EndpointSpec) -> None:

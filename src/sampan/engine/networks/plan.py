@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_interface, ip_network
 
 from msgspec.structs import replace
 
 from sampan.engine.model import IpamPool, NetworkRecord, new_id, now
-from sampan.engine.networks import ipam
+from sampan.engine.networks import configurations, ipam, options
 from sampan.engine.networks.addresses import AddressBook
 from sampan.engine.networks.requests import Ipam, NetworkCreate
 from sampan.engine.settings import Settings
@@ -19,14 +19,7 @@ from sampan.network.model import NetworkSpec
 from sampan.network.pools import AnyAddress, AnyNetwork
 
 PREDEFINED = ("bridge", "host", "none")
-BRIDGE_NAME = "com.docker.network.bridge.name"
-_ICC = "com.docker.network.bridge.enable_icc"
-_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
-_MTU = "com.docker.network.driver.mtu"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
-
-_GATEWAY_MODE = "com.docker.network.bridge.gateway_mode_ipv"
-_GATEWAY_MODES = ("nat", "nat-unprotected", "routed", "isolated")
 
 SubnetsInUse = Callable[[], Iterable[AnyNetwork]]
 
@@ -42,12 +35,13 @@ def check_create(body: NetworkCreate) -> None:
         raise Invalid(f"invalid network name: {name}, only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
     if body.driver in ("host", "null"):
         raise Denied(f'only one instance of "{body.driver}" network is allowed')
-    if body.driver not in ("", *_SPECIFIC):
+    if body.driver not in ("", *options.DRIVERS):
         raise NotFound(
             f'could not find plugin {body.driver} in v1 plugin registry: plugin "{body.driver}" not found'
         )
-    if body.config_only or body.ingress or body.scope == "swarm":
-        raise Invalid("swarm and config-only networks are not supported")
+    if body.ingress or body.scope == "swarm":
+        raise Invalid("swarm networks are not supported")
+    configurations.check(body)
     if body.ipam.driver not in ("", "default"):
         raise NotFound(f'could not find plugin {body.ipam.driver}: plugin "{body.ipam.driver}" not found')
     if not body.enable_ipv4 and not body.enable_ipv6:
@@ -94,7 +88,7 @@ def plan(body: NetworkCreate, book: AddressBook, settings: Settings, in_use: Sub
             gateway6=str(six.gateway or ""),
             ip_range6=six.ip_range,
         )
-        spec = _SPECIFIC[general.driver](general, body, settings)
+        spec = options.specific(general, body, settings)
         book.open(spec)
     except BaseException:
         for subnet in taken:
@@ -125,7 +119,7 @@ def _family(
     asked = ipam.wanted(body.ipam.config or (), version, several=body.driver not in ("", "bridge"))
     subnet = book.take_subnet(asked.subnet, () if asked.subnet is not None else in_use(), version)
     taken.append(subnet)
-    isolated = body.options.get(f"{_GATEWAY_MODE}{version}") == "isolated"
+    isolated = options.gateway_mode(body, version) == "isolated"
     return _Family(subnet, ipam.choose_gateway(subnet, asked, isolated=isolated), asked)
 
 
@@ -137,36 +131,6 @@ def _chosen(families: Iterable[_Family]) -> list[IpamPool]:
         for one in families
         if one.subnet is not None and one.asked.subnet is None
     ]
-
-
-def _bridge(spec: NetworkSpec, body: NetworkCreate, settings: Settings) -> NetworkSpec:
-    """What the driver "bridge" adds: the device, and its options."""
-    bridge = body.options.get(BRIDGE_NAME) or f"br-{spec.id[:12]}"
-    if len(bridge.encode()) > 15 or "/" in bridge:
-        raise Invalid(f"invalid bridge name {bridge}: at most 15 bytes, no slash")
-    return replace(
-        spec,
-        bridge=bridge,
-        mtu=_mtu(body.options.get(_MTU), settings.mtu),
-        masquerade=_flag(body.options, _MASQUERADE),
-        icc=_flag(body.options, _ICC),
-        gateway_mode=_gateway_mode(body, 4),
-        gateway_mode6=_gateway_mode(body, 6),
-    )
-
-
-def _gateway_mode(body: NetworkCreate, version: int) -> str:
-    name = f"{_GATEWAY_MODE}{version}"
-    mode = body.options.get(name) or "nat"
-    if mode not in _GATEWAY_MODES:
-        raise Invalid(f"failed to parse {name} value: {mode} (unknown gateway mode {mode})")
-    if mode == "isolated" and not body.internal:
-        raise Invalid("gateway mode 'isolated' can only be used for an internal network")
-    return mode
-
-
-_SPECIFIC: Mapping[str, Callable[[NetworkSpec, NetworkCreate, Settings], NetworkSpec]] = {"bridge": _bridge}
-"""By driver: what it makes of the general part of a network and of its options. Raises `Invalid`."""
 
 
 def default_bridge(book: AddressBook, settings: Settings, in_use: SubnetsInUse) -> NetworkRecord:
@@ -211,12 +175,12 @@ def _default_body(settings: Settings) -> NetworkCreate:
         enable_ipv6=settings.ipv6,
         ipam=Ipam(config=tuple(pool for own, part in pairs for pool in _default_pool(own, part))),
         options={
-            "com.docker.network.bridge.default_bridge": "true",
-            _ICC: "true",
-            _MASQUERADE: "true",
-            "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
-            BRIDGE_NAME: settings.instance,
-            _MTU: str(settings.mtu),
+            options.DEFAULT_BRIDGE: "true",
+            options.ICC: "true",
+            options.MASQUERADE: "true",
+            options.HOST_BINDING: "0.0.0.0",
+            options.BRIDGE_NAME: settings.instance,
+            options.MTU: str(settings.mtu),
         },
     )
 
@@ -229,24 +193,3 @@ def _default_pool(own: str | None, part: str | None) -> list[IpamPool]:
     network = interface.network
     gateway = interface.ip if interface.ip != network.network_address else network.network_address + 1
     return [IpamPool(str(network), ip_range=part or "", gateway=str(gateway))]
-
-
-def _mtu(text: str | None, default: int) -> int:
-    if not text:
-        return default
-    if not text.isdecimal() or not 68 <= int(text) <= 65535:
-        raise Invalid(f"invalid MTU {text}: expected a number from 68 to 65535")
-    return int(text)
-
-
-def _flag(options: Mapping[str, str], name: str) -> bool:
-    return boolean(name, options.get(name, "true"))
-
-
-def boolean(name: str, text: str) -> bool:
-    """Raises `Invalid`, naming the option or filter."""
-    if text.lower() in ("true", "1"):
-        return True
-    if text.lower() in ("false", "0"):
-        return False
-    raise Invalid(f"invalid value {text!r} for {name}: expected true or false")

@@ -16,6 +16,12 @@ class Ipam(Docker, frozen=True):
     config: tuple[IpamPool, ...] | None = None
 
 
+class ConfigFrom(Docker, frozen=True):
+    """The name of a configuration-only network."""
+
+    network: str = ""
+
+
 class NetworkCreate(Docker, frozen=True):
     """Body of POST /networks/create."""
 
@@ -26,6 +32,7 @@ class NetworkCreate(Docker, frozen=True):
     attachable: bool = False
     ingress: bool = False
     config_only: bool = False
+    config_from: ConfigFrom = ConfigFrom()
     enable_ipv4: bool = msgspec.field(default=True, name="EnableIPv4")
     enable_ipv6: bool = msgspec.field(default=False, name="EnableIPv6")
     ipam: Ipam = msgspec.field(default_factory=Ipam, name="IPAM")

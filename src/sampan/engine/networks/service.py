@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import logging
 import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from sampan.engine.config import EndpointSettings
 from sampan.engine.events import EventBus
 from sampan.engine.filters import check_filters, label_matches, parse_time
 from sampan.engine.model import NetworkRecord, epoch_ns, new_id, now
-from sampan.engine.networks import ipam, plan, views
+from sampan.engine.networks import configurations, endpoint_options, ipam, options, plan, views
 from sampan.engine.networks.addresses import AddressBook
 from sampan.engine.networks.requests import NetworkCreate
 from sampan.engine.networks.views import Json, Member
@@ -29,6 +31,7 @@ from sampan.network.host import NetworkHost
 from sampan.network.model import EndpointSpec, NetworkSpec
 from sampan.storage.metadata import Table
 
+log = logging.getLogger(__name__)
 _MAC = re.compile(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}")
 _LIST_FILTERS = ("driver", "id", "label", "label!", "name", "scope", "type", "dangling")
 _PRUNE_FILTERS = ("label", "label!", "until")
@@ -120,13 +123,23 @@ class Networks:
     async def create(self, body: NetworkCreate) -> tuple[str, str]:
         """(id, warning). Raises `Invalid`, `Conflict`, `Denied`, `NotFound` in Docker's words."""
         plan.check_create(body)
+        source = body.config_from.network
+        if source:
+            body = configurations.apply(body, configurations.find(source, self._records.values()))
+        options.check_parent(body, self.specs())
         if body.name in self._busy_names or any(one.name == body.name for one in self._records.values()):
             raise Conflict(f"network with name {body.name} already exists")
         self._busy_names.add(body.name)
         try:
-            in_use = await asyncio.to_thread(self._host.subnets_in_use)
-            record = plan.plan(body, self._book, self._settings, lambda: in_use)
-            await self._make(record)
+            if body.config_only:
+                record = configurations.record(body)
+                await self._store(record)
+            else:
+                in_use = await asyncio.to_thread(self._host.subnets_in_use)
+                record = replace(
+                    plan.plan(body, self._book, self._settings, lambda: in_use), config_from=source
+                )
+                await self._make(record)
         finally:
             self._busy_names.discard(body.name)
         self._events.publish("network", "create", record.id, {"name": record.name, "type": record.driver})
@@ -148,6 +161,8 @@ class Networks:
         record = self.find(name)
         if record.predefined:
             raise Denied(f"{record.name} is a pre-defined network and cannot be removed")
+        if record.config_only and any(one.config_from == record.name for one in self._records.values()):
+            raise Denied(f'error while removing network: configuration network "{record.name}" is in use')
         await self._settle(record)
         if record.id in self._removing or record.id not in self._records:
             raise NotFound(f"network {name} not found")
@@ -197,18 +212,27 @@ class Networks:
         until = [parse_time(text) for text in filters.get("until", ())]
         removed = []
         for record in tuple(self._records.values()):
-            if record.predefined or not label_matches(record.labels, filters):
+            if record.predefined or record.config_only or not label_matches(record.labels, filters):
                 continue
             if any(member.id not in without for member, _ in self.members(record.id)):
                 continue
             if until and epoch_ns(record.created) > min(until):
                 continue
-            if not dry_run:
-                await self.remove(record.id)
+            if not dry_run and not await self._prune_one(record):
+                continue
             removed.append(record.name)
         if not dry_run:
             self._events.publish("network", "prune", "", {"reclaimed": "0"})
         return {"NetworksDeleted": removed}
+
+    async def _prune_one(self, record: NetworkRecord) -> bool:
+        """False when it was put to use, or removed, just now."""
+        try:
+            await self.remove(record.id)
+        except (Conflict, Denied, NotFound) as error:
+            log.info("network %s is not pruned: %s", record.name, error.message)
+            return False
+        return True
 
     def list(self, filters: Mapping[str, Sequence[str]]) -> builtins.list[Json]:
         check_filters(filters, _LIST_FILTERS)
@@ -236,36 +260,29 @@ class Networks:
             )
         if asked.aliases and record.predefined:
             faults.append("network-scoped alias is supported only for containers in user defined networks")
+        faults += endpoint_options.problems(asked)
         if faults:
             raise Invalid("invalid endpoint settings:\n" + ipam.joined(faults))
         if asked.mac_address and not _MAC.fullmatch(asked.mac_address):
             raise Invalid(f"invalid MAC address: {asked.mac_address}")
 
     def allocate(
-        self,
-        record: NetworkRecord,
-        asked: EndpointSettings,
-        *,
-        interface: str,
-        default_route: bool,
-        default_route6: bool | None = None,
+        self, record: NetworkRecord, asked: EndpointSettings, *, used: Collection[str] = ()
     ) -> EndpointSpec | None:
         """An endpoint with addresses that are its own until `release`; None in networks without devices.
 
-        See `AddressBook.allocate`. Raises `NotFound` when the network is being removed, `Conflict` when an address
-        can't be had.
+        It has no default route yet: see `gateways`. `used`: the names of the container's other interfaces. Raises
+        `NotFound` when the network is being removed, `Conflict` when an address or the interface's name can't be had.
         """
         if record.id in self._removing or record.id not in self._records:
             raise NotFound(f"network {record.name} not found")
+        if record.config_only:
+            raise Denied("cannot create endpoint on configuration-only network")
         if record.spec is None:
             return None
-        return self._book.allocate(
-            record.spec,
-            asked,
-            interface=interface,
-            default_route=default_route,
-            default_route6=default_route6,
-        )
+        interface = endpoint_options.interface_name(record.spec, asked, used)
+        sysctls = endpoint_options.sysctls(asked, interface)
+        return replace(self._book.allocate(record.spec, asked, interface=interface), sysctls=sysctls)
 
     def adopt(self, endpoint: EndpointSpec) -> None:
         """Take the address of an endpoint that exists since before the engine started."""

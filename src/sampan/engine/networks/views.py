@@ -8,7 +8,7 @@ from typing import Any
 from sampan.engine.config import encode
 from sampan.engine.filters import label_matches
 from sampan.engine.model import ContainerRecord, Endpoint, IpamPool, NetworkRecord
-from sampan.engine.networks.plan import boolean
+from sampan.engine.networks.options import boolean
 from sampan.errors import Invalid
 from sampan.network.model import EndpointSpec
 
@@ -34,8 +34,8 @@ def network_json(record: NetworkRecord) -> Json:
         "Internal": record.internal,
         "Attachable": record.attachable,
         "Ingress": False,
-        "ConfigFrom": {"Network": ""},
-        "ConfigOnly": False,
+        "ConfigFrom": {"Network": record.config_from},
+        "ConfigOnly": record.config_only,
         "Containers": {},
         "Options": record.options,
         "Labels": record.labels,

@@ -1,0 +1,72 @@
+"""What the driver options of an endpoint (`--driver-opt`, `--network …,driver-opt=`) mean. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+from sampan.engine.config import EndpointSettings
+from sampan.errors import Conflict, Invalid
+from sampan.network.model import NetworkSpec
+
+INTERFACE = "com.docker.network.endpoint.ifname"
+SYSCTLS = "com.docker.network.endpoint.sysctls"
+_INTERFACE_NAME = re.compile(r"[^\s/:]{1,15}")
+_PART = re.compile(r"[a-z0-9_]+")
+_FAMILIES = ("ipv4", "ipv6", "mpls")
+
+
+def problems(asked: EndpointSettings) -> list[str]:
+    """What is wrong with the options, in Docker's words where it has them."""
+    options = asked.driver_opts or {}
+    found = [
+        f"unrecognised network interface sysctl '{text}'; represent 'net.X.Y.ethN.Z=V' as 'net.X.Y.IFNAME.Z=V', "
+        "'X' must be 'ipv4', 'ipv6' or 'mpls'"
+        for text in _sysctl_texts(options)
+        if _parse(text) is None
+    ]
+    name = options.get(INTERFACE, "")
+    if name and (not _INTERFACE_NAME.fullmatch(name) or name in (".", "..", "all", "default", "lo")):
+        found.append(f"invalid interface name {name}: it has 1 to 15 bytes, no slash, colon or space")
+    return found
+
+
+def interface_name(spec: NetworkSpec, asked: EndpointSettings, used: Collection[str]) -> str:
+    """The name asked for, else the first free one of the network's prefix. Raises `Conflict`."""
+    wanted = (asked.driver_opts or {}).get(INTERFACE, "")
+    if wanted:
+        if wanted in used:
+            raise Conflict(
+                f"the container has an interface {wanted} already", hint=f"Choose another {INTERFACE}."
+            )
+        return wanted
+    prefix = spec.interface_prefix or "eth"
+    return next(name for number in range(4096) if (name := f"{prefix}{number}") not in used)
+
+
+def sysctls(asked: EndpointSettings, interface: str) -> tuple[tuple[str, str], ...]:
+    """(path below /proc/sys, value) of what the endpoint's options set of its interface. Raises `Invalid`."""
+    found = []
+    for text in _sysctl_texts(asked.driver_opts or {}):
+        parsed = _parse(text)
+        if parsed is None:
+            raise Invalid(f"unrecognised network interface sysctl '{text}'")
+        family, group, name, value = parsed
+        found.append((f"net/{family}/{group}/{interface}/{name}", value))
+    return tuple(found)
+
+
+def _sysctl_texts(options: Mapping[str, str]) -> list[str]:
+    text = options.get(SYSCTLS)
+    return text.split(",") if text is not None else []
+
+
+def _parse(text: str) -> tuple[str, str, str, str] | None:
+    """(ipv4, conf, log_martians, 1) of net.ipv4.conf.IFNAME.log_martians=1; the name may be in small letters."""
+    name, _, value = text.partition("=")
+    parts = name.split(".", 4)
+    if len(parts) != 5 or parts[0] != "net" or parts[1] not in _FAMILIES or parts[3].lower() != "ifname":
+        return None
+    if not _PART.fullmatch(parts[2]) or not _PART.fullmatch(parts[4]):
+        return None
+    return parts[1], parts[2], parts[4], value

@@ -1,0 +1,136 @@
+"""Containers in several networks: default routes and ports that move, interfaces with options of their own."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+BUSYBOX = "busybox:latest"
+ENDPOINT = "com.docker.network.endpoint"
+BRIDGE = "com.docker.network.bridge"
+
+
+def default_route(sampan: Any, container: str) -> str:
+    """The interface and the gateway of the container's default route; "" without one."""
+    found = re.search(r"default via (\S+) dev (\S+)", sampan.ok("exec", container, "ip", "route"))
+    return f"{found[2]} {found[1]}" if found else ""
+
+
+def test_the_default_route_goes_where_the_priority_is_and_moves_when_networks_come_and_go(
+    sampan: Any,
+) -> None:
+    gateways = {}
+    for name, options in (("b1", []), ("b2", []), ("a3", []), ("closed", ["--internal"])):
+        sampan.ok("network", "create", *options, name)
+        gateways[name] = sampan.ok("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", name)
+    sampan.ok(
+        "run", "-d", "--name", "one", "--network", "b1", "--network", "name=b2,gw-priority=1",
+        BUSYBOX, "sleep", "1000",
+    )  # fmt: skip
+    assert default_route(sampan, "one") == f"eth1 {gateways['b2']}"
+    sampan.ok("network", "connect", "--gw-priority", "2", "a3", "one")
+    assert default_route(sampan, "one") == f"eth2 {gateways['a3']}"
+    sampan.ok("network", "connect", "--gw-priority", "9", "closed", "one")
+    assert default_route(sampan, "one") == f"eth2 {gateways['a3']}", "an internal network leads nowhere"
+    sampan.ok("network", "disconnect", "a3", "one")
+    assert default_route(sampan, "one") == f"eth1 {gateways['b2']}"
+    sampan.ok("network", "connect", "a3", "one")
+    assert default_route(sampan, "one") == f"eth1 {gateways['b2']}"
+    sampan.ok("network", "disconnect", "b2", "one")
+    assert default_route(sampan, "one") == f"eth2 {gateways['a3']}", "then by name"
+    sampan.ok("network", "disconnect", "a3", "one")
+    assert default_route(sampan, "one") == f"eth0 {gateways['b1']}"
+    sampan.ok("network", "disconnect", "b1", "one")
+    assert default_route(sampan, "one") == ""
+    sampan.ok("network", "connect", "b2", "one")
+    assert default_route(sampan, "one") == f"eth0 {gateways['b2']}"
+    sampan.ok("restart", "-t", "0", "one")
+    assert default_route(sampan, "one").endswith(gateways["b2"])
+
+
+def test_published_ports_follow_the_default_route(sampan: Any, wait_until: Callable[..., None]) -> None:
+    for name in ("b1", "a2"):
+        sampan.ok("network", "create", name)
+    sampan.ok(
+        "run", "-d", "--name", "web", "--network", "b1", "-p", "127.0.0.1::80",
+        BUSYBOX, "httpd", "-f", "-p", "80", "-h", "/etc",
+    )  # fmt: skip
+    place = sampan.ok("port", "web", "80")
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{place}/passwd", timeout=2) as answer:
+                return b"root" in answer.read()
+        except OSError:
+            return False
+
+    wait_until(answers, "the server")
+    sampan.ok("network", "connect", "a2", "web")
+    assert answers()
+    sampan.ok("network", "disconnect", "b1", "web")
+    assert answers()
+    sampan.ok("network", "disconnect", "a2", "web")
+    assert not answers()
+    sampan.ok("network", "connect", "b1", "web")
+    assert answers()
+    assert sampan.ok("port", "web", "80") == place
+
+
+def test_interfaces_and_bridges_have_the_options_that_were_asked_for(sampan: Any) -> None:
+    sampan.ok(
+        "network", "create", "--subnet", "10.199.20.0/24",
+        "-o", "com.docker.network.container_iface_prefix=lan", "-o", "com.docker.network.driver.mtu=1400",
+        "-o", f"{BRIDGE}.name=smpopt0", "-o", f"{BRIDGE}.inhibit_ipv4=true",
+        "-o", f"{BRIDGE}.host_binding_ipv4=127.0.0.2", "opted",
+    )  # fmt: skip
+    sampan.ok("network", "create", "plain")
+    sysctl = f'"driver-opt={ENDPOINT}.sysctls=net.ipv4.conf.IFNAME.log_martians=1,net.ipv4.conf.IFNAME.forwarding=0"'
+    sampan.ok(
+        "run", "-d", "--name", "one", "-p", "80", "--network", "opted",
+        "--network", f"name=plain,driver-opt={ENDPOINT}.ifname=wan,{sysctl},mac-address=02:00:00:00:00:77",
+        BUSYBOX, "sleep", "1000",
+    )  # fmt: skip
+    links = sampan.ok("exec", "one", "ip", "-o", "link")
+    assert re.search(r"lan0@.* mtu 1400 ", links) and re.search(r"wan@.* mtu 1500 .*02:00:00:00:00:77", links)
+    read = [
+        "exec",
+        "one",
+        "cat",
+        *(f"/proc/sys/net/ipv4/conf/{name}/log_martians" for name in ("wan", "lan0")),
+    ]
+    assert sampan.ok(*read).split() == ["1", "0"]
+    assert sampan.ok("port", "one", "80").startswith("127.0.0.2:")
+    shown = json.loads(
+        subprocess.run(["ip", "-j", "addr", "show", "smpopt0"], capture_output=True, check=True).stdout
+    )
+    assert [one for one in shown[0]["addr_info"] if one["family"] == "inet"] == []
+    sampan.ok("network", "create", "second")
+    option = f"{ENDPOINT}.sysctls=net.ipv4.conf.IFNAME.absent=1"
+    done = sampan.run("network", "connect", "--driver-opt", option, "second", "one")
+    assert done.returncode == 1 and "net.ipv4.conf.eth0.absent" in done.stderr
+    assert "eth0" not in sampan.ok("exec", "one", "ip", "link"), "nothing half-made is left"
+    done = sampan.run("network", "connect", "--driver-opt", f"{ENDPOINT}.ifname=wan", "second", "one")
+    assert done.returncode == 1 and "wan" in done.stderr
+
+
+def test_a_configuration_is_what_networks_are_made_from(sampan: Any) -> None:
+    sampan.ok("network", "create", "--config-only", "--subnet", "10.199.21.0/24", "--label", "a=b", "conf")
+    sampan.ok("network", "create", "--config-from", "conf", "real")
+    (shown,) = json.loads(sampan.ok("network", "inspect", "real"))
+    assert shown["IPAM"]["Config"][0]["Subnet"] == "10.199.21.0/24" and shown["Labels"] == {"a": "b"}
+    assert shown["ConfigFrom"] == {"Network": "conf"} and not shown["ConfigOnly"]
+    assert sampan.ok("run", "--rm", "--network", "real", BUSYBOX, "ip", "-o", "-4", "addr", "show", "eth0")
+    assert 'configuration network "conf" is in use' in sampan.run("network", "rm", "conf").stderr
+    done = sampan.run("run", "--rm", "--network", "conf", BUSYBOX, "true")
+    assert done.returncode == 125 and "cannot create endpoint on configuration-only network" in done.stderr
+    sampan.ok("network", "prune", "-f")
+    assert "conf" in sampan.ok("network", "ls", "--format", "{{.Name}}").split()
+    assert sampan.ok("network", "rm", "conf") == "conf"
