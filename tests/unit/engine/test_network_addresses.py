@@ -314,7 +314,7 @@ def test_the_default_bridge_gets_and_loses_its_ipv6_with_the_daemon_s_options() 
     assert shown(second) == [{"Subnet": "fd00:99::/64", "IPRange": "fd00:99::/64"}, AUTO]
     assert second.spec is not None
     assert (second.id, second.spec.subnet, second.spec.gateway6) == (first.id, "172.18.0.0/16", "fd00:99::1")
-    endpoint = addresses.allocate(second.spec, EndpointSettings(), interface="eth0", default_route=True)
+    endpoint = addresses.allocate(second.spec, EndpointSettings(), interface="eth0")
     assert endpoint.address6 == "fd00:99::2/64"
     third = revised_bridge(second, addresses, plain, lambda: ())
     assert third.spec is not None
