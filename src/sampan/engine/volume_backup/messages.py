@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Final
 
 from sampan.engine.threads import ReportedWork
@@ -12,6 +12,7 @@ from sampan.engine.volume_backup.format import Head, Summary
 from sampan.engine.volume_backup.snapshots import Snapshot, Source
 from sampan.errors import Conflict, SampanError, Unavailable
 from sampan.registry.progress import Progress
+from sampan.storage.metadata import storage_error
 
 Json = dict[str, Any]
 Report = Callable[[Json], None]
@@ -24,6 +25,17 @@ async def reports(work: Callable[[Report, threading.Event], object]) -> AsyncIte
     async with contextlib.aclosing(aiter(ReportedWork(work))) as items:
         async for item in items:
             yield item
+
+
+@contextlib.contextmanager
+def translated(source: Source) -> Iterator[None]:
+    """Errors of the file system in words."""
+    try:
+        yield
+    except ConnectionError:
+        raise
+    except OSError as error:
+        raise storage_error(error, f"volume {source}") from error
 
 
 def stepped(progress: Callable[[int], object]) -> Callable[[int], None]:

@@ -34,6 +34,7 @@ from sampan.engine.volume_backup.messages import (
     stepped,
     stop_if,
     told,
+    translated,
 )
 from sampan.engine.volume_backup.reading import Limits, Restored, check_room
 from sampan.engine.volume_backup.registry import Artifact, LayerTarget, Registry
@@ -133,15 +134,16 @@ class VolumeBackups:
                     output.say(bar(order.source, "Backing up", done, total))
 
                 try:
-                    summary = write_backup(
-                        tree.descriptor,
-                        output,
-                        head,
-                        base=base[0] if base else None,
-                        directory=self._root,
-                        progress=stepped(progress),
-                        changed=tree.changed,
-                    )
+                    with translated(order.source):
+                        summary = write_backup(
+                            tree.descriptor,
+                            output,
+                            head,
+                            base=base[0] if base else None,
+                            directory=self._root,
+                            progress=stepped(progress),
+                            changed=tree.changed,
+                        )
                     _judge(order, summary)
                 except SampanError as error:
                     output.say(error_line(error))
@@ -172,16 +174,17 @@ class VolumeBackups:
                             stop_if(cancelled)
                             report(bar(order.source, "Backing up", done, total))
 
-                        summary = write_backup(
-                            tree.descriptor,
-                            target,
-                            head,
-                            base=base[0] if base else None,
-                            directory=self._root,
-                            progress=stepped(progress),
-                            changed=tree.changed,
-                            manifest=config,
-                        )
+                        with translated(order.source):
+                            summary = write_backup(
+                                tree.descriptor,
+                                target,
+                                head,
+                                base=base[0] if base else None,
+                                directory=self._root,
+                                progress=stepped(progress),
+                                changed=tree.changed,
+                                manifest=config,
+                            )
                         _judge(order, summary)
                         made.append((head, summary, base[1] if base else None))
 
@@ -274,8 +277,8 @@ class VolumeBackups:
                     stop_if(cancelled)
                     report(bar(Source(name), "Restoring", size, 0))
 
-                done.append(
-                    restore_chain(
+                with translated(Source(name)):
+                    restored = restore_chain(
                         given,
                         place,
                         self._root,
@@ -285,7 +288,7 @@ class VolumeBackups:
                         lambda item: report(progress_json(item)),
                         cancelled,
                     )
-                )
+                done.append(restored)
 
             return work
 
@@ -341,7 +344,7 @@ class VolumeBackups:
             def work(report: Callable[[Json], None], cancelled: threading.Event) -> None:
                 total = directory_size(Path(f"/proc/self/fd/{tree.descriptor}"))
 
-                with opened_directory(place) as target:
+                with opened_directory(place) as target, translated(source):
 
                     def progress(done: int) -> None:
                         check_room(target)
@@ -385,8 +388,9 @@ class VolumeBackups:
                 made = Snapshot(volume, chosen, created, not tag, how, len(changed))
 
                 def publish() -> Snapshot:
-                    complete = replace(made, size=directory_size(staged / "data"))
-                    self._snapshots.publish(staged, complete)
+                    with translated(source):
+                        complete = replace(made, size=directory_size(staged / "data"))
+                        self._snapshots.publish(staged, complete)
                     return complete
 
                 complete = await asyncio.to_thread(publish)
