@@ -110,6 +110,8 @@ What is measured:
   one in Docker's daemon, newest that of the command in SAMPAN_NEWEST_DOCKER. *demo*: six instructions, 200 files,
   no network; cold is with `--no-cache`. *ten stages*: ten independent stages with a RUN each, and a COPY from each.
   *COPY of 1 GB*: 512 files of 2 MB, one of them new.
+* *DNS queries*: names of another container, asked by dnsperf in a container's network namespace, 64 at once.
+  *DNS p99*: 99 of 100 are answered within this time, at 2,000 queries a second.
 * *CLI start*: `version`, with its request to the daemon.
 * *API*: `GET /containers/json` on one connection, one request after the other, no containers.
 """

@@ -18,6 +18,7 @@ from pathlib import Path
 import builds
 import containers
 import measure
+import names
 import networks
 import report
 from engines import VOLATILE, Contestant, start_docker, start_podman, start_registry, start_sampan
@@ -107,6 +108,8 @@ def works(image: str, context: Path, quick: bool) -> list[Work]:
         Work("pull", lambda e: measure.pull_seconds(e, image), few, 0.35),
         Work("cold build", lambda e: measure.build_seconds(e, context, False), few),
         Work("cached build", lambda e: measure.build_seconds(e, context, True), many, 0.5),
+        Work("DNS queries", names.queries_per_second, few, 1.0, "1/s", True, needs_daemon=True),
+        Work("DNS p99", names.p99_microseconds, few, 1.0, "µs", needs_daemon=True),
         Work("CLI start", measure.command_seconds, many, 2.5),
         Work("API", measure.requests_per_second, few, 0.8, "req/s", True, needs_daemon=True),
     ]
@@ -191,7 +194,7 @@ def compare_all(given: Path | None, quick: bool, only: str | None) -> int:
                 if each is not None:
                     running.callback(each.stop)
                     contestants.append(each)
-            names = [each.name for each in contestants]
+            who = [each.name for each in contestants]
             for each in contestants:
                 prepare(each)
             if pulls:
@@ -200,13 +203,13 @@ def compare_all(given: Path | None, quick: bool, only: str | None) -> int:
             results = run_all(contestants, chosen)
             results += builds.run_all(contestants, STATE / "builds", small, 3 if quick else 5, only)
         if only is None:
-            results += forty(starters, names, prepare, 1 if quick else 3)
+            results += forty(starters, who, prepare, 1 if quick else 3)
     finally:
         registry.terminate()
         registry.wait()
-    print("\n" + report.tables(results, names))
+    print("\n" + report.tables(results, who))
     if not quick and only is None:
-        report.write(results, names, known, PROJECT / "docs")
+        report.write(results, who, known, PROJECT / "docs")
     return 0
 
 

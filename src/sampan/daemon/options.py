@@ -38,6 +38,9 @@ class DaemonOptions:
     """tcp://HOST:PORT at which Prometheus finds metrics; None: nowhere."""
 
 
+BRIDGE_DNS = ("auto", "resolver", "names")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise Invalid(message, hint="see 'sampan daemon --help'")
@@ -68,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--dns", action="append", help="name server for containers")
     add("--dns-search", action="append")
     add("--dns-opt", action="append")
+    add(
+        "--bridge-dns",
+        choices=BRIDGE_DNS,
+        help="containers on the default bridge ask the engine's name server when the host's resolvers are out of their"
+        " reach, always, or always and for each other's names too (default auto)",
+    )
     add("--mtu", type=int)
     add("--insecure-registry", action="append", help="registry (host[:port] or CIDR) without verified TLS")
     add(
@@ -196,6 +205,7 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         dns=_strings(values, "dns"),
         dns_search=_strings(values, "dns_search"),
         dns_options=_strings(values, "dns_opt"),
+        bridge_dns=_one_of(values, "bridge_dns", BRIDGE_DNS, default.bridge_dns),
         mtu=_positive(values, "mtu", default.mtu),
         log_driver=values["log_driver"] or default.log_driver,
         log_options=_pairs(values["log_opt"], "log-opt"),
@@ -387,6 +397,15 @@ def _positive(values: Mapping[str, Any], name: str, default: int) -> int:
     if not isinstance(value, int) or value <= 0:
         raise Invalid(f"{_key(name)}: expected a positive number, not {value!r}")
     return value
+
+
+def _one_of(values: Mapping[str, Any], name: str, choices: tuple[str, ...], default: str) -> str:
+    value = values[name]
+    if value is None:
+        return default
+    if value not in choices:
+        raise Invalid(f"{_key(name)}: expected one of {', '.join(choices)}, not {value!r}")
+    return str(value)
 
 
 def _pairs(value: object, name: str) -> dict[str, str]:

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sampan.api import build_cache as build_cache_api
@@ -50,7 +49,6 @@ from sampan.errors import SampanError
 from sampan.linux import cgroups
 from sampan.linux.cgroups.features import available_cpuset, detect_features
 from sampan.linux.filesystems import mounts_erofs_images
-from sampan.network import resolvconf
 from sampan.network.dns import NameServer
 from sampan.network.host import NetworkHost
 from sampan.network.model import PublishMode
@@ -149,7 +147,7 @@ class Assembled:
             leave_host = self._host.close if running else self._leave_host
             ending.push_async_callback(asyncio.to_thread, leave_host)
             ending.push_async_callback(self._watch.close)
-            ending.push_async_callback(self._names.close)
+            ending.push_async_callback(self._names.close, stop=not running)
             ending.push_async_callback(self.engine.containers.close)
             ending.push_async_callback(self._end_collecting)
 
@@ -188,7 +186,7 @@ async def assemble(settings: Settings) -> Assembled:
     launcher = await asyncio.to_thread(LauncherClient.start, settings.run / "launcher", LAUNCHER)
     await asyncio.to_thread(check_kernel, settings, launcher)
     host = NetworkHost(settings.instance, mode=PublishMode(settings.port_mode))
-    names = NameServer(host_resolvers())
+    names = NameServer(settings.run)
     control_groups = cgroups.detect()
     facts = await asyncio.to_thread(_host_facts, control_groups, settings)
     events = EventBus()
@@ -315,22 +313,6 @@ def _builds(
         settings.builder_entitlements,
         settings.proxies,
     )
-
-
-def host_resolvers(
-    own: Path = Path("/etc/resolv.conf"), systemd: Path = Path("/run/systemd/resolve/resolv.conf")
-) -> tuple[str, ...]:
-    """Whom the name server asks. It asks from the host's own namespace: a resolver on the loopback is fine."""
-    parsed = resolvconf.parse(_read(own))
-    behind = resolvconf.parse(_read(systemd)) if resolvconf.wants_systemd(parsed) else None
-    return resolvconf.upstream(parsed, behind if behind is not None and behind.nameservers else None)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return ""
 
 
 def _host_facts(control_groups: cgroups.CgroupHost, settings: Settings) -> HostFacts:

@@ -37,6 +37,8 @@ class Settings:
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
+    bridge_dns: str = "auto"
+    """Whom containers on the default bridge ask: auto, resolver or names (docs/architecture.md, "Names")."""
     mtu: int = 1500
     log_driver: str = "json-file"
     log_options: dict[str, str] = field(default_factory=dict)

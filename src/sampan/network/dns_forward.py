@@ -1,85 +1,184 @@
-"""Asking the host's resolvers: UDP or TCP as the client did, one server after the other."""
+"""Asking other resolvers: UDP or TCP as the client did, one server after the other."""
 
 from __future__ import annotations
 
-import asyncio
+import errno
+import os
 import secrets
+import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from sampan.network.dns_message import Query, is_failure, is_reply_to, passed_on, with_id
+from sampan.network.dns_loop import READ, WRITE, Due, Loop
+from sampan.network.dns_message import MAX_STREAM, Query, failure, reply_to, with_id
 
 TIMEOUT = 4.0  # seconds for each server, as Docker
 MAX_SERVERS = 3  # as the C library
 PORT = 53
+_MAX_WRONG = (
+    8  # datagrams that are no answer to the question: then somebody is guessing, and TCP can't be guessed
+)
+_ROUNDS = 16
+
+OpenSocket = Callable[[int, int], socket.socket]
+"""Family and type -> a non-blocking socket in the namespace from which is asked. Raises OSError."""
 
 
-class _Answer(asyncio.DatagramProtocol):
-    def __init__(self, query: Query, number: int, future: asyncio.Future[bytes]) -> None:
-        self._query, self._number, self._future = query, number, future
-
-    def datagram_received(self, data: bytes, _address: object) -> None:
-        if not self._future.done() and is_reply_to(data, self._query, self._number):
-            self._future.set_result(data)
-
-    def error_received(self, exc: Exception) -> None:
-        if not self._future.done():
-            self._future.set_exception(exc)
+def open_here(family: int, kind: int) -> socket.socket:
+    return socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 
 
-def server_address(text: str) -> tuple[str, int]:
-    """("192.0.2.1", 53) of "192.0.2.1" or "192.0.2.1#5353" (the port as dnsmasq and systemd write it)."""
-    host, _, port = text.partition("#")
-    return host, int(port or PORT)
+def server_address(text: str) -> tuple[int, tuple[str, int] | tuple[str, int, int, int]]:
+    """Family and address of "192.0.2.1", "fe80::1%eth0" or "192.0.2.1#5353" (the port as dnsmasq and systemd write it).
 
-
-async def _ask_udp(query: Query, server: tuple[str, int]) -> bytes:
-    """From a fresh port and with a fresh id, which is what a forger would have to guess."""
-    number = secrets.randbelow(1 << 16)
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[bytes] = loop.create_future()
-    transport, _ = await loop.create_datagram_endpoint(
-        lambda: _Answer(query, number, future), remote_addr=server
-    )
-    try:
-        transport.sendto(with_id(query.raw, number))
-        return await future
-    finally:
-        transport.close()
-
-
-async def _ask_tcp(query: Query, server: tuple[str, int]) -> bytes:
-    number = secrets.randbelow(1 << 16)
-    reader, writer = await asyncio.open_connection(*server)
-    try:
-        writer.write(struct.pack("!H", len(query.raw)) + with_id(query.raw, number))
-        (length,) = struct.unpack("!H", await reader.readexactly(2))
-        reply = await reader.readexactly(length)
-    finally:
-        writer.close()
-    if not is_reply_to(reply, query, number):
-        raise ConnectionError("the resolver answered something else")
-    return reply
-
-
-async def forward(
-    query: Query, servers: Sequence[str], *, tcp: bool, timeout: float = TIMEOUT
-) -> bytes | None:
-    """The first good answer, with the client's id; else the last bad one (SERVFAIL, REFUSED); else None.
-
-    A truncated answer over UDP is passed on as it is: the client then asks over TCP, and so do we.
+    Raises OSError, ValueError.
     """
-    last: bytes | None = None
-    for server in servers[:MAX_SERVERS]:
+    host, _, port = text.partition("#")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.getaddrinfo(
+        host, int(port or PORT), family, socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
+    )
+    address: tuple[str, int] | tuple[str, int, int, int] = found[0][4]  # type: ignore[assignment]
+    return family, address
+
+
+class Exchange:
+    """One question on its way to resolvers; `done` is called once, with the answer (without an id) for all who wait.
+
+    Each server is asked from a fresh port and with a fresh id, which is what a forger would have to guess; who asks the
+    same meanwhile waits for the same answer, so that there is no second guess at it (RFC 5452, section 5). A truncated
+    answer is passed on as it is: the client then asks over TCP, and so do we. The last bad answer (SERVFAIL, REFUSED)
+    is the answer when there is no good one.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        query: Query,
+        servers: Sequence[str],
+        opener: OpenSocket,
+        *,
+        stream: bool,
+        timeout: float,
+        done: Callable[[bytes], None],
+    ) -> None:
+        self.waiting: list[Callable[[bytes], None]] = []
+        self.query = query
+        self._loop, self._open, self._timeout, self._done = loop, opener, timeout, done
+        self._servers = list(servers[:MAX_SERVERS])
+        self._stream = stream
+        self._last: bytes | None = None
+        self._socket: socket.socket | None = None
+        self._due: Due | None = None
+        self._server = ""
+        self._number = 0
+        self._wrong = 0
+        self._outgoing = self._incoming = b""
+
+    def start(self) -> None:
+        """May be done when it returns."""
+        while self._servers:
+            self._server = self._servers.pop(0)
+            if self._ask(stream=self._stream):
+                return
+        self._finish(self._last if self._last is not None else failure(self.query))
+
+    def close(self) -> None:
+        """Give up without an answer. Idempotent."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if self._socket is not None:
+            self._loop.remove(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def _finish(self, answer: bytes) -> None:
+        self.close()
+        self._done(answer)
+
+    def _next(self) -> None:
+        self.close()
+        self.start()
+
+    def _ask(self, *, stream: bool) -> bool:
+        """False when this server can't be asked."""
+        self._number = secrets.randbelow(1 << 16)
+        self._wrong = 0
+        question = with_id(self.query.raw, self._number)
         try:
-            async with asyncio.timeout(timeout):
-                reply = await (_ask_tcp if tcp else _ask_udp)(query, server_address(server))
-        except (
-            OSError,
-            asyncio.IncompleteReadError,
-        ):  # no answer (TimeoutError is an OSError), or none there
-            continue
-        last = passed_on(reply, query)
-        if not is_failure(last):
-            return last
-    return last
+            family, address = server_address(self._server)
+            self._socket = self._open(family, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
+            code = self._socket.connect_ex(address)
+            if code not in (0, errno.EINPROGRESS):
+                raise OSError(code, os.strerror(code))
+            if stream:
+                self._outgoing, self._incoming = struct.pack("!H", len(question)) + question, b""
+                self._loop.add(self._socket.fileno(), WRITE, self._on_stream)
+            else:
+                self._socket.send(question)
+                self._loop.add(self._socket.fileno(), READ, self._on_datagram)
+        except (OSError, ValueError):
+            self.close()
+            return False
+        self._due = self._loop.later(self._timeout, self._next)
+        return True
+
+    def _answered(self, data: bytes) -> bool:
+        """False for what is no answer to the question."""
+        reply = reply_to(self.query, self._number, data)
+        if reply is None:
+            return False
+        if reply.failed:
+            self._last = reply.data
+            self._next()
+        else:
+            self._finish(reply.data)
+        return True
+
+    def _on_datagram(self, _events: int) -> None:
+        asked = self._socket
+        for _ in range(_ROUNDS):
+            if asked is None or asked is not self._socket:
+                return
+            try:
+                data = asked.recv(MAX_STREAM)
+            except BlockingIOError:
+                return
+            except OSError:  # nobody is there
+                self._next()
+                return
+            if self._answered(data):
+                return
+            self._wrong += 1
+            if self._wrong >= _MAX_WRONG:
+                self.close()
+                if not self._ask(stream=True):
+                    self.start()
+                return
+
+    def _on_stream(self, _events: int) -> None:
+        asked = self._socket
+        if asked is None:
+            return
+        try:
+            if self._outgoing:
+                self._outgoing = self._outgoing[asked.send(self._outgoing) :]
+                if not self._outgoing:
+                    self._loop.change(asked.fileno(), READ)
+                return
+            data = asked.recv(MAX_STREAM + 2)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._next()
+            return
+        self._incoming += data
+        if len(self._incoming) >= 2:
+            (length,) = struct.unpack("!H", self._incoming[:2])
+            if len(self._incoming) >= 2 + length:
+                if not self._answered(self._incoming[2 : 2 + length]):
+                    self._next()
+                return
+        if not data:
+            self._next()

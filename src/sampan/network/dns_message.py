@@ -1,198 +1,222 @@
-"""What the name server says to a query: pure, bytes in, bytes out (RFC 1035; EDNS RFC 6891).
+"""What the name server says to a query: bytes in, bytes out (RFC 1035; EDNS RFC 6891), by dnspython.
 
-A query is answered here when its name is one of the network's; everything else is to be forwarded. Only the
-question of a message is ever read, and a reply repeats it byte for byte, so there is little for a hostile packet
-to play with: no compression is followed, lengths are bounded.
+Only the name server's own process imports this. Of a message no more than its header is looked at here; all else is
+read and written by the library. Of a resolver's answer only the question is read: the rest is the client's, as with any
+resolver, and a container can't keep the name server busy with long answers of its own making.
 """
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from functools import lru_cache
 
-from sampan.network.model import NameRecords
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
+import dns.reversename
+import dns.rrset
+from dns.rdata import Rdata
+
+from sampan.network.dns_records import Directory
+from sampan.network.model import Outlook
+
+_log = logging.getLogger(__name__)
 
 TTL = 600  # seconds, Docker's
-MAX_QUERY = 4096  # bytes; a question is much smaller
+MAX_QUERY = 1232  # bytes; a question is much smaller
+MAX_UDP = 4096  # bytes of an answer over UDP, if the client takes that; the loopback does not fragment
+MAX_STREAM = 65535  # bytes of a message over TCP
+_PLAIN_UDP = 512  # bytes that every client takes (RFC 1035)
+_MAX_ROTATIONS = 16
 _HEADER = struct.Struct(
     "!HHHHHH"
 )  # id, flags, numbers of questions, answers, authorities, additional records
-_QUESTION_END = struct.Struct("!HH")  # type, class
-_RECORD = struct.Struct("!HHHIH")  # name (a pointer), type, class, TTL, length of the data
-_POINTER_TO_QUESTION = 0xC000 | _HEADER.size
-_PLAIN_UDP = 512  # bytes that every client takes (RFC 1035)
-_MAX_UDP = 1232  # bytes that pass without fragmentation (DNS flag day 2020)
-_MAX_NAME, _MAX_LABEL = 255, 63
-
-_RESPONSE, _OPCODE, _TRUNCATED = 0x8000, 0x7800, 0x0200
-_RECURSION_DESIRED, _RECURSION_AVAILABLE, _CODE = 0x0100, 0x0080, 0x000F
-_SERVFAIL, _REFUSED = 2, 5
-_A, _PTR, _AAAA, _OPT, _ANY = 1, 12, 28, 41, 255
-_INTERNET = 1
-_IPV4_REVERSE, _IPV6_REVERSE = ".in-addr.arpa", ".ip6.arpa"
+_RESPONSE, _OPCODE = 0x8000, 0x7800
+_MAX_ADDITIONAL = 2  # EDNS and a signature
+_ADDRESSES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A well-formed query with its one question.
-
-    `name` is lower-case, without the last dot. `udp_size`: bytes that the client takes over UDP.
-    """
+    """A well-formed query with its one question. `name` is lower-case, without the last dot."""
 
     raw: bytes
-    id: int
-    flags: int
-    question: bytes
+    message: dns.message.Message
     name: str
     type: int
     internet: bool
     udp_size: int
+    """Bytes that the client takes over UDP."""
 
 
-def parse_query(data: bytes) -> Query | None:
-    """None for what is no query: it gets no answer, so that two servers can't be made to talk to each other."""
+def parse_query(data: bytes) -> Query | bytes | None:
+    """The query, or what to say to one that is none. As everywhere here, what is said comes without its id.
+
+    None for what needs no answer, so that two servers can't be made to talk to each other.
+    """
     if not _HEADER.size <= len(data) <= MAX_QUERY:
         return None
-    number, flags, questions, answers, authorities, additional = _HEADER.unpack_from(data)
-    if flags & (_RESPONSE | _OPCODE) or questions != 1 or answers or authorities:
+    _, flags, questions, answers, authorities, additional = _HEADER.unpack_from(data)
+    if flags & _RESPONSE:
         return None
-    question = _question_bytes(data)
-    if question is None:
+    if flags & _OPCODE:
+        return _refusal(flags, dns.rcode.NOTIMP)
+    if questions != 1 or answers or authorities or additional > _MAX_ADDITIONAL:
+        return _refusal(flags, dns.rcode.FORMERR)
+    message = _read(data)
+    if message is None:
+        return _refusal(flags, dns.rcode.FORMERR)
+    question = message.question[0]
+    size = max(_PLAIN_UDP, min(message.payload, MAX_UDP)) if message.edns >= 0 else _PLAIN_UDP
+    internet = question.rdclass == dns.rdataclass.IN
+    return Query(data, message, _text(question.name), int(question.rdtype), internet, size)
+
+
+def _read(data: bytes, *, question_only: bool = False) -> dns.message.Message | None:
+    try:
+        return dns.message.from_wire(
+            data, keyring=False, question_only=question_only, ignore_trailing=question_only
+        )
+    except Exception as exc:  # noqa: BLE001 - whatever a stranger's bytes make the library raise, they are at fault
+        _log.debug("a message can not be read: %r", exc)
         return None
-    kind, category = _QUESTION_END.unpack(question[-_QUESTION_END.size :])
-    size = _edns_size(data, _HEADER.size + len(question)) if additional else _PLAIN_UDP
-    name = _name(question)
-    return Query(data, number, flags, question, name, kind, category == _INTERNET, size)
 
 
-def _question_bytes(message: bytes) -> bytes | None:
-    """The first question as it stands in the message; compression has no place there."""
-    offset = _HEADER.size
-    while offset < len(message):
-        length = message[offset]
-        offset += length + 1
-        if length > _MAX_LABEL or offset - _HEADER.size > _MAX_NAME:
-            return None
-        if length == 0:
-            end = offset + _QUESTION_END.size
-            return message[_HEADER.size : end] if end <= len(message) else None
-    return None
+def _refusal(flags: int, code: dns.rcode.Rcode) -> bytes:
+    """A bare header: there is no question that could be repeated."""
+    kept = flags & (_OPCODE | dns.flags.RD)
+    return _HEADER.pack(0, _RESPONSE | kept | code, 0, 0, 0, 0)[2:]
 
 
-def _name(question: bytes) -> str:
-    """Labels joined by dots. A label that has a dot in it yields a name that no record can have."""
-    labels = []
-    offset = 0
-    while question[offset]:
-        label = question[offset + 1 : offset + 1 + question[offset]]
-        labels.append(label.replace(b".", b"\0").decode("latin-1").lower())
-        offset += question[offset] + 1
-    return ".".join(labels)
+def _text(name: dns.name.Name) -> str:
+    """Labels joined by dots. A label that has a dot in it yields a name that nobody can have."""
+    labels = (label.replace(b".", b"\0").decode("utf-8", "surrogateescape") for label in name.labels if label)
+    return ".".join(labels).lower()
 
 
-def _edns_size(message: bytes, offset: int) -> int:
-    """What the client takes over UDP, from an OPT record right after the question."""
-    if len(message) < offset + 11 or message[offset] != 0:
-        return _PLAIN_UDP
-    kind, size = _QUESTION_END.unpack_from(message, offset + 1)
-    return max(_PLAIN_UDP, min(size, _MAX_UDP)) if kind == _OPT else _PLAIN_UDP
+def answers(query: Query, directory: Directory, outlook: Outlook, limit: int) -> list[bytes] | None:
+    """The answers that the networks' records give, to be used in turn; None: it is to be forwarded.
 
-
-def answer(query: Query, records: NameRecords, turn: int) -> bytes | None:
-    """The answer from the records; None when they don't know the name. `turn` rotates shared names' addresses.
-
-    A known name without a record of the type asked for has an empty answer: other resolvers know nothing of it.
+    `limit`: bytes of each; a longer one is marked as truncated. A known name without a record of the type asked for
+    has an empty answer: other resolvers know nothing of it.
     """
     if not query.internet:
         return None
-    if query.name.endswith((_IPV4_REVERSE, _IPV6_REVERSE)):
-        target = _pointer(query.name, records)
-        if target is None:
-            return None
-        return _reply(query, [(_PTR, _encode_name(target))] if query.type in (_PTR, _ANY) else [])
-    addresses = records.addresses.get(query.name)
-    if addresses is None:
-        return None
-    packed = [(_AAAA if ":" in address else _A, ip_address(address).packed) for address in addresses]
-    chosen = [(kind, data) for kind, data in packed if query.type in (kind, _ANY)]
-    shift = turn % len(chosen) if chosen else 0
-    return _reply(query, chosen[shift:] + chosen[:shift])
+    pointed = _pointed(query, directory, outlook)
+    if pointed is not None:
+        return [_wire(query, pointed, limit)]
+    addresses = directory.addresses(outlook, query.name)
+    if addresses is not None:
+        found = [_address(address) for address in addresses]
+        chosen = [one for one in found if query.type in (one.rdtype, dns.rdatatype.ANY)]
+        turns = range(0, max(1, len(chosen)), -(-len(chosen) // _MAX_ROTATIONS) or 1)
+        return [_wire(query, [*chosen[turn:], *chosen[:turn]], limit) for turn in turns]
+    if outlook.only_dotted and query.type in _ADDRESSES and "." not in query.name:
+        return [_wire(query, [], limit)]
+    return None
 
 
-def _pointer(name: str, records: NameRecords) -> str | None:
-    address = _reverse_address(name)
-    return records.pointers.get(address) if address is not None else None
-
-
-def _reverse_address(name: str) -> str | None:
-    """The address that a name below in-addr.arpa or ip6.arpa means."""
-    try:
-        if name.endswith(_IPV4_REVERSE):
-            return str(ip_address(".".join(reversed(name.removesuffix(_IPV4_REVERSE).split(".")))))
-        digits = "".join(reversed(name.removesuffix(_IPV6_REVERSE).split(".")))
-        return str(ip_address(bytes.fromhex(digits)))
-    except ValueError:
-        return None
-
-
-def _encode_name(name: str) -> bytes:
-    labels = [label.encode()[:_MAX_LABEL] for label in name.split(".") if label]
-    return b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
-
-
-def _reply(query: Query, records: Sequence[tuple[int, bytes]], code: int = 0) -> bytes:
-    flags = _RESPONSE | query.flags & _RECURSION_DESIRED | _RECURSION_AVAILABLE | code
-    head = _HEADER.pack(query.id, flags, 1, len(records), 0, 0) + query.question
-    return head + b"".join(
-        _RECORD.pack(_POINTER_TO_QUESTION, kind, _INTERNET, TTL, len(data)) + data for kind, data in records
+@lru_cache(4096)
+def _address(text: str) -> Rdata:
+    return dns.rdata.from_text(
+        dns.rdataclass.IN, dns.rdatatype.AAAA if ":" in text else dns.rdatatype.A, text
     )
+
+
+def _pointed(query: Query, directory: Directory, outlook: Outlook) -> list[Rdata] | None:
+    """What a name below in-addr.arpa or ip6.arpa leads to; None where it means no address of a member's."""
+    try:
+        address = dns.reversename.to_address(query.message.question[0].name)
+    except (dns.exception.DNSException, ValueError):
+        return None
+    target = directory.pointer(outlook, address)
+    if target is None:
+        return None
+    if query.type not in (dns.rdatatype.PTR, dns.rdatatype.ANY):
+        return []
+    try:
+        name = dns.name.from_text(target).to_text()
+        return [dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.PTR, name)]
+    except dns.exception.DNSException:  # a container may be called what no name can be: longer than 63 bytes
+        return []
+
+
+def _wire(query: Query, records: Sequence[Rdata], limit: int) -> bytes:
+    response = dns.message.make_response(query.message, recursion_available=True, our_payload=MAX_QUERY)
+    if query.message.edns > 0:
+        response.set_rcode(dns.rcode.BADVERS)
+        records = ()
+    name = query.message.question[0].name
+    for kind in dict.fromkeys(record.rdtype for record in records):
+        chosen = [record for record in records if record.rdtype == kind]
+        response.answer.append(dns.rrset.from_rdata_list(name, TTL, chosen))
+    wire: bytes = response.to_wire(max_size=limit, want_shuffle=False, prefer_truncation=True)
+    return wire[2:]
 
 
 def failure(query: Query) -> bytes:
     """SERVFAIL: no resolver answered, or none may be asked."""
-    return _reply(query, [], _SERVFAIL)
+    return _empty(query, dns.rcode.SERVFAIL)
 
 
 def refusal(query: Query) -> bytes:
     """REFUSED: too many queries of this container are under way."""
-    return _reply(query, [], _REFUSED)
+    return _empty(query, dns.rcode.REFUSED)
+
+
+def _empty(query: Query, code: int, flags: int = 0) -> bytes:
+    response = dns.message.make_response(query.message, recursion_available=True, our_payload=MAX_QUERY)
+    response.flags |= flags
+    response.set_rcode(dns.rcode.Rcode(code))
+    wire: bytes = response.to_wire()
+    return wire[2:]
 
 
 def fit(reply: bytes, query: Query) -> bytes:
-    """The reply as it may go over UDP: without its records and marked as truncated when it is too long."""
-    if len(reply) <= query.udp_size:
+    """A resolver's reply as it may go over UDP: without its records and marked as truncated when it is too long."""
+    if len(reply) + 2 <= query.udp_size:
         return reply
-    flags = _HEADER.unpack_from(reply)[1] | _TRUNCATED
-    return _HEADER.pack(query.id, flags, 1, 0, 0, 0) + query.question
+    return _empty(query, reply[1] & 0x0F, dns.flags.TC)
 
 
 def with_id(message: bytes, number: int) -> bytes:
     return struct.pack("!H", number) + message[2:]
 
 
-def is_reply_to(reply: bytes, query: Query, number: int) -> bool:
-    """A response with this id and the same question (case aside): anything else may be forged."""
-    if len(reply) < _HEADER.size:
-        return False
-    found, flags, questions, *_ = _HEADER.unpack_from(reply)
-    if found != number or not flags & _RESPONSE:
-        return False
-    if questions == 0:  # some servers repeat no question when they refuse or truncate
-        return bool(flags & (_CODE | _TRUNCATED))
-    asked = _question_bytes(reply)
-    return questions == 1 and asked is not None and asked.lower() == query.question.lower()
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A resolver's, for the client. `failed`: SERVFAIL or REFUSED, another resolver may know better."""
+
+    data: bytes
+    failed: bool
 
 
-def passed_on(reply: bytes, query: Query) -> bytes:
-    """A resolver's reply as the client gets it: with its id, and its question where the resolver left it out."""
-    _, flags, questions, *_ = _HEADER.unpack_from(reply)
-    if questions:
-        return with_id(reply, query.id)
-    return _HEADER.pack(query.id, flags, 1, 0, 0, 0) + query.question
+def reply_to(query: Query, number: int, data: bytes) -> Reply | None:
+    """What a resolver answered to the query that was asked with this id; None: anything else, which may be forged.
 
-
-def is_failure(reply: bytes) -> bool:
-    """SERVFAIL or REFUSED: another resolver may know better."""
-    return reply[3] & _CODE in (_SERVFAIL, _REFUSED)
+    It must repeat the question (case aside); some servers leave it out when they refuse or truncate.
+    """
+    if len(data) < _HEADER.size or int.from_bytes(data[:2], "big") != number:
+        return None
+    found = _read(data, question_only=True)
+    if found is None:
+        return None
+    found.id = query.message.id
+    code = int(found.rcode())
+    failed = code in (dns.rcode.SERVFAIL, dns.rcode.REFUSED)
+    truncated = bool(found.flags & dns.flags.TC)
+    if not found.question:
+        if not found.flags & dns.flags.QR or found.opcode() or not (code or truncated):
+            return None
+        return Reply(_empty(query, code, dns.flags.TC if truncated else 0), failed)
+    if not query.message.is_response(found):
+        return None
+    return Reply(data[2:], failed)

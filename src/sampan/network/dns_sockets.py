@@ -65,7 +65,7 @@ def open_sockets() -> tuple[socket.socket, socket.socket]:
     port, datagrams, stream = _bind_first_free(iter(PORTS))
     try:
         stream.listen(_BACKLOG)
-        _write_table(port)
+        lead_to(port)
     except BaseException:
         datagrams.close()
         stream.close()
@@ -73,8 +73,11 @@ def open_sockets() -> tuple[socket.socket, socket.socket]:
     return datagrams, stream
 
 
-def _write_table(port: int) -> None:
-    """Deletes nothing without need: after that, closing the socket waits for RCU, some 10 ms."""
+def lead_to(port: int) -> None:
+    """Make the calling thread's namespace have the table that leads to this port.
+
+    Deletes nothing without need: after that, closing the socket waits for RCU, some 10 ms.
+    """
     with NftablesSocket() as nftables:
         try:
             nftables.commit(table(port, replace=False))

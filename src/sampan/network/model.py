@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import Enum
 from ipaddress import ip_address
-from types import MappingProxyType
 
 import msgspec
 
@@ -114,20 +112,33 @@ class PublishMode(Enum):
     RELAY = "relay"
 
 
-_EMPTY: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+class Member(msgspec.Struct, frozen=True):
+    """A container in a network, as the name servers of the others know it.
 
-
-class NameRecords(msgspec.Struct, frozen=True):
-    """What one container's name server knows by itself; replaced as a whole when the network changes.
-
-    `addresses`: lower-case name, without the last dot -> IPv4 and IPv6 addresses (shared names have several).
-    `pointers`: address -> name that a reverse look-up answers.
-    `forward`: False on an internal network: nothing is asked outside.
+    `names`: lower-case, without the last dot, also the forms with the network's name. `addresses`: of both families.
+    `pointer`: the name that a reverse look-up of its addresses gives.
     """
 
-    addresses: Mapping[str, tuple[str, ...]] = _EMPTY
-    pointers: Mapping[str, str] = MappingProxyType({})
-    forward: bool = True
+    names: tuple[str, ...]
+    addresses: tuple[str, ...]
+    pointer: str
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """What one container's name server answers from; containers with equal ones share answers.
+
+    `networks`: ids; the first one that knows a name answers. `links`: names that this container alone has for others,
+    (lower-case, name). `host_resolvers`: the host's resolvers may be asked, from the host's namespace. `servers`: other
+    resolvers in their place ("address" or "address#port"), asked from the container's namespace, so that they are
+    reached exactly if the container reaches them. `only_dotted`: names of one label are not asked of anybody
+    (resolv.conf has `ndots`: the client appends its search domains).
+    """
+
+    networks: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    host_resolvers: bool = True
+    servers: tuple[str, ...] | None = None
+    only_dotted: bool = False
 
 
 def dummy_parent(network_id: str) -> str:

@@ -56,20 +56,27 @@ def wants_systemd(host: ResolvConf) -> bool:
 def for_container(host: ResolvConf, systemd: ResolvConf | None = None, *, ipv6: bool = False) -> ResolvConf:
     """For a container that asks resolvers directly (default bridge).
 
-    Resolvers on the host's loopback can't be reached from a container and are left out, and IPv6 ones
-    unless `ipv6`. `systemd` is the parsed /run/systemd/resolve/resolv.conf, when there is one.
+    `systemd` is the parsed /run/systemd/resolve/resolv.conf, when there is one.
     """
     source = systemd if systemd is not None and wants_systemd(host) else host
-    usable = tuple(
+    return replace(source, nameservers=reachable(host, systemd, ipv6=ipv6) or FALLBACK)
+
+
+def reachable(host: ResolvConf, systemd: ResolvConf | None = None, *, ipv6: bool = False) -> tuple[str, ...]:
+    """The host's resolvers that a container can ask itself: not those on the host's loopback, IPv6 ones if `ipv6`."""
+    source = systemd if systemd is not None and wants_systemd(host) else host
+    return tuple(
         server for server in source.nameservers if not _is_local(server) and (ipv6 or ":" not in server)
     )
-    return replace(source, nameservers=usable or FALLBACK)
 
 
 def upstream(host: ResolvConf, systemd: ResolvConf | None = None) -> tuple[str, ...]:
-    """For the name server, which asks from the host's own namespace, where loopback resolvers are fine."""
+    """For the name server, which asks from the host's own namespace, where loopback resolvers are fine.
+
+    None where the host has none: the names of private networks are not for a public resolver that nobody chose.
+    """
     source = systemd if systemd is not None and wants_systemd(host) else host
-    return source.nameservers or FALLBACK
+    return source.nameservers
 
 
 def for_embedded(base: ResolvConf) -> ResolvConf:

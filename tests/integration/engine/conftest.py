@@ -96,7 +96,7 @@ class Harness:
         """As a daemon that is told to stop: the containers run on."""
         await self.server.close()
         await self.containers.close()
-        await self.names.close()
+        await self.names.close(stop=False)
         self.network_host.close()
         await asyncio.to_thread(self.launcher.close)
         self.metadata.close()
@@ -120,7 +120,7 @@ async def make_engine(base: Path, instance: str) -> Harness:
         LauncherClient.start, settings.run, [sys.executable, "-m", "sampan.daemon.launcher"]
     )
     cgroups = detect()
-    names = NameServer(["127.0.0.1"])
+    names = NameServer(settings.run, ["127.0.0.1"])
     parts = Parts(
         settings=settings,
         metadata=metadata,

@@ -9,105 +9,23 @@ import statistics
 import threading
 import time
 import tracemalloc
-from concurrent.futures import Future
 
 import pytest
-from dnslib import QTYPE, RCODE, RR, A, DNSRecord
-from dnslib.server import BaseResolver, DNSHandler, DNSLogger, DNSServer
+from dnslib import RCODE, DNSRecord
+from tests.integration.network.names import OUTLOOK, Loop, answers, ask, close, serve
 
 from sampan.errors import Conflict
 from sampan.linux.netlink_namespace import in_namespace
 from sampan.network.dns import NameServer
 from sampan.network.dns_sockets import PORTS, open_sockets
-from sampan.network.model import NameRecords
+from sampan.network.model import Member, Outlook
 
 pytestmark = pytest.mark.root
 
-RECORDS = NameRecords(
-    addresses={"db": ("10.213.1.3",), "web": ("10.213.1.4", "10.213.1.5"), "six": ("fd00::5",)},
-    pointers={"10.213.1.3": "db.net1", "fd00::5": "six.net1"},
-)
-
-
-class Upstream(BaseResolver):
-    """example.test is 203.0.113.9; big.test has 100 addresses; all else does not exist, or fails when `broken`."""
-
-    def __init__(self, broken=False):
-        self.asked = []
-        self.broken = broken
-
-    def resolve(self, request, handler):
-        name = str(request.q.qname).rstrip(".")
-        self.asked.append((name, handler.protocol))
-        reply = request.reply()
-        if self.broken:
-            reply.header.rcode = RCODE.SERVFAIL
-        elif name == "example.test":
-            reply.add_answer(RR(request.q.qname, QTYPE.A, ttl=5, rdata=A("203.0.113.9")))
-        elif name == "big.test":
-            for number in range(100):
-                reply.add_answer(RR(request.q.qname, QTYPE.A, ttl=5, rdata=A(f"203.0.113.{number}")))
-        else:
-            reply.header.rcode = RCODE.NXDOMAIN
-        return reply
-
-
-class Handler(DNSHandler):
-    udplen = 512
-
-
-class Loop:
-    """An event loop on a thread of the engine's namespace, as the daemon's is."""
-
-    def __init__(self, world):
-        self.world = world
-        self.loop = asyncio.new_event_loop()
-        self.ready: Future = Future()
-        self.thread = world.engine.run(self._start)
-        self.servers = []
-        self.name_servers = []
-
-    def _start(self):
-        thread = threading.Thread(target=self.loop.run_forever)
-        thread.start()
-        return thread
-
-    def run(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
-
-    def call(self, function, *arguments):
-        async def work():
-            return function(*arguments)
-
-        return self.run(work())
-
-    def upstream(self, port, broken=False):
-        resolver = Upstream(broken)
-        for tcp in (False, True):
-            server = self.world.engine.run(
-                lambda tcp=tcp: DNSServer(
-                    resolver, "127.0.0.1", port, tcp, logger=DNSLogger("-request,-reply"), handler=Handler
-                )
-            )
-            threading.Thread(target=server.server.serve_forever, args=(0.01,), daemon=True).start()
-            self.servers.append(server)
-        return resolver
-
-    def close(self):
-        for name_server in self.name_servers:
-            self.run(name_server.close())
-        self.call(lambda: None)  # one turn, in which cancelled connections end
-        for server in self.servers:
-            server.server.shutdown()
-            server.server.server_close()
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.close()
-
 
 @pytest.fixture
-def loop(world):
-    made = Loop(world)
+def loop(world, tmp_path):
+    made = Loop(world, tmp_path)
     yield made
     made.close()
 
@@ -115,34 +33,6 @@ def loop(world):
 @pytest.fixture
 def container(world):
     return world.container(world.network())
-
-
-def serve(loop, container, records=RECORDS, upstream=("127.0.0.1#5301",), timeout=4.0):
-    server = NameServer(upstream, timeout=timeout)
-    loop.name_servers.append(server)
-    return server, loop.run(server.serve(container.fd, records))
-
-
-def ask(container, name, kind="A", tcp=False):
-    query = DNSRecord.question(name, kind)
-    data = query.pack()
-    with container.socket(socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as client:
-        client.connect(("127.0.0.11", 53))
-        if tcp:
-            client.sendall(len(data).to_bytes(2, "big") + data)
-            stream = client.makefile("rb")
-            reply = DNSRecord.parse(stream.read(int.from_bytes(stream.read(2), "big")))
-            stream.close()
-        else:
-            client.send(data)
-            reply = DNSRecord.parse(client.recv(65536))
-    assert reply.header.id == query.header.id
-    assert reply.q == query.q
-    return reply
-
-
-def answers(reply):
-    return [str(record.rdata) for record in reply.rr]
 
 
 def test_the_c_library_resolves_a_name_of_the_network(loop, container, tmp_path):
@@ -153,7 +43,7 @@ def test_the_c_library_resolves_a_name_of_the_network(loop, container, tmp_path)
     out = container.command("unshare", "-m", "sh", "-c", script)
     assert "10.213.1.3" in out
     assert "db.net1" in out
-    loop.call(served.close)
+    close(loop, served)
 
 
 def test_names_are_known_in_any_case_over_udp_and_tcp(loop, container):
@@ -181,7 +71,14 @@ def test_a_shared_name_gives_its_addresses_in_turn(loop, container):
 def test_records_are_replaced_while_serving(loop, container):
     loop.upstream(5301)
     _, served = serve(loop, container)
-    loop.call(served.update, NameRecords(addresses={"new": ("10.213.1.9",)}))
+
+    async def change():
+        served.server.tell("net1", "db", None)
+        served.server.tell("net1", "new", Member(("new",), ("10.213.1.9",), "new.net1"))
+        await served.server.sync()
+
+    assert answers(ask(container, "db")) == ["10.213.1.3"]
+    loop.run(change())
     assert answers(ask(container, "new")) == ["10.213.1.9"]
     assert ask(container, "db").header.rcode == RCODE.NXDOMAIN
 
@@ -210,7 +107,7 @@ def test_the_next_resolver_is_asked_when_one_fails_is_silent_or_absent(loop, wor
     for bad in ("127.0.0.1#5302", "127.0.0.1#5303", "127.0.0.1#5304"):
         _, served = serve(loop, container, upstream=(bad, "127.0.0.1#5301"), timeout=0.3)
         assert answers(ask(container, "example.test")) == ["203.0.113.9"]
-        loop.call(served.close)
+        close(loop, served)
     assert broken.asked
     assert len(good.asked) == 3
 
@@ -222,7 +119,7 @@ def test_no_resolver_at_all_is_servfail(loop, container):
 
 def test_an_internal_network_asks_nobody(loop, container):
     resolver = loop.upstream(5301)
-    serve(loop, container, NameRecords(addresses={"db": ("10.213.1.3",)}, forward=False))
+    serve(loop, container, Outlook(networks=("net1",), host_resolvers=False))
     assert ask(container, "example.test").header.rcode == RCODE.SERVFAIL
     assert answers(ask(container, "db")) == ["10.213.1.3"]
     assert resolver.asked == []
@@ -279,7 +176,7 @@ def test_while_nobody_serves_a_query_is_refused_at_once_and_the_next_engine_answ
         client.connect(("127.0.0.11", 53))
         client.send(query)
         assert answers(DNSRecord.parse(client.recv(4096))) == ["10.213.1.3"]
-        loop.call(served.close)
+        close(loop, served)
         client.send(query)
         with pytest.raises(ConnectionRefusedError):
             client.recv(4096)
@@ -293,14 +190,14 @@ def test_while_nobody_serves_a_query_is_refused_at_once_and_the_next_engine_answ
 @pytest.mark.parametrize("damage", ["flush ruleset", "flush table ip sampan_names", "list ruleset"])
 def test_the_next_engine_mends_the_table_and_moves_on_when_its_port_is_taken(loop, container, damage):
     _, served = serve(loop, container)
-    loop.call(served.close)
+    close(loop, served)
     container.command("nft", damage)
     with container.socket(socket.SOCK_DGRAM) as usurper:
         usurper.bind(("0.0.0.0", PORTS.start))
         _, served = serve(loop, container)
         for tcp in (False, True):
             assert answers(ask(container, "db", tcp=tcp)) == ["10.213.1.3"]
-        loop.call(served.close)
+        close(loop, served)
     serve(loop, container)
     for tcp in (False, True):
         assert answers(ask(container, "db", tcp=tcp)) == ["10.213.1.3"]
@@ -310,7 +207,9 @@ def test_the_next_engine_mends_the_table_and_moves_on_when_its_port_is_taken(loo
 
 def test_serving_again_takes_over_and_closing_twice_does_no_harm(loop, container):
     server, first = serve(loop, container)
-    serve(loop, container, NameRecords(addresses={"db": ("10.213.1.99",)}))
+    _, second = serve(loop, container)
+    loop.call(second.server.tell, "net1", "db", Member(("db",), ("10.213.1.99",), "db.net1"))
+    loop.run(second.server.sync())
     assert answers(ask(container, "db")) == ["10.213.1.99"]
     loop.run(server.close())
     loop.call(first.close)
@@ -320,11 +219,11 @@ def test_serving_again_takes_over_and_closing_twice_does_no_harm(loop, container
 def test_forty_namespaces_cost_two_descriptors_each_and_leave_nothing(loop, world):
     """Served and closed all at once, five times."""
 
-    def descriptors():
-        return len(os.listdir("/proc/self/fd"))
+    def descriptors(process="self"):
+        return len(os.listdir(f"/proc/{process}/fd"))
 
     async def serve_all(server):
-        return await asyncio.gather(*(server.serve(namespace, RECORDS) for namespace in namespaces))
+        return await asyncio.gather(*(server.serve(namespace, OUTLOOK) for namespace in namespaces))
 
     async def settle():
         """Transports close in the loop's next turns, and its threads when they are told to."""
@@ -332,22 +231,29 @@ def test_forty_namespaces_cost_two_descriptors_each_and_leave_nothing(loop, worl
             await asyncio.sleep(0)
         await loop.loop.shutdown_default_executor()
 
+    loop.call(lambda: None)
+    threads = threading.active_count()
     namespaces = [world.engine.run(world.host.create_namespace) for _ in range(40)]
     try:
-        server = NameServer(["127.0.0.1#5301"])
-        loop.call(lambda: None)
-        before = descriptors(), threading.active_count()
+        server = NameServer(loop.directory, ["127.0.0.1#5301"])
+        loop.name_servers.append(server)
+        for one in loop.run(serve_all(server)):  # starts the process
+            loop.call(one.close)
+        loop.run(server.sync())
+        before, before_there = descriptors(), descriptors(server.process_id)
         tracemalloc.start()
         for _ in range(5):
             served = loop.run(serve_all(server))
-            assert descriptors() == before[0] + 2 * len(namespaces)
+            loop.run(server.sync())
+            assert descriptors() == before + 2 * len(namespaces)
+            assert descriptors(server.process_id) == before_there + 2 * len(namespaces)
             assert tracemalloc.get_traced_memory()[0] < len(namespaces) * 20_000  # bytes; 10 kB were measured
             for one in served:
                 loop.call(one.close)
-            loop.call(lambda: None)
-            assert descriptors() == before[0]
+            loop.run(server.sync())
+            assert (descriptors(), descriptors(server.process_id)) == (before, before_there)
         loop.run(settle())
-        assert threading.active_count() == before[1]
+        assert threading.active_count() == threads
     finally:
         tracemalloc.stop()
         for namespace in namespaces:

@@ -86,9 +86,6 @@ class Wiring:
     def forget(self, record: ContainerRecord) -> ContainerRecord:
         return record
 
-    def refresh_names(self, _networks: object) -> None:
-        return None
-
 
 class Scene:
     def __init__(self, group_error: Exception | None = None) -> None:

@@ -228,7 +228,9 @@ class BuildSteps:
             await asyncio.to_thread(self._wiring.make_namespaces, record, plan, {})
             await asyncio.to_thread(self._wiring.connect, record, plan)
             if plan.own:
-                await self._wiring.serve_names(record, plan.namespace)
+                await self._wiring.names.serve(
+                    msgspec.structs.replace(record, endpoints=plan.endpoints), plan.namespace
+                )
         except BaseException:
             self._wiring.forget_plan(record, plan)
             plan.close()
@@ -248,7 +250,7 @@ class BuildSteps:
     def _request(self, step: _Step, plan: Plan) -> CreateRequest:
         record = step.record
         request = self._specs.request(
-            record, plan.specs, {}, embedded_dns=self._wiring.embedded_dns(plan.endpoints), log=False
+            record, plan.specs, {}, embedded_dns=self._wiring.names.embedded(plan.endpoints), log=False
         )
         gateways = self._parts.networks.host_addresses
         hosts = hosts_file.for_step(record.config.hostname, record.host.extra_hosts or (), gateways)

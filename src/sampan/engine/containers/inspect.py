@@ -9,7 +9,8 @@ from typing import Any
 from sampan.engine import apparmor, default_spec
 from sampan.engine.config import config_json, encode, host_config_json
 from sampan.engine.containers.base import Parts, log_driver
-from sampan.engine.containers.wiring import dns_names, publishing_address
+from sampan.engine.containers.names import dns_names
+from sampan.engine.containers.wiring import publishing_address
 from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, State, epoch_ns
 from sampan.engine.ports import ports_json, summary_json
 from sampan.engine.security import apparmor_option

@@ -160,7 +160,6 @@ class Monitor:
         except (SampanError, OSError) as error:
             log.warning("network of container %s could not be taken down: %s", record.id, error)
         await self._volume_mounts.unmount(record)
-        networks = [one.network_id for one in record.endpoints.values()]
         decision = self._decide(slot.record, end, live)
         oom, oom_untold = self._oom.ended(slot, end)
         # Anew: somebody may have renamed it, or stopped it, meanwhile.
@@ -170,7 +169,6 @@ class Monitor:
             after = state.restarting(after)
         parts.store.replace(slot, replace(record, state=after))
         self._live.pop(record.id, None)
-        self._wiring.refresh_names(networks)
         if oom_untold:
             parts.announce(slot.record, "oom")
         self._announce_end(slot.record, end)

@@ -71,6 +71,7 @@ class Recovery:
         parts = self._parts
         was_running: set[str] = set()
         ended: list[tuple[Slot, ExitRecord]] = []
+        await self._wiring.recover([record for record in parts.store if record.running])
         for slot in parts.store.slots():
             record = slot.record
             if record.running:
@@ -94,6 +95,7 @@ class Recovery:
                     was_running.add(record.id)
                     parts.set_state(slot, replace(record.state, status="exited"))
                 await asyncio.to_thread(self._clean, record.id, parts.cgroup(record))
+        parts.names.recovered()
         await self._reconcile()
         for slot, end in ended:
             await self._record_end(slot, end)

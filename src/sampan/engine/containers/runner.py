@@ -124,7 +124,7 @@ class Runner:
                 raise Internal("the launcher answered with nothing")
             if plan.own:
                 self._wiring.introduce(record, plan)
-                await self._wiring.serve_names(record, plan.namespace)
+                await self._wiring.names.serve(replace(record, endpoints=plan.endpoints), plan.namespace)
             await self._go(slot, record, plan, created)
         except BaseException:
             await self._undo(record, plan, connected=connected, created=created is not None)
@@ -163,7 +163,7 @@ class Runner:
         user = plan.user_namespace if plan.user_namespace >= 0 else None
         with GivenMounts(self._parts, with_id_maps(self._parts, record)) as given:
             request = self._specs.request(
-                given.record, plan.specs, joined, embedded_dns=self._wiring.embedded_dns(plan.endpoints)
+                given.record, plan.specs, joined, embedded_dns=self._wiring.names.embedded(plan.endpoints)
             )
             return self._parts.launcher.create(
                 request, network=network, user_namespace=user, trees=given.trees
@@ -190,8 +190,7 @@ class Runner:
             for client in clients:
                 client.socket.close()
         parts.store.replace(slot, running)
-        self._wiring.arrived(running.id)
-        self._wiring.refresh_names([one.network_id for one in running.endpoints.values()])
+        self._wiring.names.refresh(running)
         self._network_events(running, "connect")
         parts.announce_volumes(running, "mount")
         parts.announce(running, "start")

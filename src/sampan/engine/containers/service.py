@@ -154,6 +154,7 @@ class Containers:
                     "(none) mode"
                 )
             parts.networks.check_endpoint(wanted, asked)
+            served = self._wiring.names.serves(record.id)
             if record.running:
                 endpoint = self._wiring.plan_endpoint(record, wanted, asked)
                 endpoints = await self._wiring.attach(record, wanted, endpoint)
@@ -163,7 +164,9 @@ class Containers:
                 endpoints = {**slot.record.endpoints, wanted.name: Endpoint(wanted.id, asked)}
             parts.store.replace(slot, replace(slot.record, endpoints=endpoints))
             await parts.store.save(slot, durable=True)
-        self._wiring.refresh_names([wanted.id])
+            if not served and self._wiring.names.serves(record.id):
+                await asyncio.to_thread(self._specs.name_server_came, record)
+        self._wiring.names.refresh(slot.record)
         self._network_event(wanted.id, wanted.name, wanted.driver, "connect", slot)
 
     async def disconnect(self, network: str, reference: str, *, force: bool = False) -> None:
@@ -188,7 +191,7 @@ class Containers:
                 endpoints = self._wiring.abandon(endpoints)
             parts.store.replace(slot, replace(slot.record, endpoints=endpoints))
             await parts.store.save(slot, durable=True)
-        self._wiring.refresh_names([wanted.id, *(one.network_id for one in endpoints.values())])
+        self._wiring.names.refresh(slot.record)
         self._network_event(wanted.id, wanted.name, wanted.driver, "disconnect", slot)
 
     def _network_event(self, network_id: str, name: str, driver: str, action: str, slot: Slot) -> None:
@@ -221,7 +224,7 @@ class Containers:
         ]
 
     def _names_changed(self, slot: Slot) -> None:
-        self._wiring.refresh_names([one.network_id for one in slot.record.endpoints.values()])
+        self._wiring.names.refresh(slot.record)
 
     def _unhealthy(self, slot: Slot) -> None:
         self._monitor.spawn(self._end_unhealthy(slot))

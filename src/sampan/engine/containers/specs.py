@@ -24,14 +24,10 @@ from sampan.engine.validate import container_of
 from sampan.errors import Internal, Invalid, NotFound
 from sampan.linux.capabilities import NAMES
 from sampan.linux.filesystems import kernel_version
-from sampan.network import resolvconf
+from sampan.network import host_resolvers, resolvconf
 from sampan.network.model import EndpointSpec
 from sampan.oci.spec import Device, DeviceRule, Seccomp, Spec
 from sampan.runtime.messages import CreateRequest
-
-_HOST_RESOLV = Path("/etc/resolv.conf")
-_SYSTEMD_RESOLV = Path("/run/systemd/resolve/resolv.conf")
-
 
 _DEFAULTS = SpecDefaults(
     mounts=default_spec.default_mounts(),
@@ -216,14 +212,22 @@ class SpecMaker:
     def resolv_text(self, record: ContainerRecord, *, embedded_dns: bool) -> str:
         """resolv.conf: the container's --dns options over the engine's over the host's."""
         settings, host = self._parts.settings, record.host
-        own = resolvconf.parse(_read(_HOST_RESOLV))
-        systemd = resolvconf.parse(_read(_SYSTEMD_RESOLV)) if resolvconf.wants_systemd(own) else None
+        own, systemd = host_resolvers.read()
         base = own if host.network_mode == "host" else resolvconf.for_container(own, systemd)
         base = resolvconf.override(base, settings.dns, settings.dns_search, settings.dns_options)
         base = resolvconf.override(base, host.dns or (), host.dns_search or (), host.dns_options or ())
         if embedded_dns:
             base = resolvconf.for_embedded(base)
         return resolvconf.render(base)
+
+    def name_server_came(self, record: ContainerRecord) -> None:
+        """The resolv.conf of a running container that asks the engine's name server from now on.
+
+        As Docker, not one that somebody has changed.
+        """
+        path = self._parts.directory(record.id) / "resolv.conf"
+        if path.read_text(encoding="utf-8", errors="replace") == self.resolv_text(record, embedded_dns=False):
+            write_file(path, self.resolv_text(record, embedded_dns=True))
 
     def _devices(self, record: ContainerRecord) -> tuple[tuple[Device, ...], tuple[DeviceRule, ...]]:
         host = record.host
@@ -269,13 +273,6 @@ def write_file(path: Path, text: str) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
         os.fchmod(file.fileno(), 0o644)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return ""
 
 
 def check_subpath(point: MountPoint) -> None:

@@ -16,13 +16,13 @@ from msgspec.structs import replace
 from sampan.engine import ports
 from sampan.engine.config import EndpointSettings
 from sampan.engine.containers.base import Parts
+from sampan.engine.containers.names import ContainerNames
 from sampan.engine.containers.user_namespaces import join_user_namespace
 from sampan.engine.model import ContainerRecord, Endpoint, NetworkRecord
 from sampan.engine.networks import gateways
 from sampan.engine.validate import container_of
 from sampan.errors import Conflict, Internal, SampanError
-from sampan.network.dns import ServedNamespace
-from sampan.network.model import EndpointSpec, NameRecords, PortBinding
+from sampan.network.model import EndpointSpec, PortBinding
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,7 @@ class Plan:
 class Wiring:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._served: dict[str, ServedNamespace] = {}
-        self._coming: dict[str, ContainerRecord] = {}
+        self.names = ContainerNames(parts)
         self._detaching: set[asyncio.Task[None]] = set()
 
     # Before the start
@@ -142,67 +141,9 @@ class Wiring:
                 hint=error.hint,
             ) from error
 
-    async def serve_names(self, record: ContainerRecord, namespace: int) -> None:
-        """A name server in the container's namespace if it is on a user-defined network."""
-        if not self.embedded_dns(record.endpoints):
-            return
-        upstream = tuple(record.host.dns or ()) or None
-        records = self._records(*self._view(record))
-        self._served[record.id] = await self._parts.names.serve(namespace, records, upstream)
-
     def introduce(self, record: ContainerRecord, plan: Plan) -> None:
         """Its names are known before it runs: the first thing that it asks for may be itself."""
-        self._coming[record.id] = replace(record, endpoints=plan.endpoints)
-        self.refresh_names([endpoint.network_id for endpoint in plan.endpoints.values()])
-
-    def arrived(self, container_id: str) -> None:
-        """The store's record says it all from now on."""
-        self._coming.pop(container_id, None)
-
-    def embedded_dns(self, endpoints: dict[str, Endpoint]) -> bool:
-        found = (self._parts.networks.get(endpoint.network_id) for endpoint in endpoints.values())
-        return any(network is not None and not network.predefined for network in found)
-
-    # While it runs
-
-    def refresh_names(self, network_ids: Sequence[str]) -> None:
-        """Tell the members of these networks who else is there now."""
-        wanted = set(network_ids)
-        known: dict[
-            tuple[frozenset[str], bool], NameRecords
-        ] = {}  # members of the same networks share theirs
-        for container_id, served in self._served.items():
-            slot = self._parts.store.get(container_id)
-            if slot is None:
-                continue
-            if wanted & {endpoint.network_id for endpoint in slot.record.endpoints.values()}:
-                view = self._view(slot.record)
-                if view not in known:
-                    known[view] = self._records(*view)
-                served.update(known[view])
-
-    def _view(self, record: ContainerRecord) -> tuple[frozenset[str], bool]:
-        """Its user-defined networks, and whether one of all its networks leads outside."""
-        found = [self._parts.networks.get(endpoint.network_id) for endpoint in record.endpoints.values()]
-        own = frozenset(network.id for network in found if network is not None and not network.predefined)
-        outside = any(network is not None and not network.internal for network in found)
-        return own, outside or not own
-
-    def _records(self, networks: frozenset[str], forward: bool) -> NameRecords:
-        addresses: dict[str, list[str]] = {}
-        pointers: dict[str, str] = {}
-        for stored in self._parts.store:
-            other = self._coming.get(stored.id, stored)
-            for network_name, endpoint in other.endpoints.items():
-                if endpoint.network_id not in networks or endpoint.spec is None:
-                    continue
-                own = endpoint.spec.bare_addresses
-                for name in dns_names(other, endpoint):
-                    for form in (name, f"{name}.{network_name}"):
-                        found = addresses.setdefault(form.lower(), [])
-                        found += [address for address in own if address not in found]
-                pointers.update(dict.fromkeys(own, f"{other.name}.{network_name}"))
-        return NameRecords({name: tuple(found) for name, found in addresses.items()}, pointers, forward)
+        self.names.refresh(replace(record, endpoints=plan.endpoints))
 
     # Its end
 
@@ -255,9 +196,7 @@ class Wiring:
 
     def forget(self, record: ContainerRecord) -> ContainerRecord:
         """The record without its running network; the name server is closed. Addresses: see `end`."""
-        served = self._served.pop(record.id, None)
-        if served is not None:
-            served.close()
+        self.names.forget(record.id)
         return replace(record, endpoints=self.abandon(record.endpoints), published=())
 
     def discard(self, plan: Plan, record: ContainerRecord, *, connected: bool) -> None:
@@ -266,10 +205,7 @@ class Wiring:
             self.release(replace(record, endpoints=plan.endpoints, published=plan.published))
 
     def forget_plan(self, record: ContainerRecord, plan: Plan) -> None:
-        self._coming.pop(record.id, None)
-        served = self._served.pop(record.id, None)
-        if served is not None:
-            served.close()
+        self.names.forget(record.id)
         self._release_addresses(plan.specs)
 
     def _release_addresses(self, specs: Sequence[EndpointSpec]) -> None:
@@ -304,8 +240,7 @@ class Wiring:
             await asyncio.to_thread(host.attach, namespace, network.spec, spec)
             settled = gateways.settle({**record.endpoints, network.name: endpoint}, self._network_of)
             await self._reroute(record, settled, namespace)
-            if record.id not in self._served:
-                await self.serve_names(replace(record, endpoints=settled), namespace)
+            await self.names.serve(replace(record, endpoints=settled), namespace)
         except BaseException:
             await asyncio.to_thread(host.detach, spec, namespace)
             await self._reroute(replace(record, endpoints=settled), record.endpoints, namespace)
@@ -359,17 +294,18 @@ class Wiring:
             if any(after):
                 await asyncio.to_thread(host.publish, after[0], record.published, after[1])
 
+    async def recover(self, records: Sequence[ContainerRecord]) -> None:
+        """Before any is adopted: what the containers that ran are called, and what served their names."""
+        for record in records:
+            self.names.refresh(record)
+        await self._parts.names.take_over()
+
     async def adopt(self, record: ContainerRecord) -> None:
         """A container that ran already when the engine started: its addresses and its name server."""
         for endpoint in record.endpoints.values():
             if endpoint.spec is not None:
                 self._parts.networks.adopt(endpoint.spec)
-        if record.endpoints and self.embedded_dns(record.endpoints):
-            namespace = os.open(f"/proc/{record.state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                await self.serve_names(record, namespace)
-            finally:
-                os.close(namespace)
+        await self.names.adopt(record)
 
 
 def _specs(record: ContainerRecord) -> list[EndpointSpec]:
@@ -410,10 +346,3 @@ def _publisher(endpoints: Mapping[str, Endpoint], version: int) -> EndpointSpec 
     specs = [endpoint.spec for endpoint in endpoints.values() if endpoint.spec is not None]
     routed = [spec for spec in specs if (spec.gateway if version == 4 else spec.gateway6) is not None]
     return next((spec for spec in routed if spec.driver not in ("macvlan", "ipvlan")), None)
-
-
-def dns_names(record: ContainerRecord, endpoint: Endpoint) -> tuple[str, ...]:
-    """What a container is called in a user-defined network."""
-    own = (record.name, *(endpoint.asked.aliases or ()), record.id[:12])
-    hostname = (record.config.hostname,) if record.config.hostname else ()
-    return tuple(dict.fromkeys((*own, *hostname)))

@@ -19,16 +19,22 @@ def settle(endpoints: Mapping[str, Endpoint], network_of: Network) -> dict[str, 
     families, then by name. The first with IPv4 gets that family's route, the first with IPv6 the other.
     """
     found = {name: network_of(endpoint) for name, endpoint in endpoints.items()}
-    ranked = sorted(
-        (name for name, network in found.items() if network is not None and network.spec is not None),
-        key=lambda name: _rank(name, endpoints[name], found[name]),
-    )
+    ranked = ranking(endpoints, network_of)
     chosen4 = next((name for name in ranked if _leads_outside(found[name])[0]), "")
     chosen6 = next((name for name in ranked if _leads_outside(found[name])[1]), "")
     return {
         name: _with_routes(endpoint, found[name], ipv4=name == chosen4, ipv6=name == chosen6)
         for name, endpoint in endpoints.items()
     }
+
+
+def ranking(endpoints: Mapping[str, Endpoint], network_of: Network) -> list[str]:
+    """The names of the networks that have interfaces, in Docker's order."""
+    found = {name: network_of(endpoint) for name, endpoint in endpoints.items()}
+    return sorted(
+        (name for name, network in found.items() if network is not None and network.spec is not None),
+        key=lambda name: _rank(name, endpoints[name], found[name]),
+    )
 
 
 def _rank(name: str, endpoint: Endpoint, network: NetworkRecord | None) -> tuple[int, bool, int, str]:
