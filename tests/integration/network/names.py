@@ -88,15 +88,20 @@ class Loop:
         return resolver
 
     def close(self):
+        try:
+            self._end_servers()
+        finally:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join()
+            self.loop.close()
+
+    def _end_servers(self):
         for name_server in self.name_servers:
             self.run(name_server.close())
         self.call(lambda: None)  # one turn, in which cancelled connections end
         for server in self.servers:
             server.server.shutdown()
             server.server.server_close()
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.close()
 
 
 def serve(loop, container, outlook=OUTLOOK, upstream=("127.0.0.1#5301",), timeout=4.0):

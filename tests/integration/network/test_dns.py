@@ -252,6 +252,8 @@ def test_forty_namespaces_cost_two_descriptors_each_and_leave_nothing(loop, worl
                 loop.call(one.close)
             loop.run(server.sync())
             assert (descriptors(), descriptors(server.process_id)) == (before, before_there)
+        loop.name_servers.remove(server)
+        loop.run(server.close())
         loop.run(settle())
         assert threading.active_count() == threads
     finally:
