@@ -8,8 +8,8 @@ import pytest
 
 from sampan.engine.config import ContainerConfig, EndpointSettings, HostConfig
 from sampan.engine.containers import names
-from sampan.engine.containers.names import has_ndots, links, member, rank
-from sampan.engine.model import ContainerRecord, Endpoint, NetworkRecord
+from sampan.engine.containers.names import has_ndots, links, member
+from sampan.engine.model import ContainerRecord, Endpoint
 from sampan.network.model import EndpointSpec
 from sampan.network.resolvconf import ResolvConf
 
@@ -45,18 +45,6 @@ def test_a_container_has_its_name_aliases_short_id_and_hostname_also_with_the_ne
 def test_links_of_an_endpoint_and_of_the_host_configuration_are_names() -> None:
     linked = record(host=HostConfig(links=("cache",)), front=endpoint(links=("db:Base", "other:thing")))
     assert dict(links(linked)) == {"base": "db", "thing": "other", "cache": "cache"}
-
-
-def test_networks_count_by_priority_then_name_internal_ones_last() -> None:
-    def network(name: str, internal: bool = False) -> NetworkRecord:
-        return NetworkRecord(name, name, "", "bridge", internal=internal)
-
-    asking = record(
-        a=endpoint(gw_priority=9), b=endpoint(), c=endpoint(gw_priority=1), d=endpoint(), e=endpoint()
-    )
-    networks = [network("a", internal=True), network("d"), network("c"), network("b"), network("e")]
-    ordered = sorted(networks, key=lambda one: rank(one, asking))
-    assert [one.name for one in ordered] == ["c", "b", "d", "e", "a"]
 
 
 def test_ndots_counts_wherever_it_stands() -> None:
