@@ -20,6 +20,7 @@ import containers
 import measure
 import names
 import networks
+import ports
 import report
 from engines import VOLATILE, Contestant, start_docker, start_podman, start_registry, start_sampan
 from report import Result
@@ -111,6 +112,10 @@ def works(image: str, context: Path, quick: bool) -> list[Work]:
         Work("DNS queries", names.queries_per_second, few, 1.0, "1/s", True, needs_daemon=True),
         Work("DNS p99", names.p99_microseconds, few, 1.0, "µs", needs_daemon=True),
         Work("CLI start", measure.command_seconds, many, 2.5),
+        Work("start with 100 ports", ports.start_hundred_seconds, few, 0.1, needs_daemon=True),
+        Work("connect, 1000 ports", ports.connect_microseconds, 1, 0.5, "µs", needs_daemon=True),
+        Work("container to container", ports.between_containers_megabits, few, 0.98, "Mbit/s", True, True),
+        Work("host to published port", ports.to_published_port_megabits, few, 0.98, "Mbit/s", True, True),
         Work("API", measure.requests_per_second, few, 0.8, "req/s", True, needs_daemon=True),
     ]
 

@@ -27,6 +27,7 @@ from sampan.engine.containers.commit import CommitRequest
 from sampan.engine.containers.monitor import Waited
 from sampan.engine.engine import Engine
 from sampan.engine.filters import parse_time
+from sampan.engine.port_update import PortChanges
 from sampan.errors import Invalid
 from sampan.runtime.messages import AttachOptions
 
@@ -93,9 +94,14 @@ async def rename(engine: Engine, request: Request) -> AnyResponse:
 
 
 async def update(engine: Engine, request: Request) -> AnyResponse:
-    host = decode_docker(await request.body(), HostConfig)
-    warnings = await engine.containers.update(request.match["id"], host)
-    return json_response({"Warnings": warnings or None})
+    body = await request.body()
+    changes = decode_docker(body, PortChanges)
+    warnings = await engine.containers.update(request.match["id"], decode_docker(body, HostConfig), changes)
+    answer: dict[str, Any] = {"Warnings": warnings or None}
+    if changes.wanted:
+        # A client of another engine must notice that it knows no such change.
+        answer["PortsChanged"] = True
+    return json_response(answer)
 
 
 async def remove(engine: Engine, request: Request) -> AnyResponse:

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sampan.engine.config import ContainerConfig, HostConfig
+from sampan.engine.config import ContainerConfig, HostConfig, HostPort
 from sampan.errors import Invalid
 from sampan.network.model import PortBinding
 
@@ -42,11 +42,7 @@ def requested(config: ContainerConfig, host: HostConfig) -> tuple[PortBinding, .
     found: list[PortBinding] = []
     for text, bindings in (host.port_bindings or {}).items():
         port, protocol = parse_port(text)
-        for binding in bindings or ():
-            if binding.host_ip:
-                _check_address(binding.host_ip)
-            low, high = parse_range(binding.host_port)
-            found.append(PortBinding(port, protocol, binding.host_ip, low, high if high > low else 0))
+        found += [binding_of(port, protocol, binding) for binding in bindings or ()]
     if host.publish_all_ports:
         named = {(binding.container_port, binding.protocol) for binding in found}
         for text in sorted(config.exposed_ports or {}):
@@ -54,6 +50,14 @@ def requested(config: ContainerConfig, host: HostConfig) -> tuple[PortBinding, .
             if (port, protocol) not in named:
                 found.append(PortBinding(port, protocol))
     return tuple(found)
+
+
+def binding_of(port: int, protocol: str, binding: HostPort) -> PortBinding:
+    """One entry of PortBindings as a request. Raises `Invalid`."""
+    if binding.host_ip:
+        _check_address(binding.host_ip)
+    low, high = parse_range(binding.host_port)
+    return PortBinding(port, protocol, binding.host_ip, low, high if high > low else 0)
 
 
 def _check_address(text: str) -> None:
@@ -68,6 +72,12 @@ def exposed(config: ContainerConfig, host: HostConfig) -> dict[str, dict[str, st
     names = {f"{port}/{protocol}" for port, protocol in map(parse_port, config.exposed_ports or {})}
     names |= {f"{port}/{protocol}" for port, protocol in map(parse_port, host.port_bindings or {})}
     return {name: {} for name in sorted(names)}
+
+
+def port_name(binding: PortBinding) -> str:
+    """`0.0.0.0:8080/tcp`, `[::]:8080/tcp`: a definite binding's place on the host."""
+    host = f"[{binding.host_address}]" if ":" in binding.host_address else binding.host_address
+    return f"{host}:{binding.host_port}/{binding.protocol}"
 
 
 def ports_json(config: ContainerConfig, published: Sequence[PortBinding]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from sampan.linux.netlink import (
     parse_attributes,
     text,
 )
-from sampan.linux.nftables_expressions import Verdict, data, u32, verdict_data
+from sampan.linux.nftables_expressions import Meta, Verdict, data, u32, verdict_data
 
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
@@ -73,6 +73,7 @@ class Field(IntEnum):
 
     IPV4_ADDRESS = 7
     IPV6_ADDRESS = 8
+    ETHER_ADDRESS = 9
     INET_PROTOCOL = 12
     INET_SERVICE = 13
     INTERFACE_NAME = 41
@@ -81,6 +82,7 @@ class Field(IntEnum):
 _FIELD_BYTES = {
     Field.IPV4_ADDRESS: 4,
     Field.IPV6_ADDRESS: 16,
+    Field.ETHER_ADDRESS: 6,
     Field.INET_PROTOCOL: 1,
     Field.INET_SERVICE: 2,
     Field.INTERFACE_NAME: 16,
@@ -108,7 +110,10 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule as listed: `verdicts` are the (code, chain) pairs in it, `expressions` their names in order."""
+    """A rule as listed: `verdicts` are the (code, chain) pairs in it, `expressions` their names in order.
+
+    `output`: the interface that it wants a packet to leave by, "" when it does not say one.
+    """
 
     family: int
     table: str
@@ -117,6 +122,7 @@ class Rule:
     expressions: tuple[str, ...]
     verdicts: tuple[tuple[int, str], ...]
     comment: str
+    output: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,13 +218,17 @@ class Batch:
     def flush_set(self, table: str, name: str) -> None:
         self._add(_DELSETELEM, text(1, table) + text(2, name), 0, f"flush set {table} {name}")
 
-    def add_elements(self, table: str, name: str, elements: Sequence[tuple[bytes, bytes | None]]) -> None:
-        """(key, value) pairs, value None in a plain set. EEXIST when a key is there with another value."""
+    def add_elements(
+        self, table: str, name: str, elements: Sequence[tuple[bytes, bytes | None]], *, exclusive: bool = True
+    ) -> None:
+        """(key, value) pairs, value None in a plain set. EEXIST when a key is there (not `exclusive`: with another
+        value)."""
         encoded = []
         for key, value in elements:
             parts = [data(1, key)] if value is None else [data(1, key), data(2, value)]
             encoded.append(nested(1, *parts))
-        self._elements(_NEWSETELEM, table, name, encoded, NLM_F_CREATE | NLM_F_EXCL, "add elements to")
+        flags = NLM_F_CREATE | (NLM_F_EXCL if exclusive else 0)
+        self._elements(_NEWSETELEM, table, name, encoded, flags, "add elements to")
 
     def add_verdicts(self, table: str, name: str, elements: Sequence[tuple[bytes, Verdict, str]]) -> None:
         """(key, verdict, chain) for a verdict map."""
@@ -333,6 +343,7 @@ def _decode_chain(family: int, attributes: dict[int, bytes]) -> Chain:
 def _decode_rule(family: int, attributes: dict[int, bytes]) -> Rule:
     names: list[str] = []
     verdicts: list[tuple[int, str]] = []
+    output, loaded = "", -1
     for _, item in iterate_attributes(attributes.get(4, b"")):
         parts = parse_attributes(item)
         name = decode_text(parts.get(1, b""))
@@ -345,11 +356,16 @@ def _decode_rule(family: int, attributes: dict[int, bytes]) -> Rule:
                 verdicts.append((struct.unpack("!i", fields[1])[0], decode_text(fields.get(2, b""))))
         elif name == "lookup" and body.get(3) == bytes(4):
             names[-1] = "lookup verdict"
+        elif name == "meta" and 2 in body:
+            (loaded,) = struct.unpack("!I", body[2])
+        elif name == "cmp" and loaded == Meta.OIFNAME and body.get(2) == bytes(4):  # is equal
+            output = decode_text(parse_attributes(body.get(3, b"")).get(1, b""))
         elif name in ("target", "match"):  # an extension of iptables: its name is what it does
             names[-1] = f"{name} {decode_text(body.get(1, b''))}"
     (handle,) = struct.unpack("!Q", attributes.get(3, bytes(8)))
     table, chain = decode_text(attributes[1]), decode_text(attributes[2])
-    return Rule(family, table, chain, handle, tuple(names), tuple(verdicts), _comment(attributes.get(7, b"")))
+    comment = _comment(attributes.get(7, b""))
+    return Rule(family, table, chain, handle, tuple(names), tuple(verdicts), comment, output)
 
 
 def _comment(userdata: bytes) -> str:

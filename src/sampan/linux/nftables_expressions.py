@@ -21,9 +21,9 @@ _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
 _LIST_ELEMENT = 1
 _IFNAMSIZ = 16
 
-CT_ESTABLISHED, CT_RELATED = 2, 4  # bits of the connection's state
+CT_ESTABLISHED, CT_RELATED, CT_NEW = 2, 4, 8  # bits of the connection's state
 IPS_DST_NAT = 1 << 5  # bit of its status: the destination was translated
-ADDRESS_TYPE_LOCAL = 2  # RTN_LOCAL
+ADDRESS_TYPE_UNICAST, ADDRESS_TYPE_LOCAL = 1, 2  # RTN_UNICAST, RTN_LOCAL
 
 
 class Verdict(IntEnum):
@@ -36,6 +36,7 @@ class Verdict(IntEnum):
 
 
 class Meta(IntEnum):
+    PROTOCOL = 1
     MARK = 3
     IIFNAME = 6
     OIFNAME = 7
@@ -48,6 +49,7 @@ class Meta(IntEnum):
 class Base(IntEnum):
     """What the offset of a payload expression counts from."""
 
+    LINK = 0
     NETWORK = 1
     TRANSPORT = 2
 
@@ -162,6 +164,10 @@ def input_is(name: str) -> bytes:
     return meta(Meta.IIFNAME) + compare(interface_value(name))
 
 
+def input_is_not(name: str) -> bytes:
+    return meta(Meta.IIFNAME) + compare(interface_value(name), Compare.NOT_EQUAL)
+
+
 def output_is(name: str) -> bytes:
     return meta(Meta.OIFNAME) + compare(interface_value(name))
 
@@ -175,7 +181,7 @@ def family_is(family: int) -> bytes:
     return meta(Meta.NFPROTO) + compare(bytes([family]))
 
 
-def _address_in(network: str, offset4: int, offset6: int) -> bytes:
+def _address_in(network: str, offset4: int, offset6: int, operator: Compare = Compare.EQUAL) -> bytes:
     """A prefix of whole bytes is compared as it is; else the bits that do not count are masked out."""
     address, _, length = network.partition("/")
     family, offset = (socket.AF_INET6, offset6) if ":" in address else (socket.AF_INET, offset4)
@@ -183,9 +189,9 @@ def _address_in(network: str, offset4: int, offset6: int) -> bytes:
     prefix = int(length or len(packed) * 8)
     whole, rest = divmod(prefix, 8)
     if not rest:
-        return payload(Base.NETWORK, offset, whole) + compare(packed[:whole]) if whole else b""
+        return payload(Base.NETWORK, offset, whole) + compare(packed[:whole], operator) if whole else b""
     bits = bytes([0xFF] * whole + [0xFF00 >> rest & 0xFF]).ljust(len(packed), b"\0")
-    return payload(Base.NETWORK, offset, len(packed)) + mask(bits) + compare(packed)
+    return payload(Base.NETWORK, offset, len(packed)) + mask(bits) + compare(packed, operator)
 
 
 def source_in(network: str) -> bytes:
@@ -195,6 +201,16 @@ def source_in(network: str) -> bytes:
 
 def destination_in(network: str) -> bytes:
     return _address_in(network, 16, 24)
+
+
+def destination_not_in(network: str) -> bytes:
+    """Not a network of all addresses, which everything is in."""
+    return _address_in(network, 16, 24, Compare.NOT_EQUAL)
+
+
+def destination_is_not_unicast() -> bytes:
+    """It is an address of the host's own, or one of broadcast or multicast."""
+    return fib_destination_type() + compare(struct.pack("=I", ADDRESS_TYPE_UNICAST), Compare.NOT_EQUAL)
 
 
 def destination_is_local() -> bytes:

@@ -1,4 +1,4 @@
-"""The legacy iptables and ip6tables, read only: whether their INPUT chain lets everything pass.
+"""The legacy iptables and ip6tables, read only: whether their INPUT or FORWARD chain lets everything pass.
 
 Formats: include/uapi/linux/netfilter_ipv4/ip_tables.h, netfilter_ipv6/ip6_tables.h. Python's `getsockopt` can't
 hand data to the kernel, so the call is made through ctypes.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from sampan.errors import Internal
 
 _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES; IP6T_ the same
-_LOCAL_IN = 1
+_LOCAL_IN, _FORWARD = 1, 2
 _NAME_BYTES = 32
 _INFO = struct.Struct("=32sI5I5III")  # name, valid hooks, hook entries, underflows, number of entries, size
 _ENTRIES_HEADER = 40  # struct ipt_get_entries: name, size, padding to 8 bytes
@@ -57,20 +57,29 @@ def input_can_drop(version: int = 4) -> bool:
 
     Any rule in INPUT counts as one that can drop: what the many extensions do is not looked at.
     """
+    return _can_drop(_LOCAL_IN, version)
+
+
+def forward_can_drop(version: int = 4) -> bool:
+    """As `input_can_drop`, for the FORWARD chain."""
+    return _can_drop(_FORWARD, version)
+
+
+def _can_drop(hook: int, version: int) -> bool:
     if not in_use(version):
         return False
     shape = _FORMATS[version]
-    entries, start, policy = _read_filter_table(shape)
+    entries, start, policy = _read_filter_table(shape, hook)
     return start != policy or _standard_verdict(shape, entries, policy) != _NF_ACCEPT_VERDICT
 
 
-def _read_filter_table(shape: _Format) -> tuple[bytes, int, int]:
-    """(entries, offset of INPUT's first entry, offset of the entry that is its policy)."""
+def _read_filter_table(shape: _Format, hook: int) -> tuple[bytes, int, int]:
+    """(entries, offset of the chain's first entry, offset of the entry that is its policy)."""
     name = b"filter".ljust(_NAME_BYTES, b"\0")
     with socket.socket(shape.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
         info = _get(raw, shape, _GET_INFO, name + bytes(_INFO.size - _NAME_BYTES))
         fields = _INFO.unpack(info)
-        start, policy, size = fields[2 + _LOCAL_IN], fields[7 + _LOCAL_IN], fields[13]
+        start, policy, size = fields[2 + hook], fields[7 + hook], fields[13]
         if not 0 < size <= _MAX_SIZE or policy + shape.entry_bytes > size:
             raise Internal(f"the legacy iptables filter table says its size is {size} bytes")
         answer = _get(raw, shape, _GET_ENTRIES, name + struct.pack("=II", size, 0) + bytes(size))

@@ -6,7 +6,7 @@ host has an input filter, ports are published by the relay instead, whose packet
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from sampan.linux.nftables import NF_ACCEPT, Chain, Family, Hook, NftablesSocket, Rule
 from sampan.linux.nftables_expressions import Verdict
@@ -19,10 +19,15 @@ _CAN_DROP = frozenset(
 
 def filters_input(chains: Iterable[Chain], rules: Sequence[Rule], version: int = 4) -> bool:
     """Can a chain on the input hook that sees this version of IP drop or reject, itself or in chains it calls?"""
+    return can_drop(chains, rules, Hook.INPUT, _FAMILIES[version])
+
+
+def can_drop(chains: Iterable[Chain], rules: Sequence[Rule], hook: Hook, families: Collection[int]) -> bool:
+    """Can a chain on this hook, of these families, drop or reject a packet, itself or in chains it calls?"""
     seen: set[tuple[int, str, str]] = set()
     waiting = []
     for chain in chains:
-        if chain.family in _FAMILIES[version] and chain.base is not None and chain.base.hook == Hook.INPUT:
+        if chain.family in families and chain.base is not None and chain.base.hook == hook:
             if chain.base.policy != NF_ACCEPT:
                 return True
             waiting.append((chain.family, chain.table, chain.name))

@@ -18,6 +18,8 @@ from sampan.linux.netlink_route import RouteSocket
 from sampan.linux.nftables import Batch, Family, NftablesSocket
 from sampan.network import bridge, passage, routes, rules
 from sampan.network.drivers import driver_of, drivers
+from sampan.network.impersonation import ImpersonationGuard, bridge_claim, endpoint_claim
+from sampan.network.impersonation_rules import Claim
 from sampan.network.model import EndpointSpec, Forward, NetworkSpec, PortBinding, PublishMode
 from sampan.network.overlay.driver import OverlayDriver
 from sampan.network.overlay.guard import Guard
@@ -49,6 +51,7 @@ class NetworkHost:
         self._lock = threading.RLock()
         self._nftables = NftablesSocket()
         self._ports = PublishedPorts(instance, mode, self._nftables, self._lock)
+        self._impersonation = ImpersonationGuard(self._table, self._nftables, self._lock, self._ports.commit)
         self._networks: dict[str, NetworkSpec] = {}
         self._guard = Guard(instance, self._nftables)
         self._endpoints: dict[str, EndpointSpec] = {}  # those that are attached
@@ -73,6 +76,8 @@ class NetworkHost:
         with self._lock:
             with RouteSocket() as route:
                 driver_of(self._drivers, network.driver).ensure(route, network)
+                if network.bridge:
+                    self._impersonation.add(network.id, self._bridge_claim(route, network))
             self._networks[network.id] = network
             self._write_rules()
 
@@ -80,6 +85,7 @@ class NetworkHost:
         """Remove the network's devices and rules. Idempotent."""
         with self._lock:
             self._networks.pop(network.id, None)
+            self._impersonation.remove(network.id)
             if not any(network.parent and network.parent == one.parent for one in self._networks.values()):
                 with RouteSocket() as route:
                     driver_of(self._drivers, network.driver).remove(route, network)
@@ -99,8 +105,14 @@ class NetworkHost:
 
     def attach(self, namespace: int, network: NetworkSpec, endpoint: EndpointSpec) -> None:
         """Make and configure the endpoint's interface in the namespace (a descriptor, not kept)."""
-        with RouteSocket() as route:
-            driver_of(self._drivers, network.driver).attach(route, namespace, network, endpoint)
+        if network.bridge:  # before anything can be sent
+            self._impersonation.add(endpoint.id, _endpoint_claim(endpoint))
+        try:
+            with RouteSocket() as route:
+                driver_of(self._drivers, network.driver).attach(route, namespace, network, endpoint)
+        except BaseException:
+            self._impersonation.remove(endpoint.id)
+            raise
         self._endpoints[endpoint.id] = endpoint
 
     def detach(self, endpoint: EndpointSpec, namespace: int | None = None) -> None:
@@ -111,6 +123,7 @@ class NetworkHost:
         self._endpoints.pop(endpoint.id, None)
         with RouteSocket() as route:
             driver_of(self._drivers, endpoint.driver).detach(route, endpoint, namespace)
+        self._impersonation.remove(endpoint.id)
 
     def change_default_routes(
         self, namespace: int, before: Sequence[EndpointSpec], after: Sequence[EndpointSpec]
@@ -143,6 +156,10 @@ class NetworkHost:
                     if network is not None and network.vni:
                         self._overlay.program(route, network, found)
 
+    def publish_mode(self, binding: PortBinding) -> str:
+        """How a definite binding is published now: "nat", "relay" or "routed"; "" when it is not. Does not block."""
+        return self._ports.mode_of(binding)
+
     def reconcile(
         self,
         networks: Sequence[NetworkSpec],
@@ -164,6 +181,7 @@ class NetworkHost:
                     except SampanError as error:
                         # A parent that is gone, say: its containers run on, and the other networks are needed.
                         _log.warning("network %s is not complete: %s", network.name, error.message)
+                self._impersonation.restore(self._claims(route, networks, endpoints))
             self._networks = {network.id: network for network in networks}
             self._guard.write(networks)
             self._endpoints = {endpoint.id: endpoint for endpoint in endpoints}
@@ -181,10 +199,14 @@ class NetworkHost:
         Changes nothing when there is nothing to mend, so that engines that hear of each other's changes come to rest.
         """
         with self._lock:
-            done = (*self._mend_devices(), *self._ports.refresh())
+            done = [*self._mend_devices(), *self._ports.refresh()]
             if self._guard.mend():
-                done = (*done, "the table of overlay networks was removed, and is back")
-            return (*done, "its filter now lets our bridges pass") if self._open_passage() else done
+                done.append("the table of overlay networks was removed, and is back")
+            if self._impersonation.refresh():
+                done.append("the rules that keep containers from taking others' addresses are written anew")
+            if self._open_passage():
+                done.append("its filter now lets our bridges pass")
+            return tuple(done)
 
     def _mend_devices(self) -> tuple[str, ...]:
         done: list[str] = []
@@ -225,6 +247,7 @@ class NetworkHost:
             with RouteSocket() as route:
                 self._tidy(route, (), ())
             passage.close(self._nftables, self._alias)
+            self._impersonation.clear()
             batch = Batch(rules.FAMILY)
             rules.delete_table(batch, self._table)
             self._nftables.commit(batch)
@@ -236,6 +259,21 @@ class NetworkHost:
     ) -> None:
         for driver in self._drivers.values():
             driver.tidy(route, networks, endpoints)
+
+    def _claims(
+        self, route: RouteSocket, networks: Sequence[NetworkSpec], endpoints: Sequence[EndpointSpec]
+    ) -> dict[str, Claim]:
+        bridged = {network.id: network for network in networks if network.bridge}
+        claims = {network.id: self._bridge_claim(route, network) for network in bridged.values()}
+        for endpoint in endpoints:
+            if endpoint.network_id in bridged:
+                claims[endpoint.id] = _endpoint_claim(endpoint)
+        return claims
+
+    @staticmethod
+    def _bridge_claim(route: RouteSocket, network: NetworkSpec) -> Claim:
+        link = route.link(network.bridge)
+        return bridge_claim(network, link.address if link is not None else "")
 
     def _write_rules(self) -> None:
         with self._lock:
@@ -250,3 +288,7 @@ class NetworkHost:
 
 def _without_prefix(address: str) -> str:
     return address.partition("/")[0]
+
+
+def _endpoint_claim(endpoint: EndpointSpec) -> Claim:
+    return endpoint_claim(endpoint, bridge.host_interface(endpoint.id))

@@ -25,6 +25,7 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     nobody names one ("" is all), `inhibit_ipv4` leaves the bridge without its IPv4 address. Of an overlay
     network `vni` is the number in its VXLAN packets (else 0), and `secure` says that they are encrypted.
     `gateway_mode` and `gateway_mode6` are a bridge's, as Docker has them: "nat", "routed", "isolated" and so on.
+    `host_access` False: its containers reach no service of the host.
     """
 
     id: str
@@ -51,6 +52,7 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     interface_prefix: str = ""
     host_binding: str = ""
     inhibit_ipv4: bool = False
+    host_access: bool = True
 
 
 class EndpointSpec(msgspec.Struct, frozen=True):

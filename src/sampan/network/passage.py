@@ -1,78 +1,104 @@
-"""A way through another program's forward chain that drops by policy.
+"""A way through iptables' forward chain, where that drops what it does not know.
 
-Docker sets the policy of the FORWARD chains of iptables and ip6tables to DROP. A packet has to be accepted by
-every base chain of the hook, so whatever our own table says, our containers' packets would end there. iptables
-offers the chain DOCKER-USER for such cases; without it, FORWARD itself is the place. We put two rules per bridge at its
-top, marked with our alias in their comments, and take them away again. They only say that our bridges' traffic may
-pass there: our own forward chain has decided already which does. Where that filter is the legacy
-iptables (not nf_tables), which can't be changed by netlink, the administrator has to accept the bridges' traffic.
+Docker sets the policy of iptables' FORWARD chain to DROP, ufw does, and many a saved rule set ends it with a REJECT.
+A packet has to be accepted by every base chain of the hook, so whatever our own table says, our containers' packets
+would end there. iptables offers the chain DOCKER-USER for such cases; without it, FORWARD itself is the place. We put
+rules at its top, marked with our alias in their comments, and take them away again. They only say that our bridges'
+traffic may pass there: our own forward chain has decided already which does. What goes to Docker's own bridges is
+not let pass but left to Docker's rules, which keep its containers' unpublished ports closed.
+
+There are up to four such chains: of IPv4 and of IPv6, in nf_tables and in the legacy iptables (`passage_legacy.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 from sampan.linux import nftables_expressions as ex
-from sampan.linux.nftables import NF_ACCEPT, Batch, Chain, Family, NftablesSocket, Rule
+from sampan.linux.nftables import Batch, Chain, Family, Hook, NftablesSocket, Rule
+from sampan.network import passage_legacy
+from sampan.network.firewall import can_drop
 
 _TABLE = "filter"
 _CHAINS = ("DOCKER-USER", "FORWARD")
 _FAMILIES = (Family.IPV4, Family.IPV6)
 
 
-def choose_chain(chains: Sequence[Chain], family: Family = Family.IPV4) -> str | None:
-    """The chain of iptables' (ip6tables') filter table that must let us pass; None: its policy lets everything."""
-    names = {chain.name: chain for chain in chains if chain.family == family and chain.table == _TABLE}
-    forward = names.get("FORWARD")
-    if forward is None or forward.base is None or forward.base.policy == NF_ACCEPT:
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One rule: packets from (`source`) or to (`sink`) an interface; "" is any. `accept` False: the chain's other
+    rules and its policy decide. `comment` tells the rules apart."""
+
+    comment: str
+    source: str
+    sink: str
+    accept: bool
+
+
+def wanted(mark: str, bridges: Iterable[str], foreign: Collection[str]) -> list[Pass]:
+    """The rules in their order. `foreign`: bridges of Docker's."""
+    found: list[Pass] = []
+    for name in bridges:
+        found += [Pass(f"{mark} from {name} to {other}", name, other, False) for other in sorted(foreign)]
+        found.append(Pass(f"{mark} from {name}", name, "", True))
+        found.append(Pass(f"{mark} to {name}", "", name, True))
+    return found
+
+
+def choose_chain(family: Family, chains: Sequence[Chain], rules: Sequence[Rule]) -> str | None:
+    """The chain of iptables' filter table that must let us pass; None when FORWARD lets everything."""
+    mine = {chain.name: chain for chain in chains if chain.family == family and chain.table == _TABLE}
+    forward = mine.get("FORWARD")
+    if forward is None or not can_drop(mine.values(), rules, Hook.FORWARD, (family,)):
         return None
-    return next(name for name in _CHAINS if name in names)
+    return next(name for name in _CHAINS if name in mine)
+
+
+def docker_bridges(rules: Iterable[Rule]) -> frozenset[str]:
+    """The output interfaces that Docker's own chains speak of."""
+    return frozenset(
+        rule.output
+        for rule in rules
+        if rule.output and rule.chain.startswith("DOCKER") and rule.chain != "DOCKER-USER"
+    )
 
 
 def open_for(nftables: NftablesSocket, mark: str, bridges: Sequence[str]) -> bool:
     """Exactly these bridges may pass; rules of ours for others are removed. False when it was so already."""
-    changed = [
-        _replace(nftables, family, mark, choose_chain(nftables.chains(family), family), bridges)
-        for family in _FAMILIES
+    chains = nftables.chains()
+    changed = [_replace(nftables, family, chains, mark, bridges) for family in _FAMILIES]
+    changed += [
+        passage_legacy.replace(version, mark, lambda foreign: wanted(mark, bridges, foreign))
+        for version in (4, 6)
     ]
     return any(changed)
 
 
 def close(nftables: NftablesSocket, mark: str) -> None:
-    for family in _FAMILIES:
-        _replace(nftables, family, mark, None, ())
+    open_for(nftables, mark, ())
 
 
 def _replace(
-    nftables: NftablesSocket, family: Family, mark: str, target: str | None, bridges: Sequence[str]
+    nftables: NftablesSocket, family: Family, chains: Sequence[Chain], mark: str, bridges: Sequence[str]
 ) -> bool:
-    present: list[Rule] = []
-    if any(chain.table == _TABLE for chain in nftables.chains(family)):
-        present = [rule for rule in nftables.rules(family, _TABLE) if _is_ours(rule, mark)]
-    wanted = {} if target is None else _wanted(mark, bridges)
-    if len(present) == len(wanted) and {(rule.chain, rule.comment) for rule in present} == {
-        (target, comment) for comment in wanted
-    }:
+    if not any(chain.family == family and chain.table == _TABLE for chain in chains):
+        return False
+    rules = nftables.rules(family, _TABLE)
+    present = [rule for rule in rules if rule.comment.startswith(f"{mark} ")]
+    others = [rule for rule in rules if rule not in present]
+    target = choose_chain(family, chains, others)
+    passes = wanted(mark, bridges, docker_bridges(others)) if target is not None else []
+    if [(rule.chain, rule.comment) for rule in present] == [(target, one.comment) for one in passes]:
         return False  # nothing is written: everybody who watches the ruleset would have to look at it again
     batch = Batch(family)
     for rule in present:
         batch.delete_rule(_TABLE, rule.chain, rule.handle)
-    if target is not None:
-        accept = ex.counter() + ex.verdict(ex.Verdict.ACCEPT)
-        for comment, match in wanted.items():
-            batch.add_rule(_TABLE, target, match, accept, comment=comment, first=True)
+    for one in reversed(passes):  # each goes before those that are there
+        match = (ex.input_is(one.source) if one.source else b"") + (
+            ex.output_is(one.sink) if one.sink else b""
+        )
+        verdict = ex.verdict(ex.Verdict.ACCEPT if one.accept else ex.Verdict.RETURN)
+        batch.add_rule(_TABLE, target or "", match, ex.counter(), verdict, comment=one.comment, first=True)
     nftables.commit(batch)
     return True
-
-
-def _wanted(mark: str, bridges: Sequence[str]) -> dict[str, bytes]:
-    """Comment (which tells the rules apart) -> what the rule matches."""
-    found: dict[str, bytes] = {}
-    for name in bridges:
-        found[f"{mark} from {name}"] = ex.input_is(name)
-        found[f"{mark} to {name}"] = ex.output_is(name)
-    return found
-
-
-def _is_ours(rule: Rule, mark: str) -> bool:
-    return rule.comment.startswith(f"{mark} ")

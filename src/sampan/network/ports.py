@@ -8,13 +8,14 @@ import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import ip_network
 
 import msgspec
 
 from sampan.errors import Conflict, SampanError
 from sampan.linux import xtables
 from sampan.linux.netlink import NetlinkError
-from sampan.linux.netlink_conntrack import forget_flows
+from sampan.linux.netlink_conntrack import forget_direct, forget_flows
 from sampan.linux.nftables import Batch, NftablesSocket
 from sampan.network import bridge, reservation, rules
 from sampan.network.firewall import nftables_filter_input
@@ -99,6 +100,13 @@ class PublishedPorts:
                 self._drop(active)
         self._forget_flows(leaving)
 
+    def mode_of(self, binding: PortBinding) -> str:
+        """How a definite binding is published now: "nat", "relay" or "routed"; "" when it is not. Waits for nobody."""
+        for active in tuple(self._active.get((binding.protocol, binding.host_port), ())):
+            if active.binding == _definite(binding):
+                return "routed" if active.way.open else "relay" if active.way.served else "nat"
+        return ""
+
     def restore(
         self, networks: Iterable[NetworkSpec], published: Mapping[str, Sequence[PortBinding]]
     ) -> tuple[PortBinding, ...]:
@@ -139,7 +147,7 @@ class PublishedPorts:
             elements = _elements([*self._everything(), *also])
             crossing = bridge.bridged_traffic_is_filtered("ip6")
             rules.write_table(batch, self._table, self._networks, elements, loopback6=not crossing)
-            self._commit(batch)
+            self.commit(batch)
             self._handle = self._nftables.table_handle(rules.FAMILY, self._table)
 
     def refresh(self) -> tuple[str, ...]:
@@ -156,6 +164,7 @@ class PublishedPorts:
                 return (f"ports are now published by {'NAT' if by_nat else 'the relay'}",)
             if self._nftables.table_handle(rules.FAMILY, self._table) != self._handle:
                 self.write_rules(self._networks)
+                self._forget_intruders()
                 return (f"table {self._table} is written anew",)
             return ()
 
@@ -166,14 +175,14 @@ class PublishedPorts:
         batch = Batch(rules.FAMILY)
         rules.add_ports(batch, self._table, _elements(reserved))
         try:
-            self._commit(batch)
+            self.commit(batch)
         except NetlinkError as exc:
             if exc.errno != errno.ENOENT:
                 raise
             _log.warning("the table %s was removed by somebody; it is written anew", self._table)
             self.write_rules(self._networks, reserved)
 
-    def _commit(self, batch: Batch) -> None:
+    def commit(self, batch: Batch) -> None:
         """A transaction of ours: it does not make us look at the host's rules again."""
         self._nftables.commit(batch)
         if self._generation is not None and self._nftables.generation() == self._generation + 1:
@@ -297,18 +306,31 @@ class PublishedPorts:
     def _delete(self, elements: Sequence[rules.Element]) -> None:
         batch = Batch(rules.FAMILY)
         rules.delete_ports(batch, self._table, elements)
-        self._commit(batch)
+        self.commit(batch)
+
+    def _forget_intruders(self) -> None:
+        """While our rules were gone anybody could connect to containers; what is established stays so otherwise."""
+        subnets = [
+            ip_network(subnet)
+            for network in self._networks
+            for subnet, mode in (
+                (network.subnet, network.gateway_mode),
+                (network.subnet6, network.gateway_mode6),
+            )
+            if network.bridge and subnet and mode not in ("routed", "nat-unprotected")
+        ]
+        number = forget_direct(subnets) if subnets else 0
+        if number:
+            _log.warning(
+                "%d connections were made to containers while the rules were gone; they are ended", number
+            )
 
     def _forget_flows(self, changed: Sequence[_Active]) -> None:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            ports = {
-                one.binding.host_port
-                for one in changed
-                if one.binding.protocol == "udp" and one.way.translated
-                if reservation.is_ipv6(one.address) == (family == socket.AF_INET6)
-            }
-            if ports:
-                forget_flows(socket.IPPROTO_UDP, ports, family)
+        ports = {
+            one.binding.host_port for one in changed if one.binding.protocol == "udp" and one.way.translated
+        }
+        if ports:
+            forget_flows(socket.IPPROTO_UDP, ports)
 
 
 def _only_by_nat(binding: PortBinding, host: str) -> bool:

@@ -3,7 +3,7 @@
     python -m sampan.network.relay <control descriptor> <door descriptor>
 
 It is given bound sockets over the control socket (SOCK_SEQPACKET, one text message each, SCM_RIGHTS):
-    "add <id> tcp|udp <address> <port>" with the socket;  "remove <id>", answered "removed <id>";  "stop".
+    "add <id> tcp|udp|sctp <address> <port>" with the socket;  "remove <id>", answered "removed <id>";  "stop".
 TCP moves by splice(2) through a pipe for each direction; UDP has a connected socket for each client.
 When the daemon dies it goes on serving. The next daemon says "retire" at the door, a listening abstract socket
 with the name of `retire_address` that was made before this process: the listening sockets are closed, "retired" is
@@ -27,12 +27,15 @@ from typing import Protocol
 UDP_IDLE = 90.0  # seconds, as Docker's proxy
 UDP_SESSIONS = 2048  # for each port; the oldest goes
 _DATAGRAM = 65536
+_MESSAGE = 1 << 18  # bytes of a longest message of SCTP; a longer one is cut in two
 _SPLICE = 1 << 20
 _ROUNDS = 16  # of one connection before the others get their turn
 _EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _IP_PKTINFO = 8
 _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 49, 50
 _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL = 60, 15  # seconds
+_SCTP = 132  # IPPROTO_SCTP, also the level of its options
+_SCTP_NODELAY = 3
 _PAUSE = 0.2  # seconds without accepting when descriptors have run out
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -124,6 +127,38 @@ class Direction:
         return True
 
 
+class Messages:
+    """Whole messages from one SCTP association to the other: what was said in one piece arrives in one."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
+        self._source, self._sink = source, sink
+        self._held = b""
+        self._ended = False
+        self.finished = False
+
+    def close(self) -> None:
+        self._held = b""
+
+    def pump(self) -> bool:
+        """As `Direction.pump`."""
+        try:
+            for _ in range(_ROUNDS):
+                if not self._held and not self._ended:
+                    self._held = self._source.recv(_MESSAGE)
+                    self._ended = not self._held
+                if self._held:
+                    self._sink.send(self._held)
+                    self._held = b""
+                if self._ended:
+                    if not self.finished:
+                        self.finished = True
+                        self._sink.shutdown(socket.SHUT_WR)
+                    return False
+        except BlockingIOError:
+            return False
+        return True
+
+
 def _splice(source: int, sink: int) -> int | None:
     try:
         return os.splice(source, sink, _SPLICE, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
@@ -137,7 +172,7 @@ class Connection:
     def __init__(self, loop: Loop, client: socket.socket, server: socket.socket, ended: Handler) -> None:
         self._loop, self._client, self._server, self._ended = loop, client, server, ended
         self._connected = False
-        self._directions: list[Direction] = []
+        self._directions: list[Direction | Messages] = []
         loop.add(server.fileno(), _EDGE, self._on_event)
 
     def _on_event(self, _events: int) -> None:
@@ -159,8 +194,9 @@ class Connection:
                 return False
             raise
         self._connected = True
-        self._directions.append(Direction(self._client, self._server))
-        self._directions.append(Direction(self._server, self._client))
+        kind = Messages if self._server.proto == _SCTP else Direction
+        self._directions.append(kind(self._client, self._server))
+        self._directions.append(kind(self._server, self._client))
         self._loop.add(self._client.fileno(), _EDGE, self._on_event)
         return True
 
@@ -188,7 +224,10 @@ def _family(target: tuple[str, int]) -> int:
 
 
 def _keep_alive(end: socket.socket) -> None:
-    """No delay for small pieces, and an end for connections whose other side has vanished."""
+    """No delay for small pieces, and an end for connections whose other side has vanished; SCTP sees to that itself."""
+    if end.proto == _SCTP:
+        end.setsockopt(_SCTP, _SCTP_NODELAY, 1)
+        return
     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
@@ -209,7 +248,9 @@ class Port(Protocol):
         """Somebody is connected."""
 
 
-class TcpPort:
+class StreamPort:
+    """Of TCP, or of SCTP in its form with one association for each socket."""
+
     def __init__(self, loop: Loop, listener: socket.socket, target: tuple[str, int]) -> None:
         self._loop, self._listener, self._target = loop, listener, target
         self._connections: dict[int, Connection] = {}
@@ -232,7 +273,8 @@ class TcpPort:
                 self._pause()
             return
         try:
-            server = socket.socket(_family(self._target), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+            server = socket.socket(_family(self._target), kind, self._listener.proto)
         except OSError:
             client.close()
             self._pause()
@@ -453,7 +495,7 @@ class Relay:
     def _add(self, words: list[str], bound: socket.socket) -> None:
         _, key, protocol, address, number = words
         target = (address, int(number))
-        self._ports[key] = (TcpPort if protocol == "tcp" else UdpPort)(self._loop, bound, target)
+        self._ports[key] = (UdpPort if protocol == "udp" else StreamPort)(self._loop, bound, target)
 
     def _on_door(self, _events: int) -> None:
         """Only the same user outside of containers may say it: abstract sockets have no permissions, and a container

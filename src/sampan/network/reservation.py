@@ -18,7 +18,13 @@ from sampan.network.relay import report_destination
 
 EPHEMERAL = range(49153, 65536)
 _BACKLOG = 4096
-_TYPES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+_NO_SCTP = (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
+_SCTP = 132  # IPPROTO_SCTP
+_TYPES = {
+    "tcp": (socket.SOCK_STREAM, 0),
+    "udp": (socket.SOCK_DGRAM, 0),
+    "sctp": (socket.SOCK_STREAM, _SCTP),
+}
 
 
 def validate(binding: PortBinding) -> None:
@@ -88,14 +94,11 @@ def candidates(binding: PortBinding, start: int) -> Iterator[int]:
 
 
 def bind(protocol: str, address: str, port: int, *, serve: bool) -> socket.socket | None:
-    """The socket that holds the port; `serve`: a listening one for the relay. None for SCTP, which is not held.
+    """The socket that holds the port; `serve`: a listening one for the relay.
 
+    None for SCTP where the kernel has no sockets of it: then nobody else can take the port either.
     Raises Conflict when another program has the port, Invalid when the address is not the host's.
     """
-    if protocol not in _TYPES:
-        if serve:
-            raise Unsupported("SCTP ports can only be published by NAT, on an IPv4 address")
-        return None
     try:
         if serve:
             return _bound(protocol, address, port, listen=True)
@@ -104,25 +107,32 @@ def bind(protocol: str, address: str, port: int, *, serve: bool) -> socket.socke
         except OSError as exc:
             # Perhaps only closed connections linger; with SO_REUSEADDR they don't count. Then it
             # must listen, or others that use SO_REUSEADDR too could take the port beside us.
-            if exc.errno != errno.EADDRINUSE or protocol != "tcp":
+            if exc.errno != errno.EADDRINUSE or protocol == "udp":
                 raise
             return _bound(protocol, address, port, listen=True)
     except OSError as exc:
+        if protocol == "sctp" and exc.errno in _NO_SCTP:
+            if serve:
+                raise Unsupported(
+                    "this kernel has no SCTP sockets, so an SCTP port can only be published by NAT",
+                    hint="The host filters its input; --port-mode nat publishes past that filter.",
+                ) from exc
+            return None
         raise _explain(exc, protocol, address, port) from exc
 
 
 def _bound(protocol: str, address: str, port: int, *, listen: bool) -> socket.socket:
     family = socket.AF_INET6 if is_ipv6(address) else socket.AF_INET
-    found = socket.socket(family, _TYPES[protocol])
+    found = socket.socket(family, *_TYPES[protocol])
     try:
         if family == socket.AF_INET6:
             found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if protocol == "tcp" and listen:
+        if protocol != "udp" and listen:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if protocol == "udp" and listen:
             report_destination(found)
         found.bind((address, port))
-        if protocol == "tcp" and listen:
+        if protocol != "udp" and listen:
             found.listen(_BACKLOG)
     except BaseException:
         found.close()

@@ -23,13 +23,15 @@ FAMILY = Family.INET
 
 PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmpv6": 58}
 
-_RAW, _DSTNAT, _FILTER, _SRCNAT = -300, -100, 0, 100
+_RAW, _DSTNAT, _TRANSLATED, _FILTER, _SRCNAT = -300, -100, -90, 0, 100
 _BRIDGES = "bridges"  # names of our bridges
 _LINK_LOCAL = "fe80::/10"
+_MULTICAST6 = "ff00::/8"
 _BASE_CHAINS = {
     "guard": BaseHook("filter", Hook.PREROUTING, _RAW),
     "prerouting": BaseHook("nat", Hook.PREROUTING, _DSTNAT),
     "output": BaseHook("nat", Hook.OUTPUT, _DSTNAT),
+    "arrival": BaseHook("filter", Hook.PREROUTING, _TRANSLATED),
     "forward": BaseHook("filter", Hook.FORWARD, _FILTER),
     "postrouting": BaseHook("nat", Hook.POSTROUTING, _SRCNAT),
 }
@@ -154,6 +156,7 @@ def write_table(
     for name, base in _BASE_CHAINS.items():
         batch.add_chain(table, name, base)
     _guard_rules(batch, table)
+    _seclusion_rules(batch, table, ordered)
     for version in _VERSIONS:
         _publish_rules(batch, table, version)
     _entrance_rules(batch, table, loopback6)
@@ -232,6 +235,30 @@ def _guard_rules(batch: Batch, table: str) -> None:
     ipv4 = ex.family_is(_IPV4.family)
     batch.add_rule(table, "guard", ipv4, ex.destination_in(_IPV4.loopback), of_ours)
     batch.add_rule(table, "guard", ipv4, ex.source_in(_IPV4.loopback), of_ours)
+
+
+def _seclusion_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) -> None:
+    """What containers may not even send to the host itself.
+
+    From an internal network nothing but to its own subnet: a container may make itself a route to the host's other
+    addresses. From a network without access to the host no connection to any service of the host; what a published
+    port has led elsewhere by then is none. This is no chain of the input hook, as such a one would count as a filter
+    that published ports have to obey.
+    """
+    drop = ex.verdict(ex.Verdict.DROP)
+    for network in networks:
+        inwards = ex.input_is(network.bridge)
+        if network.internal:
+            for version, subnet in ((_IPV4, network.subnet), (_IPV6, network.subnet6)):
+                outside = ex.family_is(version.family)
+                if subnet:
+                    outside += ex.destination_not_in(str(ip_network(subnet)))
+                if version is _IPV6:
+                    outside += ex.destination_not_in(_LINK_LOCAL) + ex.destination_not_in(_MULTICAST6)
+                batch.add_rule(table, "guard", inwards, outside, drop)
+        if not network.host_access:
+            new, here = ex.state_has(ex.CT_NEW), ex.destination_is_not_unicast()
+            batch.add_rule(table, "arrival", inwards, new, here, drop)
 
 
 def _forward_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) -> None:

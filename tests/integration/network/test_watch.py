@@ -116,7 +116,7 @@ def answer(world, port=8080):
         "nft flush ruleset",
         "nft delete table inet sampan-one",
         # As a service that loads rules which somebody has saved at an earlier time.
-        "nft list ruleset | sed 's/elements = .*//' > $SAVED; nft flush ruleset; nft -f $SAVED",
+        "nft --terse list ruleset > $SAVED; nft flush ruleset; nft -f $SAVED",
     ],
 )
 def test_published_ports_work_again_after_the_ruleset_was_flushed_or_replaced(

@@ -241,3 +241,17 @@ def test_a_closed_standard_stream_is_no_defect(fake_engine: Path, closed: str) -
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+def test_an_engine_that_can_not_change_ports_is_not_believed(run: Any, engine_server: Any) -> None:
+    engine_server.answers[("POST", "/containers/web/update")] = (200, {"Warnings": None})  # as a dockerd says
+    status, out, err = run("update", "--publish-add", "8080:80", "web")
+    assert (status, out) == (1, "")
+    assert err == "The engine can not change the published ports of web: it is not sampan's\n"
+    engine_server.answers[("POST", "/containers/web/update")] = (
+        200,
+        {"Warnings": None, "PortsChanged": True},
+    )
+    assert run("update", "--publish-rm", "[::1]:8080:80/udp", "web") == (0, "web\n", "")
+    sent = json.loads(engine_server.seen[-1][2])
+    assert sent == {"PublishRemove": {"80/udp": [{"HostIp": "::1", "HostPort": "8080"}]}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import itertools
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,17 @@ import pytest
 from sampan.errors import Invalid
 from sampan.linux.nftables import NF_ACCEPT, NF_DROP, BaseHook, Chain, Family, Hook, Rule
 from sampan.linux.nftables_expressions import Verdict
-from sampan.network import reservation
+from sampan.network import passage_legacy, reservation
 from sampan.network.firewall import filters_input
 from sampan.network.model import PortBinding, derived_mac
-from sampan.network.passage import choose_chain
+from sampan.network.passage import choose_chain, wanted
 from sampan.network.rules import open_element, port_element
 
 
-@pytest.mark.parametrize("name", ["model", "pools", "publishing", "resolvconf", "dns_message", "rules"])
+@pytest.mark.parametrize(
+    "name",
+    ["model", "pools", "publishing", "resolvconf", "dns_message", "rules", "impersonation_rules"],
+)
 def test_deciding_modules_touch_nothing_outside(name):
     source = Path(importlib.import_module(f"sampan.network.{name}").__file__).read_text()
     imported = set()
@@ -121,6 +125,7 @@ INPUT = chain("INPUT", Hook.INPUT)
         ([chain("INPUT", Hook.INPUT, NF_DROP)], [], True),
         ([chain("x", Hook.INPUT, NF_DROP, Family.INET)], [], True),
         ([chain("x", Hook.INPUT, NF_DROP, Family.IPV6)], [], False),
+        ([chain("x", Hook.INPUT, NF_DROP, Family.BRIDGE)], [], False),
         ([chain("FORWARD", Hook.FORWARD, NF_DROP)], [], False),
         ([INPUT], [rule("INPUT", "immediate", verdict=Verdict.ACCEPT)], False),
         ([INPUT], [rule("INPUT", "immediate", verdict=Verdict.DROP)], True),
@@ -146,7 +151,50 @@ def test_input_is_filtered_when_something_reachable_can_drop(chains, rules, filt
 
 def test_docker_s_chain_is_preferred_and_only_needed_when_forward_drops():
     drop, user = chain("FORWARD", Hook.FORWARD, NF_DROP), chain("DOCKER-USER")
-    assert choose_chain([drop, user]) == "DOCKER-USER"
-    assert choose_chain([drop]) == "FORWARD"
-    assert choose_chain([chain("FORWARD", Hook.FORWARD), user]) is None
-    assert choose_chain([user]) is None
+    choose = partial(choose_chain, Family.IPV4)
+    assert choose([drop, user], []) == "DOCKER-USER"
+    assert choose([drop], []) == "FORWARD"
+    assert choose([chain("FORWARD", Hook.FORWARD), user], []) is None
+    assert choose([chain("FORWARD", Hook.FORWARD), user], [rule("FORWARD", "target REJECT")]) == "DOCKER-USER"
+    assert choose([user], []) is None
+    assert choose_chain(Family.IPV6, [drop], []) is None
+
+
+# As `iptables-legacy --list-rules` prints them beside a Docker 20.10 with one more network.
+LEGACY = """-P INPUT ACCEPT
+-P FORWARD DROP
+-P OUTPUT ACCEPT
+-N DOCKER
+-N DOCKER-ISOLATION-STAGE-1
+-N DOCKER-ISOLATION-STAGE-2
+-N DOCKER-USER
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-ISOLATION-STAGE-1
+-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -o docker0 -j DOCKER
+-A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+-A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
+-A DOCKER-ISOLATION-STAGE-2 -o br-0123456789ab -j DROP
+-A DOCKER-USER -o eth9 -j RETURN
+"""
+
+
+def test_the_legacy_iptables_are_read_as_they_print_themselves():
+    lines = [line.split() for line in LEGACY.splitlines()]
+    assert passage_legacy.choose_chain(lines) == "DOCKER-USER"
+    assert passage_legacy.docker_bridges(lines) == {"docker0", "br-0123456789ab"}
+    accepting = [["-P", "FORWARD", "ACCEPT"]]
+    assert passage_legacy.choose_chain(accepting) is None
+    reject = ["-A", "FORWARD", "-j", "REJECT", "--reject-with", "icmp-host-prohibited"]
+    assert passage_legacy.choose_chain([*accepting, reject]) == "FORWARD"
+
+
+def test_docker_s_bridges_are_left_to_docker_s_rules():
+    rules = wanted("sampan:x", ["smp1"], {"docker0"})
+    assert [(one.source, one.sink, one.accept) for one in rules] == [
+        ("smp1", "docker0", False),
+        ("smp1", "", True),
+        ("", "smp1", True),
+    ]
+    assert len({one.comment for one in rules}) == 3

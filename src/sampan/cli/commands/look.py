@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sampan.cli.failure import Failure, no_such
-from sampan.cli.flags import Command, Invocation
+from sampan.cli.flags import Command, Flag, Invocation
 from sampan.cli.table import align
 from sampan.client.api import ApiError, quote_path
 
@@ -29,17 +29,23 @@ def _port(invocation: Invocation) -> int:
         container = invocation.client().call("GET", f"/containers/{quote_path(name)}/json")
     except ApiError as error:
         raise no_such("container", name, error) from None
-    ports: dict[str, Any] = (container.get("NetworkSettings") or {}).get("Ports") or {}
+    settings: dict[str, Any] = container.get("NetworkSettings") or {}
+    ports: dict[str, Any] = settings.get("Ports") or {}
+    modes: dict[str, str] | None = None
+    if invocation.flags["mode"]:
+        modes = settings.get("PublishedBy") or {}
     if wanted:
         port, slash, protocol = wanted[0].partition("/")
         key = f"{port}/{protocol if slash else 'tcp'}"
         if not ports.get(key):
             raise Failure(f"Error: No public port '{key}' published for {name}")
         for binding in ports[key]:
-            print(_address(binding))
+            print(_address(binding) + _mode(modes, binding, key))
         return 0
     lines = [
-        f"{port} -> {_address(binding)}" for port, bindings in ports.items() for binding in bindings or ()
+        f"{port} -> {_address(binding)}{_mode(modes, binding, port)}"
+        for port, bindings in ports.items()
+        for binding in bindings or ()
     ]
     for line in sorted(lines, key=_natural):
         print(line)
@@ -56,6 +62,14 @@ def _address(binding: dict[str, str]) -> str:
     return f"[{address}]:{binding['HostPort']}" if ":" in address else f"{address}:{binding['HostPort']}"
 
 
+def _mode(modes: dict[str, str] | None, binding: dict[str, str], port: str) -> str:
+    """How it is published: ` (nat)`, ` (relay)`; nothing when nobody asks."""
+    if modes is None:
+        return ""
+    mode = modes.get(f"{_address(binding)}/{port.partition('/')[2]}")
+    return f" ({mode or 'unknown'})"
+
+
 def _diff(invocation: Invocation) -> int:
     name = invocation.args[0]
     if not name:
@@ -67,6 +81,11 @@ def _diff(invocation: Invocation) -> int:
 
 TOP = Command(_top, "CONTAINER [ps OPTIONS]", minimum=1, interspersed=False, aliases=("container top", "top"))
 PORT = Command(
-    _port, "CONTAINER [PRIVATE_PORT[/PROTO]]", minimum=1, maximum=2, aliases=("container port", "port")
+    _port,
+    "CONTAINER [PRIVATE_PORT[/PROTO]]",
+    (Flag("mode", "", "bool", "Show how: nat (past the host's input rules) or relay (obeying them)"),),
+    minimum=1,
+    maximum=2,
+    aliases=("container port", "port"),
 )
 DIFF = Command(_diff, "CONTAINER", minimum=1, maximum=1, aliases=("container diff", "diff"))

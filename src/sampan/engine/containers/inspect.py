@@ -10,9 +10,9 @@ from sampan.engine import apparmor, default_spec
 from sampan.engine.config import config_json, encode, host_config_json
 from sampan.engine.containers.base import Parts, log_driver
 from sampan.engine.containers.names import dns_names
-from sampan.engine.containers.wiring import publishing_address
+from sampan.engine.containers.publishing import publishing_address
 from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, State, epoch_ns
-from sampan.engine.ports import ports_json, summary_json
+from sampan.engine.ports import port_name, ports_json, summary_json
 from sampan.engine.security import apparmor_option
 from sampan.errors import SampanError
 from sampan.logs.status import LogStatus, read_status
@@ -67,12 +67,22 @@ def inspect_json(record: ContainerRecord, parts: Parts, exec_ids: list[str]) -> 
         "GraphDriver": {"Data": _graph(record, parts), "Name": "overlay2"},
         "Mounts": [mount_json(point) for point in record.mounts],
         "Config": config,
-        "NetworkSettings": _with_gateways(network_json(record), record, parts),
+        "NetworkSettings": {
+            **_with_gateways(network_json(record), record, parts),
+            **_published_by(record, parts),
+        },
     }
 
 
 def _paths(own: tuple[str, ...] | None, default: tuple[str, ...]) -> list[str]:
     return list(default if own is None else own)
+
+
+def _published_by(record: ContainerRecord, parts: Parts) -> Json:
+    """Beyond Docker's: whether a port goes around the host's input rules (nat) or obeys them (relay)."""
+    if not record.running or not record.published:
+        return {}
+    return {"PublishedBy": {port_name(one): parts.network_host.publish_mode(one) for one in record.published}}
 
 
 def _with_gateways(settings: Json, record: ContainerRecord, parts: Parts) -> Json:

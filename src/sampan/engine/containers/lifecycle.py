@@ -15,13 +15,16 @@ from sampan.engine.config import HostConfig
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.create import Creator
 from sampan.engine.containers.monitor import Monitor
+from sampan.engine.containers.publishing import Publishing, check_publishes
 from sampan.engine.containers.runner import Runner, end_silent
 from sampan.engine.containers.store import Slot
 from sampan.engine.model import ContainerRecord
 from sampan.engine.names import check_name
+from sampan.engine.port_update import NO_PORT_CHANGES, PortChanges, PortPlan, planned
 from sampan.engine.resource_update import changed_limits, updated
 from sampan.engine.signals import check_supported, parse_number, parse_signal
 from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unavailable
+from sampan.network.model import PortBinding
 from sampan.runtime.shim_client import KILL_SECONDS, ShimClient, ShimSilent
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ class Lifecycle:
         self._creator = creator
         self._runner = runner
         self._monitor = monitor
+        self._publishing = Publishing(parts)
         self._kept: set[str] = set()
         """Containers that restart now: their end does not remove them."""
         monitor.start_again = runner.run
@@ -300,10 +304,12 @@ class Lifecycle:
     def names_changed(self, slot: Slot) -> None:
         """Replaced by the service: other containers must learn the new name."""
 
-    async def update(self, reference: str, wanted: HostConfig) -> list[str]:
-        """Limits and restart policy, as far as given; the warnings. Raises `Invalid` or `Conflict`.
+    async def update(
+        self, reference: str, wanted: HostConfig, changes: PortChanges = NO_PORT_CHANGES
+    ) -> list[str]:
+        """Limits, restart policy and published ports, as far as given; the warnings.
 
-        When it fails, record and control group are as before.
+        Raises `Invalid`, `Conflict` or `NotFound`. When it fails, all is as before.
         """
         slot = self._parts.store.find(reference)
         async with slot.lock:
@@ -316,17 +322,45 @@ class Lifecycle:
             if wanted.restart_unhealthy is not None or wanted.restart_policy.name:
                 # A label lapses with the policy; the flag contradicts it.
                 restart_rules.check_unhealthy(host.restart_policy, host.restart_unhealthy, {})
+            plan = self._plan_ports(record, host, changes)
             undo = await self._limit(record, host)
+            try:
+                published = await self._change_ports(record, plan)
+            except SampanError:
+                await asyncio.to_thread(undo)
+                raise
             # Not `record`: an OOM kill, which lower limits may bring, or a health check was written down meanwhile.
-            self._parts.store.replace(slot, replace(slot.record, host=host))
+            changed = replace(slot.record, host=plan.host, config=plan.config, published=published)
+            self._parts.store.replace(slot, changed)
             try:
                 await self._parts.store.save(slot, durable=True)
             except SampanError:
-                self._parts.store.replace(slot, replace(slot.record, host=record.host))
+                before = replace(
+                    slot.record, host=record.host, config=record.config, published=record.published
+                )
+                self._parts.store.replace(slot, before)
+                if changes.wanted and record.running:
+                    await asyncio.to_thread(self._publishing.take_back, record, plan, published)
                 await asyncio.to_thread(undo)
                 raise
             self._parts.announce(slot.record, "update")
             return warnings
+
+    def _plan_ports(self, record: ContainerRecord, host: HostConfig, changes: PortChanges) -> PortPlan:
+        if changes.wanted:
+            check_publishes(record)
+        try:
+            return planned(record.config, host, record.published if record.running else (), changes)
+        except Conflict as error:
+            raise _not_updated(record, error) from error
+
+    async def _change_ports(self, record: ContainerRecord, plan: PortPlan) -> tuple[PortBinding, ...]:
+        if not record.running or not (plan.removed or plan.added):
+            return record.published
+        try:
+            return await asyncio.to_thread(self._publishing.change, record, plan)
+        except SampanError as error:
+            raise _not_updated(record, error) from error
 
     async def _limit(self, record: ContainerRecord, host: HostConfig) -> Callable[[], None]:
         """The new limits go into the group of a running container; what is returned takes them back."""

@@ -25,10 +25,11 @@ from sampan.engine import restart, state
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.create import Creator
 from sampan.engine.containers.monitor import UNKNOWN, Monitor, Silent
+from sampan.engine.containers.publishing import publishing_addresses
 from sampan.engine.containers.runner import Runner, end_shim, remove_run_directory
 from sampan.engine.containers.store import Slot
 from sampan.engine.containers.volume_mounts import VolumeMounts
-from sampan.engine.containers.wiring import Wiring, publishing_addresses
+from sampan.engine.containers.wiring import Wiring
 from sampan.engine.model import epoch_ns, now
 from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unsupported
 from sampan.linux.cgroups import Cgroup

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from sampan.engine import ports
 from sampan.engine.config import EndpointSettings
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.names import ContainerNames
+from sampan.engine.containers.publishing import Publishing, publishing_addresses
 from sampan.engine.containers.user_namespaces import join_user_namespace
 from sampan.engine.model import ContainerRecord, Endpoint, NetworkRecord
 from sampan.engine.networks import gateways
 from sampan.engine.validate import container_of
-from sampan.errors import Conflict, Internal, SampanError
+from sampan.errors import Conflict
 from sampan.network.model import EndpointSpec, PortBinding
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class Wiring:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.names = ContainerNames(parts)
+        self._publishing = Publishing(parts)
         self._detaching: set[asyncio.Task[None]] = set()
 
     # Before the start
@@ -113,33 +114,11 @@ class Wiring:
                     continue
                 attached.append(endpoint.spec)
                 host.attach(plan.namespace, network.spec, endpoint.spec)
-            plan.published = self._publish(record, plan)
+            plan.published = self._publishing.publish(record, plan.endpoints)
         except BaseException:
             for spec in attached:
                 host.detach(spec, plan.namespace)
             raise
-
-    def _publish(self, record: ContainerRecord, plan: Plan) -> tuple[PortBinding, ...]:
-        wanted = ports.requested(record.config, record.host)
-        address = publishing_address(plan.endpoints)
-        if not wanted or address is None:
-            return ()
-        network = self._parts.networks.get(address.network_id)
-        if network is not None and network.internal:  # closed both ways: as with Docker nothing is published
-            return ()
-        if network is not None and network.spec is not None and network.spec.host_binding:
-            host = network.spec.host_binding
-            wanted = tuple(one if one.host_address else replace(one, host_address=host) for one in wanted)
-        try:
-            four, six = publishing_addresses(plan.endpoints)
-            return self._parts.network_host.publish(four, wanted, six)
-        except SampanError as error:
-            kind = type(error) if type(error) is not Internal else Internal
-            raise kind(
-                "failed to set up container networking: driver failed programming external connectivity on "
-                f"endpoint {record.name} ({address.id}): {error.message}",
-                hint=error.hint,
-            ) from error
 
     def introduce(self, record: ContainerRecord, plan: Plan) -> None:
         """Its names are known before it runs: the first thing that it asks for may be itself."""
@@ -149,14 +128,9 @@ class Wiring:
 
     def release(self, record: ContainerRecord) -> None:
         """Blocking: ports and interfaces of a container that has ended. Idempotent."""
-        self._unpublish(record)
+        self._publishing.unpublish(record)
         for spec in _specs(record):
             self._parts.network_host.detach(spec)
-
-    def _unpublish(self, record: ContainerRecord) -> None:
-        four, six = publishing_addresses(record.endpoints)
-        if record.published and (four or six):
-            self._parts.network_host.unpublish(four, record.published, six)
 
     async def end(self, record: ContainerRecord) -> None:
         """Give back the network of a container that has ended.
@@ -167,7 +141,7 @@ class Wiring:
         waited for.
         """
         if record.published:
-            await asyncio.to_thread(self._unpublish, record)
+            await asyncio.to_thread(self._publishing.unpublish, record)
         specs = _specs(record)
         if not specs:
             return
@@ -318,31 +292,3 @@ def _routes(specs: Sequence[EndpointSpec]) -> list[tuple[str, str | None, str | 
         for spec in specs
         if spec.gateway is not None or spec.gateway6 is not None
     ]
-
-
-def publishing_address(endpoints: Mapping[str, Endpoint]) -> EndpointSpec | None:
-    """The endpoint that published ports lead to: the one with the default route.
-
-    None when nothing leads outside, or that is on the link of a host's interface (macvlan, ipvlan): answers would not
-    come back through us.
-    """
-    found = [_publisher(endpoints, version) for version in (4, 6)]
-    return next((spec for spec in found if spec is not None), None)
-
-
-def publishing_addresses(endpoints: Mapping[str, Endpoint]) -> tuple[str, str]:
-    """Where published ports lead to: an IPv4 and an IPv6 address, without prefix length; "" where there is none.
-
-    Each is in the network that the default route of its family goes through.
-    """
-    four, six = _publisher(endpoints, 4), _publisher(endpoints, 6)
-    return (
-        four.address.partition("/")[0] if four is not None else "",
-        six.address6.partition("/")[0] if six is not None else "",
-    )
-
-
-def _publisher(endpoints: Mapping[str, Endpoint], version: int) -> EndpointSpec | None:
-    specs = [endpoint.spec for endpoint in endpoints.values() if endpoint.spec is not None]
-    routed = [spec for spec in specs if (spec.gateway if version == 4 else spec.gateway6) is not None]
-    return next((spec for spec in routed if spec.driver not in ("macvlan", "ipvlan")), None)
