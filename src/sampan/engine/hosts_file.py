@@ -28,11 +28,22 @@ def render(
     """`addresses`: the container's own. `extra`: `name:address` of --add-host; `links`: (address, names)."""
     lines = [_HEAD, entries(extra, gateways)]
     lines += [f"{address}\t{names}\n" for address, names in links]
+    return "".join(lines + own_lines(addresses, hostname, domainname))
+
+
+def own_lines(addresses: Iterable[str], hostname: str, domainname: str) -> list[str]:
     own = f"{hostname}.{domainname} {hostname}" if domainname else hostname
     if not domainname and "." in hostname:
         own = f"{hostname} {hostname.partition('.')[0]}"
-    lines += [f"{address}\t{own}\n" for address in addresses]
-    return "".join(lines)
+    return [f"{address}\t{own}\n" for address in addresses]
+
+
+def follow(text: str, gone: Sequence[str], come: Sequence[str]) -> str:
+    """The file of a running container, whoever has changed it, without the first of these lines and with the others."""
+    kept = [line for line in text.splitlines(keepends=True) if line not in gone or line in come]
+    if kept and not kept[-1].endswith("\n"):
+        kept[-1] += "\n"
+    return "".join([*kept, *(line for line in come if line not in kept)])
 
 
 def for_step(hostname: str, extra: Iterable[str], gateways: Sequence[str]) -> str:

@@ -84,7 +84,8 @@ def ports_json(config: ContainerConfig, published: Sequence[PortBinding]) -> dic
     """NetworkSettings.Ports of a running container: exposed ports without a binding are null."""
     found: dict[str, Any] = dict.fromkeys(config.exposed_ports or {})
     for binding in published:
-        entry = {"HostIp": binding.host_address, "HostPort": str(binding.host_port)}
+        # One that is open at the container's own address (a gateway mode) has no port of the host's.
+        entry = {"HostIp": binding.host_address, "HostPort": str(binding.host_port or "")}
         name = f"{binding.container_port}/{binding.protocol}"
         found[name] = [*(found.get(name) or ()), entry]
     return found
@@ -96,14 +97,10 @@ def summary_json(config: ContainerConfig, published: Iterable[PortBinding]) -> l
     bound = set()
     for binding in sorted(published, key=lambda one: (one.container_port, one.protocol, one.host_address)):
         bound.add(f"{binding.container_port}/{binding.protocol}")
-        found.append(
-            {
-                "IP": binding.host_address,
-                "PrivatePort": binding.container_port,
-                "PublicPort": binding.host_port,
-                "Type": binding.protocol,
-            }
-        )
+        entry = {"IP": binding.host_address, "PrivatePort": binding.container_port}
+        if binding.host_port:
+            entry["PublicPort"] = binding.host_port
+        found.append({**entry, "Type": binding.protocol})
     for name in config.exposed_ports or {}:
         if name not in bound:
             port, protocol = parse_port(name)

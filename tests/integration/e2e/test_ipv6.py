@@ -83,12 +83,16 @@ def test_ports_lead_to_ipv6_and_a_network_of_ipv6_alone_works_live(sampan: Any) 
     address = shown(sampan, "web", "six")["GlobalIPv6Address"]
     assert address.startswith("fd")
     assert ask(address, 80) == "served\n"
-    sampan.ok("run", "-d", "--name", "moves", "busybox", "sleep", "99")
+    sampan.ok("run", "-d", "--name", "moves", "--hostname", "mh", "busybox", "sleep", "99")
+    sampan.ok("exec", "moves", "sh", "-c", "echo 1.2.3.4 mine >> /etc/hosts")
     sampan.ok("network", "connect", "six", "moves")
-    assert "served" in sampan.ok("exec", "moves", "nc", address, "80")
+    assert "served" in sampan.ok("exec", "moves", "nc", "web", "80")  # there is a name server now
+    own = shown(sampan, "moves", "six")["GlobalIPv6Address"]
+    assert sampan.ok("exec", "moves", "cat", "/etc/hosts").endswith(f"1.2.3.4 mine\n{own}\tmh")
     assert shown(sampan, "moves", "six")["IPv6Gateway"] == shown(sampan, "web", "six")["IPv6Gateway"] != ""
     sampan.ok("network", "disconnect", "six", "moves")
     assert "inet6 fd" not in sampan.ok("exec", "moves", "ip", "-6", "addr")
+    assert sampan.ok("exec", "moves", "cat", "/etc/hosts").endswith("1.2.3.4 mine")
     off = ("--sysctl", "net.ipv6.conf.all.disable_ipv6=1")
     assert "inet6" not in sampan.ok("run", "--rm", "--network", "six", *off, "busybox", "ip", "addr")
 

@@ -73,6 +73,15 @@ def test_containers_reach_each_other_and_outside_with_the_host_s_address(world):
     assert not world.outside.can_reach(two.address6, 80)  # nobody published it
 
 
+def test_without_icc_containers_do_not_reach_each_other_over_ipv6_either(world):
+    network = world.network(families="46", icc=False)
+    one, two = world.container(network, 2), world.container(network, 3)
+    two.serve_tcp(80, "two", "::", v6only=True)
+    world.outside.serve_tcp(80, "web", "::", v6only=True)
+    assert not one.can_reach(two.address6, 80)
+    assert one.can_reach(world.OUTSIDE6, 80)
+
+
 def test_an_internal_network_is_closed_for_ipv6_too(world):
     inside = world.network(1, families="46", internal=True)
     one, two = world.container(inside, 2), world.container(inside, 3)

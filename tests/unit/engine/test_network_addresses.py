@@ -174,6 +174,11 @@ def test_an_isolated_gateway_mode_leaves_the_host_without_an_address() -> None:
             "failed to allocate secondary ip address (x:10.202.0.3): Address already in use",
         ),
         (
+            NetworkCreate("x", enable_ipv6=True, options={"com.docker.network.driver.mtu": "1279"}),
+            Invalid,
+            "invalid MTU 1279: a network with IPv6 needs at least 1280",
+        ),
+        (
             NetworkCreate("x", options={"com.docker.network.bridge.gateway_mode_ipv6": "bogus"}),
             Invalid,
             "failed to parse com.docker.network.bridge.gateway_mode_ipv6 value: bogus (unknown gateway mode bogus)",

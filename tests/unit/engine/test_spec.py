@@ -153,6 +153,22 @@ def test_the_hosts_file_names_the_container_and_what_was_added() -> None:
     assert text.endswith("10.0.0.1\tdb\n172.17.0.1\tup\nfd00::1\tup\n172.17.0.2\tbox.example.org box\n")
 
 
+def test_the_hosts_file_of_a_running_container_follows_its_networks_and_keeps_what_others_wrote() -> None:
+    lines = hosts_file.own_lines(["10.66.2.2", "10.66.1.2", "fd00:66:1::2"], "hh", "")
+    text = "127.0.0.1\tlocalhost\n10.66.2.2\thh\n1.2.3.4 mine"
+    connected = hosts_file.follow(text, [], lines)
+    assert connected == (
+        "127.0.0.1\tlocalhost\n10.66.2.2\thh\n1.2.3.4 mine\n10.66.1.2\thh\nfd00:66:1::2\thh\n"
+    )
+    assert hosts_file.follow(connected, lines[1:], lines[:1]) == text + "\n"
+
+
+def test_a_port_without_one_of_the_host_s_is_shown_as_docker_shows_it() -> None:
+    opened = PortBinding(80, host_address="::")
+    assert ports.ports_json(ContainerConfig(), [opened]) == {"80/tcp": [{"HostIp": "::", "HostPort": ""}]}
+    assert ports.summary_json(ContainerConfig(), [opened]) == [{"IP": "::", "PrivatePort": 80, "Type": "tcp"}]
+
+
 def test_port_bindings_become_requests_and_exposed_ports() -> None:
     host = HostConfig(
         port_bindings={

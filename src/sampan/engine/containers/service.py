@@ -19,6 +19,7 @@ from sampan.engine.containers.health import HealthChecks
 from sampan.engine.containers.lifecycle import Lifecycle
 from sampan.engine.containers.listing import Listing
 from sampan.engine.containers.monitor import Monitor, Waited
+from sampan.engine.containers.network_files import follow_networks
 from sampan.engine.containers.observe import Observer
 from sampan.engine.containers.recovery import Recovery
 from sampan.engine.containers.runner import Runner
@@ -160,6 +161,8 @@ class Containers:
                 endpoints = await self._wiring.attach(record, wanted, endpoint)
                 if not slot.record.running:  # it has ended meanwhile, and given back what it had
                     endpoints = self._wiring.abandon(endpoints, wanted.name)
+                else:
+                    await asyncio.to_thread(follow_networks, parts.directory(record.id), record, endpoints)
             else:
                 endpoints = {**slot.record.endpoints, wanted.name: Endpoint(wanted.id, asked)}
             parts.store.replace(slot, replace(slot.record, endpoints=endpoints))
@@ -189,6 +192,8 @@ class Containers:
             endpoints = await self._wiring.detach(record, wanted.name)
             if not slot.record.running:
                 endpoints = self._wiring.abandon(endpoints)
+            else:
+                await asyncio.to_thread(follow_networks, parts.directory(record.id), record, endpoints)
             parts.store.replace(slot, replace(slot.record, endpoints=endpoints))
             await parts.store.save(slot, durable=True)
         self._wiring.names.refresh(slot.record)

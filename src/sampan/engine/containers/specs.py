@@ -270,7 +270,7 @@ def hostname_of(record: ContainerRecord) -> str:
 
 def write_file(path: Path, text: str) -> None:
     """In place, not by rename: the file is bind mounted into the container, which must see the change."""
-    with open(path, "w", encoding="utf-8") as file:
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
         os.fchmod(file.fileno(), 0o644)
 

@@ -19,6 +19,7 @@ from sampan.network.model import NetworkSpec
 from sampan.network.pools import AnyAddress, AnyNetwork
 
 PREDEFINED = ("bridge", "host", "none")
+_LEAST_MTU6 = 1280  # bytes; RFC 8200, section 5: the kernel switches IPv6 off below
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 SubnetsInUse = Callable[[], Iterable[AnyNetwork]]
@@ -89,6 +90,8 @@ def plan(body: NetworkCreate, book: AddressBook, settings: Settings, in_use: Sub
             ip_range6=six.ip_range,
         )
         spec = options.specific(general, body, settings)
+        if spec.subnet6 and spec.mtu < _LEAST_MTU6:
+            raise Invalid(f"invalid MTU {spec.mtu}: a network with IPv6 needs at least {_LEAST_MTU6}")
         book.open(spec)
     except BaseException:
         for subnet in taken:
