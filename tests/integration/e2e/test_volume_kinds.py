@@ -107,6 +107,9 @@ def test_a_device_volume_and_a_part_of_it(sampan: Any, disk: Path) -> None:
     sampan.ok("create", "--name", "stopped", "-v", "disk:/d", BUSYBOX)
     sampan.ok("cp", "-", "stopped:/d", stdin=tar_with("name", "through cp"))
     assert sampan.ok("run", "--rm", "-v", "disk:/d", BUSYBOX, "cat", "/d/name") == "through cp"
+    # Of what is not mounted: mounted for that. "here\n" and "through cp", and one container.
+    usage = sampan.ok("volume", "inspect", "-s", "-f", "{{.UsageData.Size}} {{.UsageData.RefCount}}", "disk")
+    assert usage == "15 1"
     assert mounted_below(place(sampan, "disk")) == []
 
 

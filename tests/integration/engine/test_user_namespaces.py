@@ -262,3 +262,18 @@ def test_containers_survive_the_daemon_and_can_be_entered_when_it_remaps_no_more
             engine.start()
     finally:
         remapped.run("rm", "-f", name)
+
+
+def test_volumes_that_are_mounts_hold_the_ids_that_containers_see(remapped: Sampan, tmp_path: Path) -> None:
+    remapped.ok("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "memory")
+    assert sh(remapped, "touch /m/f; stat -c %u:%g /m /m/f", "-v", "memory:/m") == "0:0\n0:0"
+    image = "type=image,source=busybox,target=/img"
+    refused = remapped.run("run", "--mount", image, "busybox")
+    assert refused.returncode == 125 and "image mounts are not there" in refused.stderr
+    assert sh(remapped, "stat -c %u:%g /img/bin/busybox", "--mount", image, "--userns", "host") == "0:0"
+    (tmp_path / "file").touch()
+    tmp_path.chmod(0o755)
+    assert sh(remapped, "stat -c %u /h/file", "-v", f"{tmp_path}:/h") == "65534"
+    assert sh(remapped, "stat -c %u /h/file; touch /h/made", "-v", f"{tmp_path}:/h:idmap") == "0"
+    assert (tmp_path / "made").stat().st_uid == 0
+    remapped.ok("volume", "rm", "memory")

@@ -37,7 +37,7 @@ from sampan.engine.model import (
     now,
 )
 from sampan.engine.validate import container_of
-from sampan.errors import Conflict, Internal, Invalid, NotFound, SampanError
+from sampan.errors import Conflict, Internal, Invalid, NotFound, SampanError, Unsupported
 from sampan.linux.binfmt import host_architecture
 from sampan.linux.paths import open_in_root
 from sampan.oci.digest import Digest
@@ -214,7 +214,7 @@ class Creator:
             other, read_only = mounts.parse_volumes_from(spec)
             inherited += mounts.inherit(self._other(other).mounts, read_only=read_only)
         points = mounts.collect(host, config.volumes or {}, inherited)
-        points = tuple(self._with_image(point) if point.type == "image" else point for point in points)
+        points = tuple(self._with_image(point, host) if point.type == "image" else point for point in points)
         for point in points:
             # With -v a missing source is made at start; with --mount it is a mistake to be told at once.
             if point.type == "bind" and not point.create and not os.path.lexists(point.source):
@@ -223,8 +223,13 @@ class Creator:
                 )
         return points
 
-    def _with_image(self, point: MountPoint) -> MountPoint:
-        """One that is inherited has its image already."""
+    def _with_image(self, point: MountPoint, host: HostConfig) -> MountPoint:
+        """One that is inherited has its image already. Raises `Unsupported` where its ids could not be mapped."""
+        if self._parts.settings.id_maps is not None and host.userns_mode != "host":
+            raise Unsupported(
+                "image mounts are not there for containers with a user namespace: overlayfs can't map ids",
+                hint="--userns host",
+            )
         if point.image:
             return point
         try:

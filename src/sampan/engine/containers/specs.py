@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -21,13 +22,15 @@ from sampan.engine.seccomp_profile import default_profile, load_profile, parse_k
 from sampan.engine.spec import SpecDefaults, SpecFacts, build_spec, throttled_paths
 from sampan.engine.userns import IdMaps
 from sampan.engine.validate import container_of
-from sampan.errors import Internal, Invalid, NotFound
+from sampan.errors import Internal, Invalid, NotFound, Unsupported
 from sampan.linux.capabilities import NAMES
 from sampan.linux.filesystems import kernel_version
 from sampan.network import host_resolvers, resolvconf
 from sampan.network.model import EndpointSpec
 from sampan.oci.spec import Device, DeviceRule, Seccomp, Spec
 from sampan.runtime.messages import CreateRequest
+
+log = logging.getLogger(__name__)
 
 _DEFAULTS = SpecDefaults(
     mounts=default_spec.default_mounts(),
@@ -157,7 +160,10 @@ class SpecMaker:
 
     def _bind_sources(self, record: ContainerRecord) -> None:
         for point in record.mounts:
-            if point.type in ("tmpfs", "image") or point.given >= 0:
+            if point.type in ("tmpfs", "image"):
+                continue
+            if point.given >= 0:
+                self._label_mounted(record, point)
                 continue
             if point.subpath:
                 check_subpath(point)
@@ -171,6 +177,15 @@ class SpecMaker:
             label = selinux.volume_label(record.mount_label, point.mode) if record.mount_label else ""
             if label:
                 selinux.relabel(point.source, label)
+
+    def _label_mounted(self, record: ContainerRecord, point: MountPoint) -> None:
+        """A volume that is a mount: nobody may have asked for labels, and not every file system has them."""
+        label = selinux.volume_label(record.mount_label, point.mode) if record.mount_label else ""
+        if label and point.type == "volume":
+            try:
+                selinux.relabel(point.source, label)
+            except Unsupported as error:
+                log.info("volume %s keeps its labels: %s", point.name, error)
 
     def _files(
         self,

@@ -21,6 +21,7 @@ from sampan.engine.mounts import check_volume_name
 from sampan.engine.record_store import Store
 from sampan.engine.volumes.drivers import Drivers, VolumeDriver
 from sampan.engine.volumes.local import DATA, LocalDriver
+from sampan.engine.volumes.sizes import directory_size
 from sampan.engine.volumes.views import (
     LIST_FILTERS,
     PRUNE_FILTERS,
@@ -390,10 +391,21 @@ class Volumes:
             if status:
                 body["Status"] = status
         if size:
-            bytes_of = await asyncio.to_thread(self._drivers.of(record).size, record)
             users = list(self.users(name))
-            body |= {"UsageData": {"Size": bytes_of, "RefCount": len(users)}, "Users": users}
+            usage = {"Size": await self._measured(record), "RefCount": len(users)}
+            body |= {"UsageData": usage, "Users": users}
         return body
+
+    async def _measured(self, record: VolumeRecord) -> int:
+        """Its size, mounted for that if it needs to be; -1 when that fails, or it is a plugin's without our doing."""
+        if record.name not in self._records:
+            return -1
+        try:
+            async with self.opened(record.name) as path:
+                return await asyncio.to_thread(directory_size, path)
+        except (SampanError, OSError) as error:
+            log.warning("volume %s could not be measured: %s", record.name, error)
+            return -1
 
     async def look_at_all(self, filters: Filters) -> Json:
         """As `list`, and the volumes that plugins have without our doing."""
