@@ -39,6 +39,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     with open(image, "wb") as file:
         file.truncate(16 << 20)
     subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    # Where the kernel does not load it by itself.
+    subprocess.run(["modprobe", "-q", "loop"], check=False)
     yield image
     left = subprocess.run(["losetup", "-j", image], capture_output=True, text=True, check=True).stdout
     assert left == ""

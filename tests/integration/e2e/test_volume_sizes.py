@@ -31,6 +31,8 @@ def limited(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         file.truncate(size)
     subprocess.run([*command, image], check=True)
     place.mkdir()
+    # Where the kernel does not load them by itself.
+    subprocess.run(["modprobe", "-q", "-a", "loop", request.param, "quota_v2"], check=False)
     mounted = subprocess.run(["mount", "-o", f"loop,{option}", image, place], capture_output=True, text=True)
     if mounted.returncode != 0:
         pytest.skip(f"this kernel has no project quotas on {request.param}: {mounted.stderr.strip()[:80]}")
