@@ -23,12 +23,13 @@ import pytest
 from sampan.testing.engine import EngineProcess
 from sampan.testing.images import busybox_tar
 from sampan.testing.places import Place
-from sampan.testing.reachability import HOST, NEIGHBOUR, SERVICE, WEB, Guest, Hosts, Network, World
+from sampan.testing.reachability import HOST, HOST6, NEIGHBOUR, SERVICE, WEB, Guest, Hosts, Network, World
 
 pytestmark = pytest.mark.root
 
 ALWAYS = ("--restart", "always")
-NETWORKS = (Network("net", ("--subnet", "10.251.1.0/24")), Network("other", ("--subnet", "10.251.2.0/24")))
+BOTH = ("--subnet", "10.251.1.0/24", "--ipv6", "--subnet", "fd00:251:1::/64")
+NETWORKS = (Network("net", BOTH), Network("other", ("--subnet", "10.251.2.0/24")))
 GUESTS = (
     Guest(
         "web", ("net", "other"), ("-p", "8080:80", "-p", "127.0.0.1:8081:80", "--ip", "10.251.1.9", *ALWAYS)
@@ -91,6 +92,8 @@ class Site:
         web = self.world.addresses["web"]
         attempts: dict[str, tuple[Callable[[], str], str]] = {
             "published, from afar": (lambda: hosts.neighbour.ask_tcp(HOST, 8080, timeout=1), "web "),
+            "published, by IPv6": (lambda: hosts.neighbour.ask_tcp(HOST6, 8080, timeout=1), "web "),
+            "a neighbour, by IPv6": (lambda: asks.ask_tcp(web["net"][1], WEB, timeout=1), "web "),
             "published, from the host": (lambda: hosts.engine.ask_tcp("127.0.0.1", 8081, timeout=1), "web "),
             "on the default bridge": (lambda: hosts.neighbour.ask_tcp(HOST, 8082, timeout=1), "plain "),
             "a neighbour": (lambda: asks.ask_tcp(web["net"][0], WEB, timeout=1), "web "),
