@@ -198,6 +198,9 @@ def parse_decimal(text: str) -> int:
 
 
 def parse_filter(text: str) -> tuple[str, str]:
+    """Two empty texts, which `collect_filters` leaves out, for nothing at all."""
+    if not text:
+        return "", ""
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError("bad format of filter (expected name=value)")
@@ -208,7 +211,7 @@ def collect_filters(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
     """The API's filters out of a `filter` flag's values."""
     filters: dict[str, list[str]] = {}
     for name, value in pairs:
-        if value not in filters.setdefault(name, []):
+        if name and value not in filters.setdefault(name, []):
             filters[name].append(value)
     return filters
 

@@ -55,7 +55,6 @@ _OPTIONAL = frozenset(
         "SizeRw",
         "SizeRootFs",
         "DeviceRequests",
-        "Status",
         "UsageData",
         "CreatedAt",
         "Variant",
@@ -68,6 +67,14 @@ _OPTIONAL = frozenset(
         "ImageManifestDescriptor",
     ]
 )
+# The same, where Docker's types have a string or a map that is empty then.
+_EMPTY: dict[str, object] = {
+    "AuxiliaryAddresses": {},
+    "Driver": "",
+    "Gateway": "",
+    "IPRange": "",
+    "Status": {},
+}
 
 __all__ = ["FUNCTIONS", "NOTHING", "Record", "Template", "TemplateError", "show"]
 
@@ -274,6 +281,8 @@ class _Execution:
         for key in value:
             if key.lower() == name.lower():
                 return value[key]
+        if last and name in _EMPTY:
+            return _EMPTY[name]
         if last and name in _OPTIONAL:
             return None
         raise self._error(node, f'map has no entry for key "{name}"')

@@ -241,7 +241,7 @@ class Client:
         message = ""
         if content[:1] == b"{":
             try:
-                message = str(loads(content).get("message", ""))
+                message = str(loads(content).get("message", "")).strip()
             except ValueError:
                 message = ""
         if not message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import subprocess
 import tarfile
@@ -159,14 +160,16 @@ class Writers:
     def _write(self, writer: int) -> None:
         number = 0
         while not self._ended.is_set():
-            with subprocess.Popen(
+            client = subprocess.Popen(
                 self._server.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
                 bufsize=1,
-            ) as client:
+            )
+            # Closing the pipe of a client that has ended fails, when something was still to be sent.
+            with contextlib.suppress(BrokenPipeError), client:
                 number = self._write_over(client, writer, number)
                 client.kill()
             self._ended.wait(0.02)

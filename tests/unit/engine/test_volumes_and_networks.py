@@ -241,7 +241,7 @@ def test_fixed_addresses_and_aliases_are_for_networks_of_ones_own() -> None:
         networks = make_networks(FakeMetadata(), FakeHost())
         await networks.setup()
         await networks.create(NetworkCreate("auto"))
-        bridge, auto = networks.find("default"), networks.find("auto")
+        bridge, auto = networks.find("bridge"), networks.find("auto")
         fixed = EndpointSettings(ipam_config=IpamConfig("10.0.0.9"))
         with pytest.raises(Invalid) as caught:
             networks.check_endpoint(bridge, fixed)

@@ -175,9 +175,9 @@ class Creator:
             raise Invalid(f"invalid config for network {record.name}: {error.message}") from error
 
     def _network(self, name: str) -> NetworkRecord:
-        """As `_other`, for a network."""
+        """As `_other`, for a network; `default` is what a container gets of which nothing is said."""
         try:
-            return self._parts.networks.find(name)
+            return self._parts.networks.find("bridge" if name == "default" else name)
         except NotFound as error:
             raise Invalid(error.message) from error
 

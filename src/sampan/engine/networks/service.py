@@ -89,8 +89,6 @@ class Networks:
 
     def find(self, name: str) -> NetworkRecord:
         """By name, id or a prefix of an id that only one network has. Raises `NotFound`, `Invalid`."""
-        if name == "default":
-            name = "bridge"
         by_id = self._records.get(name)
         if by_id is not None:
             return by_id

@@ -8,7 +8,7 @@ from typing import Any
 from sampan.engine.config import encode
 from sampan.engine.filters import label_matches
 from sampan.engine.model import ContainerRecord, Endpoint, IpamPool, NetworkRecord
-from sampan.engine.networks.options import boolean
+from sampan.engine.name_filter import name_matches
 from sampan.errors import Invalid
 from sampan.network.model import EndpointSpec
 
@@ -72,16 +72,22 @@ def matches(record: NetworkRecord, filters: Mapping[str, Sequence[str]], *, dang
     checks: dict[str, Callable[[str], bool]] = {
         "driver": lambda value: record.driver == value,
         "id": record.id.startswith,
-        "name": lambda value: value in record.name,
+        "name": lambda value: name_matches(value, record.name),
         "scope": lambda value: value == "local",
         "type": lambda value: _type_matches(record, value),
-        "dangling": lambda value: dangling == boolean("dangling", value),
+        "dangling": lambda value: dangling == _truth("dangling", value),
     }
     for name, check in checks.items():
         values = filters.get(name, ())
         if values and not any(check(value) for value in values):
             return False
     return label_matches(record.labels, filters)
+
+
+def _truth(name: str, value: str) -> bool:
+    if value not in ("true", "1", "false", "0"):
+        raise Invalid(f'invalid value for filter \'{name}\', must be "true" (or "1"), or "false" (or "0")')
+    return value in ("true", "1")
 
 
 def _type_matches(record: NetworkRecord, value: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sampan.engine.filters import label_matches, parse_time
 from sampan.engine.model import VolumeRecord, epoch_ns
+from sampan.engine.name_filter import name_matches
 from sampan.errors import Invalid
 
 Json = dict[str, Any]
@@ -41,7 +42,7 @@ def _labels_json(record: VolumeRecord) -> dict[str, str] | None:
 def matches(record: VolumeRecord, filters: Filters, *, in_use: bool, scope: str) -> bool:
     """Whether a list with these filters shows it. Raises `Invalid` for a value that is none."""
     names = filters.get("name", ())
-    if names and not any(name in record.name for name in names):
+    if names and not any(name_matches(name, record.name) for name in names):
         return False
     drivers = filters.get("driver", ())
     if drivers and record.driver not in drivers:
