@@ -69,7 +69,6 @@ _OPTIONAL = frozenset(
 )
 # The same, where Docker's types have a string or a map that is empty then.
 _EMPTY: dict[str, object] = {
-    "AuxiliaryAddresses": {},
     "Driver": "",
     "Gateway": "",
     "IPRange": "",

@@ -150,6 +150,26 @@ def test_a_network_whose_bridge_can_not_be_made_leaves_nothing() -> None:
     run(test())
 
 
+def test_two_networks_can_not_have_one_bridge() -> None:
+    async def test() -> None:
+        metadata, host = FakeMetadata(), FakeHost()
+        networks = make_networks(metadata, host)
+        await networks.setup()
+        options = {"com.docker.network.bridge.name": "mine0"}
+        subnet = Ipam(config=(IpamPool("10.5.0.0/24"),))
+        both = [
+            networks.create(NetworkCreate(name, options=options, ipam=ipam))
+            for name, ipam in (("first", Ipam()), ("second", subnet))
+        ]
+        done = await asyncio.gather(*both, return_exceptions=True)
+        assert [isinstance(one, Denied) for one in done] == [False, True]
+        assert "networks have same bridge name" in str(done[1])
+        assert "mine0" in host.bridges
+        await networks.create(NetworkCreate("third", ipam=subnet))  # nothing is left of the second
+
+    run(test())
+
+
 def test_a_network_in_use_is_not_removed() -> None:
     async def test() -> None:
         networks = make_networks(FakeMetadata(), FakeHost())

@@ -13,6 +13,7 @@ from sampan.engine.containers.attach import Streams
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.build_steps import BuildSteps
 from sampan.engine.containers.commit import Committing
+from sampan.engine.containers.connecting import check_connect, check_disconnect
 from sampan.engine.containers.create import Creator
 from sampan.engine.containers.files import Files
 from sampan.engine.containers.health import HealthChecks
@@ -32,7 +33,7 @@ from sampan.engine.containers.wiring import Wiring
 from sampan.engine.execs import Execs
 from sampan.engine.model import ContainerRecord, Endpoint
 from sampan.engine.networks.views import Member
-from sampan.errors import Denied, NotFound, SampanError
+from sampan.errors import NotFound, SampanError
 
 log = logging.getLogger(__name__)
 
@@ -135,26 +136,12 @@ class Containers:
     async def connect(self, network: str, reference: str, asked: EndpointSettings) -> None:
         """Raises `NotFound`, `Denied` (already connected), `Invalid`, `Conflict`."""
         parts = self._parts
-        wanted = parts.networks.find(network)
         slot = parts.store.find(reference)
+        wanted = parts.networks.find(network)
         async with slot.lock:
             record = slot.record
-            if wanted.name in record.endpoints:
-                raise Denied(f"endpoint with name {record.name} already exists in network {wanted.name}")
-            if wanted.driver in ("host", "null"):
-                raise Denied(
-                    "container cannot be connected to host network - container is already connected to other "
-                    "networks"
-                    if wanted.driver == "host"
-                    else "container cannot be connected to multiple "
-                    "networks with one of the networks in private (none) mode"
-                )
-            if "none" in record.endpoints or "host" in record.endpoints:
-                raise Denied(
-                    "container cannot be connected to multiple networks with one of the networks in private "
-                    "(none) mode"
-                )
             parts.networks.check_endpoint(wanted, asked)
+            check_connect(record, wanted)
             served = self._wiring.names.serves(record.id)
             if record.running:
                 endpoint = self._wiring.plan_endpoint(record, wanted, asked)
@@ -174,21 +161,16 @@ class Containers:
 
     async def disconnect(self, network: str, reference: str, *, force: bool = False) -> None:
         parts = self._parts
+        wanted = parts.networks.find(network)
         try:
-            wanted = parts.networks.find(network)
             slot = parts.store.find(reference)
-        except NotFound:
-            if force:
-                return
+        except NotFound as error:
+            if force:  # nothing of one that is gone can be in a network
+                raise NotFound(f"endpoint {reference} not found") from error
             raise
         async with slot.lock:
             record = slot.record
-            if wanted.name not in record.endpoints:
-                raise Denied(f"container {record.id} is not connected to network {wanted.name}")
-            if wanted.driver == "host":
-                raise Denied(
-                    "container cannot be disconnected from host network or connected to host network"
-                )
+            check_disconnect(record, wanted)
             endpoints = await self._wiring.detach(record, wanted.name)
             if not slot.record.running:
                 endpoints = self._wiring.abandon(endpoints)

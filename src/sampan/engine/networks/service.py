@@ -56,6 +56,7 @@ class Networks:
         self._records: dict[str, NetworkRecord] = {}
         self._busy_names: set[str] = set()
         self._removing: set[str] = set()
+        self._making: list[NetworkRecord] = []
         for key, body in metadata.items(Table.NETWORKS):
             record = msgspec.json.decode(body, type=NetworkRecord)
             self._records[key] = record
@@ -143,7 +144,31 @@ class Networks:
         self._events.publish("network", "create", record.id, {"name": record.name, "type": record.driver})
         return record.id, ""
 
+    def _check_bridge(self, record: NetworkRecord) -> None:
+        """Raises `Denied`. A bridge of two networks would go with the first of them."""
+        for other in (*self._records.values(), *self._making):
+            if record.spec is None or other.spec is None or not record.spec.bridge:
+                continue
+            if other.id != record.id and other.spec.bridge == record.spec.bridge:
+                raise Denied(
+                    f"cannot create network {record.id} ({record.spec.bridge}): conflicts with network "
+                    f"{other.id} ({other.spec.bridge}): networks have same bridge name"
+                )
+
     async def _make(self, record: NetworkRecord) -> None:
+        try:
+            self._check_bridge(record)
+        except BaseException:
+            if record.spec is not None:
+                self._book.close(record.spec)
+            raise
+        self._making.append(record)
+        try:
+            await self._make_checked(record)
+        finally:
+            self._making.remove(record)
+
+    async def _make_checked(self, record: NetworkRecord) -> None:
         try:
             # The record first: a bridge without a record would be nobody's; a record without a bridge
             # gets it at the next start of the engine.
