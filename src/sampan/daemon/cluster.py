@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -87,15 +86,16 @@ class Membership:
             Lifetimes(options.host_ttl, options.address_ttl),
             secret=secret,
         )
-        self.cluster = Cluster(control, host, place.address)
+        self.cluster = Cluster(control, host, place.mtu)
 
     async def start(self) -> None:
         if self._keeper is not None:
             await self._keeper.listen(*self._listen)
         await self.cluster.start(seconds=START_SECONDS)
 
-    async def close(self, running: Callable[[], bool]) -> None:
-        await self.cluster.close(leave=not running())
+    async def close(self, *, leave: bool) -> None:
+        """`leave`: no container of this host runs on."""
+        await self.cluster.close(leave=leave)
         if self._keeper is not None:
             await self._keeper.close()
 

@@ -63,6 +63,7 @@ from sampan.storage.metadata import Metadata, Table
 from sampan.storage.snapshots import SnapshotStore
 
 if TYPE_CHECKING:
+    from sampan.daemon.cluster import Membership, Underlay
     from sampan.engine.volume_backup.service import VolumeBackups
 
 log = logging.getLogger(__name__)
@@ -103,13 +104,20 @@ class Assembled:
     """A whole engine. `recover` before the first request, `close` at the end."""
 
     def __init__(
-        self, engine: Engine, stores: Stores, launcher: LauncherClient, host: NetworkHost, names: NameServer
+        self,
+        engine: Engine,
+        stores: Stores,
+        launcher: LauncherClient,
+        host: NetworkHost,
+        names: NameServer,
+        membership: Membership | None = None,
     ) -> None:
         self.engine = engine
         self._stores = stores
         self._launcher = launcher
         self._host = host
         self._names = names
+        self._membership = membership
         self._watch = RulesetWatch(host)
         self._router = Router(ROUTES)
         self._collecting: asyncio.Task[None] | None = None
@@ -122,7 +130,11 @@ class Assembled:
     async def recover(self) -> None:
         """Find what an earlier engine left: containers, networks; sweep up what it could not finish."""
         await self.engine.networks.setup()
+        if self._membership is not None:
+            await self._membership.start()
         await self.engine.containers.recover()
+        if self._membership is not None:
+            self._membership.cluster.complete()
         await self._wake_users()
         for image in await asyncio.to_thread(self._stores.images.forget_lost):
             log.warning("image %s is lost: the host went down before its layers were on disk", image)
@@ -148,6 +160,8 @@ class Assembled:
             ending.push_async_callback(asyncio.to_thread, leave_host)
             ending.push_async_callback(self._watch.close)
             ending.push_async_callback(self._names.close, stop=not running)
+            if self._membership is not None:
+                ending.push_async_callback(self._membership.close, leave=not running)
             ending.push_async_callback(self.engine.containers.close)
             ending.push_async_callback(self._end_collecting)
 
@@ -185,13 +199,22 @@ async def assemble(settings: Settings) -> Assembled:
     stores = await asyncio.to_thread(open_stores, settings)
     launcher = await asyncio.to_thread(LauncherClient.start, settings.run / "launcher", LAUNCHER)
     await asyncio.to_thread(check_kernel, settings, launcher)
-    host = NetworkHost(settings.instance, mode=PublishMode(settings.port_mode))
+    place = await asyncio.to_thread(_place, settings)
+    host = NetworkHost(
+        settings.instance,
+        mode=PublishMode(settings.port_mode),
+        overlay_address=place.address if place else "",
+    )
     names = NameServer(settings.run)
     control_groups = cgroups.detect()
     facts = await asyncio.to_thread(_host_facts, control_groups, settings)
     events = EventBus()
     volumes = Volumes(settings.root / "volumes", stores.metadata, events)
-    networks = Networks(settings, stores.metadata, host, events, owner=_engine_id(stores.metadata))
+    engine_id = _engine_id(stores.metadata)
+    networks = Networks(settings, stores.metadata, host, events, owner=engine_id)
+    membership = _membership(settings, place, engine_id, host)
+    if membership is not None:
+        networks.join(membership.cluster)
     images = Images(stores.images, settings, events)
     containers = Containers(
         Parts(
@@ -229,7 +252,26 @@ async def assemble(settings: Settings) -> Assembled:
     engine = Engine(
         settings, events, containers, containers.execs, images, volumes, networks, builds, system, backups
     )
-    return Assembled(engine, stores, launcher, host, names)
+    return Assembled(engine, stores, launcher, host, names, membership)
+
+
+def _place(settings: Settings) -> Underlay | None:
+    """Blocking: this host in its cluster, if it is in one."""
+    if settings.cluster is None:
+        return None
+    from sampan.daemon.cluster import underlay  # what only an engine in a cluster needs
+
+    return underlay(settings.cluster)
+
+
+def _membership(
+    settings: Settings, place: Underlay | None, engine_id: str, host: NetworkHost
+) -> Membership | None:
+    if settings.cluster is None or place is None:
+        return None
+    from sampan.daemon.cluster import Membership
+
+    return Membership(settings, settings.cluster, place, engine_id, host)
 
 
 def _volume_backups(

@@ -95,6 +95,10 @@ class EngineProcess:
         return self._process.pid
 
     @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    @property
     def environment(self) -> dict[str, str]:
         """What the command line needs to talk to this engine; its configuration directory is private too."""
         config = self.directory / "client"

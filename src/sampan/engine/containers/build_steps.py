@@ -223,7 +223,7 @@ class BuildSteps:
         )
 
     async def _connect(self, record: ContainerRecord) -> Plan:
-        plan = self._wiring.plan(record)
+        plan = await self._wiring.plan(record)
         try:
             await asyncio.to_thread(self._wiring.make_namespaces, record, plan, {})
             await asyncio.to_thread(self._wiring.connect, record, plan)

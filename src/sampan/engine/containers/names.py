@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from sampan.engine.containers.base import Parts
 from sampan.engine.model import ContainerRecord, Endpoint, NetworkRecord
@@ -14,6 +15,9 @@ from sampan.engine.networks import gateways
 from sampan.network import host_resolvers, resolvconf
 from sampan.network.dns import ServedNamespace
 from sampan.network.model import Member, Outlook
+
+if TYPE_CHECKING:
+    from sampan.network.overlay.schema import Endpoint as Remote
 
 AUTO, RESOLVER, NAMES = "auto", "resolver", "names"
 """When containers on the default bridge alone ask the engine's name server: when the host's resolvers are out of their
@@ -25,6 +29,8 @@ class ContainerNames:
         self._parts = parts
         self._served: dict[str, ServedNamespace] = {}
         self._told: dict[str, dict[str, Member]] = {}
+        if parts.networks.cluster is not None:
+            parts.networks.cluster.tell = self._tell_remote
 
     def embedded(self, endpoints: Mapping[str, Endpoint]) -> bool:
         """Whether a container with these endpoints asks the engine's name server."""
@@ -80,9 +86,25 @@ class ContainerNames:
         served = self._served.get(record.id)
         if served is not None and record.endpoints:
             served.update(self._outlook(record))
+        cluster = self._parts.networks.cluster
+        if cluster is not None:
+            named = {one.network_id: dns_names(record, one) for one in record.endpoints.values()}
+            cluster.present(record, named)
+
+    def _tell_remote(self, network_id: str, endpoint_id: str, endpoint: Remote | None) -> None:
+        """What a container of another host is called; None: it is gone."""
+        network = self._parts.networks.get(network_id)
+        if network is None or endpoint is None:
+            self._parts.names.tell(network_id, endpoint_id, None)
+            return
+        forms = forms_of(endpoint.names, network.name)
+        found = Member(forms, (endpoint.address,), f"{endpoint.name}.{network.name}")
+        self._parts.names.tell(network_id, endpoint_id, found)
 
     def forget(self, container_id: str) -> None:
         """It has ended, or did not start."""
+        if self._parts.networks.cluster is not None:
+            self._parts.networks.cluster.gone(container_id)
         for network in self._told.pop(container_id, {}):
             self._parts.names.tell(network, container_id, None)
         served = self._served.pop(container_id, None)
@@ -135,10 +157,16 @@ def out_of_reach(dns: Iterable[str]) -> bool:
 
 def member(record: ContainerRecord, network_name: str, endpoint: Endpoint) -> Member:
     """The container as the others in a network know it."""
-    names = [name.lower() for name in dns_names(record, endpoint)]
-    forms = (form for name in names for form in (name, f"{name}.{network_name}".lower()))
+    forms = forms_of(dns_names(record, endpoint), network_name)
     addresses = endpoint.spec.bare_addresses if endpoint.spec is not None else ()
-    return Member(tuple(dict.fromkeys(forms)), addresses, f"{record.name}.{network_name}")
+    return Member(forms, addresses, f"{record.name}.{network_name}")
+
+
+def forms_of(names: Iterable[str], network_name: str) -> tuple[str, ...]:
+    """The names alone, and with their network's."""
+    lower = [name.lower() for name in names]
+    forms = (form for name in lower for form in (name, f"{name}.{network_name}".lower()))
+    return tuple(dict.fromkeys(forms))
 
 
 def links(record: ContainerRecord) -> tuple[tuple[str, str], ...]:

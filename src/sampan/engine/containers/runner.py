@@ -134,12 +134,12 @@ class Runner:
 
     async def _plan(self, record: ContainerRecord) -> Plan:
         try:
-            return self._wiring.plan(record)
+            return await self._wiring.plan(record)
         except Conflict:
             # In a small subnet the address may be on its way back from a container that has just ended.
             if not await self._wiring.settle():
                 raise
-            return self._wiring.plan(record)
+            return await self._wiring.plan(record)
 
     def joined_processes(self, record: ContainerRecord) -> dict[str, int]:
         """Namespace type -> the process of another container whose namespace it joins.

@@ -144,7 +144,7 @@ class Containers:
             check_connect(record, wanted)
             served = self._wiring.names.serves(record.id)
             if record.running:
-                endpoint = self._wiring.plan_endpoint(record, wanted, asked)
+                endpoint = await self._wiring.plan_endpoint(record, wanted, asked)
                 endpoints = await self._wiring.attach(record, wanted, endpoint)
                 if not slot.record.running:  # it has ended meanwhile, and given back what it had
                     endpoints = self._wiring.abandon(endpoints, wanted.name)

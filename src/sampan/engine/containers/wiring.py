@@ -58,14 +58,14 @@ class Wiring:
 
     # Before the start
 
-    def plan(self, record: ContainerRecord) -> Plan:
+    async def plan(self, record: ContainerRecord) -> Plan:
         """Reserve addresses in all of the container's networks. Raises `Conflict`, `NotFound`; nothing is kept then."""
         mode = record.host.network_mode
         plan = Plan(own=mode != "host" and container_of(mode) is None)
         try:
             for name, endpoint in record.endpoints.items():
                 network = self._network(name, endpoint)
-                spec = self._parts.networks.allocate(
+                spec = await self._allocate(
                     network,
                     endpoint.asked,
                     used=[spec.interface for spec in plan.specs],
@@ -76,6 +76,20 @@ class Wiring:
             raise
         plan.endpoints = gateways.settle(plan.endpoints, self._network_of)
         return plan
+
+    async def _allocate(
+        self,
+        network: NetworkRecord,
+        asked: EndpointSettings,
+        *,
+        used: Sequence[str],
+    ) -> EndpointSpec | None:
+        prepared = await self._parts.networks.prepare(network, asked)
+        try:
+            return self._parts.networks.allocate(network, prepared, used=used)
+        except BaseException:
+            self._parts.networks.give_back(network, prepared)
+            raise
 
     def _network(self, name: str, endpoint: Endpoint) -> NetworkRecord:
         """The endpoint's network; one that was removed and made again under its name takes its place."""
@@ -188,11 +202,11 @@ class Wiring:
 
     # Connect and disconnect of a running container
 
-    def plan_endpoint(
+    async def plan_endpoint(
         self, record: ContainerRecord, network: NetworkRecord, asked: EndpointSettings
     ) -> Endpoint:
         used = [spec.interface for spec in _specs(record)]
-        return Endpoint(network.id, asked, self._parts.networks.allocate(network, asked, used=used))
+        return Endpoint(network.id, asked, await self._allocate(network, asked, used=used))
 
     async def attach(
         self, record: ContainerRecord, network: NetworkRecord, endpoint: Endpoint

@@ -132,6 +132,10 @@ class AddressBook:
                     pools[address.version].release(address)
             self._endpoints.get(endpoint.network_id, set()).discard(endpoint.id)
 
+    def has(self, network_id: str) -> bool:
+        """Whether addresses of the network can be had: its subnet is no other network's here."""
+        return network_id in self._pools
+
     def holders(self, network_id: str) -> frozenset[str]:
         """The ids of endpoints that hold an address."""
         return frozenset(self._endpoints.get(network_id, ()))

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Network
 
 from sampan.engine.model import ContainerRecord, NetworkRecord
-from sampan.engine.networks.overlay import network_of, overlapping, record_of
+from sampan.engine.networks.overlay import check_encryption, network_of, overlapping, record_of
 from sampan.errors import Conflict, NotFound, SampanError
 from sampan.network.host import NetworkHost
 from sampan.network.model import EndpointSpec, Forward, NetworkSpec
@@ -26,15 +26,16 @@ from sampan.network.overlay.schema import Network
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 2.0
-Names = Callable[[str, str], tuple[str, ...]]
 
 
 class Cluster:
     """Used from the event loop's thread. The callbacks are set when the engine is wired."""
 
-    def __init__(self, control: Control, host: NetworkHost, advertised: str) -> None:
+    def __init__(self, control: Control, host: NetworkHost, mtu: int) -> None:
+        """`mtu`: of the hosts' network, in bytes."""
         self.control = control
-        self.advertised = advertised
+        self.advertised = control.own.host.address
+        self.underlay = (mtu, schema.check_underlay(self.advertised).version)
         self._host = host
         self._touched: set[str] = set()
         self._wake = asyncio.Event()
@@ -42,12 +43,14 @@ class Cluster:
         self._filling: set[asyncio.Task[None]] = set()
         self._used: dict[str, NetworkSpec] = {}
         self._making = asyncio.Lock()
+        self._programming = asyncio.Lock()
         self._members: dict[str, set[tuple[str, str]]] = {}
         """Container -> (network, endpoint) that the others have been told of."""
         self._told: dict[str, dict[str, schema.Endpoint]] = {}
         """Network -> endpoint on another host that containers here know the names of."""
         self.records: Callable[[], Iterable[NetworkRecord]] = tuple
         self.learn: Callable[[NetworkRecord], Awaitable[None]]
+        """A record that the engine does not have yet, for one of the cluster's networks."""
         self.forget: Callable[[NetworkRecord], Awaitable[None]]
         self.tell: Callable[[str, str, schema.Endpoint | None], None] = lambda *_: None
         """What an endpoint of another host is called: (network, endpoint id, endpoint or None when it is gone)."""
@@ -103,7 +106,7 @@ class Cluster:
         for network_id, network in list(view.networks.items()):
             if network_id not in known:
                 await self.learn(record_of(network))
-        if not self.control.status.connected:
+        if not (self.control.status.connected and self.control.own.complete):
             return
         for network_id, record in known.items():
             if network_id not in view.networks and not self.control.own.active(network_id):
@@ -113,13 +116,14 @@ class Cluster:
 
     async def _program(self, touched: Iterable[str]) -> None:
         view, own = self.control.view, self.control.own.host
-        forwards: dict[str, Mapping[str, Forward]] = {
-            network: view.forwards(network, own.id, own.address)
-            for network in touched
-            if network in self._used and network in view.networks
-        }
-        if self._used:
-            await asyncio.to_thread(self._host.program_overlay, forwards, view.peers(own.id))
+        async with self._programming:  # what is newer must not be overtaken by what is older
+            forwards: dict[str, Mapping[str, Forward]] = {
+                network: view.forwards(network, own.id, own.address)
+                for network in touched
+                if network in self._used and network in view.networks
+            }
+            if self._used:
+                await asyncio.to_thread(self._host.program_overlay, forwards, view.peers(own.id))
 
     def _tell_names(self, touched: Iterable[str]) -> None:
         for network in touched:
@@ -169,6 +173,8 @@ class Cluster:
             spec = record.spec
             if record.id in self._used or spec is None:
                 return
+            if spec.secure:
+                await asyncio.to_thread(check_encryption, record.name)
             in_use = await asyncio.to_thread(self._host.subnets_in_use)
             other = overlapping(spec.subnet, in_use)
             if other is not None:
@@ -179,6 +185,7 @@ class Cluster:
             await asyncio.to_thread(self._host.ensure, spec)
             self._used[record.id] = spec
             await self._program([record.id])
+            self._tell_names([record.id])
 
     def _fill(self, network: Network) -> None:
         """Have some addresses ready for the next containers; nobody waits for it."""

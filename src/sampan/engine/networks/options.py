@@ -116,7 +116,7 @@ _SPECIFIC: Mapping[str, Callable[[NetworkSpec, NetworkCreate, Settings], Network
     "macvlan": _macvlan,
     "ipvlan": _ipvlan,
 }
-DRIVERS = tuple(_SPECIFIC)
+DRIVERS = (*_SPECIFIC, "overlay")
 
 
 def check_parent(body: NetworkCreate, others: Iterable[NetworkSpec]) -> None:

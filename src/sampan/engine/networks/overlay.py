@@ -1,4 +1,7 @@
-"""Networks of the driver "overlay": what all hosts share of one, and this engine's record of it. Pure."""
+"""Networks of the driver "overlay": what all hosts share of one, and this engine's record of it.
+
+Pure but for `check_encryption`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network
 
 from sampan.engine.model import IpamPool, NetworkRecord
-from sampan.errors import Invalid
+from sampan.errors import Invalid, Unsupported
 from sampan.network.model import NetworkSpec
+from sampan.network.overlay import encryption
 from sampan.network.overlay.driver import bridge_name
 from sampan.network.overlay.schema import Network
 
@@ -77,6 +81,7 @@ def record_of(network: Network) -> NetworkRecord:
         labels=dict(network.labels),
         ipam_config=(pool,),
         fixed_subnet=network.fixed_subnet,
+        asked_pools=int(network.fixed_subnet),
     )
 
 
@@ -102,6 +107,14 @@ def network_of(record: NetworkRecord) -> Network:
         labels=dict(record.labels),
         fixed_subnet=record.fixed_subnet,
     )
+
+
+def check_encryption(name: str) -> None:
+    """Blocking. Raises `Unsupported`, naming the network, where this host's kernel can not encrypt."""
+    try:
+        encryption.check_kernel()
+    except Unsupported as error:
+        raise Unsupported(f"network {name} can not be encrypted: {error.message}", hint=error.hint) from error
 
 
 def overlapping(subnet: str, others: Iterable[object]) -> IPv4Network | None:

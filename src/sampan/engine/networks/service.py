@@ -12,11 +12,12 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
 
-from sampan.engine.config import EndpointSettings
+from sampan.engine.config import EndpointSettings, IpamConfig
 from sampan.engine.events import EventBus
 from sampan.engine.filters import check_filters, label_matches, parse_time
 from sampan.engine.model import NetworkRecord, epoch_ns, new_id, now
@@ -26,15 +27,22 @@ from sampan.engine.networks.requests import NetworkCreate
 from sampan.engine.networks.views import Json, Member
 from sampan.engine.record_store import Store
 from sampan.engine.settings import Settings
-from sampan.errors import Conflict, Denied, Invalid, NotFound
+from sampan.errors import Conflict, Denied, Invalid, NotFound, Unavailable
 from sampan.network.host import NetworkHost
 from sampan.network.model import EndpointSpec, NetworkSpec
 from sampan.storage.metadata import Table
 
+if TYPE_CHECKING:
+    from sampan.engine.networks.cluster import Cluster
+    from sampan.engine.networks.shared import SharedNetworks
+
 log = logging.getLogger(__name__)
+
 _MAC = re.compile(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}")
 _LIST_FILTERS = ("driver", "id", "label", "label!", "name", "scope", "type", "dangling")
 _PRUNE_FILTERS = ("label", "label!", "until")
+
+OVERLAY = "overlay"
 
 _SETTLE_SECONDS = 10.0
 """How long the removal of a network waits for containers that are starting or ending in it."""
@@ -57,11 +65,31 @@ class Networks:
         self._busy_names: set[str] = set()
         self._removing: set[str] = set()
         self._making: list[NetworkRecord] = []
+        self._shared: SharedNetworks | None = None
         for key, body in metadata.items(Table.NETWORKS):
             record = msgspec.json.decode(body, type=NetworkRecord)
             self._records[key] = record
             if record.spec is not None:
-                self._book.restore(record.spec)
+                self._restore(record, record.spec)
+
+    def _restore(self, record: NetworkRecord, spec: NetworkSpec) -> None:
+        try:
+            self._book.restore(spec)
+        except Denied:
+            if record.driver != OVERLAY:
+                raise
+            # The cluster's network has a subnet that is another's on this host: nobody here can use it.
+
+    def join(self, cluster: Cluster) -> None:
+        """The engine is in a cluster: call before `setup`."""
+        from sampan.engine.networks.shared import SharedNetworks  # only such an engine needs it
+
+        cluster.records = lambda: tuple(self._records.values())
+        self._shared = SharedNetworks(cluster, self, self._book)
+
+    @property
+    def cluster(self) -> Cluster | None:
+        return self._shared.cluster if self._shared is not None else None
 
     async def setup(self) -> None:
         """Make the predefined networks at the first start. Devices are made by `NetworkHost.reconcile`, which knows
@@ -71,17 +99,17 @@ class Networks:
         for name, driver in (("none", "null"), ("host", "host")):
             if name not in names:
                 record = NetworkRecord(new_id(), name, now(), driver, predefined=True)
-                await self._store(record)
+                await self.store(record)
         if "bridge" not in names:
             in_use = await asyncio.to_thread(self._host.subnets_in_use)
-            await self._store(plan.default_bridge(self._book, self._settings, lambda: in_use))
+            await self.store(plan.default_bridge(self._book, self._settings, lambda: in_use))
             return
         bridge = self.find("bridge")
         if bridge.enable_ipv6 != self._settings.ipv6:
             in_use = await asyncio.to_thread(self._host.subnets_in_use)
-            await self._store(plan.revised_bridge(bridge, self._book, self._settings, lambda: in_use))
+            await self.store(plan.revised_bridge(bridge, self._book, self._settings, lambda: in_use))
 
-    async def _store(self, record: NetworkRecord) -> None:
+    async def store(self, record: NetworkRecord) -> None:
         body = msgspec.json.encode(record)
         await asyncio.to_thread(self._metadata.put, Table.NETWORKS, record.id, body)
         self._records[record.id] = record
@@ -108,7 +136,13 @@ class Networks:
 
     def specs(self) -> tuple[NetworkSpec, ...]:
         """The networks that have something in the kernel, for `NetworkHost.reconcile`."""
-        return tuple(record.spec for record in self._records.values() if record.spec is not None)
+        cluster = self.cluster
+        return tuple(
+            record.spec
+            for record in self._records.values()
+            if record.spec is not None
+            and (record.driver != OVERLAY or (cluster is not None and cluster.uses(record.id)))
+        )
 
     @property
     def host_addresses(self) -> tuple[str, ...]:
@@ -132,16 +166,18 @@ class Networks:
         try:
             if body.config_only:
                 record = configurations.record(body)
-                await self._store(record)
+                await self.store(record)
             else:
                 in_use = await asyncio.to_thread(self._host.subnets_in_use)
+                if body.driver == OVERLAY:
+                    return (await self._sharing().create(body, in_use)).id, ""
                 record = replace(
                     plan.plan(body, self._book, self._settings, lambda: in_use), config_from=source
                 )
                 await self._make(record)
         finally:
             self._busy_names.discard(body.name)
-        self._events.publish("network", "create", record.id, {"name": record.name, "type": record.driver})
+        self.announce(record, "create")
         return record.id, ""
 
     def _check_bridge(self, record: NetworkRecord) -> None:
@@ -154,6 +190,17 @@ class Networks:
                     f"cannot create network {record.id} ({record.spec.bridge}): conflicts with network "
                     f"{other.id} ({other.spec.bridge}): networks have same bridge name"
                 )
+
+    def _sharing(self) -> SharedNetworks:
+        if self._shared is None:
+            raise Unavailable(  # Docker's words for an engine without a store
+                'datastore for scope "global" is not initialized ',
+                hint="Overlay networks need a cluster: start the engines with --cluster-store.",
+            )
+        return self._shared
+
+    def announce(self, record: NetworkRecord, action: str) -> None:
+        self._events.publish("network", action, record.id, {"name": record.name, "type": record.driver})
 
     async def _make(self, record: NetworkRecord) -> None:
         try:
@@ -172,11 +219,11 @@ class Networks:
         try:
             # The record first: a bridge without a record would be nobody's; a record without a bridge
             # gets it at the next start of the engine.
-            await self._store(record)
+            await self.store(record)
             if record.spec is not None:
                 await asyncio.to_thread(self._host.ensure, record.spec)
         except BaseException:
-            await self._forget(record)
+            await self.forget(record)
             raise
 
     async def remove(self, name: str) -> None:
@@ -197,10 +244,12 @@ class Networks:
             )
         self._removing.add(record.id)
         try:
-            await self._forget(record)
+            if record.driver == OVERLAY:
+                await self._sharing().cluster.remove(record)
+            await self.forget(record)
         finally:
             self._removing.discard(record.id)
-        self._events.publish("network", "destroy", record.id, {"name": record.name, "type": record.driver})
+        self.announce(record, "destroy")
 
     async def _settle(self, record: NetworkRecord) -> None:
         """Wait until every endpoint is a running container's or gone: others are starting or ending just now."""
@@ -211,7 +260,8 @@ class Networks:
                 return
             await asyncio.sleep(0.01)
 
-    async def _forget(self, record: NetworkRecord) -> None:
+    async def forget(self, record: NetworkRecord) -> None:
+        """Its devices, its record, its addresses. Idempotent."""
         # Reverse order of creation: the kernel's side first, the record last.
         if record.spec is not None:
             await asyncio.to_thread(self._host.remove, record.spec)
@@ -267,7 +317,13 @@ class Networks:
 
     def inspect(self, name: str) -> Json:
         record = self.find(name)
-        return views.inspect_json(record, self.members(record.id))
+        shown = views.inspect_json(record, self.members(record.id))
+        cluster = self.cluster
+        if record.driver != OVERLAY or cluster is None:
+            return shown
+        remote = cluster.remote(record.id)
+        shown["Containers"].update(remote)
+        return {**shown, "Peers": cluster.peers(record.id), "Cluster": cluster.state()}
 
     def _dangling(self, record: NetworkRecord) -> bool:
         return not record.predefined and not self.members(record.id)
@@ -307,9 +363,35 @@ class Networks:
         sysctls = endpoint_options.sysctls(asked, interface)
         return replace(self._book.allocate(record.spec, asked, interface=interface), sysctls=sysctls)
 
+    async def prepare(self, record: NetworkRecord, asked: EndpointSettings) -> EndpointSettings:
+        """Before `allocate`: in a network of the cluster the address is agreed on with the other hosts.
+
+        Returns what to `allocate` with. Raises `Conflict`, `NotFound`, `Unavailable`, `Unsupported`.
+        """
+        if record.driver != OVERLAY:
+            return asked
+        if not self._book.has(record.id):
+            raise Conflict(
+                f"network {record.name} can not be used on this host: another network here has its subnet",
+                hint="Remove that network, or create this one with another --subnet.",
+            )
+        config = asked.ipam_config or IpamConfig()
+        address = await self._sharing().cluster.prepare(record, config.ipv4_address)
+        return replace(asked, ipam_config=replace(config, ipv4_address=address))
+
+    def give_back(self, record: NetworkRecord, prepared: EndpointSettings) -> None:
+        """What `prepare` gave and `allocate` did not take."""
+        if record.driver == OVERLAY and self.cluster is not None and prepared.ipam_config is not None:
+            self.cluster.give_back(record.id, prepared.ipam_config.ipv4_address)
+
     def adopt(self, endpoint: EndpointSpec) -> None:
         """Take the address of an endpoint that exists since before the engine started."""
         self._book.adopt(endpoint)
+        record = self._records.get(endpoint.network_id)
+        if self.cluster is not None and endpoint.driver == OVERLAY and record is not None and record.spec:
+            self.cluster.adopt(endpoint, record.spec)
 
     def release(self, endpoint: EndpointSpec) -> None:
         self._book.release(endpoint)
+        if self.cluster is not None and endpoint.driver == OVERLAY:
+            self.cluster.release(endpoint)

@@ -22,7 +22,7 @@ def network_json(record: NetworkRecord) -> Json:
         "Name": record.name,
         "Id": record.id,
         "Created": record.created,
-        "Scope": "local",
+        "Scope": scope(record),
         "Driver": record.driver,
         "EnableIPv4": record.enable_ipv4,
         "EnableIPv6": record.enable_ipv6,
@@ -40,6 +40,11 @@ def network_json(record: NetworkRecord) -> Json:
         "Options": record.options,
         "Labels": record.labels,
     }
+
+
+def scope(record: NetworkRecord) -> str:
+    """Docker's word for how far a network reaches; of overlay networks without a swarm it said "global"."""
+    return "global" if record.driver == "overlay" else "local"
 
 
 def inspect_json(record: NetworkRecord, members: Iterable[Member]) -> Json:
@@ -73,7 +78,7 @@ def matches(record: NetworkRecord, filters: Mapping[str, Sequence[str]], *, dang
         "driver": lambda value: record.driver == value,
         "id": record.id.startswith,
         "name": lambda value: name_matches(value, record.name),
-        "scope": lambda value: value == "local",
+        "scope": lambda value: value == scope(record),
         "type": lambda value: _type_matches(record, value),
         "dangling": lambda value: dangling == _truth("dangling", value),
     }

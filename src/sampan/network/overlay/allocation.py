@@ -187,9 +187,15 @@ async def _claim(control: Control, network: Network, address: str) -> bool:
     body = msgspec.json.encode(Claim(own.host.id, own.host.address))
     there = Condition(Kind.PRESENT, control.keys.network(network.id))
     operations: list[Operation] = [Put(key, body, control.long_lease)]
-    if await control.store.commit([there, Condition(Kind.ABSENT, key)], operations):
-        own.claim(network.id, address)
-        return True
+    place = (network.id, address)
+    own.claiming.add(place)
+    try:
+        if await control.store.commit([there, Condition(Kind.ABSENT, key)], operations):
+            own.claim(network.id, address)
+            return True
+    finally:
+        own.claiming.discard(place)
+        control.changed()
     if not await control.store.commit([there], []):
         raise NotFound(f"network {network.name} not found")
     return False

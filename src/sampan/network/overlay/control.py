@@ -19,7 +19,7 @@ import msgspec
 
 from sampan.errors import Unavailable
 from sampan.network.overlay.cache import Cache, Cached
-from sampan.network.overlay.own import Leases, Own, conflicts, steps
+from sampan.network.overlay.own import Leases, Own, Step, conflicts, steps
 from sampan.network.overlay.schema import Host, Keys, Network
 from sampan.network.overlay.store import Compacted, Condition, Delete, Kind, Operation, Put, Store
 from sampan.network.overlay.view import View
@@ -86,7 +86,8 @@ class Control:
         self._lifetimes = lifetimes
         self._leases: Leases | None = None
         self._identity = ""
-        self._written: dict[str, tuple[bytes, int] | None] = {}
+        self._written: set[str] = set()
+        """Keys that we have written and not heard of since."""
         self._dirty = asyncio.Event()
         self._unsaved = asyncio.Event()
         self._ready = asyncio.Event()
@@ -270,7 +271,7 @@ class Control:
         async for changes in self.store.watch(self.keys.root, self.view.revision + 1):
             touched = self.view.apply(changes.revision, changes.changes)
             for change in changes.changes:
-                self._written.pop(change.key, None)
+                self._written.discard(change.key)
             if changes.changes:
                 self._dirty.set()
                 self._unsaved.set()
@@ -303,13 +304,15 @@ class Control:
             if leases is None:
                 return
             for step in list(steps(self.own, self.view, self.keys, leases, self._written)):
-                if await self.store.commit(step.conditions, step.operations):
-                    for operation in step.operations:
-                        is_put = isinstance(operation, Put)
-                        self._written[operation.key] = (
-                            (operation.value, operation.lease) if is_put else None  # type: ignore[union-attr]
-                        )
+                await self._perform(step)
             self._tell_conflicts()
+
+    async def _perform(self, step: Step) -> None:
+        """What was written is noted before: it may be heard of before the answer comes."""
+        keys = {operation.key for operation in step.operations}
+        self._written |= keys
+        if not await self.store.commit(step.conditions, step.operations):
+            self._written -= keys
 
     def _tell_conflicts(self) -> None:
         found = conflicts(self.own, self.view)

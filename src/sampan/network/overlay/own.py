@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -33,10 +33,6 @@ class Leases:
     long: int
 
 
-Written = Mapping[str, tuple[bytes, int] | None]
-"""What we wrote and have not yet heard of: key -> (value, lease), None for removed."""
-
-
 class Own:
     """Used from one thread. `claims` and `endpoints` by (network, address) and (network, endpoint)."""
 
@@ -46,6 +42,8 @@ class Own:
         self.endpoints: dict[tuple[str, str], Endpoint] = {}
         self.held: set[tuple[str, str]] = set()
         """Addresses that a container has or is about to have."""
+        self.claiming: set[tuple[str, str]] = set()
+        """Addresses that we ask the store for just now: it may be heard that they are ours before the answer comes."""
         self.complete = False
         """All containers of this host are known here: what else is in the store under our name may go."""
 
@@ -107,8 +105,11 @@ def candidates(network: Network, view: View) -> Iterator[str]:
             yield text
 
 
-def steps(own: Own, view: View, keys: Keys, leases: Leases, written: Written) -> Iterator[Step]:
-    """What to write. Nothing that is another host's is written over: see `conflicts`."""
+def steps(own: Own, view: View, keys: Keys, leases: Leases, written: Set[str]) -> Iterator[Step]:
+    """What to write; not the keys in `written`, of which something is to be heard first.
+
+    Nothing that is another host's is written over: see `conflicts`.
+    """
     yield from _put(view, keys.host(own.host.id), msgspec.json.encode(own.host), leases.short, written, ())
     for (network, address), claim in own.claims.items():
         if network in view.networks and not _others(own, view, network, address):
@@ -145,7 +146,7 @@ def _others(own: Own, view: View, network: str, address: str) -> str:
 
 
 def _put(
-    view: View, key: str, body: bytes, lease: int, written: Written, conditions: tuple[Condition, ...]
+    view: View, key: str, body: bytes, lease: int, written: Set[str], conditions: tuple[Condition, ...]
 ) -> Iterator[Step]:
     if key in written:
         return  # when it is heard of, we look again
@@ -154,10 +155,11 @@ def _put(
         yield Step(conditions, (Put(key, body, lease),))
 
 
-def _removals(own: Own, view: View, keys: Keys, written: Written) -> Iterator[Step]:
+def _removals(own: Own, view: View, keys: Keys, written: Set[str]) -> Iterator[Step]:
     for network, claims in view.claims.items():
         for address, claim in claims.items():
-            if claim.host == own.host.id and (network, address) not in own.claims:
+            place = (network, address)
+            if claim.host == own.host.id and place not in own.claims and place not in own.claiming:
                 yield from _removal(view.entries, keys.address(network, address), written)
     for network, endpoints in view.endpoints.items():
         for endpoint_id, endpoint in endpoints.items():
@@ -165,7 +167,7 @@ def _removals(own: Own, view: View, keys: Keys, written: Written) -> Iterator[St
                 yield from _removal(view.entries, keys.endpoint(network, endpoint_id), written)
 
 
-def _removal(entries: Mapping[str, Entry], key: str, written: Written) -> Iterator[Step]:
+def _removal(entries: Mapping[str, Entry], key: str, written: Set[str]) -> Iterator[Step]:
     entry = entries.get(key)
     if entry is not None and key not in written:
         yield Step((Condition(Kind.UNCHANGED, key, entry.modified),), (Delete(key),))

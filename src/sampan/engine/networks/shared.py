@@ -1,0 +1,122 @@
+"""Records of the cluster's networks: made, learned and forgotten. `Cluster` does the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from ipaddress import IPv4Network
+from typing import Protocol
+
+from sampan.engine.model import NetworkRecord, new_id, now
+from sampan.engine.networks import ipam
+from sampan.engine.networks.addresses import AddressBook
+from sampan.engine.networks.cluster import Cluster
+from sampan.engine.networks.overlay import check_encryption, container_mtu, is_secure
+from sampan.engine.networks.requests import NetworkCreate
+from sampan.errors import Denied, Invalid
+from sampan.network.overlay import schema
+from sampan.network.overlay.allocation import choose_subnet
+from sampan.network.overlay.schema import Network
+from sampan.network.pools import AnyNetwork
+
+log = logging.getLogger(__name__)
+
+
+class Records(Protocol):
+    """What `Networks` lets us do with its records."""
+
+    def get(self, network_id: str) -> NetworkRecord | None: ...
+
+    async def store(self, record: NetworkRecord) -> None: ...
+
+    async def forget(self, record: NetworkRecord) -> None: ...
+
+    def announce(self, record: NetworkRecord, action: str) -> None: ...
+
+
+def plan_shared(
+    body: NetworkCreate,
+    others: Sequence[IPv4Network],
+    in_use: Sequence[AnyNetwork],
+    underlay: tuple[int, int],
+) -> Network:
+    """A network of the cluster as it is asked for; its number is given later. Pure but for its id.
+
+    `others`: subnets of the cluster's networks; `in_use`: of this host; `underlay`: MTU of the hosts' network, and the
+    version of their addresses. Raises `Invalid`, `Conflict`.
+    """
+    if body.enable_ipv6:
+        raise Invalid("overlay networks have IPv4 addresses only", hint="leave --ipv6 away")
+    asked = ipam.wanted(body.ipam.config or (), 4)
+    subnet = asked.subnet if asked.subnet is not None else choose_subnet([*others, *_ipv4(in_use)])
+    schema.check_subnet(str(subnet))
+    secure = is_secure(body.options)
+    mtu, version = underlay
+    return Network(
+        new_id(),
+        body.name,
+        now(),
+        0,
+        str(subnet),
+        str(ipam.choose_gateway(subnet, asked)),
+        ip_range=str(asked.ip_range or ""),
+        aux={name: str(address) for name, address in asked.aux.items()},
+        internal=body.internal,
+        attachable=body.attachable,
+        secure=secure,
+        mtu=container_mtu(body.options, mtu, version, secure=secure),
+        options=dict(body.options),
+        labels=dict(body.labels),
+        fixed_subnet=asked.subnet is not None,
+    )
+
+
+def _ipv4(networks: Sequence[AnyNetwork]) -> list[IPv4Network]:
+    return [network for network in networks if isinstance(network, IPv4Network)]
+
+
+class SharedNetworks:
+    """Used from the event loop's thread."""
+
+    def __init__(self, cluster: Cluster, records: Records, book: AddressBook) -> None:
+        self.cluster = cluster
+        self._records = records
+        self._book = book
+        self._learning = asyncio.Lock()
+        cluster.learn = self.learn
+        cluster.forget = self.unlearn
+
+    async def create(self, body: NetworkCreate, in_use: Sequence[AnyNetwork]) -> NetworkRecord:
+        """See `allocation.create_network`. Raises `Unsupported` for an encrypted one that this host can't have."""
+        if is_secure(body.options):
+            await asyncio.to_thread(check_encryption, body.name)
+
+        def plan(others: Sequence[IPv4Network]) -> Network:
+            network = plan_shared(body, others, in_use, self.cluster.underlay)
+            subnet = IPv4Network(network.subnet)
+            self._book.take_subnet(subnet, ())  # is it free here?
+            self._book.return_subnet(subnet)
+            return network
+
+        record = await self.cluster.create(plan)
+        await self.learn(record)
+        return record
+
+    async def learn(self, record: NetworkRecord) -> None:
+        """A network of the cluster that this engine has no record of."""
+        async with self._learning:
+            if self._records.get(record.id) is not None or record.spec is None:
+                return
+            try:
+                self._book.restore(record.spec)
+            except Denied as error:
+                # The record is kept all the same: people see it, and what is wrong is said when they use it.
+                log.warning("network %s of the cluster can not be used here: %s", record.name, error.hint)
+            await self._records.store(record)
+            self._records.announce(record, "create")
+
+    async def unlearn(self, record: NetworkRecord) -> None:
+        """A network that is no longer in the cluster."""
+        await self._records.forget(record)
+        self._records.announce(record, "destroy")

@@ -1,0 +1,203 @@
+"""Hosts of a cluster for tests: network namespaces joined by a bridge, and an engine in each."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.testing.engine import EngineProcess
+from sampan.testing.etcd import EtcdProcess
+from sampan.testing.images import busybox_tar
+
+DEADLINE = 30.0
+TTL = "3"
+"""Seconds without a sign of a host until it counts as gone."""
+
+
+class Host:
+    """A network namespace with an address among the others, and an engine."""
+
+    def __init__(self, lan: Lan, number: int) -> None:
+        self.lan, self.number = lan, number
+        self.namespace = f"{lan.token}{number}"
+        self.address = f"198.18.0.{number}"
+        self.link = f"{lan.token}v{number}"
+        run("ip", "netns", "add", self.namespace)
+        run("ip", "link", "add", self.link, "type", "veth", "peer", "eth0", "netns", self.namespace)
+        run("ip", "link", "set", self.link, "netns", lan.namespace)
+        lan.ip("link", "set", self.link, "master", "lan", "up")
+        self.ip("address", "add", f"{self.address}/24", "dev", "eth0")
+        self.ip("link", "set", "eth0", "up")
+        self.ip("link", "set", "lo", "up")
+        self.engine: EngineProcess | None = None
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        return inside(self.namespace)
+
+    def ip(self, *words: str) -> str:
+        return run("ip", "-n", self.namespace, *words)
+
+    def command(self, *words: str) -> str:
+        return run(*self.prefix, *words)
+
+    def start(self, store: str, *options: str, config: object = None) -> EngineProcess:
+        """An engine here, with busybox."""
+        directory = self.lan.directory / f"host{self.number}"
+        self.engine = EngineProcess(
+            directory,
+            prefix=self.prefix,
+            options=(
+                *("--cluster-store", store, "--cluster-advertise", self.address),
+                *("--cluster-store-opt", f"discovery.ttl={TTL}", *options),
+            ),
+            config=config,
+        )
+        self.engine.start()
+        self.engine.cli("import", "-c", 'CMD ["sleep", "inf"]', "-", "busybox:latest", stdin=busybox_tar())
+        return self.engine
+
+    def sampan(self, *words: str) -> str:
+        assert self.engine is not None
+        return self.engine.cli(*words).stdout.strip()
+
+    def refused(self, *words: str) -> str:
+        """What a command that has to fail says."""
+        assert self.engine is not None
+        done = self.engine.cli(*words, check=False)
+        assert done.returncode != 0, done.stdout
+        return done.stderr
+
+    def run(self, name: str, *options: str) -> str:
+        """A container that stays: its address in its first network."""
+        self.sampan("run", "-d", "--name", name, *options, "busybox:latest", "sleep", "1000000")
+        form = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
+        return self.sampan("inspect", "-f", form, name).split()[0]
+
+    def inside(self, name: str, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        assert self.engine is not None
+        return self.engine.cli("exec", name, *words, check=check)
+
+    def inspect(self, network: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.sampan("network", "inspect", network))[0]
+        return found
+
+    def info(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.sampan("info", "--format", "{{json .}}"))
+        return found
+
+    def pings(self, name: str, target: str) -> bool:
+        return self.inside(name, "ping", "-c", "1", "-w", "2", target, check=False).returncode == 0
+
+    def cut_off(self, *, cut: bool = True) -> None:
+        """The cable is pulled, or put back."""
+        self.lan.ip("link", "set", self.link, "down" if cut else "up")
+
+    def close(self) -> None:
+        try:
+            if self.engine is not None:
+                self.engine.stop()
+        finally:
+            run("ip", "netns", "delete", self.namespace)
+
+
+class Lan:
+    """A namespace with a bridge that the hosts are at, and the store."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.token = f"ov{secrets.token_hex(3)}"
+        self.namespace = f"{self.token}lan"
+        self.address = "198.18.0.254"
+        self.hosts: list[Host] = []
+        run("ip", "netns", "add", self.namespace)
+        self.ip("link", "set", "lo", "up")
+        self.ip("link", "add", "lan", "type", "bridge", "forward_delay", "0")
+        self.ip("link", "set", "lan", "up")
+        self.ip("address", "add", f"{self.address}/24", "dev", "lan")
+        self.etcd = EtcdProcess(directory / "etcd", address=self.address, prefix=inside(self.namespace))
+
+    def ip(self, *words: str) -> str:
+        return run("ip", "-n", self.namespace, *words)
+
+    def host(self) -> Host:
+        self.hosts.append(Host(self, len(self.hosts) + 1))
+        return self.hosts[-1]
+
+    def clean(self) -> None:
+        """No containers, and no networks of the cluster."""
+        running = [host for host in self.hosts if host.engine is not None and host.engine.running]
+        for host in running:
+            ids = host.sampan("ps", "-aq").split()
+            if ids:
+                host.sampan("rm", "-f", *ids)
+        shared = ("network", "ls", "-q", "--filter", "driver=overlay")
+        for network in running[0].sampan(*shared).split() if running else ():
+            until(lambda network=network: remove(running[0], network), f"the removal of {network}")
+        each(running, lambda host: not host.sampan(*shared), "no shared network")
+
+    def close(self) -> None:
+        try:
+            self.clean()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        try:
+            for host in self.hosts:
+                host.close()
+        finally:
+            self.etcd.kill()
+            run("ip", "netns", "delete", self.namespace)
+
+
+@contextmanager
+def lan() -> Iterator[Lan]:
+    directory = Path(tempfile.mkdtemp(prefix="sampan-overlay-"))
+    made = Lan(directory)
+    try:
+        yield made
+    finally:
+        made.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def remove(host: Host, network: str) -> bool:
+    """False while other hosts have containers in it, as far as this one has heard."""
+    assert host.engine is not None
+    return host.engine.cli("network", "rm", network, check=False).returncode == 0
+
+
+def inside(namespace: str) -> tuple[str, ...]:
+    """Runs a command there; unlike `ip netns exec` it leaves /sys alone, where the control groups are."""
+    return ("nsenter", f"--net=/run/netns/{namespace}")
+
+
+def run(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+def until(check: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
+    """Poll with a deadline: other hosts' engines send no event to us."""
+    end = time.monotonic() + seconds
+    while not check():
+        if time.monotonic() > end:
+            pytest.fail(f"{what} did not come true in {seconds:.0f} s")
+        time.sleep(0.1)
+
+
+def each(hosts: Sequence[Host], check: Callable[[Host], object], what: str) -> None:
+    for host in hosts:
+        until(lambda host=host: check(host), f"{what} on host {host.number}")
