@@ -193,9 +193,10 @@ class Networks:
 
     def _sharing(self) -> SharedNetworks:
         if self._shared is None:
-            raise Unavailable(  # Docker's words for an engine without a store
-                'datastore for scope "global" is not initialized ',
-                hint="Overlay networks need a cluster: start the engines with --cluster-store.",
+            raise Unavailable(  # Docker's words; here it takes no swarm
+                'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect '
+                "this node to swarm and try again.",
+                hint="Here engines share overlay networks with --cluster-store; see 'sampan daemon --help'.",
             )
         return self._shared
 
