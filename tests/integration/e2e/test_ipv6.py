@@ -70,7 +70,7 @@ def test_a_container_of_a_dual_network_has_both_addresses_everywhere(sampan: Any
     assert "two.dual" in sampan.ok("exec", "one", "nslookup", "-type=ptr", pointer)
     taken = sampan.run("run", "--rm", "--network", "dual", "--ip6", "fd00:78:1::22", "busybox", "true")
     assert taken.returncode == 125
-    assert "Address already in use" in taken.stderr
+    assert "failed to set up container networking: Address already in use" in taken.stderr
 
 
 def test_ports_lead_to_ipv6_and_a_network_of_ipv6_alone_works_live(sampan: Any) -> None:

@@ -134,6 +134,13 @@ class Runner:
 
     async def _plan(self, record: ContainerRecord) -> Plan:
         try:
+            return await self._planned(record)
+        except SampanError as error:
+            words = f"failed to set up container networking: {error.message}"
+            raise type(error)(words, hint=error.hint) from error
+
+    async def _planned(self, record: ContainerRecord) -> Plan:
+        try:
             return await self._wiring.plan(record)
         except Conflict:
             # In a small subnet the address may be on its way back from a container that has just ended.
