@@ -6,7 +6,7 @@ import os
 
 from sampan.client.codec import StreamDecoder, dumps, loads
 from sampan.client.connection import Connection, Response
-from sampan.errors import SampanError, Unavailable
+from sampan.errors import SampanError, Unavailable, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -179,6 +179,20 @@ class Client:
         if self._server is None:
             self._ping()
         return (self._server or "").startswith("Sampan/")
+
+    def require(self, version: str, what: str) -> None:
+        """Speak at least this version of the API from now on, which `what` (a flag) came with.
+
+        Ours knows all that we know, in any version. Raises `Unsupported` in Docker's words for an older engine.
+        """
+        if self.is_sampan() or version_tuple(self.version) >= version_tuple(version):
+            return
+        newest = self._ping().get("api-version", "")
+        if os.environ.get("DOCKER_API_VERSION") or version_tuple(newest) < version_tuple(version):
+            spoken = os.environ.get("DOCKER_API_VERSION") or newest
+            words = f'"{what}" requires API version {version}, but the Docker daemon API version is {spoken}'
+            raise Unsupported(words)
+        self.version = version
 
     def _ping(self) -> Mapping[str, str]:
         response = self._exchange("HEAD", "/_ping", None, None, None, versioned=False)

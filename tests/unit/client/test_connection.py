@@ -12,7 +12,7 @@ import pytest
 
 from sampan.client.address import Address, parse_address, resolve_address
 from sampan.client.api import ApiError, Client, filters_query, json_bytes, quote_path
-from sampan.errors import Invalid, Unavailable
+from sampan.errors import Invalid, Unavailable, Unsupported
 
 Serve = Callable[[list[bytes]], Client]
 
@@ -119,6 +119,24 @@ def test_a_refusal_carries_the_engines_words(server: Server, client: Client) -> 
         "No such thing",
         "not found",
     )
+
+
+def test_a_flag_of_a_newer_api_is_sent_in_its_version_or_refused_in_docker_s_words(
+    server: Server, client: Client
+) -> None:
+    def ping(version: bytes, name: bytes) -> bytes:
+        return b"HTTP/1.1 200 OK\r\nApi-Version: %b\r\nServer: %b\r\n\r\n" % (version, name)
+
+    server.answers = [ping(b"1.47", b"Docker/27.0"), ping(b"1.47", b"Docker/27.0")]
+    with pytest.raises(Unsupported) as caught:
+        client.require("1.48", "--ipv4")
+    assert caught.value.message == (
+        '"--ipv4" requires API version 1.48, but the Docker daemon API version is 1.47'
+    )
+    server.answers = [ping(b"1.51", b"Docker/28.5"), b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"]
+    client.require("1.48", "--ipv4")
+    client.call("GET", "/x")
+    assert server.received[-1].startswith(b"GET /v1.48/x ")
 
 
 def test_a_refusal_without_json_is_shown_as_it_is(server: Server, client: Client) -> None:

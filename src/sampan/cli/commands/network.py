@@ -95,6 +95,7 @@ def _create(invocation: Invocation) -> int:
         "CheckDuplicate": True,
     }
     if flags.changed("ipv4"):
+        invocation.client().require("1.48", "--ipv4")
         body["EnableIPv4"] = flags["ipv4"]
     if flags["config-from"]:
         body["ConfigFrom"] = {"Network": flags["config-from"]}
@@ -215,6 +216,7 @@ def _connect(invocation: Invocation) -> int:
         "DriverOpts": _driver_options(flags["driver-opt"]),
     }
     if flags["gw-priority"]:
+        invocation.client().require("1.48", "--gw-priority")
         endpoint["GwPriority"] = flags["gw-priority"]
     body = {"Container": container, "EndpointConfig": endpoint}
     invocation.client().call("POST", f"/networks/{quote_path(network)}/connect", None, body)

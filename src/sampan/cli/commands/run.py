@@ -70,6 +70,9 @@ def _create(invocation: Invocation, body: dict[str, Any]) -> str:
             "Disabling the OOM killer on containers without setting a '-m/--memory' limit may be dangerous."
         )
         print(f"WARNING: {warning}", file=sys.stderr)
+    endpoints = (body.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
+    if any(endpoint.get("GwPriority") for endpoint in endpoints.values()):
+        client.require("1.48", "gw-priority")
     cidfile = _claim_cidfile(flags["cidfile"])
     try:
         if policy == "always":
