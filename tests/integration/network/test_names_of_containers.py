@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,8 +38,11 @@ def namespace_of(sampan: Any, container: str) -> Iterator[int]:
 def ask(sampan: Any, container: str, name: str, kind: str = "A", timeout: float = 20.0) -> Any:
     """What the name server of a running container answers, whole."""
     with namespace_of(sampan, container) as namespace:
-        client = in_namespace(namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    with client:
+        return ask_in(namespace, name, kind, timeout)
+
+
+def ask_in(namespace: int, name: str, kind: str = "A", timeout: float = 20.0) -> Any:
+    with in_namespace(namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client:
         client.settimeout(timeout)
         client.connect(("127.0.0.11", 53))
         client.send(DNSRecord.question(name, kind).pack())
@@ -225,3 +229,98 @@ def test_names_reach_the_steps_of_a_build_on_the_same_network(sampan: Any, tmp_p
     assert done.returncode == 0, done.stderr
     assert address(sampan, "db", "front") in done.stderr + done.stdout
     assert "nameserver 127.0.0.11" in done.stderr + done.stdout
+
+
+def pointing_to(conf: Path) -> tuple[str, ...]:
+    """A command's prefix that gives it another resolv.conf than the host's."""
+    return ("unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"', str(conf))
+
+
+@contextlib.contextmanager
+def host_resolver(address: str) -> Iterator[list[str]]:
+    """On the host's loopback, where no container reaches it: what it is asked; every A is 203.0.113.9."""
+    asked: list[str] = []
+    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    bound.bind((address, 53))
+
+    def serve() -> None:
+        while True:
+            try:
+                data, client = bound.recvfrom(4096)
+            except OSError:
+                return
+            if not data:
+                return
+            query = DNSRecord.parse(data)
+            asked.append(str(query.q.qname).rstrip("."))
+            reply = query.reply()
+            reply.add_answer(RR(query.q.qname, QTYPE.A, ttl=5, rdata=A("203.0.113.9")))
+            bound.sendto(reply.pack(), client)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield asked
+    finally:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", (address, 53))
+        thread.join()
+        bound.close()
+
+
+def test_with_resolvers_on_the_hosts_loopback_alone_the_default_bridge_asks_the_name_server(
+    make_sampan: Any, tmp_path: Path
+) -> None:
+    """And goes on through the death of its engine, and with the resolvers that the host gets later."""
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver 127.9.9.9\nsearch corp.test\n")
+    sampan = make_sampan(tmp_path / "engine", prefix=pointing_to(conf))
+    try:
+        with host_resolver("127.9.9.9") as asked, host_resolver("127.9.9.10") as asked_later:
+            sampan.ok("run", "-d", "--name", "plain", *SLEEPER)
+            sampan.ok("network", "create", "front")
+            sampan.ok("run", "-d", "--name", "db", "--network", "front", *SLEEPER)
+            told = sampan.ok("exec", "plain", "cat", "/etc/resolv.conf")
+            assert told.splitlines() == ["nameserver 127.0.0.11", "search corp.test", "options ndots:0"]
+            assert values(ask(sampan, "plain", "example.test")) == ["203.0.113.9"]
+            assert values(ask(sampan, "plain", "db")) == ["203.0.113.9"]  # no name of this network
+            assert asked == ["example.test", "db"]
+            (tmp_path / "Dockerfile").write_text(f"FROM {BUSYBOX}\nRUN nslookup -type=a in.build.test\n")
+            sampan.ok("build", "--no-cache", str(tmp_path))
+            assert asked[2:] == ["in.build.test"]
+            with namespace_of(sampan, "plain") as plain, namespace_of(sampan, "db") as db:
+                own = address(sampan, "db", "front")
+                sampan.engine.kill()
+                assert values(ask_in(plain, "no.engine.test")) == ["203.0.113.9"]
+                assert values(ask_in(db, "db")) == [own]
+                conf.write_text("nameserver 127.9.9.10\n")
+                assert values(ask_in(plain, "later.test")) == ["203.0.113.9"]
+                assert asked_later == ["later.test"]
+                sampan.engine.start()
+                assert values(ask_in(plain, "again.test")) == ["203.0.113.9"]
+                assert values(ask_in(db, "db")) == [own]
+                sampan.ok("rename", "db", "store")
+                assert values(ask_in(db, "store")) == [own]
+    finally:
+        sampan.close()
+        sampan.engine.stop()
+
+
+def test_the_default_bridge_has_names_when_that_is_asked_for_and_resolvers_of_the_engine_count(
+    make_sampan: Any, tmp_path: Path
+) -> None:
+    sampan = make_sampan(tmp_path / "engine", options=("--bridge-dns", "names", "--dns", "192.0.2.53"))
+    try:
+        sampan.ok("network", "create", "--internal", "inside")
+        sampan.ok("run", "-d", "--name", "db", *SLEEPER)
+        sampan.ok("run", "-d", "--name", "web", *SLEEPER)
+        assert values(ask(sampan, "web", "db")) == [address(sampan, "db", "bridge")]
+        assert values(ask(sampan, "web", "db.bridge")) == [address(sampan, "db", "bridge")]
+        assert sampan.ok("exec", "web", "cat", "/etc/resolv.conf").startswith("nameserver 127.0.0.11")
+        sampan.ok("run", "-d", "--name", "closed", "--network", "inside", *SLEEPER)
+        assert ask(sampan, "closed", "example.test").header.rcode == RCODE.SERVFAIL
+        (tmp_path / "Dockerfile").write_text(f"FROM {BUSYBOX}\nRUN ping -c1 -W2 db\n")
+        sampan.ok("build", "--no-cache", str(tmp_path))
+    finally:
+        sampan.close()
+        sampan.engine.stop()
