@@ -20,6 +20,7 @@ from sampan.linux.netlink_route import (
     add_local_route,
     create_bridge,
     create_veth,
+    set_alias,
     set_bridge_port,
     set_link,
 )
@@ -112,21 +113,29 @@ class BridgeDriver:
 
 
 def ensure_bridge(route: RouteSocket, network: NetworkSpec, alias: str) -> None:
-    """The bridge, with its address, up. Conflict when its name belongs to something else."""
+    """The bridge, with its address, up. One that a person has made is used, and stays a person's: it is not removed,
+    and keeps what else it has. Conflict when its name belongs to something else."""
     link = route.link(network.bridge)
     if link is None:
-        route.perform([create_bridge(network.bridge, address=_bridge_mac(network), mtu=network.mtu)])
+        made = create_bridge(network.bridge, address=_bridge_mac(network), mtu=network.mtu)
+        route.perform([made, set_alias(network.bridge, alias)])
         link = route.link(network.bridge)
         if link is None:
             raise NotFound(f"bridge {network.bridge} vanished as it was made")
-    elif link.kind != "bridge" or (link.alias and link.alias != alias):
-        owner = f"of {link.alias}" if link.alias else f"of kind {link.kind or 'hardware'}"
+    elif link.kind != "bridge":
+        raise Conflict(
+            f"existing interface {network.bridge} is not a bridge",
+            hint=f"It is of kind {link.kind or 'hardware'}; give the network another bridge name.",
+        )
+    elif link.alias and link.alias != alias:
         raise Conflict(
             f"network interface {network.bridge} already exists",
-            hint=f"It is {owner}; give the network another bridge name.",
+            hint=f"It is of {link.alias}; give the network another bridge name.",
         )
-    _settle_ipv6(network)
-    messages = [set_link(link.index, up=True, mtu=network.mtu, alias=alias)]
+    own = link.alias == alias
+    if own or network.subnet6:
+        _settle_ipv6(network)
+    messages = [set_link(link.index, up=True, mtu=network.mtu if own else 0)]
     messages += [add_address(link.index, address, replace=True) for address in own_addresses(network)]
     if network.gateway6:
         messages.append(answer_loopback(link.index))
@@ -270,7 +279,9 @@ def configure_interface(endpoint: EndpointSpec) -> None:
             raise NotFound(f"interface {endpoint.interface} vanished from its namespace")
         messages: list[Message] = [set_link(link.index, up=True)]
         messages += [
-            add_address(link.index, address) for address in (endpoint.address, endpoint.address6) if address
+            add_address(link.index, address)
+            for address in (endpoint.address, endpoint.address6, *endpoint.link_local)
+            if address
         ]
         route.perform([*messages, *default_routes(endpoint, link.index)])
 

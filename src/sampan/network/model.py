@@ -62,7 +62,7 @@ class EndpointSpec(msgspec.Struct, frozen=True):
     `gateway` and `gateway6` None mean no default route through this endpoint (an internal network, or not the
     container's first one); "" that there would be one if the network had a gateway; the unspecified address that
     everything is reached on the link itself (ipvlan's l3). `driver` is the network's. `sysctls` are
-    (path below /proc/sys, value) of the interface's own settings.
+    (path below /proc/sys, value) of the interface's own settings, `link_local` further addresses with prefix lengths.
     """
 
     id: str
@@ -75,6 +75,7 @@ class EndpointSpec(msgspec.Struct, frozen=True):
     address6: str = ""
     gateway6: str | None = None
     sysctls: tuple[tuple[str, str], ...] = ()
+    link_local: tuple[str, ...] = ()
 
     @property
     def bare_addresses(self) -> tuple[str, ...]:

@@ -253,5 +253,17 @@ def test_a_failed_attachment_leaves_nothing(world):
 
 def test_a_bridge_name_of_somebody_else_is_a_conflict(world):
     world.engine.command("ip", "link", "add", "smp7", "type", "veth", "peer", "name", "other")
-    with pytest.raises(Conflict, match="smp7 already exists"):
+    with pytest.raises(Conflict, match="existing interface smp7 is not a bridge"):
         world.network(7)
+
+
+def test_a_bridge_that_a_person_has_made_is_used_and_stays(world):
+    world.engine.command("ip", "link", "add", "smp7", "type", "bridge")
+    world.engine.command("ip", "addr", "add", "192.0.2.77/32", "dev", "smp7")
+    network = world.network(7)
+    one, two = world.container(network, 2), world.container(network, 3)
+    two.serve_tcp(80, "two")
+    assert one.ask_tcp(two.address, 80) == "two 10.213.7.2 hello"
+    world.engine.run(lambda: world.host.remove(network))
+    shown = world.engine.command("ip", "addr", "show", "smp7")
+    assert "192.0.2.77/32" in shown

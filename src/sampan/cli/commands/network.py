@@ -115,32 +115,53 @@ class _Pools:
         self._parse = ipaddress.ip_network
         self._networks: list[tuple[Any, dict[str, Any]]] = []
         for subnet in subnets:
-            network = self._network(subnet)
-            for known, pool in self._networks:
-                if network.version == known.version and network.overlaps(known):
-                    raise Failure(
-                        f"multiple overlapping subnet configuration is not supported: {pool['Subnet']}, {subnet}"
-                    )
-            self._networks.append((network, {"Subnet": subnet}))
+            if self._networks and any(self._overlap(subnet, known) for known, _ in self._networks):
+                raise Failure("multiple overlapping subnet configuration is not supported")
+            self._networks.append((subnet, {"Subnet": subnet}))
 
-    def _network(self, text: str) -> Any:
+    def _overlap(self, one: str, other: str) -> bool:
+        first, second = self._subnet(one), self._subnet(other)
+        return bool(first.version == second.version and first.overlaps(second))
+
+    def _subnet(self, text: str) -> Any:
         try:
-            return self._parse(text, strict=False)
+            return self._block(text)
+        except Failure as error:
+            raise Failure(f"invalid subnet: {error}") from None
+
+    def _block(self, text: str) -> Any:
+        """A network in CIDR notation."""
+        try:
+            if "/" in text:
+                return self._parse(text, strict=False)
         except ValueError:
-            raise Failure(f"invalid CIDR address: {text}") from None
+            pass
+        raise Failure(f"invalid CIDR address: {text}")
+
+    def _address(self, text: str) -> Any:
+        """Docker does not say that something is no address: nothing contains it."""
+        try:
+            return self._block(text) if "/" in text else self._parse(text)
+        except ValueError:
+            return None
 
     def _home(self, text: str, what: str) -> dict[str, Any]:
-        address = self._network(text).network_address
-        for network, pool in self._networks:
-            if address.version == network.version and address in network:
+        for subnet, pool in self._networks:
+            network = self._subnet(subnet)
+            found = self._block(text) if what == "range" else self._address(text)
+            if found is None or found.version != network.version:
+                continue
+            if found.network_address in network:
                 return pool
         raise Failure(f"no matching subnet for {what} {text}")
 
-    def add(self, key: str, what: str, texts: list[str], twice: str) -> None:
+    def add(self, key: str, what: str, texts: list[str], which: str) -> None:
         for text in texts:
             pool = self._home(text, what)
             if key in pool:
-                raise Failure(f"cannot configure multiple {what}s ({text}, {pool[key]}) {twice}")
+                raise Failure(
+                    f"cannot configure multiple {what}s ({text}, {pool[key]}) {which} ({pool['Subnet']})"
+                )
             pool[key] = text
 
     def reserve(self, addresses: dict[str, str]) -> None:

@@ -18,6 +18,8 @@ def hosts(record: ContainerRecord, store: ContainerStore) -> list[tuple[str, str
     found = []
     for other, alias in _linked(record, store):
         spec = _endpoint(other)
+        if spec is None and other.running:
+            raise Conflict(f"container {other.id} not attached to default bridge network")
         if spec is None:
             raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{record.name}/{alias}")
         names = " ".join(dict.fromkeys((alias, other.config.hostname, other.name)))
@@ -48,8 +50,8 @@ def _linked(record: ContainerRecord, store: ContainerStore) -> Iterator[tuple[Co
 
 
 def _endpoint(record: ContainerRecord) -> EndpointSpec | None:
-    specs = (endpoint.spec for endpoint in record.endpoints.values())
-    return next((spec for spec in specs if spec is not None), None)
+    endpoint = record.endpoints.get("bridge")
+    return endpoint.spec if endpoint is not None else None
 
 
 def environment(

@@ -9,10 +9,11 @@ from msgspec.structs import replace
 
 from sampan.engine import ports
 from sampan.engine.containers.base import Parts
+from sampan.engine.containers.connecting import networking_failure
 from sampan.engine.model import ContainerRecord, Endpoint
 from sampan.engine.port_update import PortPlan
 from sampan.engine.validate import container_of
-from sampan.errors import Conflict, Internal, Invalid, SampanError
+from sampan.errors import Conflict, Invalid, SampanError
 from sampan.network.model import EndpointSpec, PortBinding
 
 log = logging.getLogger(__name__)
@@ -44,12 +45,8 @@ class Publishing:
             four, six = publishing_addresses(endpoints)
             return self._parts.network_host.publish(four, wanted, six)
         except SampanError as error:
-            kind = type(error) if type(error) is not Internal else Internal
-            raise kind(
-                "failed to set up container networking: driver failed programming external connectivity on "
-                f"endpoint {record.name} ({spec.id}): {error.message}",
-                hint=error.hint,
-            ) from error
+            what = f"driver failed programming external connectivity on endpoint {record.name} ({spec.id})"
+            raise networking_failure(error, what) from error
 
     def unpublish(self, record: ContainerRecord, bindings: Sequence[PortBinding] | None = None) -> None:
         """All of its ports, or these. Idempotent."""

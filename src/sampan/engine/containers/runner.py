@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from sampan.engine import state
 from sampan.engine.containers.base import Parts
+from sampan.engine.containers.connecting import networking_failure
 from sampan.engine.containers.monitor import Monitor
 from sampan.engine.containers.ownership import with_id_maps
 from sampan.engine.containers.specs import SpecMaker
@@ -105,7 +106,10 @@ class Runner:
     async def _run(self, slot: Slot, record: ContainerRecord) -> None:
         """`record`: the slot's, with its volumes where they are mounted."""
         joined = self.joined_processes(record)
-        plan = await self._plan(record)
+        try:
+            plan = await self._plan(record)
+        except SampanError as error:
+            raise networking_failure(error) from error
         connected = False
         created: Created | None = None
         try:
@@ -117,6 +121,8 @@ class Runner:
             connected = not isinstance(connect_result, BaseException)
             if isinstance(create_result, Created):
                 created = create_result
+            if isinstance(connect_result, SampanError):
+                raise networking_failure(connect_result) from connect_result
             for result in (connect_result, create_result, cancelled):
                 if isinstance(result, BaseException):
                     raise result

@@ -31,7 +31,7 @@ from sampan.engine.containers.volume_mounts import VolumeMounts
 from sampan.engine.containers.volume_renaming import VolumeRenaming
 from sampan.engine.containers.wiring import Wiring
 from sampan.engine.execs import Execs
-from sampan.engine.model import ContainerRecord, Endpoint
+from sampan.engine.model import ContainerRecord, Endpoint, NetworkRecord
 from sampan.engine.networks.views import Member
 from sampan.errors import NotFound, SampanError
 
@@ -160,14 +160,21 @@ class Containers:
         self._network_event(wanted.id, wanted.name, wanted.driver, "connect", slot)
 
     async def disconnect(self, network: str, reference: str, *, force: bool = False) -> None:
+        """`force`: also from a network that is gone. Raises `NotFound`, `Denied`."""
         parts = self._parts
-        wanted = parts.networks.find(network)
         try:
             slot = parts.store.find(reference)
         except NotFound as error:
             if force:  # nothing of one that is gone can be in a network
+                parts.networks.find(network)
                 raise NotFound(f"endpoint {reference} not found") from error
             raise
+        try:
+            wanted = parts.networks.find(network)
+        except NotFound:
+            if not force:
+                raise
+            wanted = NetworkRecord("", network, "", "bridge")
         async with slot.lock:
             record = slot.record
             check_disconnect(record, wanted)
@@ -179,7 +186,8 @@ class Containers:
             parts.store.replace(slot, replace(slot.record, endpoints=endpoints))
             await parts.store.save(slot, durable=True)
         self._wiring.names.refresh(slot.record)
-        self._network_event(wanted.id, wanted.name, wanted.driver, "disconnect", slot)
+        if wanted.id:
+            self._network_event(wanted.id, wanted.name, wanted.driver, "disconnect", slot)
 
     def _network_event(self, network_id: str, name: str, driver: str, action: str, slot: Slot) -> None:
         attributes = {"container": slot.record.id, "name": name, "type": driver}

@@ -26,7 +26,7 @@ def check(body: NetworkCreate) -> None:
     own = (ipam.driver not in ("", "default"), ipam.options, ipam.config, body.labels, body.enable_ipv6)
     if any(own) or not body.enable_ipv4:
         raise Denied(
-            "user-specified configurations are not supported if the network depends on a configuration network"
+            "user specified configurations are not supported if the network depends on a configuration network"
         )
     if body.options:
         raise Denied(
@@ -39,7 +39,7 @@ def find(name: str, records: Iterable[NetworkRecord]) -> NetworkRecord:
     for record in records:
         if record.config_only and record.name == name:
             return record
-    raise NotFound(f'configuration network "{name}" not found')
+    raise NotFound(f'configuration network "{name}" does not exist')
 
 
 def record(body: NetworkCreate) -> NetworkRecord:
@@ -48,7 +48,7 @@ def record(body: NetworkCreate) -> NetworkRecord:
         new_id(),
         body.name,
         now(),
-        body.driver or "bridge",
+        "null",
         enable_ipv6=body.enable_ipv6,
         options=dict(body.options),
         labels=dict(body.labels),

@@ -1,9 +1,10 @@
-"""What the driver options of an endpoint (`--driver-opt`, `--network …,driver-opt=`) mean. Pure."""
+"""What the options of an endpoint (`--driver-opt`, `--link-local-ip`, their like in `--network`) mean. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from sampan.engine.config import EndpointSettings
 from sampan.errors import Conflict, Invalid
@@ -28,7 +29,23 @@ def problems(asked: EndpointSettings) -> list[str]:
     name = options.get(INTERFACE, "")
     if name and (not _INTERFACE_NAME.fullmatch(name) or name in (".", "..", "all", "default", "lo")):
         found.append(f"invalid interface name {name}: it has 1 to 15 bytes, no slash, colon or space")
-    return found
+    texts = (asked.ipam_config.link_local_ips if asked.ipam_config else None) or ()
+    return found + [f"invalid link-local IP address: {text}" for text in texts if _address(text) is None]
+
+
+def link_local(asked: EndpointSettings) -> tuple[str, ...]:
+    """Further addresses of the interface, with the prefix lengths of link-local ones."""
+    texts = (asked.ipam_config.link_local_ips if asked.ipam_config else None) or ()
+    found = (_address(text) for text in texts)
+    return tuple(f"{one}/{16 if one.version == 4 else 64}" for one in found if one is not None)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        found = ip_address(text)
+    except ValueError:
+        return None
+    return None if found.is_unspecified else found
 
 
 def interface_name(spec: NetworkSpec, asked: EndpointSettings, used: Collection[str]) -> str:

@@ -142,8 +142,10 @@ def check_parent(body: NetworkCreate, others: Iterable[NetworkSpec]) -> None:
 def _mtu(text: str | None, default: int) -> int:
     if not text:
         return default
-    if not text.isdecimal() or not 68 <= int(text) <= 65535:
-        raise Invalid(f"invalid MTU {text}: expected a number from 68 to 65535")
+    if not re.fullmatch(r"[+-]?[0-9]{1,9}", text):
+        raise Invalid(f'failed to parse {MTU} value: {text} (strconv.Atoi: parsing "{text}": invalid syntax)')
+    if not 68 <= int(text) <= 65535:
+        raise Invalid(f"invalid MTU number: {int(text)}", hint="It is from 68 to 65535.")
     return int(text)
 
 
@@ -181,8 +183,8 @@ def _flag(options: Mapping[str, str], name: str, *, default: bool = True) -> boo
 
 def boolean(name: str, text: str) -> bool:
     """Of a filter. Raises `Invalid`, naming it."""
-    if text.lower() in ("true", "1"):
+    if text in ("true", "1"):
         return True
-    if text.lower() in ("false", "0"):
+    if text in ("false", "0"):
         return False
-    raise Invalid(f"invalid value {text!r} for {name}: expected true or false")
+    raise Invalid(f'invalid value for filter \'{name}\', must be "true" (or "1"), or "false" (or "0")')

@@ -29,7 +29,7 @@ def check_create(body: NetworkCreate) -> None:
     """What can be said without looking at other networks. Raises `Invalid`, `Denied`, `NotFound` in Docker's words."""
     name = body.name
     if not name.strip():
-        raise Invalid("invalid network name: name is empty")
+        raise Invalid("invalid name: name is empty")
     if name in (*PREDEFINED, "default") or name.startswith("container:"):
         raise Denied(f"operation is not permitted on predefined {name} network ")
     if not _NAME.fullmatch(name):
@@ -38,13 +38,19 @@ def check_create(body: NetworkCreate) -> None:
         raise Denied(f'only one instance of "{body.driver}" network is allowed')
     if body.driver not in ("", *options.DRIVERS):
         raise NotFound(
-            f'could not find plugin {body.driver} in v1 plugin registry: plugin "{body.driver}" not found'
+            f'plugin "{body.driver}" not found',
+            hint="There are the drivers " + ", ".join(options.DRIVERS) + ".",
         )
-    if body.ingress or body.scope == "swarm":
-        raise Invalid("swarm networks are not supported")
     configurations.check(body)
+    if body.ingress:
+        raise Denied("Ingress network can only be global scope network", hint="There is no swarm here.")
+    if body.scope in ("swarm", "global"):
+        raise Denied(
+            f"cannot create a {body.scope} scoped network when swarm is not active",
+            hint="Leave --scope away: networks are the host's own, those of the driver overlay the cluster's.",
+        )
     if body.ipam.driver not in ("", "default"):
-        raise NotFound(f'could not find plugin {body.ipam.driver}: plugin "{body.ipam.driver}" not found')
+        raise NotFound(f'plugin "{body.ipam.driver}" not found')
     if not body.enable_ipv4 and not body.enable_ipv6:
         raise Invalid("IPv4 or IPv6 must be enabled")
     ipam.check(body.ipam.config or (), ipv6=body.enable_ipv6)

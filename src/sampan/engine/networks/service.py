@@ -361,8 +361,11 @@ class Networks:
         if record.spec is None:
             return None
         interface = endpoint_options.interface_name(record.spec, asked, used)
-        sysctls = endpoint_options.sysctls(asked, interface)
-        return replace(self._book.allocate(record.spec, asked, interface=interface), sysctls=sysctls)
+        return replace(
+            self._book.allocate(record.spec, asked, interface=interface),
+            sysctls=endpoint_options.sysctls(asked, interface),
+            link_local=endpoint_options.link_local(asked),
+        )
 
     async def prepare(self, record: NetworkRecord, asked: EndpointSettings) -> EndpointSettings:
         """Before `allocate`: in a network of the cluster the address is agreed on with the other hosts.
