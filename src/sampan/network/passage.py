@@ -1,4 +1,4 @@
-"""A way through iptables' forward chain, where that drops what it does not know.
+"""A way through the forward chain of a firewall that drops what it does not know.
 
 Docker sets the policy of iptables' FORWARD chain to DROP, ufw does, and many a saved rule set ends it with a REJECT.
 A packet has to be accepted by every base chain of the hook, so whatever our own table says, our containers' packets
@@ -8,6 +8,8 @@ traffic may pass there: our own forward chain has decided already which does. Wh
 not let pass but left to Docker's rules, which keep its containers' unpublished ports closed.
 
 There are up to four such chains: of IPv4 and of IPv6, in nf_tables and in the legacy iptables (`passage_legacy.py`).
+firewalld rejects what it was not told of, also what bridges forward (br_netfilter); the chain of its table
+gets the same rules. Its reload removes them, and the watch puts them back.
 """
 
 from __future__ import annotations
@@ -20,9 +22,21 @@ from sampan.linux.nftables import Batch, Chain, Family, Hook, NftablesSocket, Ru
 from sampan.network import passage_legacy
 from sampan.network.firewall import can_drop
 
-_TABLE = "filter"
-_CHAINS = ("DOCKER-USER", "FORWARD")
-_FAMILIES = (Family.IPV4, Family.IPV6)
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where another program's forward chain is. Rules go into the first of `chains` that is there; the last one is
+    the base chain, which decides whether that is needed."""
+
+    family: Family
+    table: str
+    chains: tuple[str, ...]
+
+
+IPTABLES = Place(Family.IPV4, "filter", ("DOCKER-USER", "FORWARD"))
+IP6TABLES = Place(Family.IPV6, "filter", ("DOCKER-USER", "FORWARD"))
+FIREWALLD = Place(Family.INET, "firewalld", ("filter_FORWARD",))
+_PLACES = (IPTABLES, IP6TABLES, FIREWALLD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +60,15 @@ def wanted(mark: str, bridges: Iterable[str], foreign: Collection[str]) -> list[
     return found
 
 
-def choose_chain(family: Family, chains: Sequence[Chain], rules: Sequence[Rule]) -> str | None:
-    """The chain of iptables' filter table that must let us pass; None when FORWARD lets everything."""
-    mine = {chain.name: chain for chain in chains if chain.family == family and chain.table == _TABLE}
-    forward = mine.get("FORWARD")
-    if forward is None or not can_drop(mine.values(), rules, Hook.FORWARD, (family,)):
+def choose_chain(place: Place, chains: Sequence[Chain], rules: Sequence[Rule]) -> str | None:
+    """The chain that must let us pass; None when the base chain is not there or lets everything."""
+    there = {
+        chain.name: chain for chain in chains if (chain.family, chain.table) == (place.family, place.table)
+    }
+    base = place.chains[-1]
+    if base not in there or not can_drop(there.values(), rules, Hook.FORWARD, (place.family,)):
         return None
-    return next(name for name in _CHAINS if name in mine)
+    return next(name for name in place.chains if name in there)
 
 
 def docker_bridges(rules: Iterable[Rule]) -> frozenset[str]:
@@ -67,7 +83,7 @@ def docker_bridges(rules: Iterable[Rule]) -> frozenset[str]:
 def open_for(nftables: NftablesSocket, mark: str, bridges: Sequence[str]) -> bool:
     """Exactly these bridges may pass; rules of ours for others are removed. False when it was so already."""
     chains = nftables.chains()
-    changed = [_replace(nftables, family, chains, mark, bridges) for family in _FAMILIES]
+    changed = [_replace(nftables, place, chains, mark, bridges) for place in _PLACES]
     changed += [
         passage_legacy.replace(version, mark, lambda foreign: wanted(mark, bridges, foreign))
         for version in (4, 6)
@@ -80,25 +96,27 @@ def close(nftables: NftablesSocket, mark: str) -> None:
 
 
 def _replace(
-    nftables: NftablesSocket, family: Family, chains: Sequence[Chain], mark: str, bridges: Sequence[str]
+    nftables: NftablesSocket, place: Place, chains: Sequence[Chain], mark: str, bridges: Sequence[str]
 ) -> bool:
-    if not any(chain.family == family and chain.table == _TABLE for chain in chains):
+    if not any((chain.family, chain.table) == (place.family, place.table) for chain in chains):
         return False
-    rules = nftables.rules(family, _TABLE)
+    rules = nftables.rules(place.family, place.table)
     present = [rule for rule in rules if rule.comment.startswith(f"{mark} ")]
     others = [rule for rule in rules if rule not in present]
-    target = choose_chain(family, chains, others)
+    target = choose_chain(place, chains, others)
     passes = wanted(mark, bridges, docker_bridges(others)) if target is not None else []
     if [(rule.chain, rule.comment) for rule in present] == [(target, one.comment) for one in passes]:
         return False  # nothing is written: everybody who watches the ruleset would have to look at it again
-    batch = Batch(family)
+    batch = Batch(place.family)
     for rule in present:
-        batch.delete_rule(_TABLE, rule.chain, rule.handle)
+        batch.delete_rule(place.table, rule.chain, rule.handle)
     for one in reversed(passes):  # each goes before those that are there
         match = (ex.input_is(one.source) if one.source else b"") + (
             ex.output_is(one.sink) if one.sink else b""
         )
         verdict = ex.verdict(ex.Verdict.ACCEPT if one.accept else ex.Verdict.RETURN)
-        batch.add_rule(_TABLE, target or "", match, ex.counter(), verdict, comment=one.comment, first=True)
+        batch.add_rule(
+            place.table, target or "", match, ex.counter(), verdict, comment=one.comment, first=True
+        )
     nftables.commit(batch)
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -139,3 +140,20 @@ def test_an_internal_network_publishes_nothing(sampan: Any) -> None:
     sampan.ok("run", "-d", "--name", "web", "--network", "closed", "-p", f"{first}:80", BUSYBOX, *TWO_SERVERS)
     assert sampan.ok("port", "web") == ""
     assert is_closed(first)
+
+
+def test_a_network_can_be_closed_to_the_services_of_the_host(sampan: Any) -> None:
+    sampan.ok("network", "create", "-o", "sampan.host_access=false", "closed")
+    gateway = json.loads(sampan.ok("network", "inspect", "closed"))[0]["IPAM"]["Config"][0]["Gateway"]
+    with socket.create_server((gateway, 0)) as service:
+        port = str(service.getsockname()[1])
+        greeter = threading.Thread(target=lambda: service.accept()[0].close())
+        greeter.start()
+        reach = f"nc -w 2 {gateway} {port} < /dev/null"
+        sampan.ok("network", "create", "usual")
+        assert sampan.run("run", "--rm", "--network", "closed", BUSYBOX, "sh", "-c", reach).returncode != 0
+        assert sampan.run("run", "--rm", "--network", "usual", BUSYBOX, "sh", "-c", reach).returncode == 0
+        greeter.join()
+    done = sampan.run("network", "create", "-o", "sampan.host_access=perhaps", "wrong")
+    assert done.returncode == 1
+    assert "sampan.host_access" in done.stderr

@@ -149,8 +149,8 @@ class Firewalld:
         (directory / "bus.conf").write_text(
             "<busconfig><type>system</type><auth>EXTERNAL</auth>"
             f"<listen>unix:path={bus}</listen>"
-            '<policy context="default"><allow user="*"/><allow own="*"/>'
-            '<allow send_type="method_call"/><allow send_type="signal"/><allow receive_type="signal"/>'
+            '<policy context="default"><allow send_destination="*" eavesdrop="true"/>'
+            '<allow eavesdrop="true"/><allow own="*"/>'
             "</policy></busconfig>"
         )
         self._processes: list[subprocess.Popen[bytes]] = []

@@ -54,6 +54,7 @@ def test_the_host_s_firewall_decides_about_published_ports_and_containers_go_on_
     assert world.outside.ask_tcp(world.ADDRESS, REFUSED).startswith("web ")
 
 
+@pytest.mark.parametrize("walled", ["iptables-legacy", "firewalld"], indirect=True)
 def test_one_setting_publishes_past_the_firewall_as_docker_does(walled):
     world, _ = walled
     docker_like = world.start_engine("two", PublishMode.NAT)

@@ -16,7 +16,7 @@ from sampan.linux.nftables_expressions import Verdict
 from sampan.network import passage_legacy, reservation
 from sampan.network.firewall import filters_input
 from sampan.network.model import PortBinding, derived_mac
-from sampan.network.passage import choose_chain, wanted
+from sampan.network.passage import IP6TABLES, IPTABLES, choose_chain, wanted
 from sampan.network.rules import open_element, port_element
 
 
@@ -151,13 +151,13 @@ def test_input_is_filtered_when_something_reachable_can_drop(chains, rules, filt
 
 def test_docker_s_chain_is_preferred_and_only_needed_when_forward_drops():
     drop, user = chain("FORWARD", Hook.FORWARD, NF_DROP), chain("DOCKER-USER")
-    choose = partial(choose_chain, Family.IPV4)
+    choose = partial(choose_chain, IPTABLES)
     assert choose([drop, user], []) == "DOCKER-USER"
     assert choose([drop], []) == "FORWARD"
     assert choose([chain("FORWARD", Hook.FORWARD), user], []) is None
     assert choose([chain("FORWARD", Hook.FORWARD), user], [rule("FORWARD", "target REJECT")]) == "DOCKER-USER"
     assert choose([user], []) is None
-    assert choose_chain(Family.IPV6, [drop], []) is None
+    assert choose_chain(IP6TABLES, [drop], []) is None
 
 
 # As `iptables-legacy --list-rules` prints them beside a Docker 20.10 with one more network.

@@ -21,6 +21,8 @@ INHIBIT_IPV4 = "com.docker.network.bridge.inhibit_ipv4"
 INTERFACE_PREFIX = "com.docker.network.container_iface_prefix"
 DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
 MTU = "com.docker.network.driver.mtu"
+HOST_ACCESS = "sampan.host_access"
+"""Beyond Docker: false closes the host's services to the network's containers."""
 PARENT = "parent"
 MACVLAN_MODE = "macvlan_mode"
 IPVLAN_MODE = "ipvlan_mode"
@@ -53,6 +55,7 @@ def _bridge(spec: NetworkSpec, body: NetworkCreate, settings: Settings) -> Netwo
         mtu=_mtu(body.options.get(MTU), settings.mtu),
         masquerade=_flag(body.options, MASQUERADE),
         icc=_flag(body.options, ICC),
+        host_access=_flag(body.options, HOST_ACCESS),
         inhibit_ipv4=_flag(body.options, INHIBIT_IPV4, default=False),
         interface_prefix=_prefix(body.options.get(INTERFACE_PREFIX, "")),
         host_binding=_binding(body.options.get(HOST_BINDING)),
