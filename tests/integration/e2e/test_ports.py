@@ -147,7 +147,11 @@ def test_a_network_can_be_closed_to_the_services_of_the_host(sampan: Any) -> Non
     gateway = json.loads(sampan.ok("network", "inspect", "closed"))[0]["IPAM"]["Config"][0]["Gateway"]
     with socket.create_server((gateway, 0)) as service:
         port = str(service.getsockname()[1])
-        greeter = threading.Thread(target=lambda: service.accept()[0].close())
+
+        def greet() -> None:
+            service.accept()[0].close()
+
+        greeter = threading.Thread(target=greet)
         greeter.start()
         reach = f"nc -w 2 {gateway} {port} < /dev/null"
         sampan.ok("network", "create", "usual")
