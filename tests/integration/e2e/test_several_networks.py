@@ -134,3 +134,23 @@ def test_a_configuration_is_what_networks_are_made_from(sampan: Any) -> None:
     sampan.ok("network", "prune", "-f")
     assert "conf" in sampan.ok("network", "ls", "--format", "{{.Name}}").split()
     assert sampan.ok("network", "rm", "conf") == "conf"
+
+
+def test_links_are_hosts_entries_and_variables_on_the_default_bridge_and_names_elsewhere(sampan: Any) -> None:
+    sampan.ok("network", "create", "linked")
+    sampan.ok("run", "-d", "--name", "old", "-e", "FOO=bar", "--expose", "80", BUSYBOX, "sleep", "1000")
+    sampan.ok("run", "-d", "--name", "new", "--network", "linked", BUSYBOX, "sleep", "1000")
+    script = "env | sort; ping -c1 -W2 my-peer"
+    told = sampan.ok("run", "--rm", "--name", "asks", "--link", "old:my-peer", BUSYBOX, "sh", "-c", script)
+    assert (
+        "MY_PEER_ENV_FOO=bar" in told
+        and "MY_PEER_NAME=/asks/my-peer" in told
+        and "1 packets received" in told
+    )
+    assert re.search(r"^MY_PEER_PORT_80_TCP_ADDR=\d", told, re.MULTILINE)
+    told = sampan.ok(
+        "run", "--rm", "--network", "linked", "--link", "new:my-peer", BUSYBOX, "sh", "-c", script
+    )
+    assert "1 packets received" in told and "MY_PEER" not in told
+    done = sampan.run("run", "--rm", "--link", "new:my-peer", BUSYBOX, "true")
+    assert done.returncode == 125 and "not attached to default bridge network" in done.stderr

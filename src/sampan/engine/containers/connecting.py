@@ -22,6 +22,8 @@ def check_connect(record: ContainerRecord, wanted: NetworkRecord) -> None:
         )
     if record.running and wanted.name in record.endpoints:
         raise Denied(f"endpoint with name {record.name} already exists in network {wanted.name}")
+    if wanted.config_only:
+        raise Denied("cannot create endpoint on configuration-only network")
     if wanted.driver == "null" or "none" in record.endpoints:
         raise Denied(
             "container cannot be connected to multiple networks with one of the networks in private (none) mode"

@@ -40,6 +40,8 @@ def variables(record: ContainerRecord, store: ContainerStore) -> tuple[str, ...]
 
 
 def _linked(record: ContainerRecord, store: ContainerStore) -> Iterator[tuple[ContainerRecord, str]]:
+    if "bridge" not in record.endpoints:
+        return  # in other networks links are names that the name server knows
     for link in record.host.links or ():
         name, _, alias = link.partition(":")
         try:
