@@ -365,6 +365,8 @@ def tmpfs_points(host: HostConfig) -> tuple[MountPoint, ...]:
 
 def parse_volumes_from(spec: str) -> tuple[str, bool]:
     """`container[:ro|rw|z|Z]` -> (container, read-only)."""
+    if not spec:
+        raise Invalid("volumes-from specification cannot be an empty string")
     name, _, mode = spec.partition(":")
     if not name:
         raise Invalid(f"invalid volumes-from specification: {spec!r}")

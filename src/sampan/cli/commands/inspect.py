@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from sampan.cli.template import Template
     from sampan.client.api import Client
 
     Getter = Callable[[str], Any]
@@ -95,11 +96,33 @@ def _by_template(found: list[Any], text: str) -> list[str]:
         print()
     for item in found:
         try:
-            print(template.render(item))
+            print(_rendered(template, item))
         except TemplateError as error:
             print()
             return [f"template parsing error: {error}"]
     return []
+
+
+def _rendered(template: Template, item: Any) -> str:
+    from sampan.cli.template import TemplateError
+
+    try:
+        return template.render(item)
+    except TemplateError:
+        completed = _complete(item)
+        if completed is item:
+            raise
+        return template.render(completed)
+
+
+def _complete(item: Any) -> Any:
+    """With the members that Docker's types have and its JSON leaves out when they are empty, where scripts ask for them
+    in a range over things that have them and others that don't."""
+    mounts = item.get("Mounts") if isinstance(item, dict) else None
+    if not isinstance(mounts, list):
+        return item
+    empty = {"Name": "", "Driver": "", "Source": ""}
+    return {**item, "Mounts": [{**empty, **mount} if isinstance(mount, dict) else mount for mount in mounts]}
 
 
 def _inspect(invocation: Invocation) -> int:

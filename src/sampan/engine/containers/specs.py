@@ -25,6 +25,7 @@ from sampan.engine.validate import container_of
 from sampan.errors import Internal, Invalid, NotFound, Unsupported
 from sampan.linux.capabilities import NAMES
 from sampan.linux.filesystems import kernel_version
+from sampan.linux.mountinfo import mount_of
 from sampan.network import host_resolvers, resolvconf
 from sampan.network.model import EndpointSpec
 from sampan.oci.spec import Device, DeviceRule, Seccomp, Spec
@@ -174,6 +175,8 @@ class SpecMaker:
                         f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
                     )
                 _make_source(point)
+            if point.propagation.removeprefix("r") == "shared" and not point.internal:
+                _check_shared(point.source)
             label = selinux.volume_label(record.mount_label, point.mode) if record.mount_label else ""
             if label:
                 selinux.relabel(point.source, label)
@@ -297,6 +300,16 @@ def check_subpath(point: MountPoint) -> None:
         os.close(open_subpath(top, point.subpath, point.within))
     finally:
         os.close(top)
+
+
+def _check_shared(source: str) -> None:
+    """What the container mounts below a shared bind mount has to come out somewhere. Raises `Invalid`."""
+    mounted = mount_of(os.path.realpath(source))
+    if not mounted.shared:
+        raise Invalid(
+            f"path {source} is mounted on {mounted.place} but it is not a shared mount",
+            hint=f"mount --make-shared {mounted.place}",
+        )
 
 
 def _make_source(point: MountPoint) -> None:
