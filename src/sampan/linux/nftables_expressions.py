@@ -145,6 +145,12 @@ def destination_nat(family: int, address: int = FIRST_REGISTER, port: int | None
     return expression("nat", *parts)
 
 
+def source_nat(family: int, address: bytes) -> bytes:
+    """Translate the source to this address, in network order."""
+    first = FIRST_REGISTER
+    return immediate(address, first) + expression("nat", u32(1, 0), u32(2, family), u32(3, first))
+
+
 def masquerade() -> bytes:
     return expression("masq")
 

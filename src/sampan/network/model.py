@@ -25,7 +25,8 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     nobody names one ("" is all), `inhibit_ipv4` leaves the bridge without its IPv4 address. Of an overlay
     network `vni` is the number in its VXLAN packets (else 0), and `secure` says that they are encrypted.
     `gateway_mode` and `gateway_mode6` are a bridge's, as Docker has them: "nat", "routed", "isolated" and so on.
-    `host_access` False: its containers reach no service of the host.
+    `host_access` False: its containers reach no service of the host. `host_ipv4`, `host_ipv6`: the source that their
+    connections outwards get; "" is an address of the interface they leave by.
     """
 
     id: str
@@ -53,6 +54,8 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     host_binding: str = ""
     inhibit_ipv4: bool = False
     host_access: bool = True
+    host_ipv4: str = ""
+    host_ipv6: str = ""
 
 
 class EndpointSpec(msgspec.Struct, frozen=True):

@@ -162,8 +162,8 @@ def write_table(
     _entrance_rules(batch, table, loopback6)
     _forward_rules(batch, table, ordered)
     for network in ordered:
-        _postrouting_rules(batch, table, network, _IPV4, network.subnet, network.gateway_mode)
-        _postrouting_rules(batch, table, network, _IPV6, network.subnet6, network.gateway_mode6)
+        for version in _VERSIONS:
+            _postrouting_rules(batch, table, network, version)
     add_ports(batch, table, elements)
 
 
@@ -303,10 +303,12 @@ def _comment(name: str) -> str:
     return name.encode()[:100].decode("utf-8", "ignore")
 
 
-def _postrouting_rules(
-    batch: Batch, table: str, network: NetworkSpec, version: _Version, subnet: str, mode: str
-) -> None:
+def _postrouting_rules(batch: Batch, table: str, network: NetworkSpec, version: _Version) -> None:
     """Sources that must become the host's, so that the answers come back through us."""
+    if version is _IPV4:
+        subnet, mode, own = network.subnet, network.gateway_mode, network.host_ipv4
+    else:
+        subnet, mode, own = network.subnet6, network.gateway_mode6, network.host_ipv6
     if not subnet:
         return
     outwards = ex.output_is(network.bridge) + ex.family_is(version.family)
@@ -316,4 +318,5 @@ def _postrouting_rules(
     batch.add_rule(table, "postrouting", outwards, source, ex.status_has(ex.IPS_DST_NAT), ex.masquerade())
     if network.masquerade and not network.internal and mode != "routed":
         leaving = ex.output_is_not(network.bridge) + ex.family_is(version.family)
-        batch.add_rule(table, "postrouting", leaving, source, ex.masquerade())
+        become = ex.source_nat(version.family, ip_address(own).packed) if own else ex.masquerade()
+        batch.add_rule(table, "postrouting", leaving, source, become)

@@ -177,6 +177,16 @@ def test_where_only_ipv6_input_is_filtered_only_ipv6_ports_go_through_the_relay(
     assert world.outside.ask_tcp(world.ADDRESS6, 8080) == f"web {world.OUTSIDE6} hello"
 
 
+def test_the_source_of_connections_outwards_can_be_chosen_in_both_families(world):
+    world.engine.configure("uplink", "192.0.2.77/24", "2001:db8::77/64")
+    network = world.network(families="46", host_ipv4="192.0.2.77", host_ipv6="2001:db8::77")
+    container = world.container(network)
+    world.outside.serve_tcp(80, "web", "::", v6only=True)
+    world.outside.serve_tcp(80, "web")
+    assert container.ask_tcp(world.OUTSIDE6, 80) == "web 2001:db8::77 hello"
+    assert container.ask_tcp(world.OUTSIDE, 80) == "web 192.0.2.77 hello"
+
+
 def test_a_foreign_forward_policy_of_ip6tables_lets_our_bridges_pass(world):
     world.engine.command("ip6tables-nft", "-P", "FORWARD", "DROP")
     container = world.container(world.network(families="46"))

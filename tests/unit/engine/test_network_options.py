@@ -44,6 +44,12 @@ def test_options_of_a_bridge_are_what_docker_takes_them_for() -> None:
     assert bridge("container_iface_prefix", "lan").interface_prefix == "lan"
     assert bridge("bridge__host_binding_ipv4", "127.0.0.1").host_binding == "127.0.0.1"
     assert bridge("bridge__host_binding_ipv4", "0.0.0.0").host_binding == ""
+    assert bridge("host_ipv4", "192.0.2.7").host_ipv4 == "192.0.2.7"
+    assert bridge("host_ipv6", "2001:DB8::7").host_ipv6 == "2001:db8::7"
+    with pytest.raises(
+        Invalid, match=r"^failed to parse com\.docker\.network\.host_ipv6 value: x \(nil ip\)$"
+    ):
+        bridge("host_ipv6", "x")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ MACVLAN_MODE = "macvlan_mode"
 IPVLAN_MODE = "ipvlan_mode"
 IPVLAN_FLAG = "ipvlan_flag"
 
+_HOST_ADDRESS = "com.docker.network.host_ipv"
 _GATEWAY_MODE = "com.docker.network.bridge.gateway_mode_ipv"
 _GATEWAY_MODES = ("nat", "nat-unprotected", "routed", "isolated")
 _PREFIX = re.compile(r"[A-Za-z0-9_.@-]{1,11}")
@@ -61,6 +62,8 @@ def _bridge(spec: NetworkSpec, body: NetworkCreate, settings: Settings) -> Netwo
         host_binding=_binding(body.options.get(HOST_BINDING)),
         gateway_mode=gateway_mode(body, 4),
         gateway_mode6=gateway_mode(body, 6),
+        host_ipv4=_host_address(body, 4),
+        host_ipv6=_host_address(body, 6),
     )
 
 
@@ -161,6 +164,21 @@ def _binding(text: str | None) -> str:
     except ValueError:
         raise Invalid(f"failed to parse {HOST_BINDING} value: {text} (nil ip)") from None
     return "" if address.is_unspecified else str(address)
+
+
+def _host_address(body: NetworkCreate, version: int) -> str:
+    """What connections outwards come from."""
+    name = f"{_HOST_ADDRESS}{version}"
+    text = body.options.get(name)
+    if text is None:
+        return ""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise Invalid(f"failed to parse {name} value: {text} (nil ip)") from None
+    if address.version != version:
+        raise Invalid(f"failed to parse {name} value: {text} (it is not an IPv{version} address)")
+    return str(address)
 
 
 def _prefix(text: str) -> str:
