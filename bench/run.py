@@ -22,6 +22,7 @@ import names
 import networks
 import ports
 import report
+import volumes
 from engines import VOLATILE, Contestant, start_docker, start_podman, start_registry, start_sampan
 from report import Result
 
@@ -207,6 +208,7 @@ def compare_all(given: Path | None, quick: bool, only: str | None) -> int:
             known = versions(contestants)
             results = run_all(contestants, chosen)
             results += builds.run_all(contestants, STATE / "builds", small, 3 if quick else 5, only)
+            results += volumes.run_all(contestants, STATE, 3 if quick else 5, only)
         if only is None:
             results += forty(starters, who, prepare, 1 if quick else 3)
     finally:

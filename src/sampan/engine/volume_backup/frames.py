@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 from typing import Any, Final
 
 import zstandard
 
 LEVEL: Final = 3
 _GATHER: Final = 256 << 10
+_WAITING: Final = 16
+"""Pieces of about 1 MiB that wait for the compressor: reading and hashing go on while it is busy."""
 
 
 def _processors() -> int:
@@ -17,7 +22,11 @@ def _processors() -> int:
 
 
 class Frames:
-    """Plain bytes in, compressed ones out to `out`, on all processors. `offset` counts compressed bytes."""
+    """Plain bytes in, compressed ones out to `out` (in a thread of this object's), on all processors.
+
+    A context manager; `cut` before its end, or what is not out yet is dropped. Errors of `out` are raised by the calls
+    that follow. `offset` counts compressed bytes, and is true after `cut`.
+    """
 
     def __init__(self, out: Callable[[bytes], object]) -> None:
         self._out = out
@@ -25,7 +34,17 @@ class Frames:
         self._frame: Any = None
         self._pieces: list[bytes] = []
         self._pending = 0
+        self._thread = ThreadPoolExecutor(1, "compress")
+        self._work: deque[Future[None]] = deque()
         self.offset = 0
+
+    def __enter__(self) -> Frames:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
 
     def write(self, piece: bytes) -> None:
         """Small pieces are gathered."""
@@ -34,20 +53,12 @@ class Frames:
         if self._pending >= _GATHER:
             self._flush()
 
-    def write_view(self, piece: memoryview) -> None:
-        """`piece` may change when this returns."""
-        if len(piece) < _GATHER:
-            self.write(bytes(piece))
-            return
-        self._flush()
-        self._compress(piece)
-
     def cut(self) -> None:
         """End the frame; the next byte begins another one."""
         self._flush()
-        if self._frame is not None:
-            self._emit(self._frame.flush())
-            self._frame = None
+        self._work.append(self._thread.submit(self._end))
+        while self._work:
+            self._work.popleft().result()
 
     def raw(self, data: bytes) -> None:
         """Bytes that are a frame already."""
@@ -55,16 +66,24 @@ class Frames:
         self._emit(data)
 
     def _flush(self) -> None:
-        if self._pieces:
-            data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-            self._pieces.clear()
-            self._pending = 0
-            self._compress(data)
+        if not self._pieces:
+            return
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._pending = 0
+        if len(self._work) >= _WAITING:
+            self._work.popleft().result()
+        self._work.append(self._thread.submit(self._compress, data))
 
-    def _compress(self, data: bytes | memoryview) -> None:
+    def _compress(self, data: bytes) -> None:
         if self._frame is None:
             self._frame = self._compressor.compressobj()
         self._emit(self._frame.compress(data))
+
+    def _end(self) -> None:
+        if self._frame is not None:
+            self._emit(self._frame.flush())
+            self._frame = None
 
     def _emit(self, data: bytes) -> None:
         if data:

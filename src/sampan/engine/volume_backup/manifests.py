@@ -103,11 +103,11 @@ def _entry(found: Found, links: dict[tuple[int, int], bytes], contents: Contents
 
 def write_manifest(entries: Iterable[Entry], out: Callable[[bytes], object]) -> str:
     """Compressed, to `out`; the id of the backup that it would be the manifest of."""
-    frames = Frames(out)
     hashed = hashlib.sha256()
-    for entry in entries:
-        line = encode_line(entry)
-        hashed.update(line)
-        frames.write(line)
-    frames.cut()
+    with Frames(out) as frames:
+        for entry in entries:
+            line = encode_line(entry)
+            hashed.update(line)
+            frames.write(line)
+        frames.cut()
     return hashed.hexdigest()

@@ -226,12 +226,9 @@ def _fewer(pieces: list[tuple[int, int]]) -> Pieces:
 
 
 class Contents:
-    """Reads files' contents through one buffer, hashing them: SHA-256 of the bytes, with marks between the pieces of
-    a sparse file. Used by one thread."""
+    """Reads files' contents, hashing them: SHA-256 of the bytes, with marks between the pieces of a sparse file."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray(CHUNK)
-        self._view = memoryview(self._buffer)
         self.short = False
         """The last file was shorter than it had said: zeros stand for the rest."""
 
@@ -240,9 +237,9 @@ class Contents:
         descriptor: int,
         size: int,
         pieces: Pieces | None,
-        take: Callable[[memoryview], object] = lambda _piece: None,
+        take: Callable[[bytes], object] = lambda _piece: None,
     ) -> str:
-        """Hexadecimal; `take` gets the bytes as they are read, each piece only until it returns."""
+        """Hexadecimal; `take` gets the bytes as they are read."""
         hashed = hashlib.sha256()
         self.short = False
         for start, length in ((0, size),) if pieces is None else pieces:
@@ -250,14 +247,12 @@ class Contents:
                 hashed.update(piece_mark(start, length))
             position, end = start, start + length
             while position < end:
-                wanted = self._view[: min(CHUNK, end - position)]
-                count = os.preadv(descriptor, [wanted], position)
-                if not count:
+                wanted = min(CHUNK, end - position)
+                piece = os.pread(descriptor, wanted, position)
+                if not piece:
                     self.short = True
-                    count = len(wanted)
-                    wanted[:] = bytes(count)
-                piece = wanted[:count]
-                hashed.update(piece)
+                    piece = bytes(wanted)
                 take(piece)
-                position += count
+                hashed.update(piece)
+                position += len(piece)
         return hashed.hexdigest()

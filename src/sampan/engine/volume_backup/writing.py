@@ -90,17 +90,19 @@ def write_backup(
     progress: bytes of files that are done. changed: called when all is read, paths that changed meanwhile. directory:
     where temporary files go. manifest: gets the compressed manifest. Raises OSError, `Invalid`, what `target` raises.
     """
-    with spool(directory) as lines:
-        writer = _Writer(target, lines, base, progress)
+    with spool(directory) as lines, Frames(target.write) as frames:
+        writer = _Writer(target, frames, lines, base, progress)
         writer.member(HEAD_NAME, msgspec.json.encode(head))
         writer.tree(root)
         return writer.finish(head, changed(), manifest)
 
 
 class _Writer:
-    def __init__(self, target: Target, lines: BinaryIO, base: Base | None, progress: Progress) -> None:
+    def __init__(
+        self, target: Target, frames: Frames, lines: BinaryIO, base: Base | None, progress: Progress
+    ) -> None:
         self._target = target
-        self._frames = Frames(target.write)
+        self._frames = frames
         self._lines = lines
         self._lines_size = 0
         self._hash = hashlib.sha256()
@@ -229,9 +231,9 @@ class _Writer:
         before = self._size
         done = 0
 
-        def take(piece: memoryview) -> None:
+        def take(piece: bytes) -> None:
             nonlocal done
-            self._frames.write_view(piece)
+            self._frames.write(piece)
             done += len(piece)
             self._progress(before + done)
 
@@ -285,10 +287,10 @@ class _Writer:
         frames.cut()
         start = frames.offset
         self._lines.seek(0)
-        compressed = Frames(lambda data: self._both(data, manifest))
-        while data := self._lines.read(_COPIED):
-            compressed.write(data)
-        compressed.cut()
+        with Frames(lambda data: self._both(data, manifest)) as compressed:
+            while data := self._lines.read(_COPIED):
+                compressed.write(data)
+            compressed.cut()
         length = frames.offset - start
         frames.write(bytes(-size % tf.BLOCK))
         summary = Summary(
