@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Coroutine
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -344,6 +345,36 @@ def test_a_volume_that_is_a_mount_is_mounted_by_its_first_user_and_unmounted_by_
         await again.mount("data", "c")
         await Volumes(tmp_path, metadata, EventBus()).settle()
         assert calls == ["mount", "unmount", "mount", "unmount"]
+
+    run(test())
+
+
+def test_a_mount_that_nobody_waits_for_any_more_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    calls: list[str] = []
+
+    def mount(_wanted: LocalMount, _place: str) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        calls.append("mount")
+
+    monkeypatch.setattr("sampan.engine.volumes.local.mount_volume", mount)
+    monkeypatch.setattr("sampan.engine.volumes.local.unmount_all", lambda _place: calls.append("unmount"))
+    monkeypatch.setattr("sampan.engine.volumes.local.is_mounted", lambda _place: False)
+
+    async def test() -> None:
+        volumes = Volumes(tmp_path, FakeMetadata(), EventBus())
+        await volumes.create("slow", options={"type": "nfs", "device": "server:/x"})
+        mounting = asyncio.ensure_future(volumes.mount("slow", "a"))
+        await asyncio.to_thread(begun.wait, 60)
+        mounting.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await mounting
+        assert calls == ["mount", "unmount"]
+        await volumes.remove("slow")
 
     run(test())
 

@@ -23,6 +23,8 @@ def with_id_maps(parts: Parts, record: ContainerRecord) -> ContainerRecord:
     """
     if not any(point.id_map for point in record.mounts):
         return record
+    if record.host.runtime not in ("", "sampan"):
+        raise Unsupported(f"the runtime {record.host.runtime} is not asked to map the ids of mounts")
     if record.remaps and parts.settings.id_maps is not None:
         if any(point.id_map not in ("", BY_OWNER) for point in record.mounts):
             raise Unsupported(

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ from sampan.engine.mounts import check_volume_name
 from sampan.engine.record_store import Store
 from sampan.engine.volumes.drivers import Drivers, VolumeDriver
 from sampan.engine.volumes.local import DATA, LocalDriver
+from sampan.engine.volumes.mounting import Mounting, to_its_end
 from sampan.engine.volumes.sizes import directory_size
 from sampan.engine.volumes.views import (
     LIST_FILTERS,
@@ -57,8 +58,7 @@ class Volumes:
         self.busy: Callable[[str], Sequence[str]] = lambda _name: ()
         """Which containers (names) that use a volume run, or are about to."""
         self._holds: list[set[str]] = []
-        self._mounted: dict[str, set[str]] = {}
-        """Who has a volume mounted, of those that need it: ids of running containers, and of whoever `opened` it."""
+        self._mounting = Mounting(self._drivers)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._records = {
             key: msgspec.json.decode(body, type=VolumeRecord) for key, body in metadata.items(Table.VOLUMES)
@@ -166,7 +166,7 @@ class Volumes:
                 yield staged / DATA
                 # The time at which it appears.
                 record = finish(replace(record, created=now()))
-                await _to_its_end(asyncio.to_thread(self._publish, staged, record))
+                await to_its_end(asyncio.to_thread(self._publish, staged, record))
             except BaseException:
                 await asyncio.to_thread(self._local.discard, staged)
                 raise
@@ -201,7 +201,7 @@ class Volumes:
             staged = await asyncio.to_thread(self._local.stage, record)
             try:
                 yield staged / DATA
-                await _to_its_end(asyncio.to_thread(_flush, staged))
+                await to_its_end(asyncio.to_thread(_flush, staged))
                 async with self._changing(name):
                     # On the loop: no container begins to use it between the look and the exchange.
                     self._check_idle(name)
@@ -233,7 +233,7 @@ class Volumes:
                 raise Conflict(f"rename {name}: a volume with the name {new} exists already")
             if record.driver != self._local.name:
                 raise Unsupported(f"rename {name}: the driver {record.driver} knows the volume by its name")
-            if self._mounted.get(name) or any(name in held for held in self._holds):
+            if self._mounting.is_used(name) or any(name in held for held in self._holds):
                 raise Conflict(f"rename {name}: volume is in use")
             self._check_idle(name)
             self._local.check_free(new)
@@ -292,39 +292,26 @@ class Volumes:
     async def mount(self, name: str, user: str) -> Path:
         """The directory with its data, which is there until `user` (an id) lets go of it. Raises `NotFound`, …"""
         async with self._changing(name):
-            record = self.get(name)
-            driver = self._drivers.of(record)
-            if not driver.needs_mount(record):
-                return driver.path(record)
-            path = await asyncio.to_thread(driver.mount, record, user)
-            self._mounted.setdefault(name, set()).add(user)
-            return path
+            return await self._mounting.mount(self.get(name), user)
 
     async def unmount(self, name: str, user: str) -> None:
         """Nothing happens when `user` has not got it mounted."""
         async with self._changing(name):
-            users = self._mounted.get(name, set())
-            if user not in users:
-                return
-            record = self.get(name)
-            try:
-                await asyncio.to_thread(self._drivers.of(record).unmount, record, user, last=len(users) == 1)
-            finally:
-                users.discard(user)
-                if not users:
-                    self._mounted.pop(name, None)
+            record = self._records.get(name)
+            if record is not None:
+                await self._mounting.unmount(record, user)
 
     def adopt(self, name: str, user: str) -> None:
         """At the engine's start: `user` has it mounted since an earlier engine's time."""
         record = self._records.get(name)
-        if record is not None and self._drivers.of(record).needs_mount(record):
-            self._mounted.setdefault(name, set()).add(user)
+        if record is not None:
+            self._mounting.adopt(record, user)
 
     async def settle(self) -> None:
         """At the engine's start, when all users are known: what nobody uses is not mounted."""
         for record in tuple(self._records.values()):
             async with self._changing(record.name):
-                if record.driver != self._local.name or self._mounted.get(record.name):
+                if record.driver != self._local.name or self._mounting.is_used(record.name):
                     continue
                 try:
                     await asyncio.to_thread(self._local.unmount, record, "", last=True)
@@ -344,7 +331,7 @@ class Volumes:
         return (
             any(user not in without for user in self.users(name))
             or any(name in held for held in self._holds)
-            or bool(self._mounted.get(name))
+            or self._mounting.is_used(name)
         )
 
     # Looking
@@ -528,13 +515,3 @@ def _flush(staged: Path) -> None:
         syncfs(directory, str(staged))
     finally:
         os.close(directory)
-
-
-async def _to_its_end(work: Awaitable[None]) -> None:
-    """A thread goes on when its awaiter is cancelled: what comes after it must wait for it all the same."""
-    running = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
