@@ -121,16 +121,7 @@ def _listening(pid: int, port: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _neighbour() -> Iterator[Callable[[Callable[[], float]], float]]:
     """Another host on a link of its own; what is given does its work there."""
-    name = "smpbench-next"
-    for arguments in (
-        ("netns", "add", name),
-        ("link", "add", "smpbench-link", "type", "veth", "peer", "name", "eth0", "netns", name),
-        ("address", "add", f"{_HOST}/30", "dev", "smpbench-link"),
-        ("link", "set", "smpbench-link", "up"),
-        ("-n", name, "address", "add", f"{_NEIGHBOUR}/30", "dev", "eth0"),
-        ("-n", name, "link", "set", "eth0", "up"),
-    ):
-        subprocess.run(["ip", *arguments], check=True)
+    name, link = "smpbench-next", "smpbench-link"
 
     def there(work: Callable[[], float]) -> float:
         def inside() -> float:
@@ -140,10 +131,21 @@ def _neighbour() -> Iterator[Callable[[Callable[[], float]], float]]:
 
         return _in_thread(inside)
 
+    _ip("netns", "add", name)
     try:
+        _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
+        _ip("address", "add", f"{_HOST}/30", "dev", link)
+        _ip("link", "set", link, "up")
+        _ip("-n", name, "address", "add", f"{_NEIGHBOUR}/30", "dev", "eth0")
+        _ip("-n", name, "link", "set", "eth0", "up")
         yield there
+        _ip("link", "delete", link)  # with its namespace it would go some time later
     finally:
-        subprocess.run(["ip", "netns", "delete", name], check=True)
+        _ip("netns", "delete", name)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
 
 
 def _in_thread(work: Callable[[], T]) -> T:
