@@ -27,15 +27,21 @@ class Database:
     def __init__(self, sampan: Any, wait_until: Callable[..., None]) -> None:
         self.sampan = sampan
         self._wait_until = wait_until
-        port = _free_port()
         flags = ("-v", f"data:{postgres.DATA}")
         sampan.ok("run", "--rm", *flags, "postgres", "sh", "-c", postgres.INIT)
-        publish = ("-p", f"127.0.0.1:{port}:{postgres.PORT}")
-        sampan.ok("run", "-d", "--name", "db", *flags, *publish, "postgres", *postgres.SERVE)
-        self.server = postgres.Server("127.0.0.1", port)
-        self.server.wait()
+        self.server = self.serve("db", "data")
         self.server.query(postgres.SCHEMA)
         self.writers = postgres.Writers(self.server, WRITERS)
+
+    def serve(self, container: str, volume: str) -> postgres.Server:
+        """A server on a volume, recovered and ready."""
+        port = _free_port()
+        options = ("--name", container, "-v", f"{volume}:{postgres.DATA}")
+        publish = ("-p", f"127.0.0.1:{port}:{postgres.PORT}")
+        self.sampan.ok("run", "-d", *options, *publish, "postgres", *postgres.SERVE)
+        server = postgres.Server("127.0.0.1", port)
+        server.wait()
+        return server
 
     @property
     def pid(self) -> int:
@@ -58,12 +64,13 @@ class Database:
         found: str = self.sampan.ok("inspect", "-f", "{{.State.Status}}", "db")
         return found
 
-    def check(self, committed: set[postgres.Row]) -> None:
+    def check(self, committed: set[postgres.Row], server: postgres.Server | None = None) -> None:
         """All of `committed` is there, nothing that nobody has sent, and no transaction by half."""
-        rows = self.server.rows()
+        server = server or self.server
+        rows = server.rows()
         assert committed - rows == set()
         assert rows - self.writers.sent == set()
-        assert self.server.disagreements() == []
+        assert server.disagreements() == []
 
 
 def _free_port() -> int:
@@ -134,3 +141,32 @@ def test_no_committed_row_is_missing_after_kill_9_of_container_engine_and_both(d
     database.sampan.ok("stop", "-t", "30", "db")
     assert len(database.writers.committed) > 50 * KILLS
     database.sampan.ok("run", "--rm", "-v", f"data:{postgres.DATA}", "postgres", "pg_checksums", "--check")
+
+
+def test_backups_under_load_restore_to_a_state_that_postgresql_accepts(
+    database: Database, tmp_path: Path
+) -> None:
+    """All that was committed before is in them: a paused server is to a backup what a power failure is to a disk."""
+    sampan = database.sampan
+    files = [str(tmp_path / name) for name in ("full", "increment")]
+    committed = []
+    for number, file in enumerate(files):
+        database.writers.wait_for_more(200)
+        committed.append(database.writers.snapshot())
+        base = ("--base", files[number - 1]) if number else ()
+        sampan.ok("volume", "backup", "--pause", *base, "data", file)
+    database.writers.wait_for_more(50)
+    committed.append(database.writers.snapshot())
+    snapshot = sampan.ok("volume", "snapshot", "--pause", "data")
+    database.writers.wait_for_more(50)
+    for name, before, source in (
+        ("full", committed[0], (files[0],)),
+        ("increment", committed[1], (files[1], "--base", files[0])),
+        ("snapshot", committed[2], (snapshot,)),
+    ):
+        sampan.ok("volume", "restore", name, *source)
+        server = database.serve(f"db-{name}", name)
+        database.check(before, server)
+        sampan.ok("stop", "-t", "30", f"db-{name}")
+        sampan.ok("run", "--rm", "-v", f"{name}:{postgres.DATA}", "postgres", "pg_checksums", "--check")
+    sampan.ok("volume", "snapshot", "rm", snapshot)
