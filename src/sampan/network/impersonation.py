@@ -25,7 +25,10 @@ def endpoint_claim(endpoint: EndpointSpec, port: str) -> Claim:
 
 
 def bridge_claim(network: NetworkSpec, mac: str) -> Claim:
-    return Claim("", mac, tuple(one for one in (network.gateway, network.gateway6) if one))
+    """A gateway that is not the bridge's own address may be a container: one that routes for the others."""
+    four = "" if network.inhibit_ipv4 or network.gateway_mode == "isolated" else network.gateway
+    six = "" if network.gateway_mode6 == "isolated" else network.gateway6
+    return Claim("", mac, tuple(one for one in (four, six) if one))
 
 
 class ImpersonationGuard:

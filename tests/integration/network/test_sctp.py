@@ -72,13 +72,47 @@ def test_an_sctp_port_is_another_one_than_the_tcp_port_of_its_number(world):
         world.publish(container, PortBinding(81, "sctp", "0.0.0.0", 8080))
 
 
-def test_behind_a_filter_an_sctp_port_is_refused_with_the_reason_where_the_kernel_has_no_sockets(relay_world):
+def has_sockets():
     try:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP).close()
     except OSError:
-        pass
-    else:
+        return False
+    return True
+
+
+def test_behind_a_filter_an_sctp_port_is_refused_with_the_reason_where_the_kernel_has_no_sockets(relay_world):
+    if has_sockets():
         pytest.skip("this kernel has SCTP sockets, so the relay can serve the port")
     container = relay_world.container(relay_world.network())
     with pytest.raises(Unsupported, match="SCTP"):
         relay_world.publish(container, PortBinding(80, "sctp", host_port=8080))
+
+
+def sctp_socket(place):
+    made = place.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP))
+    made.settimeout(20)
+    return made
+
+
+@pytest.mark.skipif(not has_sockets(), reason="this kernel has no SCTP sockets; `make vm` has one that does")
+@pytest.mark.parametrize("mode", ["world", "relay_world"])
+def test_whole_messages_go_through_an_sctp_port_and_nobody_else_gets_it(request, mode):
+    world = request.getfixturevalue(mode)
+    container = world.container(world.network())
+    with sctp_socket(container) as listener, sctp_socket(world.outside) as client:
+        listener.bind(("0.0.0.0", 80))
+        listener.listen(1)
+        world.publish(container, PortBinding(80, "sctp", "0.0.0.0", 8080))
+        with sctp_socket(world.engine) as other, pytest.raises(OSError, match="in use"):
+            other.bind(("0.0.0.0", 8080))
+        client.connect((world.ADDRESS, 8080))
+        server, _ = listener.accept()
+        with server:
+            server.settimeout(20)
+            for message in (b"one", b"two", b"x" * 20000):
+                client.send(message)
+                server.send(message[::-1])
+            assert [server.recv(65536) for _ in range(3)] == [b"one", b"two", b"x" * 20000]
+            assert [client.recv(65536) for _ in range(3)] == [b"eno", b"owt", b"x" * 20000]
+            client.close()
+            assert server.recv(1) == b""
