@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sampan.cli.create import checks, texts
+from sampan.cli.create import texts
 from sampan.cli.create.ports import parse_expose, parse_publish
 from sampan.client.codec import dumps, loads
 
@@ -205,7 +205,6 @@ def _volumes(specifications: list[str]) -> tuple[dict[str, Any], list[str]]:
     volumes: dict[str, Any] = {}
     binds = []
     for text in specifications:
-        checks.volume(text)
         source, colon, rest = text.partition(":")
         if not colon:
             volumes[text] = {}

@@ -219,17 +219,6 @@ def network(text: str) -> dict[str, Any]:
     return result
 
 
-def volume(text: str) -> None:
-    """One -v: only how many parts it has is looked at here. Raises `ValueError` in Docker's words."""
-    if not text:
-        raise ValueError("invalid empty volume spec")
-    parts = text.split(":")
-    if len(text) > 2 and not all(parts):
-        raise ValueError(f"invalid spec: {text}: empty section between colons")
-    if len(parts) > 3:
-        raise ValueError(f"invalid spec: {text}: too many colons")
-
-
 def mount(text: str) -> dict[str, Any]:
     """One --mount as the API's Mount."""
     if not text.strip():
