@@ -52,9 +52,34 @@ def test_options_of_a_bridge_are_what_docker_takes_them_for() -> None:
         bridge("host_ipv6", "x")
 
 
+OPTION = "com__docker__network__"
+
+
 @pytest.mark.parametrize(
     ("driver", "values", "words"),
     [
+        (
+            "bridge",
+            {f"{OPTION}bridge__enable_icc": "x"},
+            "failed to parse com.docker.network.bridge.enable_icc value: x "
+            '(strconv.ParseBool: parsing "x": invalid syntax)',
+        ),
+        (
+            "bridge",
+            {f"{OPTION}driver__mtu": "x"},
+            'failed to parse com.docker.network.driver.mtu value: x (strconv.Atoi: parsing "x": invalid syntax)',
+        ),
+        ("bridge", {f"{OPTION}driver__mtu": "-1"}, "invalid MTU number: -1"),
+        (
+            "bridge",
+            {f"{OPTION}bridge__host_binding_ipv4": "x"},
+            "failed to parse com.docker.network.bridge.host_binding_ipv4 value: x (nil ip)",
+        ),
+        (
+            "bridge",
+            {f"{OPTION}host_ipv4": "x"},
+            "failed to parse com.docker.network.host_ipv4 value: x (nil ip)",
+        ),
         (
             "macvlan",
             {"macvlan_mode": "x"},
