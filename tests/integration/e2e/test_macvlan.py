@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.root
 
 BUSYBOX = "busybox:latest"
-OUTSIDE = "10.199.7.1"
+OUTSIDE, OUTSIDE6 = "10.199.7.1", "fd00:7:7::1"
 
 
 def ip(*words: str, check: bool = True) -> str:
@@ -31,6 +31,7 @@ class Cable:
         ip("link", "add", self.name, "type", "veth", "peer", "name", "eth0", "netns", self.other)
         ip("link", "set", self.name, "up")
         ip("-n", self.other, "addr", "add", f"{OUTSIDE}/24", "dev", "eth0")
+        ip("-n", self.other, "addr", "add", f"{OUTSIDE6}/64", "dev", "eth0", "nodad")
         ip("-n", self.other, "link", "set", "eth0", "up")
         ip("-n", self.other, "link", "set", "lo", "up")
 
@@ -84,13 +85,16 @@ SUBNET = ("--subnet", "10.199.7.0/24", "--gateway", OUTSIDE, "--ip-range", "10.1
 def test_containers_are_on_the_link_of_the_parent_and_see_each_other_and_other_hosts(
     sampan: Any, cable: Cable
 ) -> None:
-    assert create(sampan, "link", *SUBNET, "-o", f"parent={cable.name}").returncode == 0
+    both = ("--ipv6", "--subnet", "fd00:7:7::/64", "--gateway", OUTSIDE6)
+    assert create(sampan, "link", *SUBNET, *both, "-o", f"parent={cable.name}").returncode == 0
     one = started(sampan, "one", "--network", "link")
     two = started(
         sampan, "two", "--network", "link", "--ip", "10.199.7.9", "--mac-address", "02:00:00:00:07:09"
     )
     assert (one, two) == ("10.199.7.64", "10.199.7.9")
     assert reaches(sampan, "one", two) and reaches(sampan, "one", OUTSIDE) and cable.pings(two)
+    assert reaches(sampan, "one", OUTSIDE6) and cable.pings("fd00:7:7::2")
+    assert f"default via {OUTSIDE6} dev eth0" in sampan.ok("exec", "one", "ip", "-6", "route")
     assert reaches(sampan, "one", "two"), "names are known here too"
     assert "02:00:00:00:07:09" in ip("-n", cable.other, "neigh", "show", two)
     routes = [line.strip() for line in sampan.ok("exec", "one", "ip", "route").splitlines()]

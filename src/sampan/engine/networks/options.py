@@ -125,6 +125,11 @@ _SPECIFIC: Mapping[str, Callable[[NetworkSpec, NetworkCreate, Settings], Network
 DRIVERS = (*_SPECIFIC, "overlay")
 
 
+def is_without_gateway(body: NetworkCreate) -> bool:
+    """Nobody has the gateway's address in a network that leads nowhere, unless it is a bridge's own."""
+    return body.driver in ("macvlan", "ipvlan") and (body.internal or not body.options.get(PARENT))
+
+
 def check_parent(body: NetworkCreate, others: Iterable[NetworkSpec]) -> None:
     """Whether the new network's parent can be shared with those that stand on it. Raises `Conflict` as Docker does."""
     parent = body.options.get(PARENT)

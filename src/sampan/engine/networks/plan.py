@@ -96,7 +96,7 @@ def plan(body: NetworkCreate, book: AddressBook, settings: Settings, in_use: Sub
             ip_range6=six.ip_range,
         )
         spec = options.specific(general, body, settings)
-        if spec.subnet6 and spec.mtu < _LEAST_MTU6:
+        if spec.subnet6 and 0 < spec.mtu < _LEAST_MTU6:
             raise Invalid(f"invalid MTU {spec.mtu}: a network with IPv6 needs at least {_LEAST_MTU6}")
         book.open(spec)
     except BaseException:
@@ -128,7 +128,7 @@ def _family(
     asked = ipam.wanted(body.ipam.config or (), version, several=body.driver not in ("", "bridge"))
     subnet = book.take_subnet(asked.subnet, () if asked.subnet is not None else in_use(), version)
     taken.append(subnet)
-    isolated = options.gateway_mode(body, version) == "isolated"
+    isolated = options.gateway_mode(body, version) == "isolated" or options.is_without_gateway(body)
     return _Family(subnet, ipam.choose_gateway(subnet, asked, isolated=isolated), asked)
 
 
