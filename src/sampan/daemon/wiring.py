@@ -247,6 +247,7 @@ async def assemble(settings: Settings) -> Assembled:
         counts,
         layer_kind=layer_kind(),
         security_options=announced(settings, facts),
+        cluster=lambda: networks.cluster.facts() if networks.cluster is not None else None,
     )
     backups = _volume_backups(settings, stores, volumes, containers, images, events)
     engine = Engine(

@@ -29,6 +29,14 @@ class Counts:
     images: int
 
 
+@dataclass(frozen=True, slots=True)
+class ClusterFacts:
+    """What `info` says of the cluster that the engine is in, with Docker's members of the time when it had them."""
+
+    json: Json
+    warnings: Sequence[str]
+
+
 class System:
     def __init__(
         self,
@@ -39,6 +47,7 @@ class System:
         *,
         layer_kind: str,
         security_options: Sequence[str] = (),
+        cluster: Callable[[], ClusterFacts | None] = lambda: None,
     ) -> None:
         """`counts` is asked at every `info`; `layer_kind` is "erofs" or "dir"; `security_options` are `info`'s."""
         self._security_options = tuple(security_options)
@@ -47,6 +56,7 @@ class System:
         self._cgroups = cgroups
         self._counts = counts
         self._layer_kind = layer_kind
+        self._cluster = cluster
 
     def version(self) -> Json:
         details = {"KernelVersion": platform.release(), "Os": "linux", "Arch": architecture()}
@@ -65,7 +75,10 @@ class System:
         memory = memory_total()
         release = os_release(Path("/etc/os-release"))
         features = detect_features(self._cgroups)
+        cluster = self._cluster()
+        warnings = missing_limits(features, version_2=self._cgroups.layout == "v2")
         return {
+            **({} if cluster is None else cluster.json),
             "ID": self._id,
             "Containers": counts.running + counts.paused + counts.stopped,
             "ContainersRunning": counts.running,
@@ -76,7 +89,7 @@ class System:
             "DriverStatus": [["Layers", self._layer_kind], ["Backing Filesystem", "extfs"]],
             "Plugins": {
                 "Volume": ["local"],
-                "Network": ["bridge", "host", "null"],
+                "Network": ["bridge", "host", "ipvlan", "macvlan", "null", "overlay"],
                 "Authorization": None,
                 "Log": list(DRIVERS),
             },
@@ -118,7 +131,7 @@ class System:
             "LiveRestoreEnabled": True,
             "InitBinary": "sampan",
             "SecurityOptions": list(self._security_options),
-            "Warnings": missing_limits(features, version_2=self._cgroups.layout == "v2") or None,
+            "Warnings": [*warnings, *(cluster.warnings if cluster is not None else ())] or None,
         }
 
     def _registries(self) -> Json:

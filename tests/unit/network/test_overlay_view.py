@@ -74,10 +74,12 @@ def test_a_name_counts_only_with_the_address_that_is_its_containers() -> None:
     assert [endpoint_id for endpoint_id, _ in view.remote_endpoints(NET, A)] == ["e" * 64]
 
 
-def test_what_a_host_keeps_for_later_is_not_forwarded() -> None:
-    view = view_of(**{KEYS.address(NET, "10.1.0.7"): Claim(B, "192.0.2.2")})
-    assert view.claim_of(NET, "10.1.0.7") == Claim(B, "192.0.2.2")
-    assert len(view.forwards(NET, A, "192.0.2.1")) == 1
+def test_what_a_host_keeps_for_later_is_forwarded_already_where_its_station_address_is_known() -> None:
+    kept = Claim(B, "192.0.2.2", "02:42:0a:01:00:07")
+    view = view_of(
+        **{KEYS.address(NET, "10.1.0.7"): kept, KEYS.address(NET, "10.1.0.8"): Claim(B, "192.0.2.2")}
+    )
+    assert [one.address for one in view.forwards(NET, A, "192.0.2.1").values()] == ["10.1.0.5", "10.1.0.7"]
 
 
 def test_a_station_address_that_is_ours_is_not_given_to_another_host() -> None:

@@ -77,6 +77,10 @@ def _server_lines(info: dict[str, Any]) -> list[str]:
         if values or name != "Authorization":
             lines.append(f"  {name}: {' '.join(values)}".rstrip())
     lines.append(f" Swarm: {(info.get('Swarm') or {}).get('LocalNodeState') or 'inactive'}")
+    lines += _given(info, (("Cluster Store", "ClusterStore"), ("Cluster Advertise", "ClusterAdvertise")))
+    cluster = info.get("ClusterState") or {}
+    if cluster:
+        lines.append(f" Cluster State: {cluster.get('State', '')} ({cluster.get('Hosts', 0)} hosts)")
     lines += _runtime_lines(info)
     lines += _host_lines(info)
     lines += _registry_lines(info)

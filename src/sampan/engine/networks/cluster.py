@@ -15,6 +15,7 @@ from ipaddress import IPv4Network
 
 from sampan.engine.model import ContainerRecord, NetworkRecord
 from sampan.engine.networks.overlay import check_encryption, network_of, overlapping, record_of
+from sampan.engine.system import ClusterFacts
 from sampan.errors import Conflict, NotFound, SampanError
 from sampan.network.host import NetworkHost
 from sampan.network.model import EndpointSpec, Forward, NetworkSpec
@@ -255,7 +256,7 @@ class Cluster:
     def peers(self, network_id: str) -> list[dict[str, str]]:
         """As Docker shows them: the hosts with containers in the network."""
         view = self.control.view
-        ids = {claim.host for claim in view.claims.get(network_id, {}).values() if claim.mac}
+        ids = {claim.host for claim in view.claims.get(network_id, {}).values() if claim.endpoint}
         hosts = sorted((view.hosts[one] for one in ids if one in view.hosts), key=lambda host: host.address)
         return [{"Name": host.name, "IP": host.address} for host in hosts]
 
@@ -289,15 +290,18 @@ class Cluster:
             "RejectedEntries": len(view.rejected),
         }
 
-    def warnings(self) -> list[str]:
-        status = self.control.status
-        if status.connected:
-            return []
-        seconds = int(time.time() - status.since)
-        return [
-            f"WARNING: the cluster store {self.control.store.name} does not answer since {seconds} s: {status.error}; "
-            "overlay networks go on with what was known"
-        ]
+    def facts(self) -> ClusterFacts:
+        """For `info`."""
+        status, name = self.control.status, self.control.store.name
+        warnings = []
+        if not status.connected:
+            seconds = int(time.time() - status.since)
+            warnings.append(
+                f"WARNING: the cluster store {name} has not answered for {seconds} s: {status.error}; "
+                "overlay networks go on with what was known"
+            )
+        advertised = {"ClusterStore": name, "ClusterAdvertise": self.advertised}
+        return ClusterFacts({**advertised, "ClusterState": self.state()}, warnings)
 
 
 def _plain(address: str) -> str:

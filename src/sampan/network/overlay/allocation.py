@@ -86,7 +86,7 @@ async def remove_network(control: Control, network: Network) -> None:
         users = [
             f'name:"{_user(view, network.id, claim)}" id:"{claim.endpoint[:12]}"'
             for claim in view.claims.get(network.id, {}).values()
-            if claim.mac and claim.host != control.own.host.id
+            if claim.endpoint and claim.host != control.own.host.id
         ]
         if users:
             raise Denied(
@@ -184,7 +184,7 @@ def _held(control: Control, network: Network, address: str) -> bool:
 async def _claim(control: Control, network: Network, address: str) -> bool:
     """False when somebody else has it."""
     own, key = control.own, control.keys.address(network.id, address)
-    body = msgspec.json.encode(Claim(own.host.id, own.host.address))
+    body = msgspec.json.encode(own.kept_claim(address))
     there = Condition(Kind.PRESENT, control.keys.network(network.id))
     operations: list[Operation] = [Put(key, body, control.long_lease)]
     place = (network.id, address)

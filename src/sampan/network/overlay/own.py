@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 
+from sampan.network.model import derived_mac
 from sampan.network.overlay.schema import Claim, Endpoint, Host, Keys, Network
 from sampan.network.overlay.store import Condition, Delete, Entry, Kind, Operation, Put
 from sampan.network.overlay.view import View
@@ -49,7 +50,11 @@ class Own:
 
     def claim(self, network: str, address: str) -> None:
         """The address is ours now, for nobody yet."""
-        self.claims.setdefault((network, address), Claim(self.host.id, self.host.address))
+        self.claims.setdefault((network, address), self.kept_claim(address))
+
+    def kept_claim(self, address: str) -> Claim:
+        """Of an address that no container has yet; others know already which station address it will have."""
+        return Claim(self.host.id, self.host.address, derived_mac(address))
 
     def free(self, network: str) -> list[str]:
         """Addresses that are ours and nobody's, lowest first."""

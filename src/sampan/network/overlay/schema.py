@@ -70,7 +70,7 @@ class Network(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """An address is this host's. `mac` "": it keeps the address for its next container."""
+    """An address is this host's. `endpoint` "": it keeps the address for its next container, which will have `mac`."""
 
     host: str
     at: str

@@ -41,7 +41,9 @@ class View:
         for key, entry in sorted(snapshot.entries.items(), key=lambda item: not self._is_network(item[0])):
             if before.get(key) != entry:
                 changes.append(Change(key, entry))
-        return self.apply(snapshot.revision, changes)
+        touched = self.apply(snapshot.revision, changes)
+        self.revision = snapshot.revision  # a store that lost its data begins anew
+        return touched
 
     def apply(self, revision: int, changes: Iterable[Change]) -> set[str]:
         """Returns the networks that something changed in; "" among them stands for hosts and the cluster itself."""
@@ -129,7 +131,10 @@ class View:
         return self.claims.get(network, {}).get(address)
 
     def forwards(self, network_id: str, own_host: str, own_address: str) -> dict[str, Forward]:
-        """By MAC: containers of other hosts in the network, and where they are."""
+        """By MAC: containers of other hosts in the network, and where they are.
+
+        Also of addresses that hosts keep: a container that starts while the store is gone is reached all the same.
+        """
         network = self.networks.get(network_id)
         if network is None:
             return {}
@@ -161,7 +166,7 @@ class View:
         """The addresses that VXLAN packets may come from: hosts that are there, and those that have containers."""
         found = {host.address for host in self.hosts.values() if host.id != own_host}
         for claims in self.claims.values():
-            found |= {claim.at for claim in claims.values() if claim.host != own_host and claim.mac}
+            found |= {claim.at for claim in claims.values() if claim.host != own_host and claim.endpoint}
         return frozenset(found)
 
 

@@ -162,7 +162,7 @@ class Lan:
 
 
 @contextmanager
-def lan() -> Iterator[Lan]:
+def joined() -> Iterator[Lan]:
     directory = Path(tempfile.mkdtemp(prefix="sampan-overlay-"))
     made = Lan(directory)
     try:
@@ -201,3 +201,67 @@ def until(check: Callable[[], object], what: str, seconds: float = DEADLINE) -> 
 def each(hosts: Sequence[Host], check: Callable[[Host], object], what: str) -> None:
     for host in hosts:
         until(lambda host=host: check(host), f"{what} on host {host.number}")
+
+
+def addresses(lan: Lan, name: str, network: str) -> list[str]:
+    """A container on every host, `<name><number>`, in the network: its address."""
+    return [host.run(f"{name}{host.number}", "--network", network) for host in lan.hosts]
+
+
+def have_network(lan: Lan, name: str, *options: str) -> None:
+    """An overlay network that all hosts have heard of."""
+    lan.hosts[0].sampan("network", "create", "-d", "overlay", *options, name)
+    each(
+        lan.hosts,
+        lambda host: name in host.sampan("network", "ls", "--format", "{{.Name}}"),
+        f"network {name}",
+    )
+
+
+def reaches(host: Host, name: str, target: str) -> None:
+    """In time the container does."""
+    until(lambda: host.pings(name, target), f"{name} reaches {target}")
+
+
+class Tools:
+    """What tests use of this file."""
+
+    until = staticmethod(until)
+    each = staticmethod(each)
+    addresses = staticmethod(addresses)
+    have_network = staticmethod(have_network)
+    reaches = staticmethod(reaches)
+    run = staticmethod(run)
+
+
+@pytest.fixture
+def tools() -> type[Tools]:
+    return Tools
+
+
+@pytest.fixture(scope="module")
+def etcd_cluster() -> Iterator[Lan]:
+    """Three hosts and etcd."""
+    with joined() as lan:
+        lan.etcd.start()
+        for _ in range(3):
+            lan.host().start(lan.etcd.url)
+        yield lan
+
+
+@pytest.fixture
+def cluster(etcd_cluster: Lan) -> Iterator[Lan]:
+    """What a test makes goes afterwards; no engine may have stumbled."""
+    sizes = [host.engine.log.stat().st_size for host in etcd_cluster.hosts if host.engine is not None]
+    yield etcd_cluster
+    etcd_cluster.clean()
+    for host, size in zip(etcd_cluster.hosts, sizes, strict=True):
+        assert host.engine is not None
+        assert b"Traceback" not in host.engine.log.read_bytes()[size:]
+
+
+@pytest.fixture
+def new_lan() -> Iterator[Lan]:
+    """A cable for hosts that a test starts by itself."""
+    with joined() as lan:
+        yield lan

@@ -1,0 +1,273 @@
+"""Three engines and etcd: containers on them find each other, whatever becomes of a host, an engine or etcd."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+SEND = "import socket, sys; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto({packet!r}, ({host!r}, 4789))"
+
+
+def test_containers_of_three_hosts_reach_each_other_by_name_and_address(cluster: Any, tools: Any) -> None:
+    tools.have_network(cluster, "backend", "--label", "tier=1")
+    found = tools.addresses(cluster, "web", "backend")
+    assert len(set(found)) == 3
+    for host in cluster.hosts:
+        me = f"web{host.number}"
+        for other, address in zip(cluster.hosts, found, strict=True):
+            tools.reaches(host, me, f"web{other.number}")
+            assert host.pings(me, address)
+            assert host.pings(me, f"web{other.number}.backend")
+            named = host.inside(me, "nslookup", address).stdout
+            assert f"web{other.number}.backend" in named
+        assert "mtu 1450" in host.inside(me, "ip", "link", "show", "eth0").stdout
+        # As much as fits: 1450 bytes less the headers of IP and ICMP.
+        target = found[host.number % 3]
+        assert host.inside(me, "ping", "-c", "1", "-w", "2", "-s", "1422", target).returncode == 0
+        shown = host.inspect("backend")
+        assert (
+            shown["Scope"] == "global" and shown["Driver"] == "overlay" and shown["Labels"] == {"tier": "1"}
+        )
+        assert sorted(one["IPv4Address"] for one in shown["Containers"].values()) == sorted(
+            f"{address}/24" for address in found
+        )
+        assert [one["IP"] for one in shown["Peers"]] == [one.address for one in cluster.hosts]
+        assert shown["Cluster"]["State"] == "connected"
+    ids = {host.sampan("network", "inspect", "-f", "{{.Id}}", "backend") for host in cluster.hosts}
+    assert len(ids) == 1
+    one, two, _ = cluster.hosts
+    assert "active endpoints" in one.refused("network", "rm", "backend")
+    # A shared name is everybody's who has it.
+    one.run("aa", "--network", "backend", "--network-alias", "service")
+    two.run("bb", "--network", "backend", "--network-alias", "service")
+    tools.until(
+        lambda: cluster.hosts[2].inside("web3", "nslookup", "service.").stdout.count("Address") == 3,
+        "both addresses of the shared name",
+    )
+    two.sampan("rename", "bb", "cc")
+    tools.until(lambda: one.pings("aa", "cc"), "the new name")
+    assert not one.pings("aa", "bb")
+
+
+def test_connecting_and_disconnecting_a_running_container_is_seen_by_the_other_hosts(
+    cluster: Any, tools: Any
+) -> None:
+    tools.have_network(cluster, "live", "--subnet", "10.66.0.0/24", "--internal")
+    one, two, _ = cluster.hosts
+    one.run("roaming")
+    two.run("still", "--network", "live", "--ip", "10.66.0.77")
+    one.sampan("network", "connect", "--alias", "guest", "live", "roaming")
+    tools.until(lambda: two.pings("still", "guest"), "the connected container is reached")
+    assert one.pings("roaming", "10.66.0.77")
+    assert "Address already in use" in one.refused(
+        "run", "--network", "live", "--ip", "10.66.0.77", "busybox:latest", "true"
+    )
+    one.sampan("network", "disconnect", "live", "roaming")
+    tools.until(lambda: not two.pings("still", "guest"), "the disconnected container is not")
+    two.sampan("rm", "-f", "still")
+    tools.until(
+        lambda: one.engine.cli("network", "rm", "live", check=False).returncode == 0, "the network goes"
+    )
+    tools.each(cluster.hosts, lambda host: "live" not in host.sampan("network", "ls"), "no network")
+    # Its devices go with it.
+    assert "vx-" not in two.ip("link") and "ov-" not in two.ip("link")
+
+
+def test_published_ports_and_the_way_outside_are_those_of_the_containers_own_host(
+    cluster: Any, tools: Any
+) -> None:
+    tools.have_network(cluster, "front")
+    _, two, _ = cluster.hosts
+    two.sampan("run", "-d", "--name", "www", "--network", "front", "-p", "8080:80", "busybox:latest",
+               "nc", "-ll", "-p", "80", "-e", "echo", "from two")  # fmt: skip
+    ask = [
+        "nsenter",
+        f"--net=/run/netns/{cluster.namespace}",
+        "busybox",
+        "nc",
+        "-w",
+        "2",
+        two.address,
+        "8080",
+    ]
+    tools.until(
+        lambda: subprocess.run(ask, capture_output=True, stdin=subprocess.DEVNULL).stdout == b"from two\n",
+        "the published port",
+    )
+    assert two.pings("www", cluster.address)
+
+
+def test_nobody_but_the_clusters_hosts_puts_frames_into_a_network_and_nothing_is_flooded(
+    cluster: Any, tools: Any
+) -> None:
+    tools.have_network(cluster, "quiet")
+    one, two, _ = cluster.hosts
+    address = one.run("target", "--network", "quiet")
+    two.run("other", "--network", "quiet")
+    tools.until(lambda: two.pings("other", address), "the hosts' own traffic")
+    shown = one.inspect("quiet")
+    device = f"vx-{shown['Id'][:12]}"
+    number = int(shown["Options"]["com.docker.network.driver.overlay.vxlanid_list"])
+
+    def figures(host: Any) -> tuple[int, int]:
+        found = json.loads(tools.run("ip", "-n", host.namespace, "-s", "-j", "link", "show", device))[0]
+        return found["stats64"]["rx"]["packets"], found["stats64"]["tx"]["packets"]
+
+    before = figures(one)
+    # VXLAN (RFC 7348): flag "there is a number", the number; inside it an Ethernet frame for everybody.
+    frame = b"\xff" * 6 + bytes.fromhex("02420a000099") + b"\x08\x06" + bytes(46)
+    packet = struct.pack("!II", 0x08000000, number << 8) + frame
+    send = [sys.executable, "-c", SEND.format(packet=packet, host=one.address)]
+    tools.run("nsenter", f"--net=/run/netns/{cluster.namespace}", *send)
+    tools.until(
+        lambda: "counter packets 1 " in one.command("nft", "list", "ruleset"), "the foreign packet is dropped"
+    )
+    assert figures(one)[0] == before[0]
+    tools.run(*two.prefix, *send)  # one of the cluster's hosts: it comes through
+    tools.until(lambda: figures(one)[0] == before[0] + 1, "the peer's packet comes through")
+    # Asking for an address that nobody has stays on this host, as do broadcasts.
+    sent = figures(one)[1]
+    assert not one.pings("target", address.rsplit(".", 1)[0] + ".200")
+    assert figures(one)[1] == sent
+
+
+def test_a_host_that_is_cut_off_goes_on_by_itself_and_is_there_again_when_it_is_back(
+    cluster: Any, tools: Any
+) -> None:
+    tools.have_network(cluster, "backend")
+    tools.addresses(cluster, "web", "backend")
+    one, _, three = cluster.hosts
+    three.run("local", "--network", "backend")
+    tools.until(lambda: one.pings("web1", "local"), "all are there")
+    three.cut_off()
+    try:
+        tools.until(lambda: "Name" in str(one.inside("web1", "nslookup", "web2").stdout), "the others' names")
+        tools.until(
+            lambda: one.inside("web1", "nslookup", "web3", check=False).returncode != 0,
+            "the lost host's name goes",
+        )
+        tools.until(lambda: three.inspect("backend")["Cluster"]["State"] == "unreachable", "it knows")
+        assert one.pings("web1", "web2")
+        # On the host itself nothing has changed, but that it can agree on nothing.
+        assert three.pings("local", "web3")
+        assert "does not answer" in three.refused("network", "create", "-d", "overlay", "more")
+        warnings = three.info()["Warnings"]
+        assert any("the cluster store" in one for one in warnings), warnings
+    finally:
+        three.cut_off(cut=False)
+    tools.until(lambda: three.inspect("backend")["Cluster"]["State"] == "connected", "it is back")
+    tools.until(lambda: one.pings("web1", "web3") and one.pings("web1", "local"), "its names are back")
+    assert three.pings("web3", "web1")
+
+
+def test_without_etcd_traffic_and_names_go_on_also_through_a_killed_engine(cluster: Any, tools: Any) -> None:
+    tools.have_network(cluster, "backend")
+    found = tools.addresses(cluster, "web", "backend")
+    one, two, three = cluster.hosts
+    tools.until(lambda: two.pings("web2", "web1") and one.pings("web1", "web2"), "all are there")
+    tools.until(lambda: _cached(two, found[0]) and _cached(two, found[1]), "the engine has noted it on disk")
+    cluster.etcd.kill()
+    try:
+        tools.each(
+            (one, two),
+            lambda host: host.inspect("backend")["Cluster"]["State"] == "unreachable",
+            "it is noticed",
+        )
+        assert one.pings("web1", "web3")
+        two.engine.kill()
+        assert one.pings("web1", found[1]) and three.pings("web3", found[1])
+        two.engine.start()
+        assert two.pings("web2", "web1") and one.pings("web1", "web2")
+        assert two.inspect("backend")["Cluster"]["State"] == "unreachable"
+        # An address that the host has kept is enough for a new container.
+        two.run("late", "--network", "backend")
+        assert two.pings("late", "web1")
+        assert "does not answer" in one.refused("network", "create", "-d", "overlay", "more")
+    finally:
+        cluster.etcd.start()
+    tools.each(
+        cluster.hosts,
+        lambda host: host.inspect("backend")["Cluster"]["State"] == "connected",
+        "connected again",
+    )
+    tools.until(lambda: one.pings("web1", "late"), "what has begun meanwhile is known")
+    assert not any("cluster store" in warning for warning in two.info()["Warnings"] or ())
+
+
+def _cached(host: Any, address: str) -> bool:
+    """The address is in a file of the engine's, with somebody's name."""
+    text = (host.engine.root / "cluster" / "view.json").read_text()
+    return f"/{address}" in text
+
+
+def test_an_etcd_that_has_lost_its_data_gets_it_back_from_the_engines(cluster: Any, tools: Any) -> None:
+    tools.have_network(cluster, "backend")
+    tools.addresses(cluster, "web", "backend")
+    one, _, three = cluster.hosts
+    tools.until(lambda: three.pings("web3", "web1"), "all are there")
+    cluster.etcd.kill()
+    cluster.etcd.lose_data()
+    cluster.etcd.start()
+    tools.each(
+        cluster.hosts,
+        lambda host: host.inspect("backend")["Cluster"]["State"] == "connected",
+        "connected again",
+    )
+    tools.each(cluster.hosts, lambda host: len(host.inspect("backend")["Containers"]) == 3, "all containers")
+    assert one.pings("web1", "web3")
+    assert "backend" in cluster.etcd.control("get", "--prefix", "--keys-only", "sampan/names/")
+
+
+def test_rubbish_in_etcd_is_not_believed_and_hurts_nobody(cluster: Any, tools: Any) -> None:
+    tools.have_network(cluster, "backend")
+    one, two, _ = cluster.hosts
+    one.run("web", "--network", "backend")
+    network = one.inspect("backend")["Id"]
+    put = cluster.etcd.control
+    evil = json.dumps({"host": "e" * 32, "at": "127.0.0.1", "mac": "02:42:0a:00:00:63", "endpoint": "e" * 64})
+    put("put", f"sampan/addresses/{network}/10.0.0.99", evil)
+    put("put", f"sampan/hosts/{'e' * 32}", "{")
+    route = {
+        "id": "f" * 64,
+        "name": "x",
+        "created": "2026-01-01T00:00:00Z",
+        "vni": 9999,
+        "gateway": "1.0.0.1",
+    }
+    put("put", f"sampan/networks/{'f' * 64}", json.dumps({**route, "subnet": "0.0.0.0/0"}))
+    put("put", f"sampan/networks/{'a' * 64}", json.dumps({**route, "id": "a" * 64, "subnet": "1.0.0.0/24"}))
+    try:
+        tools.until(lambda: one.inspect("backend")["Cluster"]["RejectedEntries"] == 3, "three are refused")
+        # The last one is a network like another: it is shown, and has nothing on a host where nobody uses it.
+        tools.until(
+            lambda: "x" in two.sampan("network", "ls", "--format", "{{.Name}}").split(), "the network"
+        )
+        assert "1.0.0" not in two.ip("route")
+        two.run("db", "--network", "backend")
+        tools.until(lambda: two.pings("db", "web"), "the rest works")
+    finally:
+        for key in (f"addresses/{network}/10.0.0.99", f"hosts/{'e' * 32}", f"networks/{'f' * 64}"):
+            put("del", f"sampan/{key}")
+
+
+def test_what_can_not_be_is_refused_with_the_reason(cluster: Any, tools: Any) -> None:
+    one, two, _ = cluster.hosts
+    create = ("network", "create", "-d", "overlay")
+    tools.have_network(cluster, "taken", "--subnet", "10.77.0.0/24")
+    assert "network with name taken already exists" in two.refused(*create, "taken")
+    assert "Pool overlaps" in two.refused(*create, "--subnet", "10.77.0.0/16", "wider")
+    assert "is no subnet for an overlay network" in two.refused(*create, "--subnet", "10.78.0.0/31", "small")
+    two.ip("route", "add", "blackhole", "10.79.0.0/24")
+    one.sampan(*create, "--subnet", "10.79.0.0/24", "elsewhere")
+    tools.each(cluster.hosts, lambda host: "elsewhere" in host.sampan("network", "ls"), "the network")
+    said = two.refused("run", "--network", "elsewhere", "busybox:latest", "true")
+    assert "can not be used on this host: its subnet 10.79.0.0/24 overlaps" in said
+    two.ip("route", "delete", "blackhole", "10.79.0.0/24")
+    two.sampan("run", "--rm", "--network", "elsewhere", "busybox:latest", "true")
