@@ -80,11 +80,16 @@ def upstream(host: ResolvConf, systemd: ResolvConf | None = None) -> tuple[str, 
 
 
 def for_embedded(base: ResolvConf) -> ResolvConf:
-    """For a container that asks sampan's name server; `ndots:0` as Docker writes it."""
-    options = base.options
+    """For a container that asks sampan's name server; `ndots:0` as Docker writes it, also for one that is no number."""
+    options = tuple(option for option in base.options if not option.startswith("ndots") or _is_ndots(option))
     if not any(option.startswith("ndots:") for option in options):
         options = (*options, "ndots:0")
     return replace(base, nameservers=(EMBEDDED,), options=options)
+
+
+def _is_ndots(option: str) -> bool:
+    name, _, value = option.partition(":")
+    return name != "ndots" or value.isdecimal()
 
 
 def override(

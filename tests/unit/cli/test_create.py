@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sampan.cli.create import checks
 from sampan.cli.create.body import build_body
 from sampan.cli.create.flags import CREATE_FLAGS
 from sampan.cli.create.ports import parse_expose, parse_publish
@@ -111,3 +112,14 @@ def test_bad_ports_are_named_in_dockers_words(text: str, message: str) -> None:
 
 def test_exposed_ranges_are_spelled_out() -> None:
     assert parse_expose(["80", "90-91/UDP"]) == ["80/tcp", "90/udp", "91/udp"]
+
+
+@pytest.mark.parametrize("text", ["example.org", "lan", "a-b.c.", " corp.test ", "x1.y2", "."])
+def test_a_search_domain_is_a_domain_or_a_dot(text: str) -> None:
+    assert checks.dns_search(text) == text.strip()
+
+
+@pytest.mark.parametrize("text", ["", "a..b", ".a", "-a.b", "a-.b", "1.2", "a b", "ü.de", "a/b", "a" * 256])
+def test_what_is_no_domain_is_no_search_domain(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a valid domain"):
+        checks.dns_search(text)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from sampan.network import resolvconf
 from sampan.network.resolvconf import ResolvConf
 
@@ -58,3 +60,10 @@ def test_flags_override_what_they_name():
     assert resolvconf.override(base, search=["a", "b"], options=["ndots:1"]) == ResolvConf(
         base.nameservers, ("a", "b"), ("ndots:1",)
     )
+
+
+@pytest.mark.parametrize("bad", ["ndots", "ndots:", "ndots:x", "ndots:-1"])
+def test_an_ndots_that_is_no_number_makes_way_for_the_name_servers(bad):
+    """As Docker 28.5 does."""
+    base = resolvconf.ResolvConf(options=(bad, "timeout:2"))
+    assert resolvconf.for_embedded(base).options == ("timeout:2", "ndots:0")

@@ -165,6 +165,10 @@ def _run(invocation: Invocation) -> int:
             from sampan.cli.terminal import detach_keys
 
             detach_keys(invocation, terminal=False)  # a mistake in them is to leave no container behind
+    for server in flags["dns"]:
+        if server.startswith("127.") or server == "::1":
+            words = f"Localhost DNS setting (--dns={server}) may fail in containers."
+            print(f"WARNING: {words}", file=sys.stderr)
     try:
         identity = _create(invocation, body)
     except SampanError as error:

@@ -58,10 +58,16 @@ def ip_address(text: str) -> str:
 def dns_search(text: str) -> str:
     """A domain, or "." for none. Raises `ValueError`."""
     domain = text.strip()
-    plain = domain.replace("-", "").replace("_", "").replace(".", "")
-    if domain != "." and (not plain.isascii() or not plain.isalnum() or domain.startswith(".")):
+    labels = domain.removesuffix(".").split(".")
+    fits = domain.isascii() and len(domain) < 255 and any(one.isalpha() for one in domain)
+    if domain != "." and not (fits and all(_is_label(label) for label in labels)):
         raise ValueError(f"{text} is not a valid domain")
     return domain
+
+
+def _is_label(label: str) -> bool:
+    plain = label.replace("-", "").replace("_", "")
+    return plain.isalnum() and not label.startswith("-") and not label.endswith("-")
 
 
 def extra_host(text: str) -> str:
