@@ -9,17 +9,20 @@ not let pass but left to Docker's rules, which keep its containers' unpublished 
 
 There are up to four such chains: of IPv4 and of IPv6, in nf_tables and in the legacy iptables (`passage_legacy.py`).
 firewalld rejects what it was not told of, also what bridges forward (br_netfilter); the chain of its table
-gets the same rules. Its reload removes them, and the watch puts them back.
+gets the same rules. Its reload removes them, and the watch puts them back. Where firewalld owns its table, it is
+asked instead (`passage_firewalld.py`).
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from sampan.linux import nftables_expressions as ex
+from sampan.linux.netlink import NetlinkError
 from sampan.linux.nftables import Batch, Chain, Family, Hook, NftablesSocket, Rule
-from sampan.network import passage_legacy
+from sampan.network import passage_firewalld, passage_legacy
 from sampan.network.firewall import can_drop
 
 
@@ -106,6 +109,8 @@ def _replace(
     target = choose_chain(place, chains, others)
     passes = wanted(mark, bridges, docker_bridges(others)) if target is not None else []
     if [(rule.chain, rule.comment) for rule in present] == [(target, one.comment) for one in passes]:
+        if place is FIREWALLD and not passes and passage_firewalld.trusts(mark):
+            return passage_firewalld.trust(mark, ())
         return False  # nothing is written: everybody who watches the ruleset would have to look at it again
     batch = Batch(place.family)
     for rule in present:
@@ -118,5 +123,10 @@ def _replace(
         batch.add_rule(
             place.table, target or "", match, ex.counter(), verdict, comment=one.comment, first=True
         )
-    nftables.commit(batch)
+    try:
+        nftables.commit(batch)
+    except NetlinkError as exc:
+        if place is not FIREWALLD or exc.errno != errno.EPERM:
+            raise
+        return passage_firewalld.trust(mark, bridges)  # its owner alone may write to it
     return True

@@ -134,6 +134,17 @@ def test_inspect_and_port_say_how_a_port_is_published(sampan: Any) -> None:
     assert sampan.ok("port", "web") == f"80/tcp -> 127.0.0.1:{first}"
 
 
+def test_changed_ports_survive_that_the_engine_is_killed(fresh_sampan: Any) -> None:
+    first, second = free_ports(2)
+    fresh_sampan.ok("run", "-d", "--name", "web", "-p", f"{first}:80", BUSYBOX, *TWO_SERVERS)
+    fresh_sampan.ok("update", "--publish-rm", "80", "--publish-add", f"{second}:80", "web")
+    fresh_sampan.engine.kill()
+    fresh_sampan.engine.start()
+    assert "root:" in fetch(second)
+    assert is_closed(first)
+    assert fresh_sampan.ok("port", "web").splitlines()[0] == f"80/tcp -> 0.0.0.0:{second}"
+
+
 def test_an_internal_network_publishes_nothing(sampan: Any) -> None:
     (first,) = free_ports(1)
     sampan.ok("network", "create", "--internal", "closed")

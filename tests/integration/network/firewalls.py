@@ -145,7 +145,7 @@ class Firewalld:
         config.mkdir()
         shutil.copy("/etc/firewalld/firewalld.conf", config)
         bus, self._environment = directory / "bus", dict(os.environ)
-        self._environment["DBUS_SYSTEM_BUS_ADDRESS"] = f"unix:path={bus}"
+        self.bus = self._environment["DBUS_SYSTEM_BUS_ADDRESS"] = f"unix:path={bus}"
         (directory / "bus.conf").write_text(
             "<busconfig><type>system</type><auth>EXTERNAL</auth>"
             f"<listen>unix:path={bus}</listen>"
@@ -188,6 +188,10 @@ class Firewalld:
     def _must(self, *words: str) -> None:
         done = self._command(*words)
         assert done.returncode == 0, done.stderr
+
+    def trusted(self) -> str:
+        """The interfaces of that zone."""
+        return self._command("--zone=trusted", "--list-interfaces").stdout.strip()
 
     def allow(self, port: int) -> None:
         self._must("--permanent", f"--add-port={port}/tcp")
