@@ -10,10 +10,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sampan.daemon import network_options
 from sampan.daemon.builder_entitlements import allowed_entitlements
 from sampan.daemon.builder_gc import collection_rules
 from sampan.daemon.runtimes import check_default, parse_runtimes
@@ -41,6 +41,13 @@ class DaemonOptions:
 BRIDGE_DNS = ("auto", "resolver", "names")
 
 
+def _boolean(text: str) -> bool:
+    """As Docker's flags have it: --icc, --icc=true, --icc=false."""
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise Invalid(f"invalid boolean value {text!r}")
+    return text.lower() in ("true", "1")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise Invalid(message, hint="see 'sampan daemon --help'")
@@ -56,9 +63,33 @@ def _parser() -> argparse.ArgumentParser:
     add("-b", "--bridge", help="name of the default bridge; engines on one host need different ones")
     add("--bip", help="address and prefix of the default bridge, e.g. 10.1.0.1/24")
     add("--bip6", help="its IPv6 address and prefix, e.g. fd00:1::1/64")
-    add("--ipv6", action="store_true", default=None, help="give the default bridge IPv6 addresses")
+    add("--ipv6", type=_boolean, nargs="?", const=True, help="give the default bridge IPv6 addresses")
     add("--fixed-cidr", help="part of the default bridge's subnet that containers get addresses from")
     add("--fixed-cidr-v6", help="the same for IPv6; alone, it is the subnet")
+    add(
+        "--default-gateway",
+        help="where containers' default routes lead instead of to the bridge (needs --bip)",
+    )
+    add("--default-gateway-v6", help="the same for IPv6 (needs --bip6 or --fixed-cidr-v6)")
+    add(
+        "--ip",
+        help="host address of published ports that name none, for the default bridge (default 0.0.0.0)",
+    )
+    add(
+        "--icc",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        help="containers on the default bridge reach each other",
+    )
+    add(
+        "--ip-masq",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        help="its containers go out with the host's address",
+    )
+    add("--default-network-opt", action="append", help="DRIVER=KEY=VALUE for networks that do not set it")
     add("--default-address-pool", action="append", help="base=CIDR,size=PREFIX for networks without a subnet")
     add(
         "--cluster-store",
@@ -135,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
 _LISTS = {
     "host": "hosts",
     "default_address_pool": "default-address-pools",
+    "default_network_opt": "default-network-opts",
     "dns": "dns",
     "dns_search": "dns-search",
     "dns_opt": "dns-opts",
@@ -194,12 +226,18 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         root=root,
         run=run,
         instance=_bridge(values["bridge"], root, default),
-        default_subnet=_bip(values["bip"], 4),
+        default_subnet=network_options.bridge_address(values["bip"], 4),
         ipv6=bool(values["ipv6"]),
-        default_subnet6=_bip(values["bip6"], 6),
-        fixed_cidr=_fixed_cidr(values, "fixed_cidr", 4),
-        fixed_cidr6=_fixed_cidr(values, "fixed_cidr_v6", 6),
-        address_pools=tuple(_pool(pool) for pool in values["default_address_pool"] or ()),
+        default_subnet6=network_options.bridge_address(values["bip6"], 6),
+        fixed_cidr=network_options.fixed_cidr(values, "fixed_cidr", 4),
+        fixed_cidr6=network_options.fixed_cidr(values, "fixed_cidr_v6", 6),
+        default_gateway=network_options.address(values, "default_gateway", 4),
+        default_gateway6=network_options.address(values, "default_gateway_v6", 6),
+        icc=values["icc"] is not False,
+        masquerade=values["ip_masq"] is not False,
+        host_binding=network_options.address(values, "ip", 4, 6) or default.host_binding,
+        network_options=network_options.by_driver(values["default_network_opt"]),
+        address_pools=tuple(network_options.pool(pool) for pool in values["default_address_pool"] or ()),
         cgroup_parent=values["cgroup_parent"] or default.cgroup_parent,
         port_mode=values["port_mode"] or default.port_mode,
         dns=_strings(values, "dns"),
@@ -322,48 +360,6 @@ def _bridge(name: str | None, root: Path, default: Settings) -> str:
             f"invalid bridge name {name!r}: at most {_INTERFACE_NAME_BYTES} bytes, no space, no slash"
         )
     return name
-
-
-def _bip(text: str | None, version: int) -> str | None:
-    if text is None:
-        return None
-    try:
-        interface = ip_interface(text)
-        if interface.version != version:
-            raise ValueError(f"it is not an IPv{version} address")
-    except ValueError as error:
-        raise Invalid(f"invalid bridge address {text!r}: {error}") from error
-    return str(interface)
-
-
-def _fixed_cidr(values: Mapping[str, Any], flag: str, version: int) -> str | None:
-    text = values[flag]
-    if not text:
-        return None
-    try:
-        network = ip_network(text, strict=False)
-        if network.version != version:
-            raise ValueError(f"it is not an IPv{version} network")
-    except ValueError as error:
-        raise Invalid(f"invalid {flag.replace('_', '-')}: {error}") from error
-    return str(network)
-
-
-def _pool(pool: object) -> tuple[str, int]:
-    """`base=10.0.0.0/8,size=24`, or the file's {"base": "10.0.0.0/8", "size": 24}."""
-    fields = (
-        pool
-        if isinstance(pool, dict)
-        else dict(part.split("=", 1) for part in str(pool).split(",") if "=" in part)
-    )
-    try:
-        base, size = ip_network(fields["base"]), int(fields["size"])
-    except (KeyError, ValueError) as error:
-        raise Invalid(f"invalid address pool {pool!r}: expected base=CIDR,size=PREFIX") from error
-    most = base.max_prefixlen - 2
-    if not base.prefixlen <= size <= most:
-        raise Invalid(f"invalid address pool {pool!r}: size must be between {base.prefixlen} and {most}")
-    return str(base), size
 
 
 def _mirrors(value: object) -> dict[str, tuple[str, ...]]:

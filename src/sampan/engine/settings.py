@@ -29,6 +29,17 @@ class Settings:
     fixed_cidr: str | None = None
     """The part of the default bridge's subnet that containers get addresses from; None is all of it."""
     fixed_cidr6: str | None = None
+    default_gateway: str = ""
+    """What the default routes of containers on the default bridge lead to; "" is the bridge."""
+    default_gateway6: str = ""
+    icc: bool = True
+    """Containers on the default bridge reach each other."""
+    masquerade: bool = True
+    """Their connections outwards come from the host's address."""
+    host_binding: str = "0.0.0.0"
+    """Where their ports are published when nobody names an address of the host."""
+    network_options: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By driver: options of networks that do not set them themselves."""
     address_pools: tuple[tuple[str, int], ...] = ()
     """(base CIDR, prefix length of each subnet) for networks made without a subnet; () is Docker's."""
     cgroup_parent: str = "/sampan"

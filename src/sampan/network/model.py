@@ -26,7 +26,8 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     network `vni` is the number in its VXLAN packets (else 0), and `secure` says that they are encrypted.
     `gateway_mode` and `gateway_mode6` are a bridge's, as Docker has them: "nat", "routed", "isolated" and so on.
     `host_access` False: its containers reach no service of the host. `host_ipv4`, `host_ipv6`: the source that their
-    connections outwards get; "" is an address of the interface they leave by.
+    connections outwards get; "" is an address of the interface they leave by. `router` and `router6`: what
+    containers' default routes lead to; "" is the gateway.
     """
 
     id: str
@@ -56,6 +57,8 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     host_access: bool = True
     host_ipv4: str = ""
     host_ipv6: str = ""
+    router: str = ""
+    router6: str = ""
 
 
 class EndpointSpec(msgspec.Struct, frozen=True):

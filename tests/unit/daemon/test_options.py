@@ -55,6 +55,10 @@ def test_addresses_of_the_default_bridge_may_be_given_in_both_families(tmp_path:
     assert (settings.ipv6, settings.default_subnet6) == (True, "fd00:7::1/64")
     assert settings.address_pools == (("fd00:8::/48", 64),)
     for wrong in (
+        ["--ip", "banana"],
+        ["--icc=perhaps"],
+        ["--default-gateway", "fd00::1"],
+        ["--default-network-opt", "bridge=mtu"],
         ["--bip6", "10.0.0.1/8"],
         ["--bip", "fd00::1/64"],
         ["--fixed-cidr-v6", "10.0.0.0/8"],
@@ -63,6 +67,25 @@ def test_addresses_of_the_default_bridge_may_be_given_in_both_families(tmp_path:
     ):
         with pytest.raises(Invalid):
             parse_options(with_file(tmp_path, {}, *wrong))
+
+
+def test_what_docker_s_daemon_knows_of_the_default_bridge_is_known(tmp_path: Path) -> None:
+    content = {
+        "icc": False,
+        "ip": "127.0.0.1",
+        "ip-masq": False,
+        "default-gateway": "10.9.0.254",
+        "default-gateway-v6": "fd00:9::fe",
+        "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": "1400"}},
+    }
+    stored = parse_options(with_file(tmp_path, content)).settings
+    assert (stored.icc, stored.masquerade, stored.host_binding) == (False, False, "127.0.0.1")
+    assert (stored.default_gateway, stored.default_gateway6) == ("10.9.0.254", "fd00:9::fe")
+    assert stored.network_options == {"bridge": {"com.docker.network.driver.mtu": "1400"}}
+    flags = ["--icc=false", "--ip-masq", "--default-network-opt", "bridge=com.docker.network.driver.mtu=1400"]
+    given = parse_options(with_file(tmp_path, {}, *flags)).settings
+    assert (given.icc, given.masquerade, given.host_binding) == (False, True, "0.0.0.0")
+    assert given.network_options == stored.network_options
 
 
 def test_mirrors_may_be_given_for_any_registry(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from sampan.engine.config import EndpointSettings, IpamConfig
 from sampan.engine.model import IpamPool, NetworkRecord
-from sampan.engine.networks import ipam
+from sampan.engine.networks import default_bridge, gateways, ipam
 from sampan.engine.networks.addresses import AddressBook
-from sampan.engine.networks.plan import check_create, default_bridge, plan, revised_bridge
+from sampan.engine.networks.plan import check_create, plan
 from sampan.engine.networks.requests import Ipam, NetworkCreate
 from sampan.engine.networks.views import network_json
 from sampan.engine.settings import Settings
@@ -289,7 +289,7 @@ def test_addresses_asked_for_an_endpoint_are_checked_in_docker_s_words(
 
 
 def bridge(**settings: object) -> list[dict[str, str]]:
-    return shown(default_bridge(book(), Settings(**settings), lambda: ()))  # type: ignore[arg-type]
+    return shown(default_bridge.make(book(), Settings(**settings), lambda: ()))  # type: ignore[arg-type]
 
 
 AUTO = {"Subnet": "172.18.0.0/16", "Gateway": "172.18.0.1"}
@@ -312,16 +312,56 @@ def test_the_default_bridge_s_addresses_are_those_of_the_daemon_s_options() -> N
     assert bridge(fixed_cidr6="fd00:99::/64") == [AUTO]
 
 
+def test_containers_may_have_another_way_out_than_the_host() -> None:
+    pools = (
+        IpamPool("10.66.1.0/24", auxiliary_addresses={"DefaultGatewayIPv4": "10.66.1.254"}),
+        IpamPool("fd00:66:1::/64", auxiliary_addresses={"DefaultGatewayIPv6": "fd00:66:1::fe"}),
+    )
+    spec = make(asked(*pools)).spec
+    assert spec is not None
+    assert (spec.gateway, spec.gateway6) == ("10.66.1.1", "fd00:66:1::1")
+    assert gateways.through(spec) == ("10.66.1.254", "fd00:66:1::fe")
+    with pytest.raises(Invalid, match=r"^no gateway can be set on an internal bridge network$"):
+        make(asked(*pools, internal=True))
+    assert bridge(default_subnet="10.21.0.1/16", default_gateway="10.21.0.9") == [
+        {
+            "Subnet": "10.21.0.0/16",
+            "Gateway": "10.21.0.1",
+            "AuxiliaryAddresses": {"DefaultGatewayIPv4": "10.21.0.9"},
+        }
+    ]
+    assert bridge(default_gateway="172.18.0.9") == [AUTO]
+
+
+def test_the_default_bridge_follows_the_daemon_s_options_from_start_to_start() -> None:
+    addresses = book()
+    first = default_bridge.make(addresses, Settings(instance="own0"), lambda: ())
+    assert default_bridge.revise(first, addresses, Settings(instance="own0"), lambda: ()) is first
+    changed = Settings(instance="own0", icc=False, masquerade=False, host_binding="127.0.0.1", mtu=1400)
+    second = default_bridge.revise(first, addresses, changed, lambda: ())
+    assert second.spec is not None
+    assert (second.spec.icc, second.spec.masquerade, second.spec.host_binding) == (False, False, "127.0.0.1")
+    assert (second.spec.mtu, second.spec.bridge, second.ipam_config) == (1400, "own0", first.ipam_config)
+    assert second.options == {
+        "com.docker.network.bridge.default_bridge": "true",
+        "com.docker.network.bridge.enable_icc": "false",
+        "com.docker.network.bridge.enable_ip_masquerade": "false",
+        "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
+        "com.docker.network.bridge.name": "own0",
+        "com.docker.network.driver.mtu": "1400",
+    }
+
+
 def test_the_default_bridge_gets_and_loses_its_ipv6_with_the_daemon_s_options() -> None:
     addresses, plain, dual = book(), Settings(), Settings(ipv6=True, fixed_cidr6="fd00:99::/64")
-    first = default_bridge(addresses, plain, lambda: ())
-    second = revised_bridge(first, addresses, dual, lambda: ())
+    first = default_bridge.make(addresses, plain, lambda: ())
+    second = default_bridge.revise(first, addresses, dual, lambda: ())
     assert shown(second) == [{"Subnet": "fd00:99::/64", "IPRange": "fd00:99::/64"}, AUTO]
     assert second.spec is not None
     assert (second.id, second.spec.subnet, second.spec.gateway6) == (first.id, "172.18.0.0/16", "fd00:99::1")
     endpoint = addresses.allocate(second.spec, EndpointSettings(), interface="eth0")
     assert endpoint.address6 == "fd00:99::2/64"
-    third = revised_bridge(second, addresses, plain, lambda: ())
+    third = default_bridge.revise(second, addresses, plain, lambda: ())
     assert third.spec is not None
     assert (shown(third), third.spec.subnet6) == ([AUTO], "")
     addresses.adopt(endpoint)  # it runs on with what it has

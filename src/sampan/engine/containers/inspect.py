@@ -91,7 +91,8 @@ def _with_gateways(settings: Json, record: ContainerRecord, parts: Parts) -> Jso
         network = parts.networks.get(endpoint.network_id)
         if endpoint.spec is None or network is None or network.spec is None or network.spec.internal:
             continue
-        gateways = {"Gateway": network.spec.gateway, "IPv6Gateway": network.spec.gateway6}
+        spec = network.spec
+        gateways = {"Gateway": spec.router or spec.gateway, "IPv6Gateway": spec.router6 or spec.gateway6}
         settings["Networks"][name].update(gateways)
         if name == "bridge":
             settings.update(gateways)

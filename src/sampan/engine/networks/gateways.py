@@ -62,4 +62,4 @@ def through(spec: NetworkSpec) -> tuple[str, str]:
     """(IPv4, IPv6) gateways as an `EndpointSpec` has them: the unspecified address is the link itself."""
     if spec.driver == "ipvlan" and spec.mode.startswith("l3"):
         return ANY_IPV4, ANY_IPV6
-    return spec.gateway, spec.gateway6
+    return spec.router or spec.gateway, spec.router6 or spec.gateway6

@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from ipaddress import ip_interface, ip_network
-
-from msgspec.structs import replace
 
 from sampan.engine.model import IpamPool, NetworkRecord, new_id, now
 from sampan.engine.networks import configurations, ipam, options
 from sampan.engine.networks.addresses import AddressBook
-from sampan.engine.networks.requests import Ipam, NetworkCreate
+from sampan.engine.networks.requests import NetworkCreate
 from sampan.engine.settings import Settings
 from sampan.errors import Denied, Invalid, NotFound
 from sampan.network.model import NetworkSpec
@@ -57,7 +54,7 @@ def check_create(body: NetworkCreate) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Family:
+class Family:
     """What a network has of one family; nothing, by default."""
 
     subnet: AnyNetwork | None = None
@@ -68,6 +65,12 @@ class _Family:
     def ip_range(self) -> str | None:
         return str(self.asked.ip_range) if self.asked.ip_range else None
 
+    @property
+    def router(self) -> str:
+        """Another way out than the host, by Docker's names of an auxiliary address; "" where there is none."""
+        found = (self.asked.aux.get(f"DefaultGatewayIPv{version}") for version in (4, 6))
+        return next((str(address) for address in found if address is not None), "")
+
 
 def plan(body: NetworkCreate, book: AddressBook, settings: Settings, in_use: SubnetsInUse) -> NetworkRecord:
     """The record of a new network; its subnets and the addresses in them are the network's in `book`.
@@ -77,10 +80,11 @@ def plan(body: NetworkCreate, book: AddressBook, settings: Settings, in_use: Sub
     taken: list[AnyNetwork] = []
     try:
         families = {
-            version: _family(body, book, in_use, version, taken) if enabled else _Family()
+            version: family(body, book, in_use, version, taken) if enabled else Family()
             for version, enabled in ((4, body.enable_ipv4), (6, body.enable_ipv6))
         }
         four, six = families[4], families[6]
+        bridged = body.driver in ("", "bridge")
         general = NetworkSpec(
             new_id(),
             body.name,
@@ -94,8 +98,12 @@ def plan(body: NetworkCreate, book: AddressBook, settings: Settings, in_use: Sub
             subnet6=str(six.subnet or ""),
             gateway6=str(six.gateway or ""),
             ip_range6=six.ip_range,
+            router=four.router if bridged else "",
+            router6=six.router if bridged else "",
         )
         spec = options.specific(general, body, settings)
+        if spec.internal and (spec.router or spec.router6):
+            raise Invalid("no gateway can be set on an internal bridge network")
         if spec.subnet6 and 0 < spec.mtu < _LEAST_MTU6:
             raise Invalid(f"invalid MTU {spec.mtu}: a network with IPv6 needs at least {_LEAST_MTU6}")
         book.open(spec)
@@ -116,23 +124,24 @@ def plan(body: NetworkCreate, book: AddressBook, settings: Settings, in_use: Sub
         options=dict(body.options),
         labels=dict(body.labels),
         ipam_options=body.ipam.options or {},
-        ipam_config=(*(body.ipam.config or ()), *_chosen(families.values())),
+        ipam_config=(*(body.ipam.config or ()), *chosen_pools(families.values())),
         fixed_subnet=bool(body.ipam.config),
         asked_pools=len(body.ipam.config or ()),
     )
 
 
-def _family(
+def family(
     body: NetworkCreate, book: AddressBook, in_use: SubnetsInUse, version: int, taken: list[AnyNetwork]
-) -> _Family:
+) -> Family:
+    """What the network gets of this family (4 or 6); its subnet is noted in `taken` as soon as it is the network's."""
     asked = ipam.wanted(body.ipam.config or (), version, several=body.driver not in ("", "bridge"))
     subnet = book.take_subnet(asked.subnet, () if asked.subnet is not None else in_use(), version)
     taken.append(subnet)
     isolated = options.gateway_mode(body, version) == "isolated" or options.is_without_gateway(body)
-    return _Family(subnet, ipam.choose_gateway(subnet, asked, isolated=isolated), asked)
+    return Family(subnet, ipam.choose_gateway(subnet, asked, isolated=isolated), asked)
 
 
-def _chosen(families: Iterable[_Family]) -> list[IpamPool]:
+def chosen_pools(families: Iterable[Family]) -> list[IpamPool]:
     """The entries of families whose subnet nobody asked for, as Docker shows them after the others (of which it does
     not show a gateway that was chosen)."""
     return [
@@ -140,65 +149,3 @@ def _chosen(families: Iterable[_Family]) -> list[IpamPool]:
         for one in families
         if one.subnet is not None and one.asked.subnet is None
     ]
-
-
-def default_bridge(book: AddressBook, settings: Settings, in_use: SubnetsInUse) -> NetworkRecord:
-    """The network "bridge", made at the engine's first start. Raises `Invalid`, `Conflict`."""
-    body = _default_body(settings)
-    ipam.check(body.ipam.config or (), ipv6=body.enable_ipv6)
-    return replace(plan(body, book, settings, in_use), ipam_options=None, predefined=True)
-
-
-def revised_bridge(
-    record: NetworkRecord, book: AddressBook, settings: Settings, in_use: SubnetsInUse
-) -> NetworkRecord:
-    """The network "bridge" of an earlier start, with IPv6 or without it as the settings say now.
-
-    To be called before endpoints are adopted. What runs keeps the addresses that it has.
-    """
-    if record.spec is None or record.enable_ipv6 == settings.ipv6:
-        return record
-    body = _default_body(settings)
-    ipam.check(body.ipam.config or (), ipv6=body.enable_ipv6)
-    six = _Family()
-    if settings.ipv6:
-        six = _family(body, book, in_use, 6, [])
-    else:
-        book.return_subnet(ip_network(record.spec.subnet6))
-    spec = replace(
-        record.spec, subnet6=str(six.subnet or ""), gateway6=str(six.gateway or ""), ip_range6=six.ip_range
-    )
-    book.open(spec)
-    shown = [pool for pool in (*record.ipam_config, *(body.ipam.config or ())) if ":" not in pool.subnet]
-    given = [pool for pool in body.ipam.config or () if ":" in pool.subnet]
-    pools = (*given, *dict.fromkeys(shown), *_chosen([six]))
-    return replace(record, spec=spec, enable_ipv6=settings.ipv6, ipam_config=pools)
-
-
-def _default_body(settings: Settings) -> NetworkCreate:
-    pairs = [(settings.default_subnet, settings.fixed_cidr)]
-    if settings.ipv6:
-        pairs.append((settings.default_subnet6, settings.fixed_cidr6))
-    return NetworkCreate(
-        "bridge",
-        enable_ipv6=settings.ipv6,
-        ipam=Ipam(config=tuple(pool for own, part in pairs for pool in _default_pool(own, part))),
-        options={
-            options.DEFAULT_BRIDGE: "true",
-            options.ICC: "true",
-            options.MASQUERADE: "true",
-            options.HOST_BINDING: "0.0.0.0",
-            options.BRIDGE_NAME: settings.instance,
-            options.MTU: str(settings.mtu),
-        },
-    )
-
-
-def _default_pool(own: str | None, part: str | None) -> list[IpamPool]:
-    """From --bip, the bridge's address in its subnet, and --fixed-cidr, the part for containers; or that alone."""
-    if not own:
-        return [IpamPool(part, ip_range=part)] if part else []
-    interface = ip_interface(own)
-    network = interface.network
-    gateway = interface.ip if interface.ip != network.network_address else network.network_address + 1
-    return [IpamPool(str(network), ip_range=part or "", gateway=str(gateway))]

@@ -21,7 +21,15 @@ from sampan.engine.config import EndpointSettings, IpamConfig
 from sampan.engine.events import EventBus
 from sampan.engine.filters import check_filters, label_matches, parse_time
 from sampan.engine.model import NetworkRecord, epoch_ns, new_id, now
-from sampan.engine.networks import configurations, endpoint_options, ipam, options, plan, views
+from sampan.engine.networks import (
+    configurations,
+    default_bridge,
+    endpoint_options,
+    ipam,
+    options,
+    plan,
+    views,
+)
 from sampan.engine.networks.addresses import AddressBook
 from sampan.engine.networks.requests import NetworkCreate
 from sampan.engine.networks.views import Json, Member
@@ -102,12 +110,15 @@ class Networks:
                 await self.store(record)
         if "bridge" not in names:
             in_use = await asyncio.to_thread(self._host.subnets_in_use)
-            await self.store(plan.default_bridge(self._book, self._settings, lambda: in_use))
+            await self.store(default_bridge.make(self._book, self._settings, lambda: in_use))
             return
         bridge = self.find("bridge")
+        in_use = ()
         if bridge.enable_ipv6 != self._settings.ipv6:
             in_use = await asyncio.to_thread(self._host.subnets_in_use)
-            await self.store(plan.revised_bridge(bridge, self._book, self._settings, lambda: in_use))
+        revised = default_bridge.revise(bridge, self._book, self._settings, lambda: in_use)
+        if revised is not bridge:
+            await self.store(revised)
 
     async def store(self, record: NetworkRecord) -> None:
         body = msgspec.json.encode(record)
@@ -159,6 +170,8 @@ class Networks:
         source = body.config_from.network
         if source:
             body = configurations.apply(body, configurations.find(source, self._records.values()))
+        defaults = self._settings.network_options.get(body.driver or "bridge", {})
+        body = msgspec.structs.replace(body, options={**defaults, **body.options})
         options.check_parent(body, self.specs())
         if body.name in self._busy_names or any(one.name == body.name for one in self._records.values()):
             raise Conflict(f"network with name {body.name} already exists")
