@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from sampan.testing.reachability import (
     HOST,
@@ -22,19 +24,45 @@ NAME_WIDTH = 28
 """Of a table's first column, in characters."""
 
 
+def _six(number: int) -> tuple[str, ...]:
+    return ("--ipv6", "--subnet", f"fd00:250:{number}::/64", "--gateway", f"fd00:250:{number}::1")
+
+
 def _flags(number: int, *more: str) -> tuple[str, ...]:
     return ("--subnet", f"10.250.{number}.0/24", "--gateway", f"10.250.{number}.1", *more)
 
 
-NETWORKS = (
+@dataclass(frozen=True)
+class Layout:
+    """A world, and what the newest Docker (28.5.2) lets through in it: `table`, see `parse`."""
+
+    networks: tuple[Network, ...]
+    guests: tuple[Guest, ...]
+    table: str
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        return ("host", "neighbour", *(guest.name for guest in self.guests))
+
+    def expected(self, places: Sequence[str] = ()) -> dict[str, str]:
+        """By target, the signs of these places (default: all); of the others' targets nothing."""
+        chosen = places or self.places
+        missing = tuple(name for name in self.places if name not in chosen)
+        return {
+            target: "".join(sign for place, sign in zip(self.places, signs, strict=True) if place in chosen)
+            for target, signs in parse(self.table).items()
+            if not (missing and target.startswith(missing))
+        }
+
+
+_NETWORKS = (
     Network("one", _flags(1)),
     Network("two", _flags(2)),
     Network("closed", _flags(3, "--internal")),
     Network("silent", _flags(4, "-o", "com.docker.network.bridge.enable_icc=false")),
+    Network("six", _flags(5, *_six(5))),
 )
-SIX = Network("six", _flags(5, "--ipv6", "--subnet", "fd00:250:5::/64", "--gateway", "fd00:250:5::1"))
-
-GUESTS = (
+_GUESTS = (
     Guest("plain1", flags=("-p", "8001:80")),
     Guest("plain2"),
     Guest("one1", ("one",), ("-p", "8002:80", "-p", "127.0.0.1:8003:80", "-p", "[::1]:8003:80")),
@@ -45,12 +73,33 @@ GUESTS = (
     Guest("closed2", ("closed",)),
     Guest("silent1", ("silent",), ("-p", "8005:80")),
     Guest("silent2", ("silent",)),
+    Guest("six1", ("six",), ("-p", "8006:80")),
+    Guest("six2", ("six",)),
 )
-SIX_GUESTS = (Guest("six1", ("six",), ("-p", "8006:80")), Guest("six2", ("six",)))
+_MODE = "com.docker.network.bridge.gateway_mode_ipv"
+_ON_UPLINK = ("-o", "parent=uplink", "--subnet", "192.0.2.0/24", "--gateway", NEIGHBOUR)
+_MODES = (
+    Network("routed", _flags(6, *_six(6), "-o", f"{_MODE}4=routed", "-o", f"{_MODE}6=routed")),
+    Network(
+        "open", _flags(7, *_six(7), "-o", f"{_MODE}4=nat-unprotected", "-o", f"{_MODE}6=nat-unprotected")
+    ),
+    Network("shut", ("--internal", "--subnet", "10.250.8.0/24", "-o", f"{_MODE}4=isolated")),
+    Network("lan", ("-d", "macvlan", *_ON_UPLINK, "--ip-range", "192.0.2.64/26")),
+)
+_OF_MODES = (
+    Guest("plain1", flags=("-p", "8001:80")),
+    Guest("routed1", ("routed",), ("-p", "8002:80")),
+    Guest("routed2", ("routed",)),
+    Guest("open1", ("open",), ("-p", "8003:80")),
+    Guest("shut1", ("shut",)),
+    Guest("shut2", ("shut",)),
+    Guest("lan1", ("lan",)),
+    Guest("lan2", ("lan",)),
+)
 
 
-def targets(world: World) -> tuple[Target, ...]:
-    """In the columns' order: every address of every container, the hosts, the published ports."""
+def targets(world: World, guests: Sequence[Guest]) -> tuple[Target, ...]:
+    """In the rows' order: every address of every container, the hosts, the published ports."""
     found = []
     for guest, networks in world.addresses.items():
         for network, (address, address6) in networks.items():
@@ -60,10 +109,7 @@ def targets(world: World) -> tuple[Target, ...]:
             if address6:
                 found.append(Target(f"{where}/6", address6, WEB, guest))
     found.sort(key=lambda target: target.name)
-    published = {
-        "plain1": 8001, "one1": 8002, "closed1": 8004, "silent1": 8005,
-        **({"six1": 8006} if "six1" in world.addresses else {}),
-    }  # fmt: skip
+    published = _published(guests, "")
     return (
         *found,
         Target("gateway", "{gateway}", SERVICE, "host"),
@@ -76,16 +122,31 @@ def targets(world: World) -> tuple[Target, ...]:
         *(Target(f"{name} via gateway", "{gateway}", port, name) for name, port in published.items()),
         *(Target(f"{name} via 127.0.0.1", "127.0.0.1", port, name) for name, port in published.items()),
         *(Target(f"{name} via ::1", "::1", port, name) for name, port in published.items()),
-        Target("one1 local", "127.0.0.1", 8003, "one1"),
-        Target("one1 local/6", "::1", 8003, "one1"),
-        Target("one1 local, from afar", HOST, 8003, "one1"),
-        Target("one1 local, from afar/6", HOST6, 8003, "one1"),
+        *(
+            Target(f"{name} local{what}", address, port, name)
+            for name, port in _published(guests, "127.0.0.1:").items()
+            for what, address in _LOCALLY.items()
+        ),
     )
 
 
-def matrix(world: World, expected: Mapping[str, str]) -> dict[str, str]:
+_LOCALLY = {"": "127.0.0.1", "/6": "::1", ", from afar": HOST, ", from afar/6": HOST6}
+
+
+def _published(guests: Sequence[Guest], address: str) -> dict[str, int]:
+    """By container, the host port of its `-p ADDRESS:PORT:80`."""
+    pattern = re.compile(rf"{re.escape(address)}(\d+):{WEB}")
+    return {
+        guest.name: int(match[1])
+        for guest in guests
+        for flag in guest.flags
+        if (match := pattern.fullmatch(flag))
+    }
+
+
+def matrix(world: World, guests: Sequence[Guest], expected: Mapping[str, str]) -> dict[str, str]:
     """By target, a sign for each of the world's places (see `World.row`). All places ask at the same time."""
-    wanted = targets(world)
+    wanted = targets(world, guests)
     names = list(world.places)
 
     def ask(number: int) -> str:
@@ -114,7 +175,10 @@ def show(places: Sequence[str], found: Mapping[str, str]) -> str:
     return "\n".join([head, *lines])
 
 
-EXPECTED = """
+USUAL = Layout(
+    _NETWORKS,
+    _GUESTS,
+    """
                             host neighbour plain1 plain2 one1 one2 two1 both closed1 closed2 silent1 silent2 six1 six2
 both@one                     +       -       -      -     +    +    -    +      -       -       -       -     -    -
 both@two                     +       -       -      -     -    -    +    +      -       -       -       -     -    -
@@ -165,16 +229,46 @@ one1 local                   +       -       -      -     -    -    -    -      
 one1 local/6                 +       -       -      -     -    -    -    -      -       -       -       -     -    -
 one1 local, from afar        -       -       -      -     -    -    -    -      -       -       -       -     -    -
 one1 local, from afar/6      -       -       -      -     -    -    -    -      -       -       -       -     -    -
-"""
-"""What the newest Docker (28.5.2) lets through with these networks and containers."""
+""",
+)
+"""The default bridge and networks of one's own, open and closed."""
 
-
-def expected(places: Sequence[str]) -> dict[str, str]:
-    """The part of the table that is about these places and what they serve."""
-    known = EXPECTED.strip("\n").splitlines()[0].split()
-    missing = tuple(name for name in known if name not in places)
-    return {
-        target: "".join(sign for place, sign in zip(known, signs, strict=True) if place in places)
-        for target, signs in parse(EXPECTED).items()
-        if not (missing and target.startswith(missing))
-    }
+MODES = Layout(
+    _MODES,
+    _OF_MODES,
+    """
+                            host neighbour plain1 routed1 routed2 open1 shut1 shut2 lan1 lan2
+lan1                         -       +       -       -       -      -     -     -    +    +
+lan2                         -       +       -       -       -      -     -     -    +    +
+open1                        +       +       -       -       -      +     -     -    -    -
+open1/6                      +       +       -       -       -      +     -     -    -    -
+plain1                       +       -       +       -       -      -     -     -    -    -
+routed1                      +       +       +       +       +      +     -     -    -    -
+routed1/6                    +       +       -       +       +      +     -     -    -    -
+routed2                      +       -       -       +       +      -     -     -    -    -
+routed2/6                    +       -       -       +       +      -     -     -    -    -
+shut1                        -       -       -       -       -      -     +     +    -    -
+shut2                        -       -       -       -       -      -     +     +    -    -
+gateway                      -       -       +       +       +      +     -     -    -    -
+host                         +       +       +       +       +      +     -     -    -    -
+host/6                       +       +       -       +       +      +     -     -    -    -
+neighbour                    +       +       +       +       +      +     -     -    +    +
+neighbour/6                  +       +       -       +       +      +     -     -    -    -
+plain1 published             +       +       +       +       +      +     -     -    -    -
+routed1 published            -       -       -       -       -      -     -     -    -    -
+open1 published              +       +       +       +       +      +     -     -    -    -
+plain1 published/6           +       +       -       +       +      +     -     -    -    -
+routed1 published/6          -       -       -       -       -      -     -     -    -    -
+open1 published/6            +       +       -       +       +      +     -     -    -    -
+plain1 via gateway           -       -       +       +       +      +     -     -    -    -
+routed1 via gateway          -       -       -       -       -      -     -     -    -    -
+open1 via gateway            -       -       +       +       +      +     -     -    -    -
+plain1 via 127.0.0.1         +       -       -       -       -      -     -     -    -    -
+routed1 via 127.0.0.1        -       -       -       -       -      -     -     -    -    -
+open1 via 127.0.0.1          +       -       -       -       -      -     -     -    -    -
+plain1 via ::1               +       -       -       -       -      -     -     -    -    -
+routed1 via ::1              -       -       -       -       -      -     -     -    -    -
+open1 via ::1                +       -       -       -       -      -     -     -    -    -
+""",
+)
+"""Gateway modes of bridges, and macvlan."""
