@@ -1,0 +1,61 @@
+"""A cluster without etcd: the first engine of the list keeps the store for the others."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+STORE = "static:198.18.0.1,198.18.0.2"
+
+
+def test_the_first_of_a_list_keeps_the_store_and_only_who_knows_the_secret_is_answered(
+    new_lan: Any, tools: Any, tmp_path: Path
+) -> None:
+    for name in ("secret", "other"):
+        (tmp_path / name).write_text(f"{name} of sixteen characters and more\n")
+
+    def start(host: Any, name: str) -> Any:
+        return host.start(STORE, "--cluster-store-opt", f"secret-file={tmp_path / name}")
+
+    one, two, stranger = (new_lan.host() for _ in range(3))
+    start(one, "secret")
+    start(two, "secret")
+    start(stranger, "other")
+    one.sampan("network", "create", "-d", "overlay", "backend")
+    tools.until(lambda: "backend" in two.sampan("network", "ls"), "the network is known")
+    address = one.run("web", "--network", "backend")
+    two.run("db", "--network", "backend")
+    tools.reaches(two, "db", "web")
+    tools.reaches(one, "web", "db")
+
+    assert "backend" not in stranger.sampan("network", "ls")
+    state = stranger.info()["ClusterState"]
+    assert state["State"] == "unreachable" and "not signed with the cluster's secret" in state["Error"]
+    request = b"POST /v3/kv/range HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
+    ask = [*stranger.prefix, "busybox", "nc", "-w", "5", one.address, "7946"]
+    answer = subprocess.run(ask, input=request, capture_output=True, timeout=20).stdout
+    assert answer.startswith(b"HTTP/1.1 403 ") and b"sampan/" not in answer
+
+    # The keeper's engine is gone: traffic is not, and its data is on disk.
+    one.engine.kill()
+    tools.until(lambda: two.info()["ClusterState"]["State"] == "unreachable", "it is noticed")
+    assert two.pings("db", "web") and two.pings("db", address)
+    one.engine.start()
+    tools.until(lambda: two.info()["ClusterState"]["State"] == "connected", "the store is back")
+    assert two.pings("db", "web")
+    one.run("late", "--network", "backend")
+    tools.reaches(two, "db", "late")
+    stranger.engine.stop()
+    stranger.engine = None
+
+
+def test_a_static_list_without_a_secret_is_refused(new_lan: Any) -> None:
+    host = new_lan.host()
+    with pytest.raises(RuntimeError, match="a static cluster needs a secret that its hosts know"):
+        host.start(STORE)
+    host.engine = None
