@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import contextlib
+from collections.abc import AsyncGenerator, Iterator
 from typing import Literal
 
 import msgspec
@@ -214,13 +215,14 @@ async def differences(engine: Engine, request: Request) -> AnyResponse:
     return StreamingResponse(pieces)
 
 
-async def _lines(messages: AsyncIterator[Json]) -> AsyncIterator[bytes]:
+async def _lines(messages: AsyncGenerator[Json, None]) -> AsyncGenerator[bytes, None]:
     """Docker's JSON stream; an error after the first line is its last one."""
     begun = False
     try:
-        async for message in messages:
-            begun = True
-            yield msgspec.json.encode(message) + b"\r\n"
+        async with contextlib.aclosing(messages):
+            async for message in messages:
+                begun = True
+                yield msgspec.json.encode(message) + b"\r\n"
     except SampanError as error:
         if not begun:
             raise

@@ -69,13 +69,13 @@ class Shown:
         elif self._display is not None:
             self._display.show(message)
 
-    def take_all(self, messages: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    def take_all(self, messages: Iterable[dict[str, Any]], *, bars: bool = True) -> dict[str, Any]:
+        """`bars`: False when progress has been shown already."""
         for message in messages:
-            self.take(message)
+            if bars or not message.get("progressDetail"):
+                self.take(message)
         if not self.result:
             raise Failure("the engine broke off before it had told how it ended")
-        if self._display is not None:
-            sys.stderr.write("\n")
         return self.result
 
 
@@ -280,7 +280,7 @@ def _send(
     body = upload(sending, sent) if sending else b""
     path = f"/volumes/{quote_path(name)}/restore"
     response = client.request("POST", path, query, body, headers)
-    return shown.take_all(client.messages(response))
+    return shown.take_all(client.messages(response), bars=not total)
 
 
 BACKUP = Command(

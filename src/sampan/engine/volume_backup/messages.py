@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any, Final
 
 from sampan.engine.threads import ReportedWork
@@ -20,7 +20,7 @@ _STEP: Final = 4 << 20
 """Bytes between two reports."""
 
 
-async def reports(work: Callable[[Report, threading.Event], object]) -> AsyncIterator[Json]:
+async def reports(work: Callable[[Report, threading.Event], object]) -> AsyncGenerator[Json, None]:
     """The messages of blocking work; it is told when nobody wants them any more, and ended before this ends."""
     async with contextlib.aclosing(aiter(ReportedWork(work))) as items:
         async for item in items:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +76,21 @@ class Order:
     manifest: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is known of a backup before its volume is read. size: bytes of regular files, as they were counted."""
+
+    source: Source
+    labels: dict[str, str] | None
+    size: int
+    base: Base | None
+    artifact: Artifact | None
+
+    def head(self, tree: Tree) -> Head:
+        base = self.base.id if self.base is not None else ""
+        return Head(FORMAT, str(self.source), now(), self.labels, base, tree.users, tree.source, self.size)
+
+
 class _Output:
     """The archive and messages about it in one stream: Docker's frames, the archive as standard output."""
 
@@ -122,16 +137,17 @@ class VolumeBackups:
 
     # Backup
 
-    async def backup(self, order: Order) -> AsyncIterator[bytes]:
+    async def backup(self, order: Order) -> AsyncGenerator[bytes, None]:
         """The backup as a stream of frames. Raises before the first of them, `NotFound` say; later a frame tells."""
+        plan = await self._plan(order)
         async with self._trees.still(order.source, order.how) as tree:
-            total, head, base = await in_own_thread(lambda: self._prepared(order, tree))
+            head = plan.head(tree)
 
             def work(write: Callable[[bytes], object]) -> None:
                 output = _Output(write)
 
                 def progress(done: int) -> None:
-                    output.say(bar(order.source, "Backing up", done, total))
+                    output.say(bar(order.source, "Backing up", done, plan.size))
 
                 try:
                     with translated(order.source):
@@ -139,7 +155,7 @@ class VolumeBackups:
                             tree.descriptor,
                             output,
                             head,
-                            base=base[0] if base else None,
+                            base=plan.base,
                             directory=self._root,
                             progress=stepped(progress),
                             changed=tree.changed,
@@ -157,10 +173,11 @@ class VolumeBackups:
 
     async def backup_to_registry(
         self, order: Order, reference: Reference, credentials: Credentials
-    ) -> AsyncIterator[Json]:
+    ) -> AsyncGenerator[Json, None]:
         """Messages, as `push` has them; the last one is the result."""
         registry = Registry(self._images, reference, credentials)
-        made: list[tuple[Head, Summary, Artifact | None]] = []
+        plan = await self._plan(order)
+        made: list[tuple[Head, Summary]] = []
         target = LayerTarget(self._images)
         store = self._images.store
         with store.no_collection(), spool(self._root) as config:
@@ -168,29 +185,30 @@ class VolumeBackups:
                 async with self._trees.still(order.source, order.how) as tree:
 
                     def write(report: Callable[[Json], None], cancelled: threading.Event) -> None:
-                        total, head, base = self._prepared(order, tree, cancelled)
+                        head = plan.head(tree)
 
                         def progress(done: int) -> None:
                             stop_if(cancelled)
-                            report(bar(order.source, "Backing up", done, total))
+                            report(bar(order.source, "Backing up", done, plan.size))
 
                         with translated(order.source):
                             summary = write_backup(
                                 tree.descriptor,
                                 target,
                                 head,
-                                base=base[0] if base else None,
+                                base=plan.base,
                                 directory=self._root,
                                 progress=stepped(progress),
                                 changed=tree.changed,
                                 manifest=config,
                             )
                         _judge(order, summary)
-                        made.append((head, summary, base[1] if base else None))
+                        made.append((head, summary))
 
-                    async for message in reports(write):
-                        yield message
-                head, summary, artifact = made[0]
+                    async with contextlib.aclosing(reports(write)) as messages:
+                        async for message in messages:
+                            yield message
+                head, summary = made[0]
 
                 def push(report: Callable[[Json], None], cancelled: threading.Event) -> str:
                     return registry.push(
@@ -198,14 +216,17 @@ class VolumeBackups:
                         config,
                         head,
                         summary,
-                        artifact,
+                        plan.artifact,
                         lambda item: report(progress_json(item)),
                         cancelled,
                     )
 
                 pushed: list[str] = []
-                async for message in reports(lambda *given: pushed.append(push(*given))):
-                    yield message
+                async with contextlib.aclosing(
+                    reports(lambda *given: pushed.append(push(*given)))
+                ) as messages:
+                    async for message in messages:
+                        yield message
             finally:
                 target.close()
                 await asyncio.to_thread(store.drop_blobs, [layer.digest for layer in target.layers])
@@ -213,34 +234,25 @@ class VolumeBackups:
         result = told(order.source, head, summary)
         yield {"aux": {**result, "Reference": registry.reference.familiar, "Digest": pushed[0]}}
 
-    def _prepared(
-        self, order: Order, tree: Tree, cancelled: threading.Event | None = None
-    ) -> tuple[int, Head, tuple[Base, Artifact | None] | None]:
-        base = self._base(order, cancelled or threading.Event())
-        record = self._volumes.get(order.source.volume)
-        total = directory_size(Path(f"/proc/self/fd/{tree.descriptor}"))
-        head = Head(
-            FORMAT,
-            str(order.source),
-            now(),
-            record.labels,
-            base[0].id if base else "",
-            tree.users,
-            tree.source,
-            total,
-        )
-        return total, head, base
+    async def _plan(self, order: Order) -> Plan:
+        """What takes time and needs nobody to be still."""
+        labels = self._volumes.get(order.source.volume).labels
+        async with self._trees.opened(order.source) as descriptor:
+            size = await in_own_thread(lambda: directory_size(Path(f"/proc/self/fd/{descriptor}")))
+        base, artifact = await in_own_thread(lambda: self._base(order))
+        return Plan(order.source, labels, size, base, artifact)
 
-    def _base(self, order: Order, cancelled: threading.Event) -> tuple[Base, Artifact | None] | None:
+    def _base(self, order: Order) -> tuple[Base | None, Artifact | None]:
         if order.manifest:
             return read_manifest([order.manifest]), None
         if order.base_snapshot is not None:
             return read_manifest([self._manifest(order.base_snapshot).read_bytes()]), None
-        if order.base_reference is not None:
-            registry = Registry(self._images, order.base_reference, order.base_credentials or Credentials())
-            artifact = registry.look(cancelled)
-            return registry.base(artifact, cancelled), artifact
-        return None
+        if order.base_reference is None:
+            return None, None
+        cancelled = threading.Event()
+        registry = Registry(self._images, order.base_reference, order.base_credentials or Credentials())
+        artifact = registry.look(cancelled)
+        return registry.base(artifact, cancelled), artifact
 
     def _manifest(self, snapshot: Source) -> Path:
         """The file with a snapshot's manifest, which is made now if there is none; blocking."""
@@ -257,7 +269,7 @@ class VolumeBackups:
 
     async def restore(
         self, name: str, given: Sequence[Given], *, force: bool, limits: Limits
-    ) -> AsyncIterator[Json]:
+    ) -> AsyncGenerator[Json, None]:
         """Make the volume what the last of the backups says, whose bases stand before it; messages, then the result.
 
         All or nothing: an error, or the engine's death, leaves what there was. With `force` an existing volume gets
@@ -298,8 +310,9 @@ class VolumeBackups:
 
         opened = self._volumes.replaced(name) if exists else self._volumes.staged(name, finish=labelled)
         async with opened as place:
-            async for message in reports(work_into(place)):
-                yield message
+            async with contextlib.aclosing(reports(work_into(place))) as messages:
+                async for message in messages:
+                    yield message
         self._announce("restore", Source(name))
         restored = done[0]
         result = {
@@ -321,12 +334,15 @@ class VolumeBackups:
 
     # Clone
 
-    async def clone(self, source: Source, name: str, how: How, on_change: OnChange) -> AsyncIterator[Json]:
+    async def clone(
+        self, source: Source, name: str, how: How, on_change: OnChange
+    ) -> AsyncGenerator[Json, None]:
         """A new volume with the content and the labels of another one, or of a snapshot."""
         labels = self._volumes.get(source.volume).labels
         async with self._volumes.staged(name, labels=labels) as place:
-            async for message in self._copy(source, place, how, on_change, "Cloning"):
-                yield message
+            async with contextlib.aclosing(self._copy(source, place, how, on_change, "Cloning")) as messages:
+                async for message in messages:
+                    yield message
         self._announce("clone", source)
         yield {"aux": self._volumes.inspect(name)}
 
@@ -338,7 +354,7 @@ class VolumeBackups:
         on_change: OnChange,
         what: str,
         changed: list[bytes] | None = None,
-    ) -> AsyncIterator[Json]:
+    ) -> AsyncGenerator[Json, None]:
         async with self._trees.still(source, how) as tree:
 
             def work(report: Callable[[Json], None], cancelled: threading.Event) -> None:
@@ -362,14 +378,15 @@ class VolumeBackups:
                 if found and on_change == "fail":
                     raise files_changed(source, len(found), [text_of(name) for name in found])
 
-            async for message in reports(work):
-                yield message
+            async with contextlib.aclosing(reports(work)) as messages:
+                async for message in messages:
+                    yield message
 
     # Snapshots
 
     async def snapshot(
         self, volume: str, tag: str, how: How, on_change: OnChange, keep: Keep | None
-    ) -> AsyncIterator[Json]:
+    ) -> AsyncGenerator[Json, None]:
         """A copy that stays with the volume; messages, then the result with what `keep` has removed."""
         if tag:
             check_tag(tag)
@@ -381,8 +398,11 @@ class VolumeBackups:
             try:
                 changed: list[bytes] = []
                 source = Source(volume)
-                async for message in self._copy(source, staged / "data", how, on_change, "Copying", changed):
-                    yield message
+                async with contextlib.aclosing(
+                    self._copy(source, staged / "data", how, on_change, "Copying", changed)
+                ) as messages:
+                    async for message in messages:
+                        yield message
                 created = now()
                 chosen = tag or self._snapshots.free_tag(volume, created)
                 made = Snapshot(volume, chosen, created, not tag, how, len(changed))
@@ -432,7 +452,7 @@ class VolumeBackups:
         manifest: bytes = b"",
         reference: Reference | None = None,
         credentials: Credentials | None = None,
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Lines of JSON. A side that is None is the backup whose manifest or reference was given."""
         async with contextlib.AsyncExitStack() as stack:
             sides: list[Side] = []
