@@ -55,6 +55,19 @@ class Publishing:
         if leaving and (four or six):
             self._parts.network_host.unpublish(four, leaving, six)
 
+    def follow(self, record: ContainerRecord, endpoints: Mapping[str, Endpoint]) -> tuple[PortBinding, ...]:
+        """The ports of a running container whose endpoints have become these: they lead to where its default routes
+        are now, and none is published where that is nowhere. What can't be published any more is reported."""
+        if publishing_addresses(record.endpoints) == publishing_addresses(endpoints):
+            return record.published
+        self.unpublish(record)
+        try:
+            wanted = record.published or ports.requested(record.config, record.host)
+            return self._publish(record, endpoints, wanted)
+        except SampanError as error:
+            log.error("ports of container %s are not published any more: %s", record.id, error.message)
+            return ()
+
     def change(self, record: ContainerRecord, plan: PortPlan) -> tuple[PortBinding, ...]:
         """Make a plan real for a container that runs; what is published then. All or nothing.
 

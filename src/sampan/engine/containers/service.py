@@ -145,14 +145,11 @@ class Containers:
             served = self._wiring.names.serves(record.id)
             if record.running:
                 endpoint = await self._wiring.plan_endpoint(record, wanted, asked)
-                endpoints = await self._wiring.attach(record, wanted, endpoint)
-                if not slot.record.running:  # it has ended meanwhile, and given back what it had
-                    endpoints = self._wiring.abandon(endpoints, wanted.name)
-                else:
-                    await asyncio.to_thread(follow_networks, parts.directory(record.id), record, endpoints)
+                after = await self._wiring.attach(record, wanted, endpoint)
+                await self._connected(slot, after, wanted.name)
             else:
                 endpoints = {**slot.record.endpoints, wanted.name: Endpoint(wanted.id, asked)}
-            parts.store.replace(slot, replace(slot.record, endpoints=endpoints))
+                parts.store.replace(slot, replace(slot.record, endpoints=endpoints))
             await parts.store.save(slot, durable=True)
             if not served and self._wiring.names.serves(record.id):
                 await asyncio.to_thread(self._specs.name_server_came, record)
@@ -178,16 +175,21 @@ class Containers:
         async with slot.lock:
             record = slot.record
             check_disconnect(record, wanted)
-            endpoints = await self._wiring.detach(record, wanted.name)
-            if not slot.record.running:
-                endpoints = self._wiring.abandon(endpoints)
-            else:
-                await asyncio.to_thread(follow_networks, parts.directory(record.id), record, endpoints)
-            parts.store.replace(slot, replace(slot.record, endpoints=endpoints))
+            await self._connected(slot, await self._wiring.detach(record, wanted.name))
             await parts.store.save(slot, durable=True)
         self._wiring.names.refresh(slot.record)
         if wanted.id:
             self._network_event(wanted.id, wanted.name, wanted.driver, "disconnect", slot)
+
+    async def _connected(self, slot: Slot, after: ContainerRecord, new: str = "") -> None:
+        """Its networks are those of `after` from now on."""
+        if not slot.record.running:  # it has ended meanwhile (or did not run), and given back what it had
+            after = await asyncio.to_thread(self._wiring.abandon, after, new)
+        else:
+            directory = self._parts.directory(slot.record.id)
+            await asyncio.to_thread(follow_networks, directory, slot.record, after.endpoints)
+        changed = replace(slot.record, endpoints=after.endpoints, published=after.published)
+        self._parts.store.replace(slot, changed)
 
     def _network_event(self, network_id: str, name: str, driver: str, action: str, slot: Slot) -> None:
         attributes = {"container": slot.record.id, "name": name, "type": driver}

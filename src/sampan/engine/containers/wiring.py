@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from sampan.engine.config import EndpointSettings
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.names import ContainerNames
-from sampan.engine.containers.publishing import Publishing, publishing_addresses
+from sampan.engine.containers.publishing import Publishing
 from sampan.engine.containers.user_namespaces import join_user_namespace
 from sampan.engine.model import ContainerRecord, Endpoint, NetworkRecord
 from sampan.engine.networks import gateways
@@ -185,7 +185,7 @@ class Wiring:
     def forget(self, record: ContainerRecord) -> ContainerRecord:
         """The record without its running network; the name server is closed. Addresses: see `end`."""
         self.names.forget(record.id)
-        return replace(record, endpoints=self.abandon(record.endpoints), published=())
+        return replace(record, endpoints=without_interfaces(record.endpoints), published=())
 
     def discard(self, plan: Plan, record: ContainerRecord, *, connected: bool) -> None:
         """Take back a plan whose container did not start. Blocking only when it was `connected`."""
@@ -210,15 +210,15 @@ class Wiring:
 
     async def attach(
         self, record: ContainerRecord, network: NetworkRecord, endpoint: Endpoint
-    ) -> dict[str, Endpoint]:
-        """Make the interface in the namespace of a running container, whose endpoints are these from now on.
+    ) -> ContainerRecord:
+        """Make the interface in the namespace of a running container, whose endpoints and ports are these from now on.
 
         The default routes go where they belong, and published ports with them.
         """
         if endpoint.spec is None or network.spec is None:
-            return {**record.endpoints, network.name: endpoint}
+            return replace(record, endpoints={**record.endpoints, network.name: endpoint})
         spec = replace(endpoint.spec, gateway=None, gateway6=None)
-        host, settled = self._parts.network_host, record.endpoints
+        host, after = self._parts.network_host, record
         try:
             namespace = os.open(f"/proc/{record.state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError) as error:
@@ -226,32 +226,34 @@ class Wiring:
             raise Conflict(f"container {record.id} is not running") from error
         try:
             await asyncio.to_thread(host.attach, namespace, network.spec, spec)
-            settled = gateways.settle({**record.endpoints, network.name: endpoint}, self._network_of)
-            await self._reroute(record, settled, namespace)
-            await self.names.serve(replace(record, endpoints=settled), namespace)
+            after = await self._reroute(record, {**record.endpoints, network.name: endpoint}, namespace)
+            await self.names.serve(after, namespace)
         except BaseException:
             await asyncio.to_thread(host.detach, spec, namespace)
-            await self._reroute(replace(record, endpoints=settled), record.endpoints, namespace)
+            await self._reroute(after, record.endpoints, namespace)
             self._parts.networks.release(spec)
             raise
         finally:
             os.close(namespace)
-        return settled
+        return after
 
-    def abandon(self, endpoints: Mapping[str, Endpoint], new: str = "") -> dict[str, Endpoint]:
-        """The endpoints of a container that has ended; the address of the `new` one is given back."""
-        made = endpoints[new].spec if new else None
+    def abandon(self, record: ContainerRecord, new: str = "") -> ContainerRecord:
+        """Blocking. What is left of `attach` or `detach` of a container that has ended meanwhile; the address of the
+        `new` endpoint is given back, the others' and the ports that it had before are already."""
+        self._publishing.unpublish(record)
+        made = record.endpoints[new].spec if new else None
         if made is not None:
             self._parts.networks.release(made)
-        return {name: replace(one, spec=None) for name, one in endpoints.items()}
+        return replace(record, endpoints=without_interfaces(record.endpoints), published=())
 
-    async def detach(self, record: ContainerRecord, name: str) -> dict[str, Endpoint]:
-        """Take the interface out of the namespace of a running container, whose endpoints are these from now on."""
+    async def detach(self, record: ContainerRecord, name: str) -> ContainerRecord:
+        """Take the interface out of the namespace of a running container, whose endpoints and ports are these from now
+        on."""
         endpoint = record.endpoints[name]
         left = {other: one for other, one in record.endpoints.items() if other != name}
+        after = replace(record, endpoints=left)
         if endpoint.spec is None:
-            return left
-        settled = gateways.settle(left, self._network_of)
+            return after
         detach = self._parts.network_host.detach
         try:
             namespace = os.open(f"/proc/{record.state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -260,27 +262,23 @@ class Wiring:
         else:
             try:
                 await asyncio.to_thread(detach, endpoint.spec, namespace)
-                await self._reroute(record, settled, namespace)
+                after = await self._reroute(record, left, namespace)
             finally:
                 os.close(namespace)
         self._parts.networks.release(endpoint.spec)
-        return settled
+        return after
 
     async def _reroute(
         self, record: ContainerRecord, endpoints: Mapping[str, Endpoint], namespace: int
-    ) -> None:
-        """The running container's default routes are from now on those that these endpoints say, and its published
-        ports lead to where they go."""
-        old, new = _specs(record), _specs(replace(record, endpoints=dict(endpoints)))
-        host = self._parts.network_host
+    ) -> ContainerRecord:
+        """The running container with these endpoints: its default routes and its ports are where they belong."""
+        after = replace(record, endpoints=gateways.settle(endpoints, self._network_of))
+        old, new = _specs(record), _specs(after)
         if _routes(old) != _routes(new):
-            await asyncio.to_thread(host.change_default_routes, namespace, old, new)
-        before, after = publishing_addresses(record.endpoints), publishing_addresses(endpoints)
-        if record.published and before != after:
-            if any(before):
-                await asyncio.to_thread(host.unpublish, before[0], record.published, before[1])
-            if any(after):
-                await asyncio.to_thread(host.publish, after[0], record.published, after[1])
+            change = self._parts.network_host.change_default_routes
+            await asyncio.to_thread(change, namespace, old, new)
+        published = await asyncio.to_thread(self._publishing.follow, record, after.endpoints)
+        return replace(after, published=published)
 
     async def recover(self, records: Sequence[ContainerRecord]) -> None:
         """Before any is adopted: what the containers that ran are called, and what served their names."""
@@ -294,6 +292,11 @@ class Wiring:
             if endpoint.spec is not None:
                 self._parts.networks.adopt(endpoint.spec)
         await self.names.adopt(record)
+
+
+def without_interfaces(endpoints: Mapping[str, Endpoint]) -> dict[str, Endpoint]:
+    """The endpoints of a container that does not run."""
+    return {name: replace(one, spec=None) for name, one in endpoints.items()}
 
 
 def _specs(record: ContainerRecord) -> list[EndpointSpec]:
