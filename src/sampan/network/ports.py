@@ -112,11 +112,13 @@ class PublishedPorts:
     ) -> tuple[PortBinding, ...]:
         """Make exactly these ports, and the table with these networks' rules, in one transaction.
 
-        Returns the bindings whose ports other programs have taken meanwhile.
+        Connections through the relay go on, whoever has the port from now on. Returns the bindings whose ports other
+        programs have taken meanwhile.
         """
         with self._lock:
-            for active in self._everything():
-                self._drop(active)
+            before = self._everything()
+            for active in before:
+                self._drop(active, sessions=False)
             if self._relay.process_id is None:
                 self._relay.retire_orphan()
             self._networks = tuple(networks)
@@ -137,6 +139,9 @@ class PublishedPorts:
                 raise
             for active in restored:
                 self._register(active)
+            ways = {(one.address, one.binding): one.way for one in restored}
+            moved = [one for one in before if ways.get((one.address, one.binding)) != one.way]
+            self._forget_flows(moved, relayed=True)
         return tuple(lost)
 
     def write_rules(self, networks: Iterable[NetworkSpec], also: Sequence[_Active] = ()) -> None:
@@ -280,13 +285,13 @@ class PublishedPorts:
             active = replace(active, relay=number)
         self._active.setdefault((binding.protocol, binding.host_port), []).append(active)
 
-    def _drop(self, active: _Active) -> None:
+    def _drop(self, active: _Active, *, sessions: bool = True) -> None:
         key = (active.binding.protocol, active.binding.host_port)
         self._active[key].remove(active)
         if not self._active[key]:
             del self._active[key]
         if active.relay is not None:
-            self._relay.remove(active.relay)
+            self._relay.remove(active.relay, sessions=sessions)
         _release([active])
 
     def _withdraw(self, elements: Sequence[rules.Element]) -> None:
@@ -325,9 +330,12 @@ class PublishedPorts:
                 "%d connections were made to containers while the rules were gone; they are ended", number
             )
 
-    def _forget_flows(self, changed: Sequence[_Active]) -> None:
+    def _forget_flows(self, changed: Sequence[_Active], *, relayed: bool = False) -> None:
+        """A UDP flow goes the way of its first packet for as long as packets come. `relayed`: to the host, too."""
         ports = {
-            one.binding.host_port for one in changed if one.binding.protocol == "udp" and one.way.translated
+            one.binding.host_port
+            for one in changed
+            if one.binding.protocol == "udp" and (one.way.translated or (relayed and one.way.served))
         }
         if ports:
             forget_flows(socket.IPPROTO_UDP, ports)

@@ -3,7 +3,8 @@
     python -m sampan.network.relay <control descriptor> <door descriptor>
 
 It is given bound sockets over the control socket (SOCK_SEQPACKET, one text message each, SCM_RIGHTS):
-    "add <id> tcp|udp|sctp <address> <port>" with the socket;  "remove <id>", answered "removed <id>";  "stop".
+    "add <id> tcp|udp|sctp <address> <port>" with the socket;  "remove <id>", answered "removed <id>";
+"release <id>", the same but that connections go on;  "stop".
 TCP moves by splice(2) through a pipe for each direction; UDP has a connected socket for each client.
 When the daemon dies it goes on serving. The next daemon says "retire" at the door, a listening abstract socket
 with the name of `retire_address` that was made before this process: the listening sockets are closed, "retired" is
@@ -477,10 +478,11 @@ class Relay:
         words = message.decode("ascii", "replace").split()
         if words[0] == "add" and len(words) == 5 and len(descriptors) == 1:
             self._add(words, socket.socket(fileno=descriptors[0]))
-        elif words[0] == "remove" and len(words) == 2:
+        elif words[0] in ("remove", "release") and len(words) == 2:
             port = self._ports.pop(words[1], None)
             if port is not None:
-                port.close(sessions=True)
+                port.close(sessions=words[0] == "remove")
+                self._leaving.append(port)
             self._answer(f"removed {words[1]}")
         elif words[0] == "stop":
             self._running = False

@@ -57,15 +57,18 @@ class RelayClient:
                 raise
         return number
 
-    def remove(self, number: int) -> None:
-        """Stop serving; when this returns the relay has closed its copy of the socket."""
+    def remove(self, number: int, *, sessions: bool = True) -> None:
+        """Stop serving; when this returns the relay has closed its copy of the socket.
+
+        `sessions`: its connections end too.
+        """
         with self._lock:
             if self._entries.pop(number, None) is None or self._control is None:
                 return
             answered = self._removed[number] = threading.Event()
             control = self._control
             try:
-                control.send(f"remove {number}".encode())
+                control.send(f"{'remove' if sessions else 'release'} {number}".encode())
             except OSError:
                 del self._removed[number]
                 return  # it has died, and its sockets with it; the watcher starts another

@@ -238,6 +238,31 @@ def test_published_ports_survive_that_somebody_flushes_the_ruleset(world):
     assert world.outside.ask_tcp(world.ADDRESS, 8080).startswith("web ")
 
 
+def test_what_is_connected_goes_on_when_the_filter_comes_and_goes(world):
+    """As at each reload of a firewall that takes its rules away first."""
+    container = world.container(world.network())
+    container.serve_tcp(80, "web")
+    container.serve_udp(53, "dns")
+    bindings = PortBinding(80, "tcp", "0.0.0.0", 9090), PortBinding(53, "udp", "0.0.0.0", 5353)
+    world.publish(container, *bindings)
+    client = world.outside.socket(socket.SOCK_DGRAM)
+    client.connect((world.ADDRESS, 5353))
+    connections = []
+    for command in ("-A", "-D", "-A"):
+        connections.append(world.outside.socket())
+        connections[-1].connect((world.ADDRESS, 9090))
+        assert connections[-1].recv(99).startswith(b"web ")
+        world.engine.command(
+            "sh", "-c", f"iptables-nft {command} INPUT -i uplink -p tcp --dport 8080 -j REJECT"
+        )
+        world.engine.run(world.host.refresh)
+        for connection in connections:
+            connection.sendall(b"still there")
+            assert connection.recv(99) == b"still there"
+        client.send(b"asked")
+        assert client.recv(99).startswith(b"dns ")
+
+
 def test_a_filter_that_is_set_up_later_is_obeyed_after_a_refresh_and_forgotten_when_it_is_gone(world):
     container = world.container(world.network())
     container.serve_tcp(80, "web")
