@@ -241,6 +241,53 @@ SPECIFICATIONS = [
     ),
 ]
 
+MOUNTED = [
+    Case(
+        "a volume that is a tmpfs is there while somebody uses it",
+        """
+        setup: {cli} volume create -o type=tmpfs -o device=tmpfs -o o=size=1m,uid=7,mode=750 {c}
+        out: {cli} volume inspect -f '{{json .Options}} {{.Driver}}' {c}
+        setup: {cli} run -d --name {c}a -v {c}:/m busybox sleep 1000
+        out: {cli} exec {c}a sh -c 'stat -c "%u %a" /m; df -k /m | tail -1 | cut -c1-40; echo kept > /m/f'
+        out: {cli} run --rm -v {c}:/m:ro busybox sh -c 'cat /m/f; touch /m/g 2>&1'
+        all: {cli} volume rm {c}
+        setup: {cli} rm -f {c}a
+        out: {cli} run --rm -v {c}:/m busybox ls -A /m
+        all: {cli} volume rm {c}
+        """,
+    ),
+    Case(
+        "a volume that is a directory of the host takes the image's content and leaves it behind",
+        """
+        setup: mkdir d
+        setup: {cli} volume create -o type=none -o device=$PWD/d -o o=bind {c}
+        out: {cli} run --rm -v {c}:/data --entrypoint sh -u 0 rich -c 'ls -A /data; touch /data/new'
+        out: ls -A d; stat -c '%u %g %a' d
+        out: {cli} run --rm --mount type=volume,source={c},target=/x,volume-nocopy,readonly busybox sh -c 'ls -A /x; touch /x/y 2>&1'
+        all: {cli} volume rm {c}
+        out: ls -A d
+        """,
+    ),
+    Case(
+        "a volume with options that --mount makes",
+        """
+        out: {cli} run --rm --mount type=volume,source={c},target=/m,volume-opt=type=tmpfs,volume-opt=device=tmpfs,volume-opt=o=size=2m busybox sh -c 'df -k /m | tail -1 | cut -c1-40'
+        out: {cli} volume inspect -f '{{json .Options}}' {c}
+        """,
+    ),
+    Case(
+        "a volume that can't be mounted",
+        """
+        setup: {cli} volume create -o type=none -o device=/nosuch{c} -o o=bind {c}
+        code: {cli} run --rm -v {c}:/x busybox true
+        setup: {cli} create --name {c}a -v {c}:/x busybox true
+        code: {cli} start {c}a
+        out: {cli} inspect -f '{{.State.Status}} {{.State.ExitCode}}' {c}a
+        code: {cli} create -v {c}:/etc busybox true
+        """,
+    ),
+]
+
 CONTENT = [
     Case(
         "a new volume takes the image's content, owner and mode",
@@ -401,7 +448,7 @@ CONTENT = [
     ),
 ]
 
-CASES = [*COMMANDS, *SPECIFICATIONS, *CONTENT]
+CASES = [*COMMANDS, *SPECIFICATIONS, *MOUNTED, *CONTENT]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

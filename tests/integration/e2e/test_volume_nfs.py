@@ -38,6 +38,8 @@ def export(tmp_path: Path) -> Iterator[Path]:
     if (NFSD / "threads").read_text().strip() != "0":
         pytest.skip("an NFS server runs here already")
     os.makedirs("/var/lib/nfs/v4recovery", exist_ok=True)
+    for path in ("/etc/exports", "/var/lib/nfs/etab", "/var/lib/nfs/rmtab"):
+        Path(path).touch()
     directory = tmp_path / "export"
     directory.mkdir()
     run("ip", "link", "set", "lo", "up")
@@ -45,7 +47,8 @@ def export(tmp_path: Path) -> Iterator[Path]:
     # Both versions off for which a port mapper would be needed.
     with subprocess.Popen(["rpc.mountd", "-F", "-N", "2", "-N", "3"]) as mountd:
         try:
-            run("rpc.nfsd", "-N", "3", "-G", "1", "-L", "1", "2")
+            # The shortest time that it waits for clients of before its start.
+            run("rpc.nfsd", "-N", "3", "-G", "10", "-L", "10", "2")
             yield directory
         finally:
             run("rpc.nfsd", "0", check=False)

@@ -28,15 +28,20 @@ def volume_json(record: VolumeRecord, path: Path, scope: str) -> Json:
         "Labels": _labels_json(record),
         "Mountpoint": "" if path == _NOWHERE else str(path),
         "Name": record.name,
-        "Options": record.options,
+        "Options": _ordered(record.options),
         "Scope": scope,
     }
 
 
 def _labels_json(record: VolumeRecord) -> dict[str, str] | None:
     if record.anonymous:
-        return {ANONYMOUS_LABEL: "", **(record.labels or {})}
-    return record.labels
+        return _ordered({ANONYMOUS_LABEL: "", **(record.labels or {})})
+    return _ordered(record.labels)
+
+
+def _ordered(values: dict[str, str] | None) -> dict[str, str] | None:
+    """As Go writes maps."""
+    return None if values is None else dict(sorted(values.items()))
 
 
 def matches(record: VolumeRecord, filters: Filters, *, in_use: bool, scope: str) -> bool:
