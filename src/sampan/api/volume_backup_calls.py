@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from sampan.api.auth import registry_auth
+from sampan.api.auth import registry_auth, registry_config
 from sampan.api.images import credentials
 from sampan.api.messages import (
     AnyResponse,
@@ -112,7 +112,8 @@ async def restore(engine: Engine, request: Request) -> AnyResponse:
             continue
         snapshot, reference = _named_base(text)
         if reference is not None:
-            given.append(InRegistry(reference, _credentials(request)))
+            known = registry_config(request).get(reference.domain)
+            given.append(InRegistry(reference, credentials(known) if known else _credentials(request)))
         elif snapshot is not None:
             given.append(AsSnapshot(snapshot))
     size = request.integer("max-size") or 0

@@ -259,6 +259,25 @@ def test_a_registry_has_backups_as_artifacts_that_restore_by_themselves(
     assert remaining(sampan) == []
 
 
+def test_a_registry_with_passwords_is_asked_with_those_of_login(
+    sampan: Any, filled: str, tmp_path: Path
+) -> None:
+    with RealRegistry(tmp_path / "registry", htpasswd={"ann": "secret"}) as registry:
+        refused = sampan.run("volume", "backup", filled, f"{registry.host}/b/pg")
+        assert refused.returncode == 1 and "no basic auth credentials" in refused.stderr
+        sampan.ok("login", "-u", "ann", "-p", "secret", registry.host)
+        try:
+            sampan.ok("volume", "backup", filled, f"{registry.host}/b/pg")
+            sampan.ok(
+                "volume", "backup", filled, f"{registry.host}/b/pg:2", "--base", f"{registry.host}/b/pg"
+            )
+            sampan.ok("volume", "restore", "rr", f"{registry.host}/b/pg:2")
+            assert sampan.ok("volume", "diff", "rr", f"{registry.host}/b/pg") == ""
+        finally:
+            sampan.ok("logout", registry.host)
+    assert remaining(sampan) == []
+
+
 def manifest_of(registry: RealRegistry, repository: str, tag: str) -> Any:
     request = Request(
         f"{registry.url}/v2/{repository}/manifests/{tag}",

@@ -266,9 +266,13 @@ def _send(
         "max-size": flags["max-size"] or None,
     }
     headers = {"Content-Type": "application/octet-stream"}
-    for place in (*elsewhere, source):
-        if place.kind == "registry":
-            headers["X-Registry-Auth"] = credentials_header(invocation, place.text)
+    domains = {
+        parse_reference(place.text).domain for place in (*elsewhere, source) if place.kind == "registry"
+    }
+    if domains:
+        directory = invocation.options.config_directory
+        known = {domain: registry_auth.find(directory, domain).as_json() for domain in sorted(domains)}
+        headers["X-Registry-Config"] = registry_auth.encode_header(known)
     shown = Shown(flags)
     total = sum(file.size for file in opened)
 

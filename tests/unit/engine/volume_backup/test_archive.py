@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 from pathlib import Path
@@ -247,3 +248,49 @@ def test_a_changed_byte_of_the_plain_archive_is_found_without_zstds_own_checksum
     plain[at + 5] ^= 1
     with pytest.raises(Invalid, match=r"manifest does not fit its content, from the entry 'dir/file'"):
         restore([[zstandard.compress(bytes(plain))]], tmp_path / "new", tmp_path)
+
+
+def mutated(plain: bytes, chance: random.Random) -> bytes:
+    """A few bytes or blocks changed, removed, doubled or exchanged; headers keep a checksum that is right."""
+    data = bytearray(plain)
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        at = chance.randrange(len(data))
+        block = at // 512 * 512
+        kind = chance.randrange(5)
+        if kind == 0:
+            data[at] = chance.randrange(256)
+        elif kind == 1:
+            del data[at : at + chance.choice((1, 512))]
+        elif kind == 2:
+            data[block:block] = data[block : block + 512 * chance.randint(1, 4)]
+        elif kind == 3:
+            other = chance.randrange(len(data)) // 512 * 512
+            data[block : block + 512], data[other : other + 512] = (
+                data[other : other + 512],
+                data[block : block + 512],
+            )
+        else:
+            header = bytearray(data[block : block + 512].ljust(512, b"\0"))
+            header[chance.randrange(512)] = chance.choice(b"0123456789/.\0-+ \xff\x80")
+            header[148:156] = b" " * 8
+            header[148:156] = b"%06o\0 " % sum(header)
+            data[block : block + 512] = header
+    return bytes(data)
+
+
+def test_a_mutated_archive_is_refused_or_restores_the_same(tree: Path, tmp_path: Path) -> None:
+    (tree / "dir/file").write_bytes(b"not much")
+    layers, _ = backup(tree, tmp_path)
+    plain = zstandard.ZstdDecompressor().stream_reader(layers[0], read_across_frames=True).read()
+    chance = random.Random(5)
+    expected, refused = entries(tree), 0
+    place = tmp_path / "mutated"
+    for _ in range(400):
+        shutil.rmtree(place, ignore_errors=True)
+        try:
+            restore([[zstandard.compress(mutated(plain, chance), 1)]], place, tmp_path)
+        except Invalid:
+            refused += 1
+        else:
+            assert entries(place) == expected
+    assert refused > 200
