@@ -11,6 +11,14 @@ ANY_IPV4 = "0.0.0.0"  # a published port on every address of the host, as Docker
 ANY_IPV6 = "::"
 
 
+class Subnet(msgspec.Struct, frozen=True):
+    """A subnet of a network with what lies in it; `gateway` "" and `ip_range` None as in `NetworkSpec`."""
+
+    subnet: str
+    gateway: str = ""
+    ip_range: str | None = None
+
+
 class NetworkSpec(msgspec.Struct, frozen=True):
     """A network as the engine has stored it.
 
@@ -18,9 +26,9 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     name of the bridge device (at most 15 bytes; "" for drivers without one), `parent` the device of the host that
     macvlan and ipvlan stand on ("" for others). `mode` is the driver's ("bridge", "passthru", "l2", "l3_private").
     Subnets are in CIDR notation, a gateway is an address in its subnet (a bridge's own); "" where the network has no
-    addresses of that family. `ip_range` and
-    `ip_range6` are the parts of the subnets that automatic addresses come from (None: all of it), `aux` are
-    addresses of either family that are never given out. `mtu` is in bytes, 0 the parent's. `interface_prefix` is what
+    addresses of that family. `ip_range` and `ip_range6` are the parts of the subnets that automatic addresses come from
+    (None: all of it), `aux` are addresses of either family that are never given out, `more` are further subnets of
+    macvlan and ipvlan networks. `mtu` is in bytes, 0 the parent's. `interface_prefix` is what
     containers' interfaces are called ("" is "eth"), `host_binding` the host's address that ports are published on when
     nobody names one ("" is all), `inhibit_ipv4` leaves the bridge without its IPv4 address. Of an overlay
     network `vni` is the number in its VXLAN packets (else 0), and `secure` says that they are encrypted.
@@ -57,8 +65,18 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     host_access: bool = True
     host_ipv4: str = ""
     host_ipv6: str = ""
+    more: tuple[Subnet, ...] = ()
     router: str = ""
     router6: str = ""
+
+    @property
+    def subnets(self) -> tuple[Subnet, ...]:
+        """All of them, the first of each family first."""
+        first = (
+            Subnet(self.subnet, self.gateway, self.ip_range),
+            Subnet(self.subnet6, self.gateway6, self.ip_range6),
+        )
+        return (*(one for one in first if one.subnet), *self.more)
 
 
 class EndpointSpec(msgspec.Struct, frozen=True):

@@ -152,6 +152,20 @@ def test_without_a_parent_containers_see_each_other_and_nothing_else(sampan: Any
     assert ip("-o", "link", "show", parent, check=False) == ""
 
 
+def test_a_network_may_have_several_subnets_with_a_gateway_each(sampan: Any, cable: Cable) -> None:
+    second = ("--subnet", "10.199.17.0/30", "--gateway", "10.199.17.1")
+    ip("-n", cable.other, "addr", "add", "10.199.17.1/30", "dev", "eth0")
+    assert create(sampan, "link", *second, *SUBNET, "-o", f"parent={cable.name}").returncode == 0
+    addresses = [started(sampan, name, "--network", "link") for name in ("one", "two")]
+    assert addresses == ["10.199.17.2", "10.199.7.64"], "the second subnet when the first is full"
+    assert all(map(cable.pings, addresses)) and reaches(sampan, "one", addresses[1])
+    assert "default via 10.199.17.1" in sampan.ok("exec", "one", "ip", "route")
+    assert f"default via {OUTSIDE}" in sampan.ok("exec", "two", "ip", "route")
+    assert started(sampan, "three", "--network", "link", "--ip", "10.199.7.9") == "10.199.7.9"
+    form = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}"
+    assert sampan.ok("inspect", "-f", form, "one", "three").split() == ["10.199.17.1", OUTSIDE]
+
+
 def test_a_running_container_is_connected_and_disconnected(sampan: Any, cable: Cable) -> None:
     create(sampan, "link", *SUBNET, "-o", f"parent={cable.name}")
     sampan.ok("run", "-d", "--name", "one", BUSYBOX, "sleep", "1000")

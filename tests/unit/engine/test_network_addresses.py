@@ -317,10 +317,12 @@ def test_containers_may_have_another_way_out_than_the_host() -> None:
         IpamPool("10.66.1.0/24", auxiliary_addresses={"DefaultGatewayIPv4": "10.66.1.254"}),
         IpamPool("fd00:66:1::/64", auxiliary_addresses={"DefaultGatewayIPv6": "fd00:66:1::fe"}),
     )
-    spec = make(asked(*pools)).spec
+    addresses = book()
+    spec = make(asked(*pools), addresses).spec
     assert spec is not None
     assert (spec.gateway, spec.gateway6) == ("10.66.1.1", "fd00:66:1::1")
-    assert gateways.through(spec) == ("10.66.1.254", "fd00:66:1::fe")
+    endpoint = addresses.allocate(spec, EndpointSettings(), interface="eth0")
+    assert gateways.through(spec, endpoint) == ("10.66.1.254", "fd00:66:1::fe")
     with pytest.raises(Invalid, match=r"^no gateway can be set on an internal bridge network$"):
         make(asked(*pools, internal=True))
     assert bridge(default_subnet="10.21.0.1/16", default_gateway="10.21.0.9") == [

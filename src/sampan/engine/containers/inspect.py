@@ -12,6 +12,7 @@ from sampan.engine.containers.base import Parts, log_driver
 from sampan.engine.containers.names import dns_names
 from sampan.engine.containers.publishing import publishing_address
 from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, State, epoch_ns
+from sampan.engine.networks import gateways
 from sampan.engine.ports import port_name, ports_json, summary_json
 from sampan.engine.security import apparmor_option
 from sampan.errors import SampanError
@@ -91,11 +92,11 @@ def _with_gateways(settings: Json, record: ContainerRecord, parts: Parts) -> Jso
         network = parts.networks.get(endpoint.network_id)
         if endpoint.spec is None or network is None or network.spec is None or network.spec.internal:
             continue
-        spec = network.spec
-        gateways = {"Gateway": spec.router or spec.gateway, "IPv6Gateway": spec.router6 or spec.gateway6}
-        settings["Networks"][name].update(gateways)
+        four, six = gateways.named(network.spec, endpoint.spec)
+        shown = {"Gateway": four, "IPv6Gateway": six}
+        settings["Networks"][name].update(shown)
         if name == "bridge":
-            settings.update(gateways)
+            settings.update(shown)
     return settings
 
 

@@ -34,8 +34,8 @@ class AddressBook:
         if not any(base.version == 6 for base, _ in chosen):
             chosen.append(unique_local_pool(owner))
         self._subnets = SubnetPool(chosen)
-        self._pools: dict[str, dict[int, AddressPool]] = {}
-        """By network, then by family (4 or 6)."""
+        self._pools: dict[str, tuple[AddressPool, ...]] = {}
+        """By network; several of a family where the network has several subnets of it."""
         self._endpoints: dict[str, set[str]] = {}
         """Ids of the endpoints that hold an address, by network: from before a start until after the end."""
 
@@ -53,18 +53,16 @@ class AddressBook:
 
     def open(self, spec: NetworkSpec) -> None:
         """Addresses of this network can be had from now on; its subnets are taken. Raises `Invalid`, `Conflict`."""
-        found: dict[int, AddressPool] = {}
-        for subnet, ip_range, gateway in (
-            (spec.subnet, spec.ip_range, spec.gateway),
-            (spec.subnet6, spec.ip_range6, spec.gateway6),
-        ):
-            if subnet:
-                pool = AddressPool(ip_network(subnet), ip_range=ip_network(ip_range) if ip_range else None)
-                own = [ip_address(text) for text in (gateway, *spec.aux) if text]
-                for address in dict.fromkeys(one for one in own if one.version == pool.subnet.version):
-                    pool.reserve(address)
-                found[pool.subnet.version] = pool
-        self._pools[spec.id] = found
+        found: list[AddressPool] = []
+        aux = [ip_address(text) for text in spec.aux]
+        for subnet in spec.subnets:
+            chosen = ip_network(subnet.ip_range) if subnet.ip_range else None
+            pool = AddressPool(ip_network(subnet.subnet), ip_range=chosen)
+            own = [ip_address(subnet.gateway)] if subnet.gateway else []
+            for address in dict.fromkeys([*own, *(one for one in aux if _holds(pool, one))]):
+                pool.reserve(address)
+            found.append(pool)
+        self._pools[spec.id] = tuple(found)
 
     def restore(self, spec: NetworkSpec) -> None:
         """A network that is there since before the engine started."""
@@ -95,12 +93,12 @@ class AddressBook:
         taken: dict[int, str] = {}
         pools = self._pools[spec.id]
         try:
-            for version, pool in pools.items():
-                address = _take(spec, pool, wanted[version])
-                taken[version] = f"{address}/{pool.subnet.prefixlen}"
+            for version in (4, 6):
+                if own := [pool for pool in pools if pool.subnet.version == version]:
+                    taken[version] = _take(spec, own, wanted[version])
         except BaseException:
-            for version, text in taken.items():
-                pools[version].release(ip_interface(text).ip)
+            for text in taken.values():
+                _release(pools, ip_interface(text).ip)
             raise
         endpoint_id = new_id()
         self._endpoints.setdefault(spec.id, set()).add(endpoint_id)
@@ -119,8 +117,9 @@ class AddressBook:
         pools = self._pools.get(endpoint.network_id)
         if pools is not None:
             for address in _addresses(endpoint):
-                if address.version in pools:  # the default bridge may have lost its IPv6
-                    pools[address.version].reserve(address)
+                for pool in pools:  # none: the default bridge may have lost its IPv6
+                    if _holds(pool, address):
+                        pool.reserve(address)
             self._endpoints.setdefault(endpoint.network_id, set()).add(endpoint.id)
 
     def release(self, endpoint: EndpointSpec) -> None:
@@ -128,8 +127,7 @@ class AddressBook:
         pools = self._pools.get(endpoint.network_id)
         if pools is not None:
             for address in _addresses(endpoint):
-                if address.version in pools:
-                    pools[address.version].release(address)
+                _release(pools, address)
             self._endpoints.get(endpoint.network_id, set()).discard(endpoint.id)
 
     def has(self, network_id: str) -> bool:
@@ -142,24 +140,38 @@ class AddressBook:
 
 
 def _subnets(spec: NetworkSpec) -> list[AnyNetwork]:
-    return [ip_network(text) for text in (spec.subnet, spec.subnet6) if text]
+    return [ip_network(one.subnet) for one in spec.subnets]
 
 
 def _addresses(endpoint: EndpointSpec) -> list[AnyAddress]:
     return [ip_interface(text).ip for text in (endpoint.address, endpoint.address6) if text]
 
 
-def _take(spec: NetworkSpec, pool: AddressPool, fixed: str) -> AnyAddress:
-    """`fixed`: an address that was found right before; "" for one of the pool's choice."""
+def _holds(pool: AddressPool, address: AnyAddress) -> bool:
+    return address.version == pool.subnet.version and address in pool.subnet
+
+
+def _release(pools: Iterable[AddressPool], address: AnyAddress) -> None:
+    for pool in pools:
+        if _holds(pool, address):
+            pool.release(address)
+
+
+def _take(spec: NetworkSpec, pools: Sequence[AddressPool], fixed: str) -> str:
+    """An address of one of these pools (of one family), with its prefix length. `fixed`: one that was found right
+    before; "" for one of the first pool that has any."""
     if fixed:
         address = ip_address(fixed)
+        pool = next((pool for pool in pools if _holds(pool, address)), pools[0])
         pool.reserve(address)
-        return address
-    try:
-        return pool.allocate()
-    except Conflict as error:
-        family = f"IPv{pool.subnet.version}"
-        raise Conflict(
-            f"no available {family} addresses on this network's address pools: {spec.name} ({spec.id})",
-            hint=error.hint,
-        ) from error
+        return f"{address}/{pool.subnet.prefixlen}"
+    for pool in pools:
+        try:
+            return f"{pool.allocate()}/{pool.subnet.prefixlen}"
+        except Conflict as error:
+            hint = error.hint
+    family = f"IPv{pools[0].subnet.version}"
+    raise Conflict(
+        f"no available {family} addresses on this network's address pools: {spec.name} ({spec.id})",
+        hint=hint,
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from ipaddress import ip_interface, ip_network
 
 from msgspec.structs import replace
 
 from sampan.engine.model import Endpoint, NetworkRecord
-from sampan.network.model import ANY_IPV4, ANY_IPV6, NetworkSpec
+from sampan.network.model import ANY_IPV4, ANY_IPV6, EndpointSpec, NetworkSpec, Subnet
 
 Network = Callable[[Endpoint], NetworkRecord | None]
 
@@ -53,13 +54,29 @@ def _leads_outside(network: NetworkRecord | None) -> tuple[bool, bool]:
 def _with_routes(endpoint: Endpoint, network: NetworkRecord | None, *, ipv4: bool, ipv6: bool) -> Endpoint:
     if endpoint.spec is None or network is None or network.spec is None:
         return endpoint
-    gateway, gateway6 = through(network.spec)
+    gateway, gateway6 = through(network.spec, endpoint.spec)
     spec = replace(endpoint.spec, gateway=gateway if ipv4 else None, gateway6=gateway6 if ipv6 else None)
     return replace(endpoint, spec=spec)
 
 
-def through(spec: NetworkSpec) -> tuple[str, str]:
+def through(spec: NetworkSpec, endpoint: EndpointSpec) -> tuple[str, str]:
     """(IPv4, IPv6) gateways as an `EndpointSpec` has them: the unspecified address is the link itself."""
     if spec.driver == "ipvlan" and spec.mode.startswith("l3"):
         return ANY_IPV4, ANY_IPV6
-    return spec.router or spec.gateway, spec.router6 or spec.gateway6
+    return named(spec, endpoint)
+
+
+def named(spec: NetworkSpec, endpoint: EndpointSpec) -> tuple[str, str]:
+    """(IPv4, IPv6) gateways of the subnets that the endpoint's addresses are in; "" where there is none."""
+    if not spec.more:
+        return spec.router or spec.gateway, spec.router6 or spec.gateway6
+    found = []
+    for address in (endpoint.address, endpoint.address6):
+        own = [one for one in spec.subnets if address and _holds(one, address)]
+        found.append(own[0].gateway if own else "")
+    return found[0], found[1]
+
+
+def _holds(subnet: Subnet, address: str) -> bool:
+    network, inside = ip_network(subnet.subnet), ip_interface(address).ip
+    return network.version == inside.version and inside in network

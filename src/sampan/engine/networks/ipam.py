@@ -44,14 +44,24 @@ def joined(faults: Sequence[str]) -> str:
 
 
 def wanted(config: Sequence[IpamPool], version: int, *, several: bool = False) -> Wanted:
-    """Of entries that `check` found right, what is asked of this family. `several`: the driver allows more than one
-    subnet of a family (the first is used). Raises `Denied`, `Invalid`."""
-    entries = [entry for entry in config if (6 if ":" in entry.subnet else 4) == version]
-    if not entries:
-        return Wanted()
+    """Of entries that `check` found right, what is asked first of this family. `several`: the driver allows more than
+    one subnet of a family (see `further`). Raises `Denied`, `Invalid`."""
+    entries = _of_family(config, version)
     if len(entries) > 1 and not several:
         raise Denied("bridge driver doesn't support multiple subnets")
-    entry = entries[0]
+    return _wanted(entries[0]) if entries else Wanted()
+
+
+def further(config: Sequence[IpamPool], version: int) -> list[Wanted]:
+    """What is asked of this family beyond its first subnet. Raises `Invalid`."""
+    return [_wanted(entry) for entry in _of_family(config, version)[1:]]
+
+
+def _of_family(config: Sequence[IpamPool], version: int) -> list[IpamPool]:
+    return [entry for entry in config if (6 if ":" in entry.subnet else 4) == version]
+
+
+def _wanted(entry: IpamPool) -> Wanted:
     subnet = ip_network(entry.subnet)
     check_subnet6(subnet)
     return Wanted(

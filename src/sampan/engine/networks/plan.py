@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 from sampan.engine.model import IpamPool, NetworkRecord, new_id, now
 from sampan.engine.networks import configurations, ipam, options
@@ -12,7 +13,7 @@ from sampan.engine.networks.addresses import AddressBook
 from sampan.engine.networks.requests import NetworkCreate
 from sampan.engine.settings import Settings
 from sampan.errors import Denied, Invalid, NotFound
-from sampan.network.model import NetworkSpec
+from sampan.network.model import NetworkSpec, Subnet
 from sampan.network.pools import AnyAddress, AnyNetwork
 
 PREDEFINED = ("bridge", "host", "none")
@@ -92,12 +93,13 @@ def plan(body: NetworkCreate, book: AddressBook, settings: Settings, in_use: Sub
             str(four.subnet or ""),
             str(four.gateway or ""),
             ip_range=four.ip_range,
-            aux=tuple(str(address) for one in (four, six) for address in one.asked.aux.values()),
+            aux=_auxiliary(body),
             internal=body.internal,
             driver=body.driver or "bridge",
             subnet6=str(six.subnet or ""),
             gateway6=str(six.gateway or ""),
             ip_range6=six.ip_range,
+            more=_further(body, book, taken),
             router=four.router if bridged else "",
             router6=six.router if bridged else "",
         )
@@ -128,6 +130,25 @@ def plan(body: NetworkCreate, book: AddressBook, settings: Settings, in_use: Sub
         fixed_subnet=bool(body.ipam.config),
         asked_pools=len(body.ipam.config or ()),
     )
+
+
+def _further(body: NetworkCreate, book: AddressBook, taken: list[AnyNetwork]) -> tuple[Subnet, ...]:
+    """Subnets beyond the first of each family, which only some drivers have; noted in `taken` as `family` does."""
+    found = []
+    enabled = [version for version, on in ((4, body.enable_ipv4), (6, body.enable_ipv6)) if on]
+    for asked in (one for version in enabled for one in ipam.further(body.ipam.config or (), version)):
+        subnet = book.take_subnet(asked.subnet, (), 4)
+        taken.append(subnet)
+        gateway = ipam.choose_gateway(subnet, asked, isolated=options.is_without_gateway(body))
+        found.append(Subnet(str(subnet), str(gateway or ""), str(asked.ip_range) if asked.ip_range else None))
+    return tuple(found)
+
+
+def _auxiliary(body: NetworkCreate) -> tuple[str, ...]:
+    enabled = {4: body.enable_ipv4, 6: body.enable_ipv6}
+    pools = [pool for pool in body.ipam.config or () if enabled[6 if ":" in pool.subnet else 4]]
+    texts = [text for pool in pools for text in (pool.auxiliary_addresses or {}).values()]
+    return tuple(str(ip_address(text)) for text in texts)
 
 
 def family(
