@@ -11,6 +11,7 @@ from sampan.engine.config import HostConfig, MountRequest
 from sampan.engine.containers.base import Parts
 from sampan.engine.containers.store import Slot
 from sampan.engine.model import ContainerRecord, MountPoint
+from sampan.engine.mounts import check_volume_name
 from sampan.errors import Invalid
 from sampan.storage.metadata import Table
 
@@ -26,6 +27,7 @@ class VolumeRenaming:
         """
         if not new:
             raise Invalid("Neither old nor new names may be empty")
+        check_volume_name(new)
         volumes = self._parts.volumes
         volumes.get(name)
         before = str(volumes.path(name).parent)
