@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 VM_TESTS := tests/integration/linux tests/integration/engine/test_limits.py tests/integration/engine/test_user_namespaces.py \
-	tests/integration/engine/test_security_switches.py tests/integration/runtime/test_confinement.py tests/integration/network/test_sctp.py
+	tests/integration/engine/test_security_switches.py tests/integration/runtime/test_confinement.py tests/integration/network/test_sctp.py \
+	tests/integration/e2e/test_volume_sizes.py tests/integration/e2e/test_volume_nfs.py
 
 .PHONY: help setup demo test guide differential load durability vm lint bench clean
 

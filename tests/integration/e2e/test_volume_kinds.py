@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
+import signal
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ def place(sampan: Any, volume: str) -> str:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path, wait_until: Callable[..., None]) -> Iterator[Path]:
     """A file with an ext4 file system."""
     image = tmp_path / "disk.img"
     with open(image, "wb") as file:
@@ -42,8 +44,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     # Where the kernel does not load it by itself.
     subprocess.run(["modprobe", "-q", "loop"], check=False)
     yield image
-    left = subprocess.run(["losetup", "-j", image], capture_output=True, text=True, check=True).stdout
-    assert left == ""
+
+    def devices() -> str:
+        return subprocess.run(["losetup", "-j", image], capture_output=True, text=True, check=True).stdout
+
+    # The kernel lets go of the last container's mounts in its own time.
+    wait_until(lambda: devices() == "", "the end of the loop device")
 
 
 def test_a_tmpfs_volume_is_there_while_somebody_uses_it(sampan: Any) -> None:
@@ -239,6 +245,33 @@ def test_mounted_volumes_outlive_a_killed_engine_and_go_with_their_last_containe
     assert Path(kept, "f").read_text() == "data\n"
     sampan.ok("rm", "-f", "stays")
     assert mounted_below(kept) == []
+
+
+def test_volumes_are_mounted_again_after_a_reboot(
+    fresh_sampan: Any, tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    sampan, data = fresh_sampan, tmp_path / "data"
+    data.mkdir()
+    sampan.ok("volume", "create", *option(type="none", device=str(data), o="bind"), "bound")
+    script = "echo more >> /v/f; exec sleep 600"
+    sampan.ok(
+        "run", "-d", "--name", "always", "--restart", "always", "-v", "bound:/v", BUSYBOX, "sh", "-c", script
+    )
+    path = place(sampan, "bound")
+    wait_until(lambda: (data / "f").exists() and (data / "f").read_text() == "more\n", "the first line")
+    pid = int(sampan.ok("inspect", "-f", "{{.State.Pid}}", "always"))
+    # Processes, mounts, and what is below /run.
+    sampan.engine.kill()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the end of the container")
+    subprocess.run(["umount", path], check=True)
+    shutil.rmtree(sampan.engine.run_dir)
+    sampan.engine.start()
+    wait_until(lambda: (data / "f").read_text() == "more\nmore\n", "the second line")
+    assert mounted_below(path) == [path]
+    sampan.ok("rm", "-f", "always")
+    assert mounted_below(path) == []
+    assert (data / "f").exists()
 
 
 def test_a_dry_run_says_what_a_prune_then_takes(fresh_sampan: Any) -> None:
