@@ -35,7 +35,8 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     `gateway_mode` and `gateway_mode6` are a bridge's, as Docker has them: "nat", "routed", "isolated" and so on.
     `host_access` False: its containers reach no service of the host. `host_ipv4`, `host_ipv6`: the source that their
     connections outwards get; "" is an address of the interface they leave by. `router` and `router6`: what
-    containers' default routes lead to; "" is the gateway.
+    containers' default routes lead to; "" is the gateway. `trusted`: interfaces of the host by which others reach
+    published ports at the containers' own addresses.
     """
 
     id: str
@@ -66,6 +67,7 @@ class NetworkSpec(msgspec.Struct, frozen=True):
     host_ipv4: str = ""
     host_ipv6: str = ""
     more: tuple[Subnet, ...] = ()
+    trusted: tuple[str, ...] = ()
     router: str = ""
     router6: str = ""
 

@@ -36,10 +36,10 @@ class _Active:
     way: Way
     relay: int | None = None
 
-    def element(self) -> rules.Element | None:
-        if self.way.open:
-            return rules.open_element(self.address, self.binding)
-        return rules.port_element(self.address, self.binding) if self.way.translated else None
+    def elements(self) -> list[rules.Element]:
+        way = self.way
+        found = [rules.port_element(self.address, self.binding)] if way.translated else []
+        return [*found, rules.open_element(self.address, self.binding)] if way.open or way.direct else found
 
 
 class PublishedPorts:
@@ -95,7 +95,8 @@ class PublishedPorts:
                 for active in self._active.get((binding.protocol, binding.host_port), ())
                 if active.address in (address, address6) and active.binding == _definite(binding)
             ]
-            self._withdraw(_elements(leaving))
+            staying = _elements(one for one in self._everything() if one not in leaving)
+            self._withdraw([element for element in _elements(leaving) if element not in staying])
             for active in leaving:
                 self._drop(active)
         self._forget_flows(leaving)
@@ -347,7 +348,7 @@ def _only_by_nat(binding: PortBinding, host: str) -> bool:
 
 
 def _elements(active: Iterable[_Active]) -> list[rules.Element]:
-    return [element for one in active if (element := one.element()) is not None]
+    return list(dict.fromkeys(element for one in active for element in one.elements()))
 
 
 def _release(active: Iterable[_Active]) -> None:

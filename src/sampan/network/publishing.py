@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_way
 from ipaddress import ip_address, ip_network
 
 from msgspec.structs import replace
@@ -16,11 +17,12 @@ _LOOPBACK6 = "::1"
 @dataclass(frozen=True, slots=True)
 class Way:
     """`translated`: by NAT. `served`: by the relay; both, where NAT can not do all. `open`: at the container's own
-    address, in a network that is routed to."""
+    address, in a network that is routed to. `direct`: there too, by the interfaces that the network trusts."""
 
     translated: bool = False
     served: bool = False
     open: bool = False
+    direct: bool = False
 
 
 NOWHERE = Way()
@@ -38,6 +40,12 @@ class Facts:
     def way(self, binding: PortBinding, address: str, host: str | None = None) -> Way:
         """Of a binding, on the host's address `host` (its own, when it is definite), to a container's `address`."""
         host = binding.host_address if host is None else host
+        way = self._way(host, address)
+        network = self._network(address)
+        same = _version(host) == _version(address) and not way.open
+        return replace_way(way, direct=True) if same and network and network.trusted else way
+
+    def _way(self, host: str, address: str) -> Way:
         version = _version(host)
         routed = self._mode(address) == "routed"
         if _version(address) != version:  # only a process can turn the one into the other
@@ -52,12 +60,18 @@ class Facts:
 
     def _mode(self, address: str) -> str:
         """The gateway mode of the network that a container's address is in."""
+        network = self._network(address)
+        if network is None:
+            return "nat"
+        return network.gateway_mode if _version(address) == 4 else network.gateway_mode6
+
+    def _network(self, address: str) -> NetworkSpec | None:
         wanted = ip_address(address)
         for network in self.networks:
             subnet = network.subnet if wanted.version == 4 else network.subnet6
             if subnet and wanted in ip_network(subnet):
-                return network.gateway_mode if wanted.version == 4 else network.gateway_mode6
-        return "nat"
+                return network
+        return None
 
 
 def opened_binding(binding: PortBinding, host: str) -> PortBinding:

@@ -280,6 +280,11 @@ def _forward_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) ->
         if not network.internal:
             translated = ex.output_is(network.bridge) + ex.status_has(ex.IPS_DST_NAT)
             batch.add_rule(table, "forward", translated, accept)
+            for name in network.trusted:
+                for version in _VERSIONS:
+                    here = ex.input_is(name) + ex.output_is(network.bridge) + ex.family_is(version.family)
+                    published = _address_and_port(version) + ex.lookup(version.open)
+                    batch.add_rule(table, "forward", here, published, accept)
             _direct_rules(batch, table, network.bridge, _IPV4, network.gateway_mode)
             _direct_rules(batch, table, network.bridge, _IPV6, network.gateway_mode6)
             batch.add_rule(table, "forward", ex.output_is(network.bridge), drop)

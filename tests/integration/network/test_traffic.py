@@ -25,6 +25,30 @@ def test_a_container_reaches_another_host_with_the_engine_s_address(world):
     assert container.ask_tcp(world.OUTSIDE, 80) == f"web {world.ADDRESS} hello"
 
 
+def test_published_ports_are_open_at_the_container_s_address_by_interfaces_that_the_network_trusts(world):
+    trusting, other = (
+        world.container(world.network(1, trusted=("uplink",))),
+        world.container(world.network(2)),
+    )
+    for container in (trusting, other):
+        container.serve_tcp(80, "web")
+        container.serve_tcp(81, "hidden")
+        bindings = [PortBinding(80, host_port=8080 + n, host_address=world.ADDRESS) for n in (0, 1)]
+        if container is trusting:
+            one, two = world.publish(container, *bindings)
+    for number in (1, 2):
+        world.outside.command("ip", "route", "add", f"10.213.{number}.0/24", "via", world.ADDRESS)
+    assert world.outside.ask_tcp(trusting.address, 80) == "web 192.0.2.1 hello"
+    assert not world.outside.can_reach(trusting.address, 81) and not world.outside.can_reach(
+        other.address, 80
+    )
+    assert not other.can_reach(trusting.address, 80), "that is another interface"
+    world.unpublish(trusting, one)
+    assert world.outside.can_reach(trusting.address, 80), "the other one still publishes it"
+    world.unpublish(trusting, two)
+    assert not world.outside.can_reach(trusting.address, 80)
+
+
 def test_without_masquerade_the_container_s_own_address_arrives(world):
     container = world.container(world.network(masquerade=False))
     world.outside.command("ip", "route", "add", "10.213.1.0/24", "via", world.ADDRESS)

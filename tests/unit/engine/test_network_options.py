@@ -41,6 +41,7 @@ def test_options_of_a_bridge_are_what_docker_takes_them_for() -> None:
         assert bridge("bridge__enable_icc", text).icc is value
     assert not bridge("bridge__enable_ip_masquerade", "false").masquerade
     assert bridge("bridge__inhibit_ipv4", "true").inhibit_ipv4
+    assert bridge("bridge__trusted_host_interfaces", "eth0:vxlan.1").trusted == ("eth0", "vxlan.1")
     assert bridge("container_iface_prefix", "lan").interface_prefix == "lan"
     assert bridge("bridge__host_binding_ipv4", "127.0.0.1").host_binding == "127.0.0.1"
     assert bridge("bridge__host_binding_ipv4", "0.0.0.0").host_binding == ""

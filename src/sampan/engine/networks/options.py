@@ -19,6 +19,7 @@ MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
 INHIBIT_IPV4 = "com.docker.network.bridge.inhibit_ipv4"
 INTERFACE_PREFIX = "com.docker.network.container_iface_prefix"
+TRUSTED = "com.docker.network.bridge.trusted_host_interfaces"
 DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
 MTU = "com.docker.network.driver.mtu"
 HOST_ACCESS = "sampan.host_access"
@@ -31,6 +32,7 @@ IPVLAN_FLAG = "ipvlan_flag"
 _HOST_ADDRESS = "com.docker.network.host_ipv"
 _GATEWAY_MODE = "com.docker.network.bridge.gateway_mode_ipv"
 _GATEWAY_MODES = ("nat", "nat-unprotected", "routed", "isolated")
+_INTERFACE = re.compile(r"[^\s/]{1,15}")
 _PREFIX = re.compile(r"[A-Za-z0-9_.@-]{1,11}")
 _GO_BOOLEANS = {
     **dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True),
@@ -57,6 +59,7 @@ def _bridge(spec: NetworkSpec, body: NetworkCreate, settings: Settings) -> Netwo
         masquerade=_flag(body.options, MASQUERADE),
         icc=_flag(body.options, ICC),
         host_access=_flag(body.options, HOST_ACCESS),
+        trusted=_interfaces(body.options.get(TRUSTED, "")),
         inhibit_ipv4=_flag(body.options, INHIBIT_IPV4, default=False),
         interface_prefix=_prefix(body.options.get(INTERFACE_PREFIX, "")),
         host_binding=_binding(body.options.get(HOST_BINDING)),
@@ -184,6 +187,15 @@ def _host_address(body: NetworkCreate, version: int) -> str:
     if address.version != version:
         raise Invalid(f"failed to parse {name} value: {text} (it is not an IPv{version} address)")
     return str(address)
+
+
+def _interfaces(text: str) -> tuple[str, ...]:
+    """Names of interfaces, with colons between them."""
+    names = tuple(name for name in text.split(":") if name)
+    for name in names:
+        if not _INTERFACE.fullmatch(name):
+            raise Invalid(f"invalid {TRUSTED} {text!r}: {name!r} is not a name for an interface")
+    return names
 
 
 def _prefix(text: str) -> str:
