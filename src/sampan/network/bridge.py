@@ -266,8 +266,9 @@ def bridged_traffic_is_filtered(tables: str) -> bool:
 
 
 def configure_interface(endpoint: EndpointSpec) -> None:
-    """Runs in the container's namespace. Its routes are ours to set, not a neighbour's who says it is a router."""
-    if endpoint.address6:
+    """Runs in the container's namespace. On a bridge its routes are ours to set, not a neighbour's who says it is a
+    router; on a link of the host's it may listen to the real ones there."""
+    if endpoint.address6 and endpoint.driver not in ("macvlan", "ipvlan"):
         write_sysctl(f"ipv6/conf/{endpoint.interface}/accept_ra", "0", missing_ok=True)
     off = "0" if endpoint.address6 else "1"
     write_sysctl(f"ipv6/conf/{endpoint.interface}/disable_ipv6", off, missing_ok=True)

@@ -239,7 +239,7 @@ def network_json(record: ContainerRecord) -> Json:
         "Bridge": "",
         "SandboxID": sandbox,
         "SandboxKey": f"/proc/{record.state.pid}/ns/net" if record.state.pid else "",
-        "Ports": ports_json(record.config, record.published) if record.running else {},
+        "Ports": ports_json(record.config, record.published) if _leads_outside(record) else {},
         "HairpinMode": False,
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,
@@ -255,6 +255,12 @@ def network_json(record: ContainerRecord) -> Json:
         "MacAddress": flat["MacAddress"] if flat["EndpointID"] else "",
         "Networks": networks_json(record),
     }
+
+
+def _leads_outside(record: ContainerRecord) -> bool:
+    """It runs, and not on internal networks alone: there Docker names no ports, exposed or not."""
+    specs = [one.spec for one in record.endpoints.values() if one.spec is not None]
+    return record.running and any(one.gateway is not None or one.gateway6 is not None for one in specs)
 
 
 def summary(record: ContainerRecord, image: str) -> Json:

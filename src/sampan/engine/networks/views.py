@@ -37,8 +37,8 @@ def network_json(record: NetworkRecord) -> Json:
         "ConfigFrom": {"Network": record.config_from},
         "ConfigOnly": record.config_only,
         "Containers": {},
-        "Options": record.options,
-        "Labels": record.labels,
+        "Options": dict(sorted(record.options.items())),
+        "Labels": dict(sorted(record.labels.items())),
     }
 
 
