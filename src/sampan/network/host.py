@@ -179,6 +179,8 @@ class NetworkHost:
                     try:
                         driver_of(self._drivers, network.driver).ensure(route, network)
                     except SampanError as error:
+                        if network.bridge == self.instance:
+                            raise  # the default bridge, which an engine is not without
                         # A parent that is gone, say: its containers run on, and the other networks are needed.
                         _log.warning("network %s is not complete: %s", network.name, error.message)
                 self._impersonation.restore(self._claims(route, networks, endpoints))
@@ -214,7 +216,10 @@ class NetworkHost:
         with RouteSocket() as route:
             for network in self._networks.values():
                 of_it = [endpoint for endpoint in endpoints if endpoint.network_id == network.id]
-                done += driver_of(self._drivers, network.driver).mend(route, network, of_it)
+                try:
+                    done += driver_of(self._drivers, network.driver).mend(route, network, of_it)
+                except SampanError as error:
+                    _log.warning("network %s can not be mended: %s", network.name, error.message)
         return tuple(done)
 
     @property

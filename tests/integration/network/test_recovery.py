@@ -163,6 +163,24 @@ def test_damage_is_noticed_while_the_engine_runs(site: Site, damage: str) -> Non
     site.expect_all()
 
 
+def test_an_engine_starts_when_another_program_has_taken_a_bridge_s_name_and_mends_it_when_it_is_free(
+    site: Site,
+) -> None:
+    host = site.world.hosts.engine
+    bridge = "br-" + site.cli("network", "inspect", "-f", "{{.Id}}", "net")[:12]
+    site.engine.kill()
+    host.command("sh", "-c", f"ip link delete {bridge}; ip link add {bridge} type veth peer name other0")
+    site.engine.start()
+    assert site.world.hosts.neighbour.ask_tcp(HOST, 8082).startswith("plain ")  # the others work
+    assert (
+        site.engine.cli("run", "--rm", "--network", "net", "busybox", "true", check=False).returncode == 125
+    )
+    assert "veth" in host.command("ip", "-d", "link", "show", bridge)
+    host.command("ip", "link", "delete", bridge)
+    site.expect_all()
+    site.cli("run", "--rm", "--network", "net", "busybox", "true")
+
+
 def test_no_new_connection_is_refused_and_none_let_through_while_an_engine_takes_over(site: Site) -> None:
     hosts, found = site.world.hosts, list[str]()
     ended = threading.Event()
