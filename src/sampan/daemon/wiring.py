@@ -246,6 +246,7 @@ async def assemble(settings: Settings) -> Assembled:
         control_groups,
         counts,
         layer_kind=layer_kind(),
+        volume_drivers=volumes.driver_names,
         security_options=announced(settings, facts),
         cluster=lambda: networks.cluster.facts() if networks.cluster is not None else None,
     )

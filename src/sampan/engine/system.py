@@ -48,6 +48,7 @@ class System:
         layer_kind: str,
         security_options: Sequence[str] = (),
         cluster: Callable[[], ClusterFacts | None] = lambda: None,
+        volume_drivers: Callable[[], Sequence[str]] = lambda: ("local",),
     ) -> None:
         """`counts` is asked at every `info`; `layer_kind` is "erofs" or "dir"; `security_options` are `info`'s."""
         self._security_options = tuple(security_options)
@@ -57,6 +58,7 @@ class System:
         self._counts = counts
         self._layer_kind = layer_kind
         self._cluster = cluster
+        self._volume_drivers = volume_drivers
 
     def version(self) -> Json:
         details = {"KernelVersion": platform.release(), "Os": "linux", "Arch": architecture()}
@@ -88,7 +90,7 @@ class System:
             "Driver": "overlay2",
             "DriverStatus": [["Layers", self._layer_kind], ["Backing Filesystem", "extfs"]],
             "Plugins": {
-                "Volume": ["local"],
+                "Volume": list(self._volume_drivers()),
                 "Network": ["bridge", "host", "ipvlan", "macvlan", "null", "overlay"],
                 "Authorization": None,
                 "Log": list(DRIVERS),

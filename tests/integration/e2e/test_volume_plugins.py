@@ -41,6 +41,7 @@ def test_a_plugins_volume_lives_as_any_other(sampan: Any, plugin: VolumePlugin, 
     assert {key: shown[key] for key in ("Driver", "Scope", "Mountpoint", "Options", "Status")} == {
         "Driver": NAME, "Scope": "global", "Mountpoint": "", "Options": {"a": "b"}, "Status": {"options": {"a": "b"}},
     }  # fmt: skip
+    assert NAME in json.loads(sampan.ok("info", "-f", "{{json .Plugins.Volume}}"))
     sampan.ok("run", "-d", "--name", "user", "-v", "one:/v", BUSYBOX, "sleep", "600")
     sampan.ok("run", "--rm", "-v", "one:/v", BUSYBOX, "sh", "-c", "echo text > /v/file")
     assert (tmp_path / "data/one/file").read_text() == "text\n"

@@ -88,6 +88,9 @@ class Drivers:
         """Also of a plugin that is not there just now: its calls raise."""
         return self._drivers.get(record.driver) or self.plugin(record)
 
+    def names(self) -> list[str]:
+        return [*self._drivers, *sorted(self._plugins)]
+
     def is_plugin(self, record: VolumeRecord) -> bool:
         return record.driver not in self._drivers
 

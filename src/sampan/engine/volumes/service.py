@@ -343,6 +343,10 @@ class Volumes:
             raise NotFound(f"get {name}: no such volume")
         return record
 
+    def driver_names(self) -> builtins.list[str]:
+        """Those that are in use, or were asked for since the engine's start."""
+        return self._drivers.names()
+
     def driver(self, name: str) -> str:
         """The driver of a volume, `local` for one that is not known."""
         record = self._records.get(name)
@@ -427,9 +431,11 @@ class Volumes:
         return matches(record, filters, in_use=bool(self.users(record.name)), scope=scope)
 
     async def disk_usage(self) -> builtins.list[Json]:
-        """Every volume with its size and its number of users."""
+        """Every volume that takes room here, with its size and its number of users: no mounts, as in Docker's."""
         found = []
         for record in tuple(self._records.values()):
+            if self._drivers.of(record).needs_mount(record):
+                continue
             size = await asyncio.to_thread(self._drivers.of(record).size, record)
             usage = {"Size": size, "RefCount": len(self.users(record.name))}
             found.append({**self._json(record), "UsageData": usage})
