@@ -172,8 +172,9 @@ def test_update_passes_on_what_was_given() -> None:
     service = Recorder(update=[])
     body = b'{"Memory": 100, "CpuShares": 0, "RestartPolicy": {"Name": "always"}}'
     assert body_of(call(service, "POST", "/containers/x/update", body)) == {"Warnings": None}
-    _, (_, wanted), _ = service.calls[0]
+    _, (_, wanted, changes), _ = service.calls[0]
     assert wanted == HostConfig(memory=100, restart_policy=RestartPolicy("always"))
+    assert not changes.wanted
 
 
 def test_a_terminal_has_a_sensible_size() -> None:
