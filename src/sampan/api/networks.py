@@ -5,7 +5,7 @@ from __future__ import annotations
 from sampan.api.messages import DRY_RUN, AnyResponse, Request, Response, Route, json_response, no_content
 from sampan.engine.config import Docker, EndpointSettings, decode_docker
 from sampan.engine.engine import Engine
-from sampan.engine.networks.requests import NetworkCreate
+from sampan.engine.networks.requests import GivenFamilies, NetworkCreate
 
 
 class NetworkConnect(Docker, frozen=True):
@@ -27,8 +27,9 @@ async def list_(engine: Engine, request: Request) -> AnyResponse:
 
 
 async def create(engine: Engine, request: Request) -> AnyResponse:
-    body = decode_docker(await request.body(), NetworkCreate)
-    network_id, warning = await engine.networks.create(body)
+    raw = await request.body()
+    body, given = decode_docker(raw, NetworkCreate), decode_docker(raw, GivenFamilies)
+    network_id, warning = await engine.networks.create(body, given)
     return json_response({"Id": network_id, "Warning": warning}, 201)
 
 

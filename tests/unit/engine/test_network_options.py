@@ -8,7 +8,7 @@ import pytest
 
 from sampan.engine.config import EndpointSettings
 from sampan.engine.networks import endpoint_options, options
-from sampan.engine.networks.requests import NetworkCreate
+from sampan.engine.networks.requests import GivenFamilies, NetworkCreate
 from sampan.engine.settings import Settings
 from sampan.errors import Conflict, Invalid, SampanError
 from sampan.network.model import NetworkSpec
@@ -204,6 +204,37 @@ def test_a_sysctl_that_is_not_an_interface_s_is_refused(text: str) -> None:
     )
     with pytest.raises(SampanError):
         endpoint_options.sysctls(asked(sysctls=text), "eth0")
+
+
+def test_names_that_are_asked_for_are_nobody_else_s() -> None:
+    assert endpoint_options.chosen_names([asked(ifname="eth0"), EndpointSettings(), asked(ifname="wan")]) == [
+        "eth0",
+        "wan",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "texts", "expected"),
+    [
+        (GivenFamilies(), {}, (True, False, {})),
+        (GivenFamilies(), {options.ENABLE_IPV6: "true"}, (True, True, {options.ENABLE_IPV6: "true"})),
+        (GivenFamilies(), {options.ENABLE_IPV4: "0", options.ENABLE_IPV6: "1"}, (False, True, ...)),
+        (GivenFamilies(enable_ipv6=False), {options.ENABLE_IPV6: "true"}, (True, False, {})),
+    ],
+)
+def test_families_are_what_is_asked_for_else_what_the_options_say(
+    given: GivenFamilies, texts: dict[str, str], expected: tuple[bool, bool, Any]
+) -> None:
+    found = options.families(NetworkCreate("n", options=texts), given)
+    assert (found.enable_ipv4, found.enable_ipv6) == expected[:2]
+    assert expected[2] in (..., found.options)
+
+
+def test_a_family_that_is_neither_true_nor_false_is_refused() -> None:
+    with pytest.raises(
+        Invalid, match=r'^driver-opt "com\.docker\.network\.enable_ipv6" is not a valid bool$'
+    ):
+        options.families(NetworkCreate("n", options={options.ENABLE_IPV6: "x"}), GivenFamilies())
 
 
 @pytest.mark.parametrize("name", ["a/b", "a b", "sixteen-bytes-ab", "..", "lo", "all"])

@@ -94,6 +94,8 @@ def _create(invocation: Invocation) -> int:
         "Labels": texts.to_map(flags["label"]),
         "CheckDuplicate": True,
     }
+    if not flags.changed("ipv6") and "com.docker.network.enable_ipv6" in body["Options"]:
+        del body["EnableIPv6"]  # the option says it
     if flags.changed("ipv4"):
         invocation.client().require("1.48", "--ipv4")
         body["EnableIPv4"] = flags["ipv4"]

@@ -19,7 +19,7 @@ from sampan.engine.containers.names import ContainerNames
 from sampan.engine.containers.publishing import Publishing
 from sampan.engine.containers.user_namespaces import join_user_namespace
 from sampan.engine.model import ContainerRecord, Endpoint, NetworkRecord
-from sampan.engine.networks import gateways
+from sampan.engine.networks import endpoint_options, gateways
 from sampan.engine.validate import container_of
 from sampan.errors import Conflict
 from sampan.network.model import EndpointSpec, PortBinding
@@ -68,7 +68,7 @@ class Wiring:
                 spec = await self._allocate(
                     network,
                     endpoint.asked,
-                    used=[spec.interface for spec in plan.specs],
+                    used=[*(spec.interface for spec in plan.specs), *_chosen_names(record, name)],
                 )
                 plan.endpoints[network.name] = replace(endpoint, network_id=network.id, spec=spec)
         except BaseException:
@@ -297,6 +297,12 @@ class Wiring:
 def without_interfaces(endpoints: Mapping[str, Endpoint]) -> dict[str, Endpoint]:
     """The endpoints of a container that does not run."""
     return {name: replace(one, spec=None) for name, one in endpoints.items()}
+
+
+def _chosen_names(record: ContainerRecord, name: str) -> list[str]:
+    """The names of interfaces that are asked for in the container's other networks."""
+    others = (one.asked for other, one in record.endpoints.items() if other != name)
+    return endpoint_options.chosen_names(others)
 
 
 def _specs(record: ContainerRecord) -> list[EndpointSpec]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from sampan.engine.config import EndpointSettings
@@ -46,6 +46,11 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     except ValueError:
         return None
     return None if found.is_unspecified else found
+
+
+def chosen_names(asked: Iterable[EndpointSettings]) -> list[str]:
+    """The names that are asked for: no other interface of the container gets one of them."""
+    return [name for one in asked if (name := (one.driver_opts or {}).get(INTERFACE, ""))]
 
 
 def interface_name(spec: NetworkSpec, asked: EndpointSettings, used: Collection[str]) -> str:

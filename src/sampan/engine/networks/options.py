@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 from msgspec.structs import replace
 
-from sampan.engine.networks.requests import NetworkCreate
+from sampan.engine.networks.requests import GivenFamilies, NetworkCreate
 from sampan.engine.settings import Settings
 from sampan.errors import Conflict, Invalid
 from sampan.network.model import NetworkSpec, dummy_parent
@@ -20,6 +20,8 @@ HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
 INHIBIT_IPV4 = "com.docker.network.bridge.inhibit_ipv4"
 INTERFACE_PREFIX = "com.docker.network.container_iface_prefix"
 TRUSTED = "com.docker.network.bridge.trusted_host_interfaces"
+ENABLE_IPV4 = "com.docker.network.enable_ipv4"
+ENABLE_IPV6 = "com.docker.network.enable_ipv6"
 DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
 MTU = "com.docker.network.driver.mtu"
 HOST_ACCESS = "sampan.host_access"
@@ -126,6 +128,24 @@ _SPECIFIC: Mapping[str, Callable[[NetworkSpec, NetworkCreate, Settings], Network
     "ipvlan": _ipvlan,
 }
 DRIVERS = (*_SPECIFIC, "overlay")
+
+
+def families(body: NetworkCreate, given: GivenFamilies) -> NetworkCreate:
+    """The network with the families that it is to have: what is asked for, else what the options say.
+
+    Raises `Invalid` in Docker's words.
+    """
+    changes = {}
+    options = dict(body.options)
+    for field, name in (("enable_ipv4", ENABLE_IPV4), ("enable_ipv6", ENABLE_IPV6)):
+        if getattr(given, field) is not None:
+            options.pop(name, None)
+        elif name in options:
+            found = _GO_BOOLEANS.get(options[name])
+            if found is None:
+                raise Invalid(f'driver-opt "{name}" is not a valid bool')
+            changes[field] = found
+    return replace(body, options=options, **changes)
 
 
 def is_without_gateway(body: NetworkCreate) -> bool:

@@ -22,6 +22,13 @@ class ConfigFrom(Docker, frozen=True):
     network: str = ""
 
 
+class GivenFamilies(Docker, frozen=True):
+    """Of the body of POST /networks/create: which families a client names at all; an option may say it otherwise."""
+
+    enable_ipv4: bool | None = msgspec.field(default=None, name="EnableIPv4")
+    enable_ipv6: bool | None = msgspec.field(default=None, name="EnableIPv6")
+
+
 class NetworkCreate(Docker, frozen=True):
     """Body of POST /networks/create."""
 

@@ -31,7 +31,7 @@ from sampan.engine.networks import (
     views,
 )
 from sampan.engine.networks.addresses import AddressBook
-from sampan.engine.networks.requests import NetworkCreate
+from sampan.engine.networks.requests import GivenFamilies, NetworkCreate
 from sampan.engine.networks.views import Json, Member
 from sampan.engine.record_store import Store
 from sampan.engine.settings import Settings
@@ -52,6 +52,7 @@ _PRUNE_FILTERS = ("label", "label!", "until")
 
 OVERLAY = "overlay"
 
+_NOTHING_GIVEN = GivenFamilies()
 _SETTLE_SECONDS = 10.0
 """How long the removal of a network waits for containers that are starting or ending in it."""
 
@@ -164,14 +165,15 @@ class Networks:
 
     # API
 
-    async def create(self, body: NetworkCreate) -> tuple[str, str]:
+    async def create(self, body: NetworkCreate, given: GivenFamilies = _NOTHING_GIVEN) -> tuple[str, str]:
         """(id, warning). Raises `Invalid`, `Conflict`, `Denied`, `NotFound` in Docker's words."""
-        plan.check_create(body)
         source = body.config_from.network
+        if not source:
+            defaults = self._settings.network_options.get(body.driver or "bridge", {})
+            body = options.families(replace(body, options={**defaults, **body.options}), given)
+        plan.check_create(body)
         if source:
             body = configurations.apply(body, configurations.find(source, self._records.values()))
-        defaults = self._settings.network_options.get(body.driver or "bridge", {})
-        body = msgspec.structs.replace(body, options={**defaults, **body.options})
         options.check_parent(body, self.specs())
         if body.name in self._busy_names or any(one.name == body.name for one in self._records.values()):
             raise Conflict(f"network with name {body.name} already exists")
