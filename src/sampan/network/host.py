@@ -54,6 +54,7 @@ class NetworkHost:
         self._impersonation = ImpersonationGuard(self._table, self._nftables, self._lock, self._ports.commit)
         self._networks: dict[str, NetworkSpec] = {}
         self._guard = Guard(instance, self._nftables)
+        self._forwards: dict[str, Mapping[str, Forward]] = {}  # of overlay networks, as last told
         self._endpoints: dict[str, EndpointSpec] = {}  # those that are attached
 
     def setup(self) -> None:
@@ -85,6 +86,7 @@ class NetworkHost:
         """Remove the network's devices and rules. Idempotent."""
         with self._lock:
             self._networks.pop(network.id, None)
+            self._forwards.pop(network.id, None)
             self._impersonation.remove(network.id)
             if not any(network.parent and network.parent == one.parent for one in self._networks.values()):
                 with RouteSocket() as route:
@@ -152,6 +154,7 @@ class NetworkHost:
             self._guard.write(self._networks.values())
             with RouteSocket() as route:
                 for network_id, found in forwards.items():
+                    self._forwards[network_id] = found
                     network = self._networks.get(network_id)
                     if network is not None and network.vni:
                         self._overlay.program(route, network, found)
@@ -217,7 +220,10 @@ class NetworkHost:
             for network in self._networks.values():
                 of_it = [endpoint for endpoint in endpoints if endpoint.network_id == network.id]
                 try:
-                    done += driver_of(self._drivers, network.driver).mend(route, network, of_it)
+                    mended = driver_of(self._drivers, network.driver).mend(route, network, of_it)
+                    if mended and network.vni:
+                        self._overlay.program(route, network, self._forwards.get(network.id, {}))
+                    done += mended
                 except SampanError as error:
                     _log.warning("network %s can not be mended: %s", network.name, error.message)
         return tuple(done)

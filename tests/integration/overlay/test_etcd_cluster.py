@@ -80,6 +80,21 @@ def test_connecting_and_disconnecting_a_running_container_is_seen_by_the_other_h
     assert "vx-" not in two.ip("link") and "ov-" not in two.ip("link")
 
 
+def test_devices_of_an_overlay_network_that_somebody_deleted_are_made_again_with_all_that_they_knew(
+    cluster: Any, tools: Any
+) -> None:
+    tools.have_network(cluster, "mended", "--subnet", "10.67.0.0/24")
+    one, two, _ = cluster.hosts
+    address = one.run("here", "--network", "mended")
+    other = two.run("there", "--network", "mended")
+    tools.until(lambda: one.pings("here", other), "a container on another host")
+    number = one.inspect("mended")["Id"][:12]
+    for device in (f"ov-{number}", f"vx-{number}"):
+        one.command("ip", "link", "delete", device)
+        tools.until(lambda: one.pings("here", other), f"the way out after {device} was deleted")
+        assert two.pings("there", address)
+
+
 def test_published_ports_and_the_way_outside_are_those_of_the_containers_own_host(
     cluster: Any, tools: Any
 ) -> None:
