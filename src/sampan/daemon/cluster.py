@@ -18,6 +18,7 @@ from sampan.network.overlay.cache import Cache
 from sampan.network.overlay.control import Control, Lifetimes
 from sampan.network.overlay.etcd import EtcdStore, Token
 from sampan.network.overlay.keeper import Keeper
+from sampan.network.overlay.protector import Protector
 from sampan.network.overlay.schema import Host, Keys
 from sampan.network.overlay.signing import SharedSecret, read_secret
 
@@ -86,7 +87,8 @@ class Membership:
             Lifetimes(options.host_ttl, options.address_ttl),
             secret=secret,
         )
-        self.cluster = Cluster(control, host, place.mtu)
+        protector = Protector(control, settings.instance, settings.run / "cluster-nonce")
+        self.cluster = Cluster(control, host, place.mtu, protector)
 
     async def start(self) -> None:
         if self._keeper is not None:

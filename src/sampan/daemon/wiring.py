@@ -134,7 +134,7 @@ class Assembled:
             await self._membership.start()
         await self.engine.containers.recover()
         if self._membership is not None:
-            self._membership.cluster.complete()
+            await self._membership.cluster.complete()
         await self._wake_users()
         for image in await asyncio.to_thread(self._stores.images.forget_lost):
             log.warning("image %s is lost: the host went down before its layers were on disk", image)

@@ -101,6 +101,12 @@ def fib_destination_type(register: int = FIRST_REGISTER) -> bytes:
     return expression("fib", u32(1, register), u32(2, address_type), u32(3, by_destination))
 
 
+def will_not_be_encrypted() -> bytes:
+    """On the way out: no IPsec transformation waits for the packet."""
+    key_xfrm = 4  # NFT_RT_XFRM
+    return expression("rt", u32(1, FIRST_REGISTER), u32(2, key_xfrm)) + compare(b"\0")
+
+
 def compare(value: bytes, operator: Compare = Compare.EQUAL, register: int = FIRST_REGISTER) -> bytes:
     return expression("cmp", u32(1, register), u32(2, operator), data(3, value))
 

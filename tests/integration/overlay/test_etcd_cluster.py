@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from sampan.errors import Unsupported
+from sampan.network.overlay.encryption import check_kernel
+
 pytestmark = pytest.mark.root
 
 SEND = "import socket, sys; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto({packet!r}, ({host!r}, 4789))"
@@ -272,6 +275,15 @@ def test_rubbish_in_etcd_is_not_believed_and_hurts_nobody(cluster: Any, tools: A
             put("del", f"sampan/{key}")
 
 
+def encryption_fault() -> str:
+    """Why this kernel can not encrypt; "" when it can."""
+    try:
+        check_kernel()
+    except Unsupported as error:
+        return error.message
+    return ""
+
+
 def test_what_can_not_be_is_refused_with_the_reason(cluster: Any, tools: Any) -> None:
     one, two, _ = cluster.hosts
     create = ("network", "create", "-d", "overlay")
@@ -279,6 +291,11 @@ def test_what_can_not_be_is_refused_with_the_reason(cluster: Any, tools: Any) ->
     assert "network with name taken already exists" in two.refused(*create, "taken")
     assert "Pool overlaps" in two.refused(*create, "--subnet", "10.77.0.0/16", "wider")
     assert "is no subnet for an overlay network" in two.refused(*create, "--subnet", "10.78.0.0/31", "small")
+    if fault := encryption_fault():
+        said = two.refused(*create, "--opt", "encrypted", "private")
+        assert "network private can not be encrypted" in said and fault in said
+        assert "private" not in one.sampan("network", "ls")
+    assert "overlay networks have IPv4 addresses only" in two.refused(*create, "--ipv6", "six")
     two.ip("route", "add", "blackhole", "10.79.0.0/24")
     one.sampan(*create, "--subnet", "10.79.0.0/24", "elsewhere")
     tools.each(cluster.hosts, lambda host: "elsewhere" in host.sampan("network", "ls"), "the network")

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from sampan.errors import Unsupported
+from sampan.network.overlay.encryption import check_kernel
+
 pytestmark = pytest.mark.root
 
 STORE = "static:198.18.0.1,198.18.0.2"
@@ -52,6 +55,50 @@ def test_the_first_of_a_list_keeps_the_store_and_only_who_knows_the_secret_is_an
     tools.reaches(two, "db", "late")
     stranger.engine.stop()
     stranger.engine = None
+
+
+def encryption_fault() -> str:
+    """Why this kernel can not encrypt; "" when it can."""
+    try:
+        check_kernel()
+    except Unsupported as error:
+        return error.message
+    return ""
+
+
+def test_containers_of_an_encrypted_network_talk_by_keys_that_engines_renew(
+    new_lan: Any, tools: Any, tmp_path: Path
+) -> None:
+    """Needs a kernel with ESP: tools/vm-test boots one."""
+    if fault := encryption_fault():
+        pytest.skip(fault)
+    (tmp_path / "secret").write_text("of sixteen characters and more\n")
+    one, two = (new_lan.host() for _ in range(2))
+    for host in (one, two):
+        host.start(STORE, "--cluster-store-opt", f"secret-file={tmp_path / 'secret'}")
+    one.sampan("network", "create", "-d", "overlay", "--opt", "encrypted", "backend")
+    tools.until(lambda: "backend" in two.sampan("network", "ls"), "the network is known", 120)
+    one.run("web", "--network", "backend")
+    two.run("db", "--network", "backend")
+    tools.until(lambda: two.pings("db", "web"), "the first packet", 120)
+    assert "mtu 1416" in one.inside("web", "ip", "link", "show", "eth0").stdout
+    assert one.inside("web", "ping", "-c", "1", "-w", "20", "-s", "1388", "db").returncode == 0
+    # What the kernel has encrypted, it has counted; in the clear it sends nothing (network/test_overlay_encryption.py).
+    states = one.ip("-s", "xfrm", "state")
+    assert "rfc4106(gcm(aes))" in states and "dport 4788" in one.ip("xfrm", "policy")
+    before = {line for line in states.splitlines() if "spi" in line}
+    one.engine.kill()
+    one.engine.start()
+    assert one.pings("web", "db")
+    after = {line for line in one.ip("xfrm", "state").splitlines() if "spi" in line}
+    assert after == before, "the keys of before are used on"
+    two.engine.kill()
+    two.ip("xfrm", "state", "deleteall")
+    two.engine.start()
+    tools.until(lambda: two.pings("db", "web"), "keys that were lost have successors", 120)
+    new_lan.clean()
+    one.engine.terminate()
+    assert one.ip("xfrm", "state") == one.ip("xfrm", "policy") == ""
 
 
 def test_a_static_list_without_a_secret_is_refused(new_lan: Any) -> None:

@@ -18,6 +18,8 @@ LATER = (
     "sampan.build.solver.builder",
     "sampan.engine.build_job",
     "sampan.engine.host_ca.step",
+    "sampan.engine.networks.cluster",
+    "sampan.network.overlay.control",
     "sampan.registry.pull",
 )
 

@@ -22,6 +22,7 @@ from sampan.network.model import EndpointSpec, Forward, NetworkSpec
 from sampan.network.overlay import allocation, schema
 from sampan.network.overlay.control import Control
 from sampan.network.overlay.own import kept
+from sampan.network.overlay.protector import Protector
 from sampan.network.overlay.schema import Network
 
 log = logging.getLogger(__name__)
@@ -32,9 +33,10 @@ _RETRY_SECONDS = 2.0
 class Cluster:
     """Used from the event loop's thread. The callbacks are set when the engine is wired."""
 
-    def __init__(self, control: Control, host: NetworkHost, mtu: int) -> None:
+    def __init__(self, control: Control, host: NetworkHost, mtu: int, protector: Protector) -> None:
         """`mtu`: of the hosts' network, in bytes."""
         self.control = control
+        self._protector = protector
         self.advertised = control.own.host.address
         self.underlay = (mtu, schema.check_underlay(self.advertised).version)
         self._host = host
@@ -62,6 +64,7 @@ class Cluster:
         return [network_of(record) for record in self.records() if record.driver == "overlay"]
 
     def _changed(self, networks: frozenset[str]) -> None:
+        self._protector.changed()
         self._touched |= networks
         self._wake.set()
 
@@ -69,12 +72,18 @@ class Cluster:
 
     async def start(self, *, seconds: float) -> None:
         """Meet the store, for this long at most; what is known of the cluster counts from now on."""
+        await self._protector.start()
         await self.control.start(seconds=seconds)
         await self._sync_networks()
         self._task = asyncio.create_task(self._follow())
 
-    def complete(self) -> None:
+    async def complete(self) -> None:
         """All containers that run here are known: `adopt` and `present` have been called for them."""
+        if any(spec.secure for spec in self._used.values()):
+            try:
+                await self._protector.need()
+            except SampanError as error:
+                log.error("encrypted networks are not brought up to date: %s", error)
         self.control.complete()
         self._changed(frozenset(self._used))
 
@@ -83,6 +92,7 @@ class Cluster:
             if task is not None:
                 task.cancel()
         await asyncio.gather(*(task for task in (self._task, *self._filling) if task), return_exceptions=True)
+        await self._protector.close(leave=leave)
         await self.control.close(leave=leave)
 
     async def _follow(self) -> None:
@@ -176,6 +186,7 @@ class Cluster:
                 return
             if spec.secure:
                 await asyncio.to_thread(check_encryption, record.name)
+                await self._protector.need()
             in_use = await asyncio.to_thread(self._host.subnets_in_use)
             other = overlapping(spec.subnet, in_use)
             if other is not None:

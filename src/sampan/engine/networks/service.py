@@ -305,6 +305,8 @@ class Networks:
                 continue
             if any(member.id not in without for member, _ in self.members(record.id)):
                 continue
+            if self._used_elsewhere(record):
+                continue
             if until and epoch_ns(record.created) > min(until):
                 continue
             if not dry_run and not await self._prune_one(record):
@@ -314,11 +316,15 @@ class Networks:
             self._events.publish("network", "prune", "", {"reclaimed": "0"})
         return {"NetworksDeleted": removed}
 
+    def _used_elsewhere(self, record: NetworkRecord) -> bool:
+        """A container of another host is in it."""
+        return record.driver == OVERLAY and self.cluster is not None and bool(self.cluster.remote(record.id))
+
     async def _prune_one(self, record: NetworkRecord) -> bool:
         """False when it was put to use, or removed, just now."""
         try:
             await self.remove(record.id)
-        except (Conflict, Denied, NotFound) as error:
+        except (Conflict, Denied, NotFound, Unavailable) as error:
             log.info("network %s is not pruned: %s", record.name, error.message)
             return False
         return True
@@ -342,7 +348,7 @@ class Networks:
         return {**shown, "Peers": cluster.peers(record.id), "Cluster": cluster.state()}
 
     def _dangling(self, record: NetworkRecord) -> bool:
-        return not record.predefined and not self.members(record.id)
+        return not (record.predefined or self.members(record.id) or self._used_elsewhere(record))
 
     # Addresses, for the containers
 

@@ -78,12 +78,19 @@ def protection(secret: bytes, own: Station, peers: Iterable[Station], now: float
     return Protection(tuple(associations), tuple(policies))
 
 
-def apply(wanted: Protection, reqid: int) -> None:
+def apply(wanted: Protection, reqid: int, own_address: str, sent: set[tuple[str, int]]) -> bool:
     """Blocking: exactly this is in the kernel of the calling thread's namespace, of what carries this `reqid`.
 
+    `sent`: the associations that this host has sent with before, by destination and number; new ones are added to it.
+    False, and nothing is changed, when the kernel has lost one of them: then its key must not be used again.
     Policies come first and go last: no packet leaves in the clear meanwhile. Raises `Unsupported`.
     """
     with XfrmSocket() as xfrm:
+        there = {(one.destination, one.spi) for one in xfrm.associations(reqid)}
+        outgoing = {(one.destination, one.spi) for one in wanted.associations if one.source == own_address}
+        if outgoing & sent - there:
+            return False
+        sent |= outgoing
         known_policies = set(xfrm.policies(reqid))
         for policy in wanted.policies:
             if policy not in known_policies:
@@ -98,6 +105,7 @@ def apply(wanted: Protection, reqid: int) -> None:
                 xfrm.delete(one)
         for policy in known_policies - set(wanted.policies):
             xfrm.delete_policy(policy)
+    return True
 
 
 def check_kernel() -> None:

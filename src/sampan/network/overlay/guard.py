@@ -7,7 +7,7 @@ VXLAN networks are none of our business: packets with other numbers pass by.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from ipaddress import ip_address
 
 from sampan.linux import nftables_expressions as ex
@@ -62,7 +62,7 @@ class Guard:
         self._written = (networks, self.peers)
 
 
-def _fill(batch: Batch, table: str, networks: Iterable[NetworkSpec], peers: Collection[str]) -> None:
+def _fill(batch: Batch, table: str, networks: Sequence[NetworkSpec], peers: Collection[str]) -> None:
     batch.add_chain(table, "input", BaseHook("filter", Hook.INPUT, _PRIORITY))
     addresses = [ip_address(peer) for peer in peers]
     for version, name in _PEERS.items():
@@ -71,6 +71,8 @@ def _fill(batch: Batch, table: str, networks: Iterable[NetworkSpec], peers: Coll
         if elements:
             batch.add_elements(table, name, elements)
     drop = ex.verdict(ex.Verdict.DROP)
+    if any(network.secure for network in networks):
+        batch.add_chain(table, "output", BaseHook("filter", Hook.OUTPUT, _PRIORITY))
     for network in networks:
         chain = f"vni-{network.vni}"
         batch.add_chain(table, chain)
@@ -82,8 +84,14 @@ def _fill(batch: Batch, table: str, networks: Iterable[NetworkSpec], peers: Coll
             family = ex.meta(ex.Meta.NFPROTO) + ex.compare(bytes([_AF[version]]))
             batch.add_rule(table, chain, family, source, ex.lookup(name), ex.verdict(ex.Verdict.RETURN))
         batch.add_rule(table, chain, ex.counter(), drop)
-        # UDP's destination port, and the network's number behind its header (RFC 7348, section 5).
-        match = ex.meta(ex.Meta.L4PROTO) + ex.compare(bytes([_UDP]))
-        match += ex.payload(ex.Base.TRANSPORT, 2, 2) + ex.compare(port_of(network).to_bytes(2, "big"))
-        match += ex.payload(ex.Base.TRANSPORT, 12, 3) + ex.compare(network.vni.to_bytes(3, "big"))
-        batch.add_rule(table, "input", match, ex.verdict(ex.Verdict.JUMP, chain))
+        batch.add_rule(table, "input", _packets_of(network), ex.verdict(ex.Verdict.JUMP, chain))
+        if network.secure:
+            # A host whose keys are not known (yet): rather nothing than something in the clear.
+            batch.add_rule(table, "output", _packets_of(network), ex.will_not_be_encrypted(), drop)
+
+
+def _packets_of(network: NetworkSpec) -> bytes:
+    """UDP's destination port, and the network's number behind its header (RFC 7348, section 5)."""
+    match = ex.meta(ex.Meta.L4PROTO) + ex.compare(bytes([_UDP]))
+    match += ex.payload(ex.Base.TRANSPORT, 2, 2) + ex.compare(port_of(network).to_bytes(2, "big"))
+    return match + ex.payload(ex.Base.TRANSPORT, 12, 3) + ex.compare(network.vni.to_bytes(3, "big"))
