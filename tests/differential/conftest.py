@@ -122,6 +122,11 @@ def oracle() -> Iterator[DockerProcess]:
         yield engine
 
 
+def _six(other: str) -> str:
+    """The beginning of IPv6 addresses for networks that cases make: of 10.240, fd00:240."""
+    return f"fd00:{other.partition('.')[2]}"
+
+
 def _side(name: str, engine: DockerProcess | EngineProcess, place: Path, other: str) -> Side:
     """Our name becomes the oracle's; addresses, directories and control groups become names for them.
 
@@ -138,6 +143,7 @@ def _side(name: str, engine: DockerProcess | EngineProcess, place: Path, other: 
         str(engine.directory): "<engine>",
         engine.subnet.rpartition(".")[0]: "<net>",
         other: "<other net>",
+        _six(other): "<net6>",
         "sampan: ": "docker: ",
         "'sampan ": "'docker ",
         '"sampan ': '"docker ',
@@ -146,7 +152,15 @@ def _side(name: str, engine: DockerProcess | EngineProcess, place: Path, other: 
     environment = {**engine.environment, "FROM_HERE": "value from here", "LANG": "C.UTF-8"}
     engine.cli("build", "-q", "-t", "rich", "-", stdin=RICH.encode())
     patterns = CHANCE if docker else DELIBERATE
-    return Side(name, command, environment, place, texts, {"net": other, "state": STATE}, patterns)
+    return Side(
+        name,
+        command,
+        environment,
+        place,
+        texts,
+        {"net": other, "net6": _six(other), "state": STATE},
+        patterns,
+    )
 
 
 @pytest.fixture(scope="session")

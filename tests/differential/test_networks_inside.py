@@ -360,7 +360,68 @@ NAMES = [
     ),
 ]
 
-CASES = [*INTERFACES, *HOSTS, *RESOLVER, *NAMES]
+
+def six(number: int) -> str:
+    return f"--ipv6 --subnet {{net}}.{number}.0/24 --subnet {{net6}}:{number}::/64"
+
+
+ADDRESSES6 = "ip -6 -o addr show dev eth0 scope global | awk '{print $2, $3, $4, $5, $6}'"
+ROUTES6 = (
+    "ip -6 route show | grep -v -e ^fe80 -e ^ff00 -e dev.lo | sed -e 's/ *metric.*//' -e 's/ *$//' | sort"
+)
+# Before version 28 an address followed from the MAC address where nobody had asked for one.
+BY_CHANCE = {r"(?<=<net6>:30::)[0-9a-f:]{2,}": "<host>", "(?<=<net6>:30::)[2-9a-f]\\b": "<host>"}
+
+BOTH_FAMILIES = [
+    on(
+        "a network of both families",
+        six(30),
+        ADDRESSES,
+        ADDRESSES6,
+        ROUTES,
+        ROUTES6,
+        "cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6",
+        "ping -6 -c 1 -W 2 {net6}:30::1 > /dev/null; echo $?",
+        but={**SHOWN, **BY_CHANCE},
+    ),
+    Case(
+        "inspect of a network of both families",
+        f"""
+        setup: {{cli}} network create {six(40)} {{c}}
+        json: {{cli}} network inspect {{c}}
+        setup: {{cli}} run -d --name {{c}} --network {{c}} --ip {{net}}.40.9 --ip6 {{net6}}:40::99 busybox sleep 1000
+        json: {{cli}} network inspect {{c}}
+        json: {{cli}} inspect -f '{{{{json .NetworkSettings}}}}' {{c}}
+        out: {{cli}} exec {{c}} sh -c {_quoted(ADDRESSES6)}
+        out: {{cli}} exec {{c}} grep h$ /etc/hosts
+        """,
+    ),
+    Case(
+        "IPv6 addresses that can't be",
+        f"""
+        setup: {{cli}} network create {six(50)} {{c}}
+        setup: {{cli}} run -d --name {{c}} --network {{c}} --ip6 {{net6}}:50::99 busybox sleep 1000
+        code: {{cli}} run --rm --network {{c}} --ip6 {{net6}}:50::99 busybox true
+        code: {{cli}} run --rm --network {{c}} --ip6 {{net6}}:51::99 busybox true
+        code: {{cli}} run --rm --network {{c}} --ip6 {{net}}.50.9 busybox true
+        code: {{cli}} run --rm --network {{c}} --ip6 {{net6}}:50::1 busybox true
+        code: {{cli}} network create --ipv6 --subnet {{net6}}:50::/63 {{c}}b
+        code: {{cli}} network create --ipv6 --subnet {{net6}}:52::/64 --gateway {{net6}}:53::1 {{c}}b
+        code: {{cli}} network create --ipv6 --subnet {{net6}}:52::/129 {{c}}b
+        out: {{cli}} network ls -q --filter name={{c}}b
+        """,
+    ),
+    Case(
+        "names of both families",
+        f"""
+        setup: {{cli}} network create {six(60)} {{c}}
+        setup: {{cli}} run -d --name {{c}}db --network {{c}} --ip {{net}}.60.9 --ip6 {{net6}}:60::99 busybox sleep 1000
+        sorted: {{cli}} run --rm --network {{c}} busybox sh -c 'nslookup {{c}}db 127.0.0.11 | grep -A1 ^Name: | grep -o "[^ ]*$" | sort -u'
+        """,
+    ),
+]
+
+CASES = [*BOTH_FAMILIES, *INTERFACES, *HOSTS, *RESOLVER, *NAMES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
