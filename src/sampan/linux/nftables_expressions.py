@@ -107,6 +107,14 @@ def will_not_be_encrypted() -> bytes:
     return expression("rt", u32(1, FIRST_REGISTER), u32(2, key_xfrm)) + compare(b"\0")
 
 
+def no_way_back() -> bytes:
+    """No route leads to the packet's source by the interface that it came from (`fib saddr . iif oif missing`)."""
+    output_interface, by_source, by_input, only_whether = 1, 1, 8, 32
+    flags = by_source | by_input | only_whether
+    load = expression("fib", u32(1, FIRST_REGISTER), u32(2, output_interface), u32(3, flags))
+    return load + compare(bytes(4))
+
+
 def compare(value: bytes, operator: Compare = Compare.EQUAL, register: int = FIRST_REGISTER) -> bytes:
     return expression("cmp", u32(1, register), u32(2, operator), data(3, value))
 

@@ -276,6 +276,10 @@ def _forward_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) ->
         if network.internal:
             batch.add_rule(table, "forward", ex.input_is(network.bridge), drop)
             batch.add_rule(table, "forward", ex.output_is(network.bridge), drop)
+    # A source that no way leads back to is forged: no answer could arrive. Only here, where br_netfilter's bridged
+    # packets are through: those may come from addresses that the host has no route to.
+    of_ours = ex.meta(ex.Meta.IIFNAME) + ex.lookup(_BRIDGES)
+    batch.add_rule(table, "forward", of_ours, ex.no_way_back(), drop)
     for network in networks:
         if not network.internal:
             translated = ex.output_is(network.bridge) + ex.status_has(ex.IPS_DST_NAT)

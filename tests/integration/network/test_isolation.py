@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 
 import pytest
 
@@ -198,3 +199,28 @@ def test_a_broadcast_of_a_container_stays_in_its_network(world):
         sender.sendto(b"x", (address, 5000))
     with pytest.raises(TimeoutError):
         receiver.recv(9)
+
+
+def test_a_forged_source_does_not_get_out(world):
+    container = world.container(world.network())
+    receiver = world.outside.socket(socket.SOCK_DGRAM)
+    receiver.bind(("0.0.0.0", 5000))
+    receiver.settimeout(0.3)
+    raw = container.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW))
+
+    def forge(source):
+        udp = struct.pack("!HHHH", 4444, 5000, 8 + 6, 0) + b"forged"
+        head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0)
+        addresses = socket.inet_aton(source) + socket.inet_aton(world.OUTSIDE)
+        raw.sendto(head + addresses + udp, (world.OUTSIDE, 0))
+
+    with raw:
+        forge("198.51.100.7")
+        with pytest.raises(TimeoutError):
+            receiver.recv(99)
+        forge(container.address)
+        assert receiver.recv(99) == b"forged"
+        # A source that the host has a route to, through the container, is in order: it routes for others.
+        world.engine.command("ip", "route", "add", "198.51.100.0/24", "via", container.address)
+        forge("198.51.100.7")
+        assert receiver.recvfrom(99) == (b"forged", ("198.51.100.7", 4444))
