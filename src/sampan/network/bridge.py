@@ -20,6 +20,7 @@ from sampan.linux.netlink_route import (
     add_local_route,
     create_bridge,
     create_veth,
+    delete_address,
     set_alias,
     set_bridge_port,
     set_link,
@@ -136,11 +137,25 @@ def ensure_bridge(route: RouteSocket, network: NetworkSpec, alias: str) -> None:
     if own or network.subnet6:
         _settle_ipv6(network)
     messages = [set_link(link.index, up=True, mtu=network.mtu if own else 0)]
+    if own:
+        stale = _stale_addresses(route, link.index, network)
+        messages += [delete_address(link.index, address) for address in stale]
     messages += [add_address(link.index, address, replace=True) for address in own_addresses(network)]
     if network.gateway6:
         messages.append(answer_loopback(link.index))
     route.perform(messages)
     write_sysctl(f"ipv4/conf/{network.bridge}/route_localnet", "1")
+
+
+def _stale_addresses(route: RouteSocket, index: int, network: NetworkSpec) -> list[str]:
+    """Those that the bridge has from an earlier configuration. The kernel makes the link-local ones."""
+    wanted = {ip_interface(address) for address in own_addresses(network)}
+    return [
+        str(entry.interface)
+        for entry in route.addresses()
+        if entry.index == index and entry.interface not in wanted
+        if not (entry.interface.version == 6 and entry.interface.is_link_local)
+    ]
 
 
 def own_addresses(network: NetworkSpec) -> list[str]:

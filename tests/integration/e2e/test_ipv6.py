@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,17 @@ def _default_bridge(sampan: Any) -> None:
     assert [line.split()[0] for line in names.splitlines()] == [before["Gateway"], "fd00:79:2::1"]
     second = sampan.ok("run", "--rm", "busybox", "ip", "-6", "-o", "addr", "show", "eth0", "scope", "global")
     assert "fd00:79:2::2/" not in second
+    sampan.ok("rm", "-f", "web")
+    sampan.engine.kill()
+    sampan.engine.options = ("--ipv6", "--fixed-cidr-v6", "fd00:79:3::/64")
+    sampan.engine.start()
+    own = subprocess.run(
+        ["ip", "-o", "-6", "addr", "show", "dev", sampan.engine.bridge, "scope", "global"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "fd00:79:3::1/64" in own
+    assert "fd00:79:2::" not in own
+    third = sampan.ok("run", "--rm", "busybox", "ip", "-6", "-o", "addr", "show", "eth0", "scope", "global")
+    assert "fd00:79:3::2/64" in third

@@ -338,9 +338,9 @@ def test_containers_may_have_another_way_out_than_the_host() -> None:
 def test_the_default_bridge_follows_the_daemon_s_options_from_start_to_start() -> None:
     addresses = book()
     first = default_bridge.make(addresses, Settings(instance="own0"), lambda: ())
-    assert default_bridge.revise(first, addresses, Settings(instance="own0"), lambda: ()) is first
+    assert default_bridge.revise(first, addresses, Settings(instance="own0"), lambda: (), idle=True) is first
     changed = Settings(instance="own0", icc=False, masquerade=False, host_binding="127.0.0.1", mtu=1400)
-    second = default_bridge.revise(first, addresses, changed, lambda: ())
+    second = default_bridge.revise(first, addresses, changed, lambda: (), idle=False)
     assert second.spec is not None
     assert (second.spec.icc, second.spec.masquerade, second.spec.host_binding) == (False, False, "127.0.0.1")
     assert (second.spec.mtu, second.spec.bridge, second.ipam_config) == (1400, "own0", first.ipam_config)
@@ -357,15 +357,39 @@ def test_the_default_bridge_follows_the_daemon_s_options_from_start_to_start() -
 def test_the_default_bridge_gets_and_loses_its_ipv6_with_the_daemon_s_options() -> None:
     addresses, plain, dual = book(), Settings(), Settings(ipv6=True, fixed_cidr6="fd00:99::/64")
     first = default_bridge.make(addresses, plain, lambda: ())
-    second = default_bridge.revise(first, addresses, dual, lambda: ())
+    second = default_bridge.revise(first, addresses, dual, lambda: (), idle=False)
     assert shown(second) == [{"Subnet": "fd00:99::/64", "IPRange": "fd00:99::/64"}, AUTO]
     assert second.spec is not None
     assert (second.id, second.spec.subnet, second.spec.gateway6) == (first.id, "172.18.0.0/16", "fd00:99::1")
     endpoint = addresses.allocate(second.spec, EndpointSettings(), interface="eth0")
     assert endpoint.address6 == "fd00:99::2/64"
-    third = default_bridge.revise(second, addresses, plain, lambda: ())
+    third = default_bridge.revise(second, addresses, plain, lambda: (), idle=False)
     assert third.spec is not None
     assert (shown(third), third.spec.subnet6) == ([AUTO], "")
     addresses.adopt(endpoint)  # it runs on with what it has
     addresses.release(endpoint)
     assert addresses.take_subnet(ip_network("fd00:99::/64"), (), 6)
+
+
+def test_the_default_bridge_moves_to_other_subnets_only_while_nothing_runs_on_it() -> None:
+    addresses = book()
+    before, after = Settings(default_subnet="10.9.0.1/24"), Settings(default_subnet="10.8.0.1/24", ipv6=True)
+    first = default_bridge.make(addresses, before, lambda: ())
+    busy = default_bridge.revise(first, addresses, after, lambda: (), idle=False)
+    assert shown(busy)[-2:] == [
+        {"Subnet": "10.9.0.0/24", "Gateway": "10.9.0.1"},
+        {"Subnet": f"{OWN}::/64", "Gateway": f"{OWN}::1"},
+    ]
+    idle = default_bridge.revise(busy, addresses, after, lambda: (), idle=True)
+    assert idle.spec is not None
+    assert (idle.id, idle.created, idle.spec.bridge) == (first.id, first.created, "sampan0")
+    assert shown(idle) == [
+        {"Subnet": "10.8.0.0/24", "Gateway": "10.8.0.1"},
+        {"Subnet": f"{OWN}::/64", "Gateway": f"{OWN}::1"},
+    ]
+    assert default_bridge.revise(idle, addresses, after, lambda: (), idle=True) is idle
+    assert addresses.take_subnet(ip_network("10.9.0.0/24"), ())
+    with pytest.raises(Denied, match="Pool overlaps"):
+        default_bridge.revise(idle, addresses, before, lambda: (), idle=True)
+    endpoint = addresses.allocate(idle.spec, EndpointSettings(), interface="eth0")
+    assert endpoint.address == "10.8.0.2/24"  # it is as it was

@@ -64,15 +64,19 @@ class AddressBook:
             found.append(pool)
         self._pools[spec.id] = tuple(found)
 
+    @staticmethod
+    def subnets(spec: NetworkSpec) -> list[AnyNetwork]:
+        return [ip_network(text) for text in (spec.subnet, spec.subnet6) if text]
+
     def restore(self, spec: NetworkSpec) -> None:
         """A network that is there since before the engine started."""
-        for subnet in _subnets(spec):
+        for subnet in self.subnets(spec):
             self._subnets.reserve(subnet)
         self.open(spec)
 
     def close(self, spec: NetworkSpec) -> None:
         """The network is gone. Idempotent."""
-        for subnet in _subnets(spec):
+        for subnet in self.subnets(spec):
             self._subnets.release(subnet)
         self._pools.pop(spec.id, None)
         self._endpoints.pop(spec.id, None)
@@ -137,10 +141,6 @@ class AddressBook:
     def holders(self, network_id: str) -> frozenset[str]:
         """The ids of endpoints that hold an address."""
         return frozenset(self._endpoints.get(network_id, ()))
-
-
-def _subnets(spec: NetworkSpec) -> list[AnyNetwork]:
-    return [ip_network(one.subnet) for one in spec.subnets]
 
 
 def _addresses(endpoint: EndpointSpec) -> list[AnyAddress]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from ipaddress import ip_address, ip_interface, ip_network
 
 from msgspec.structs import replace
@@ -13,6 +14,8 @@ from sampan.engine.networks.plan import Family, SubnetsInUse, chosen_pools, fami
 from sampan.engine.networks.requests import Ipam, NetworkCreate
 from sampan.engine.settings import Settings
 
+log = logging.getLogger(__name__)
+
 
 def make(book: AddressBook, settings: Settings, in_use: SubnetsInUse) -> NetworkRecord:
     """At the engine's first start. Raises `Invalid`, `Conflict`."""
@@ -22,16 +25,22 @@ def make(book: AddressBook, settings: Settings, in_use: SubnetsInUse) -> Network
 
 
 def revise(
-    record: NetworkRecord, book: AddressBook, settings: Settings, in_use: SubnetsInUse
+    record: NetworkRecord, book: AddressBook, settings: Settings, in_use: SubnetsInUse, *, idle: bool
 ) -> NetworkRecord:
     """That of an earlier start, as the settings say now; the same object when they say nothing new.
 
-    To be called before endpoints are adopted. Its IPv4 subnet and its device stay. What runs keeps what it has.
+    To be called before endpoints are adopted. What runs keeps what it has; unless nothing does (`idle`) so do the
+    subnets, but for IPv6 as a whole. Raises `Invalid`, `Conflict`, `Denied`.
     """
     if record.spec is None:
         return record
     body = _body(settings)
-    ipam.check(body.ipam.config or (), ipv6=body.enable_ipv6)
+    pools = body.ipam.config or ()
+    ipam.check(pools, ipv6=body.enable_ipv6)
+    if _asks_other_subnets(record, pools):
+        if idle:
+            return _renewed(record, body, book, settings, in_use)
+        log.warning("the default bridge keeps its subnets while containers run on it")
     spec = replace(options.specific(record.spec, body, settings), bridge=record.spec.bridge)
     revised = replace(record, spec=spec, options={**body.options, options.BRIDGE_NAME: record.spec.bridge})
     if record.enable_ipv6 != settings.ipv6:
@@ -39,20 +48,48 @@ def revise(
     return record if revised == record else revised
 
 
+def _asks_other_subnets(record: NetworkRecord, pools: tuple[IpamPool, ...]) -> bool:
+    """Other than what was asked for at an earlier start, of the families that there are at both."""
+    had = record.asked_pools
+    before = record.ipam_config[: len(pools) if had is None else had]
+    versions = {":" in pool.subnet for pool in (*before, *pools)} if record.enable_ipv6 else {False}
+    return any(
+        [pool for pool in before if (":" in pool.subnet) == six]
+        != [p for p in pools if (":" in p.subnet) == six]
+        for six in versions
+    )
+
+
+def _renewed(
+    record: NetworkRecord, body: NetworkCreate, book: AddressBook, settings: Settings, in_use: SubnetsInUse
+) -> NetworkRecord:
+    if record.spec is None:
+        return record
+    book.close(record.spec)
+    try:
+        made = plan(body, book, settings, in_use, record.id)
+    except BaseException:
+        book.restore(record.spec)
+        raise
+    return replace(made, created=record.created, ipam_options=None, predefined=True)
+
+
 def _with_ipv6(
     record: NetworkRecord, body: NetworkCreate, book: AddressBook, in_use: SubnetsInUse
 ) -> NetworkRecord:
-    given = [pool for pool in body.ipam.config or () if ":" in pool.subnet]
-    pools = (*given, *record.ipam_config)
     six = family(body, book, in_use, 6, [])
-    return _replaced(record, book, six, (*pools, *chosen_pools([six])))
+    asked = (*record.fixed_pools, *(pool for pool in body.ipam.config or () if ":" in pool.subnet))
+    chosen = record.ipam_config[len(record.fixed_pools) :]
+    revised = _replaced(record, book, six, (*asked, *chosen, *chosen_pools([six])))
+    return replace(revised, asked_pools=len(asked), fixed_subnet=bool(asked))
 
 
 def _without_ipv6(record: NetworkRecord, book: AddressBook) -> NetworkRecord:
     if record.spec is not None and record.spec.subnet6:
         book.return_subnet(ip_network(record.spec.subnet6))
     pools = tuple(pool for pool in record.ipam_config if ":" not in pool.subnet)
-    return _replaced(record, book, Family(), pools)
+    asked = sum(":" not in pool.subnet for pool in record.fixed_pools)
+    return replace(_replaced(record, book, Family(), pools), asked_pools=asked, fixed_subnet=bool(asked))
 
 
 def _replaced(

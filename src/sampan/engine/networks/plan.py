@@ -73,10 +73,13 @@ class Family:
         return next((str(address) for address in found if address is not None), "")
 
 
-def plan(body: NetworkCreate, book: AddressBook, settings: Settings, in_use: SubnetsInUse) -> NetworkRecord:
+def plan(
+    body: NetworkCreate, book: AddressBook, settings: Settings, in_use: SubnetsInUse, identity: str = ""
+) -> NetworkRecord:
     """The record of a new network; its subnets and the addresses in them are the network's in `book`.
 
-    `in_use` is asked when a subnet has to be chosen. Raises `Invalid`, `Conflict`, `Denied`; nothing is taken then.
+    `identity` is its id, "" a new one. `in_use` is asked when a subnet has to be chosen. Raises `Invalid`, `Conflict`,
+    `Denied`; nothing is taken then.
     """
     taken: list[AnyNetwork] = []
     try:
@@ -87,7 +90,7 @@ def plan(body: NetworkCreate, book: AddressBook, settings: Settings, in_use: Sub
         four, six = families[4], families[6]
         bridged = body.driver in ("", "bridge")
         general = NetworkSpec(
-            new_id(),
+            identity or new_id(),
             body.name,
             "",
             str(four.subnet or ""),

@@ -38,6 +38,7 @@ from sampan.engine.settings import Settings
 from sampan.errors import Conflict, Denied, Invalid, NotFound, Unavailable
 from sampan.network.host import NetworkHost
 from sampan.network.model import EndpointSpec, NetworkSpec
+from sampan.network.pools import overlap
 from sampan.storage.metadata import Table
 
 if TYPE_CHECKING:
@@ -114,10 +115,11 @@ class Networks:
             await self.store(default_bridge.make(self._book, self._settings, lambda: in_use))
             return
         bridge = self.find("bridge")
-        in_use = ()
-        if bridge.enable_ipv6 != self._settings.ipv6:
-            in_use = await asyncio.to_thread(self._host.subnets_in_use)
-        revised = default_bridge.revise(bridge, self._book, self._settings, lambda: in_use)
+        in_use = await asyncio.to_thread(self._host.subnets_in_use)
+        own = self._book.subnets(bridge.spec) if bridge.spec is not None else []
+        foreign = [network for network in in_use if not any(overlap(network, one) for one in own)]
+        idle = not any(endpoint.spec for _, endpoint in self.members(bridge.id))
+        revised = default_bridge.revise(bridge, self._book, self._settings, lambda: foreign, idle=idle)
         if revised is not bridge:
             await self.store(revised)
 
