@@ -188,6 +188,7 @@ class NameServer:
             control.close()
         if process is not None and stop:
             await asyncio.to_thread(_end, process)
+            (self._directory / DOOR).unlink(missing_ok=True)
         elif process is not None:
             threading.Thread(target=process.wait, name="names-reaper", daemon=True).start()
 
@@ -324,7 +325,8 @@ def _launch(directory: Path) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     for end in (ours, theirs):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
     descriptors = (theirs.fileno(), door.fileno())
-    command = [sys.executable, "-I", "-m", "sampan.network.dns_process", *map(str, descriptors)]
+    names = [*map(str, descriptors), str(directory)]
+    command = [sys.executable, "-I", "-m", "sampan.network.dns_process", *names]
     try:
         with theirs, door:
             return ours, subprocess.Popen(

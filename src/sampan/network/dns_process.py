@@ -1,6 +1,8 @@
 """The name server of all containers of an engine: a process of its own.
 
-    python -m sampan.network.dns_process <control descriptor> <door descriptor>
+    python -m sampan.network.dns_process <control descriptor> <door descriptor> <run directory>
+
+The directory is there to be seen: it tells whose process this is.
 
 Not in the daemon, whose work and threads would keep queries waiting; and it goes on answering when the daemon dies.
 The next daemon takes the containers' sockets over at the door, a listening socket in the engine's run directory; no
@@ -185,7 +187,7 @@ def namespaces_with_processes() -> set[int]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    control, door = (socket.socket(fileno=int(number)) for number in arguments)
+    control, door = (socket.socket(fileno=int(number)) for number in arguments[:2])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     process = Process(control, door)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 FALLBACK = ("8.8.8.8", "8.8.4.4")  # Docker's, when the host has no resolver that a container could reach
+FALLBACK6 = ("2001:4860:4860::8888", "2001:4860:4860::8844")  # and where the container has IPv6
 SYSTEMD_STUB = "127.0.0.53"  # the real resolvers are then in /run/systemd/resolve/resolv.conf
 EMBEDDED = "127.0.0.11"  # sampan's name server in containers on user-defined networks
 
@@ -59,7 +60,8 @@ def for_container(host: ResolvConf, systemd: ResolvConf | None = None, *, ipv6: 
     `systemd` is the parsed /run/systemd/resolve/resolv.conf, when there is one.
     """
     source = systemd if systemd is not None and wants_systemd(host) else host
-    return replace(source, nameservers=reachable(host, systemd, ipv6=ipv6) or FALLBACK)
+    fallback = (*FALLBACK, *FALLBACK6) if ipv6 else FALLBACK
+    return replace(source, nameservers=reachable(host, systemd, ipv6=ipv6) or fallback)
 
 
 def reachable(host: ResolvConf, systemd: ResolvConf | None = None, *, ipv6: bool = False) -> tuple[str, ...]:

@@ -67,3 +67,4 @@ def test_the_hosts_resolvers_are_out_of_reach_when_all_are_on_its_loopback(
 ) -> None:
     monkeypatch.setattr(names.host_resolvers, "read", lambda: (ResolvConf(host), None))
     assert names.out_of_reach(dns) is expected
+    assert not names.out_of_reach(dns, ipv6=True) or "fd00::53" not in host

@@ -43,6 +43,8 @@ def test_a_resolver_on_the_host_s_loopback_is_replaced_by_docker_s_public_ones()
     local = resolvconf.parse("nameserver 127.0.0.1\nnameserver ::1\n")
     assert resolvconf.for_container(local).nameservers == ("8.8.8.8", "8.8.4.4")
     assert resolvconf.for_container(ResolvConf()).nameservers == ("8.8.8.8", "8.8.4.4")
+    with_ipv6 = ("8.8.8.8", "8.8.4.4", "2001:4860:4860::8888", "2001:4860:4860::8844")
+    assert resolvconf.for_container(local, ipv6=True).nameservers == with_ipv6
     assert resolvconf.upstream(local) == ("127.0.0.1", "::1")  # the name server asks from the host
 
 

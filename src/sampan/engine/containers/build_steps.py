@@ -250,7 +250,11 @@ class BuildSteps:
     def _request(self, step: _Step, plan: Plan) -> CreateRequest:
         record = step.record
         request = self._specs.request(
-            record, plan.specs, {}, embedded_dns=self._wiring.names.embedded(plan.endpoints), log=False
+            record,
+            plan.specs,
+            {},
+            embedded_dns=self._wiring.names.embedded(record, plan.endpoints),
+            log=False,
         )
         gateways = self._parts.networks.host_addresses
         hosts = hosts_file.for_step(record.config.hostname, record.host.extra_hosts or (), gateways)

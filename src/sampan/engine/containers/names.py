@@ -32,15 +32,16 @@ class ContainerNames:
         if parts.networks.cluster is not None:
             parts.networks.cluster.tell = self._tell_remote
 
-    def embedded(self, endpoints: Mapping[str, Endpoint]) -> bool:
-        """Whether a container with these endpoints asks the engine's name server."""
+    def embedded(self, record: ContainerRecord, endpoints: Mapping[str, Endpoint]) -> bool:
+        """Whether the container, with these endpoints, asks the engine's name server."""
         networks = self._networks(endpoints)
         if any(not network.predefined for network in networks):
             return True
         if not any(network.driver == "bridge" for network in networks):
             return False
-        mode = self._parts.settings.bridge_dns
-        return mode != AUTO or out_of_reach(self._parts.settings.dns)
+        settings = self._parts.settings
+        ipv6 = any(network.spec is not None and network.spec.subnet6 for network in networks)
+        return settings.bridge_dns != AUTO or out_of_reach(record.host.dns or settings.dns, ipv6=ipv6)
 
     def serves(self, container_id: str) -> bool:
         return container_id in self._served
@@ -49,7 +50,7 @@ class ContainerNames:
         """A name server in the container's namespace, if it asks one; one that is there looks again."""
         if record.id in self._served:
             self._served[record.id].update(self._outlook(record))
-        elif self.embedded(record.endpoints):
+        elif self.embedded(record, record.endpoints):
             self._served[record.id] = await self._parts.names.serve(namespace, self._outlook(record))
 
     async def adopt(self, record: ContainerRecord) -> None:
@@ -147,12 +148,15 @@ def has_ndots(options: Iterable[str]) -> bool:
     return any(option.startswith("ndots:") for option in options)
 
 
-def out_of_reach(dns: Iterable[str]) -> bool:
-    """Whether the host has resolvers, but none that a container on the default bridge could ask itself."""
+def out_of_reach(dns: Iterable[str], *, ipv6: bool = False) -> bool:
+    """Whether the host has resolvers, but none that a container on the default bridge could ask itself.
+
+    `dns` are those that somebody has chosen instead; `ipv6`: it has IPv6 too.
+    """
     if tuple(dns):
         return False
     own, systemd = host_resolvers.read()
-    return bool(own.nameservers) and not resolvconf.reachable(own, systemd)
+    return bool(own.nameservers) and not resolvconf.reachable(own, systemd, ipv6=ipv6)
 
 
 def member(record: ContainerRecord, network_name: str, endpoint: Endpoint) -> Member:

@@ -176,7 +176,10 @@ class Runner:
         user = plan.user_namespace if plan.user_namespace >= 0 else None
         with GivenMounts(self._parts, with_id_maps(self._parts, record)) as given:
             request = self._specs.request(
-                given.record, plan.specs, joined, embedded_dns=self._wiring.names.embedded(plan.endpoints)
+                given.record,
+                plan.specs,
+                joined,
+                embedded_dns=self._wiring.names.embedded(record, plan.endpoints),
             )
             return self._parts.launcher.create(
                 request, network=network, user_namespace=user, trees=given.trees

@@ -206,7 +206,7 @@ class SpecMaker:
         else:
             write_file(directory / "hostname", hostname_of(record) + "\n")
             write_file(directory / "hosts", self.hosts_text(record, endpoints))
-            write_file(directory / "resolv.conf", self.resolv_text(record, embedded_dns=embedded_dns))
+            write_file(directory / "resolv.conf", self.resolv_text(record, endpoints, embedded_dns))
         files = {f"/etc/{name}": str(directory / name) for name in ("resolv.conf", "hostname", "hosts")}
         if record.mount_label and other is None:
             for path in files.values():
@@ -227,11 +227,14 @@ class SpecMaker:
             gateways=self._parts.networks.host_addresses,
         )
 
-    def resolv_text(self, record: ContainerRecord, *, embedded_dns: bool) -> str:
+    def resolv_text(
+        self, record: ContainerRecord, endpoints: Sequence[EndpointSpec], embedded_dns: bool
+    ) -> str:
         """resolv.conf: the container's --dns options over the engine's over the host's."""
         settings, host = self._parts.settings, record.host
         own, systemd = host_resolvers.read()
-        base = own if host.network_mode == "host" else resolvconf.for_container(own, systemd)
+        ipv6 = any(endpoint.address6 for endpoint in endpoints)
+        base = own if host.network_mode == "host" else resolvconf.for_container(own, systemd, ipv6=ipv6)
         base = resolvconf.override(base, settings.dns, settings.dns_search, settings.dns_options)
         base = resolvconf.override(base, host.dns or (), host.dns_search or (), host.dns_options or ())
         if embedded_dns:
@@ -244,8 +247,10 @@ class SpecMaker:
         As Docker, not one that somebody has changed.
         """
         path = self._parts.directory(record.id) / "resolv.conf"
-        if path.read_text(encoding="utf-8", errors="replace") == self.resolv_text(record, embedded_dns=False):
-            write_file(path, self.resolv_text(record, embedded_dns=True))
+        endpoints = [one.spec for one in record.endpoints.values() if one.spec is not None]
+        written = path.read_text(encoding="utf-8", errors="replace")
+        if written == self.resolv_text(record, endpoints, embedded_dns=False):
+            write_file(path, self.resolv_text(record, endpoints, embedded_dns=True))
 
     def _devices(self, record: ContainerRecord) -> tuple[tuple[Device, ...], tuple[DeviceRule, ...]]:
         host = record.host
