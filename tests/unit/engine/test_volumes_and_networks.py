@@ -10,19 +10,22 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from sampan.engine.config import ContainerConfig, EndpointSettings, HostConfig, IpamConfig
 from sampan.engine.events import EventBus
 from sampan.engine.model import NEVER, ContainerRecord, Endpoint, IpamPool
+from sampan.engine.networks.overlay import record_of
 from sampan.engine.networks.requests import Ipam, NetworkCreate
 from sampan.engine.networks.service import Networks
 from sampan.engine.settings import Settings
 from sampan.engine.volumes.local_options import LocalMount
 from sampan.engine.volumes.service import Volumes
 from sampan.engine.volumes.sizes import directory_size
-from sampan.errors import Conflict, Denied, Invalid, NotFound
+from sampan.errors import Conflict, Denied, Invalid, NotFound, Unavailable
 from sampan.network.model import EndpointSpec, NetworkSpec
+from sampan.network.overlay.schema import Network
 from sampan.storage.metadata import Table
 
 
@@ -507,3 +510,24 @@ def test_what_a_crash_left_of_a_removal_is_swept_and_data_without_a_record_is_ke
 def test_bad_volume_names_are_refused(tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(Invalid, match=words):
         asyncio.run(Volumes(tmp_path, FakeMetadata(), EventBus()).create(name))
+
+
+def test_an_engine_in_no_cluster_makes_no_overlay_networks_and_can_remove_those_it_had() -> None:
+    async def story() -> None:
+        metadata, host = FakeMetadata(), FakeHost()
+        shared = record_of(
+            Network("1" * 64, "backend", "2026-01-01T00:00:00Z", 5000, "10.1.0.0/24", "10.1.0.1")
+        )
+        metadata.put(Table.NETWORKS, shared.id, msgspec.json.encode(shared))
+        networks = make_networks(metadata, host)
+        await networks.setup()
+        assert "backend" in [one["Name"] for one in networks.list({"scope": ["global"]})]
+        assert shared.spec not in networks.specs()
+        with pytest.raises(Unavailable, match="This node is not a swarm manager"):
+            await networks.create(NetworkCreate(name="more", driver="overlay"))
+        with pytest.raises(Unavailable, match="This node is not a swarm manager"):
+            await networks.prepare(shared, EndpointSettings())
+        await networks.remove("backend")
+        assert (Table.NETWORKS, shared.id) not in metadata.documents
+
+    run(story())

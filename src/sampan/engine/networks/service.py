@@ -145,6 +145,10 @@ class Networks:
             raise NotFound(f"network {name} not found")
         return found[0]
 
+    def removing(self, network_id: str) -> bool:
+        """Somebody here is removing it just now."""
+        return network_id in self._removing
+
     def get(self, network_id: str) -> NetworkRecord | None:
         return self._records.get(network_id)
 
@@ -262,8 +266,8 @@ class Networks:
             )
         self._removing.add(record.id)
         try:
-            if record.driver == OVERLAY:
-                await self._sharing().cluster.remove(record)
+            if record.driver == OVERLAY and self.cluster is not None:
+                await self.cluster.remove(record)
             await self.forget(record)
         finally:
             self._removing.discard(record.id)

@@ -28,6 +28,8 @@ class Records(Protocol):
 
     def get(self, network_id: str) -> NetworkRecord | None: ...
 
+    def removing(self, network_id: str) -> bool: ...
+
     async def store(self, record: NetworkRecord) -> None: ...
 
     async def forget(self, record: NetworkRecord) -> None: ...
@@ -117,6 +119,8 @@ class SharedNetworks:
             self._records.announce(record, "create")
 
     async def unlearn(self, record: NetworkRecord) -> None:
-        """A network that is no longer in the cluster."""
+        """A network that is no longer in the cluster; one that is being removed here goes by that."""
+        if self._records.removing(record.id) or self._records.get(record.id) is None:
+            return
         await self._records.forget(record)
         self._records.announce(record, "destroy")
