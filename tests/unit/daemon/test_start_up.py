@@ -8,6 +8,7 @@ import sys
 PROBE = "import sys, sampan.daemon.main; print(*sys.modules)"
 LATER = (
     "botocore",
+    "dns",
     "dulwich",
     "email",
     "prometheus_client",
@@ -19,6 +20,7 @@ LATER = (
     "sampan.engine.build_job",
     "sampan.engine.host_ca.step",
     "sampan.engine.networks.cluster",
+    "sampan.network.dns_process",
     "sampan.network.overlay.control",
     "sampan.registry.pull",
 )
