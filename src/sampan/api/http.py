@@ -40,6 +40,9 @@ _BODY_HIGH_WATER = 1024 * 1024
 MAX_METRICS_CLIENTS = 64
 """Connections to an address that anybody may ask: beyond these the oldest is closed."""
 _PENDING_HIGH_WATER = 256 * 1024
+_BULK_BUFFER = 4 << 20
+_SO_SNDBUFFORCE = 32
+"""As `SO_SNDBUF` (socket(7)), beyond what other users are allowed; Python has no name for it."""
 
 _REASONS = {
     200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 304: "Not Modified", 400: "Bad Request",
@@ -316,6 +319,8 @@ class HttpConnection(asyncio.Protocol):
             f"Content-Type: {response.content_type}\r\nTransfer-Encoding: chunked\r\n",
         )
         self._streaming = True
+        if response.bulk:
+            self._widen()
         try:
             if response.flush_headers:
                 self._write(head)
@@ -342,6 +347,16 @@ class HttpConnection(asyncio.Protocol):
             close = getattr(response.chunks, "aclose", None)
             if close is not None:
                 await close()
+
+    def _widen(self) -> None:
+        """Let some MiB wait in the socket: on a busy host every change between us and the client takes its time."""
+        connected = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if connected is None:
+            return
+        try:
+            connected.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BULK_BUFFER)
+        except PermissionError:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BULK_BUFFER)
 
     async def _next_request(self) -> None:
         if self._current is None or not self._current.keep_alive or self._transport is None:

@@ -184,6 +184,7 @@ class StreamingResponse:
     The status line is sent with the first chunk, so that an error before it still becomes a status of
     its own; `flush_headers` sends it at once (for `wait`, `events`, `logs`: their clients wait for it).
     When the client goes away, the iterator is closed (`aclose`).
+    `bulk`: much data for one client, which may wait in the socket.
     """
 
     chunks: AsyncIterator[bytes]
@@ -191,6 +192,7 @@ class StreamingResponse:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     flush_headers: bool = False
+    bulk: bool = False
 
 
 class HijackedResponse:

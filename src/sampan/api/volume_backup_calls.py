@@ -48,7 +48,7 @@ async def backup(engine: Engine, request: Request) -> AnyResponse:
         messages = _backups(engine).backup_to_registry(order, parse_reference(to), _credentials(request))
         return StreamingResponse(_lines(messages))
     pieces = _backups(engine).backup(order)
-    return StreamingResponse(pieces, "application/vnd.docker.multiplexed-stream")
+    return StreamingResponse(pieces, "application/vnd.docker.multiplexed-stream", bulk=True)
 
 
 async def _order(request: Request) -> Order:

@@ -179,17 +179,17 @@ class Response:
         """Bytes have come that are not read yet."""
         return bool(self._connection._buffer)
 
-    def read_some(self) -> bytes:
+    def read_some(self, limit: int = _CHUNK) -> bytes:
         """The next piece of the body, b"" at its end. Raises `ConnectionResetError` when it was cut off."""
         if self.finished:
             return b""
         if self._until_close:
-            data = self._connection.read_some()
+            data = self._connection.read_some(limit)
             self.finished = not data
             return data
         if self._chunked and self._left == 0 and not self._next_chunk():
             return b""
-        data = self._connection.read_some(min(self._left, _CHUNK))
+        data = self._connection.read_some(min(self._left, limit))
         if not data:
             raise ConnectionResetError(104, "unexpected EOF")
         self._left -= len(data)
@@ -213,8 +213,9 @@ class Response:
         self.finished = True
         return False
 
-    def chunks(self) -> Iterator[bytes]:
-        while data := self.read_some():
+    def chunks(self, limit: int = _CHUNK) -> Iterator[bytes]:
+        """The body; `limit`: bytes of a piece."""
+        while data := self.read_some(limit):
             yield data
 
     def read(self) -> bytes:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from sampan.client.connection import Response
 
+_BULK = 1 << 20
+"""Bytes of an archive that are taken at a time."""
 STILL_FLAGS = (
     Flag("changed", "", "string", "What to do when files change while they are read: 'fail' or 'warn'"),
     Flag("pause", "", "bool", "Pause the containers that use the volume while it is read"),
@@ -199,7 +201,7 @@ def _received(response: Response, place: Place) -> Iterator[dict[str, Any]]:
 def _written(response: Response, descriptor: int) -> Iterator[dict[str, Any]]:
     from sampan.cli.streams import write_all
 
-    for stream, data in frames(response.chunks()):
+    for stream, data in frames(response.chunks(_BULK)):
         if stream == STDOUT_STREAM:
             write_all(descriptor, data)
         else:

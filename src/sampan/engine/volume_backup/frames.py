@@ -12,9 +12,9 @@ from typing import Any, Final
 import zstandard
 
 LEVEL: Final = 3
-_GATHER: Final = 256 << 10
-_WAITING: Final = 16
-"""Pieces of about 1 MiB that wait for the compressor: reading and hashing go on while it is busy."""
+_GATHER: Final = 1 << 20
+_WAITING: Final = 6
+"""Pieces of some MiB that wait for the compressor: reading and hashing go on while it is busy."""
 
 
 def _processors() -> int:

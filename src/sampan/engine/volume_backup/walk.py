@@ -20,7 +20,8 @@ from sampan.linux.process import KERNELS_OWN, filesystem_type
 
 DEPTH_MAX: Final = 512
 """Directories inside each other; each costs a descriptor."""
-CHUNK: Final = 1 << 20
+CHUNK: Final = 4 << 20
+"""Bytes read at a time: each piece goes through two threads, which have to wait for a processor on a busy host."""
 PIECES_MAX: Final = 1 << 16
 """Pieces of a sparse file; of one with more the smallest holes are filled."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from sampan.engine.volume_backup import frames
 from sampan.engine.volume_backup.format import FOOTER_SIZE, FORMAT, Entry, Head, Summary
 from sampan.engine.volume_backup.manifests import describe, read_entries, read_manifest
 from sampan.engine.volume_backup.reading import Restored, unpack
@@ -22,19 +21,21 @@ from sampan.errors import Conflict, Invalid
 
 
 class Memory:
-    """The archive; `layer`: bytes after which it goes on in another one."""
+    """The archive; `layer`: entries after which it goes on in another one."""
 
     def __init__(self, layer: int = 0) -> None:
         self.layers: list[bytes] = []
         self._pieces: list[bytes] = []
         self._layer = layer
+        self._entries = 0
 
     def write(self, data: bytes, /) -> None:
         self._pieces.append(bytes(data))
 
     @property
     def full(self) -> bool:
-        return bool(self._layer) and sum(map(len, self._pieces)) >= self._layer
+        self._entries += 1
+        return bool(self._layer) and self._entries % self._layer == 0
 
     def cut(self) -> None:
         self.layers.append(b"".join(self._pieces))
@@ -181,16 +182,9 @@ def test_an_increment_needs_its_own_base(tree: Path, tmp_path: Path) -> None:
         restore([other, increment], tmp_path / "wrong", tmp_path)
 
 
-def test_an_archive_in_layers_restores_the_same_and_each_layer_is_a_tar(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # What is with the compressor can't be counted yet: here that is a piece or two, and no thread holds back more.
-    monkeypatch.setattr(frames, "_processors", lambda: 0)
-    monkeypatch.setattr(frames, "_WAITING", 1)
-    for number in range(6):
-        (tree / f"random{number}").write_bytes(os.urandom(3_000_000))
-    layers, _ = backup(tree, tmp_path, layer=1_500_000)
-    assert len(layers) > 1
+def test_an_archive_in_layers_restores_the_same_and_each_layer_is_a_tar(tree: Path, tmp_path: Path) -> None:
+    layers, summary = backup(tree, tmp_path, layer=4)
+    assert len(layers) == summary.entries // 4 + 1
     restore([layers], tmp_path / "new", tmp_path)
     assert entries(tmp_path / "new") == entries(tree)
     for layer in layers:
