@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         help="[HOST=]URL tried before the registry (default host docker.io)",
     )
     add("--registry-certs", type=Path, help="directory of HOST/*.crt (default /etc/docker/certs.d)")
+    add("--plugin-dir", type=Path, help="directory of plugins' sockets (default /run/docker/plugins)")
     add("--http-proxy", help="proxy for what the engine fetches by HTTP (default: what HTTP_PROXY says)")
     add("--https-proxy", help="proxy for what it fetches by HTTPS (default: what HTTPS_PROXY says)")
     add(
@@ -250,6 +251,7 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         insecure_registries=_strings(values, "insecure_registry"),
         registry_mirrors=_mirrors(values["registry_mirror"]),
         registry_certs=Path(values["registry_certs"] or default.registry_certs),
+        plugin_dir=Path(values["plugin_dir"] or default.plugin_dir).absolute(),
         proxies=_proxies(values),
         max_concurrent_downloads=_positive(
             values, "max_concurrent_downloads", default.max_concurrent_downloads

@@ -209,7 +209,7 @@ async def assemble(settings: Settings) -> Assembled:
     control_groups = cgroups.detect()
     facts = await asyncio.to_thread(_host_facts, control_groups, settings)
     events = EventBus()
-    volumes = Volumes(settings.root / "volumes", stores.metadata, events)
+    volumes = Volumes(settings.root / "volumes", stores.metadata, events, settings.plugin_dir)
     engine_id = _engine_id(stores.metadata)
     networks = Networks(settings, stores.metadata, host, events, owner=engine_id)
     membership = _membership(settings, place, engine_id, host)

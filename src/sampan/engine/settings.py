@@ -11,6 +11,8 @@ from sampan.engine.networks.cluster_settings import ClusterSettings
 from sampan.engine.userns import IdMaps
 from sampan.registry.proxies import NO_PROXIES, Proxies
 
+PLUGIN_DIR = Path("/run/docker/plugins")
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -58,6 +60,8 @@ class Settings:
     registry_mirrors: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Registry host -> base URLs that are tried first."""
     registry_certs: Path = Path("/etc/docker/certs.d")
+    plugin_dir: Path = PLUGIN_DIR
+    """Where the sockets of volume plugins are."""
     proxies: Proxies = NO_PROXIES
     """For what the engine fetches itself: images, and what builds ADD or have as context."""
     max_concurrent_downloads: int = 3

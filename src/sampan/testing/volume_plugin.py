@@ -18,6 +18,7 @@ class VolumePlugin:
     def __init__(self, socket: Path, data: Path) -> None:
         self.calls: list[tuple[str, Json]] = []
         self.refuse: dict[str, str] = {}
+        self.implements = ["VolumeDriver"]
         self.volumes: dict[str, Json] = {}
         self.mounted: dict[str, set[str]] = {}
         self._socket = socket
@@ -72,7 +73,7 @@ class VolumePlugin:
     def answer(self, method: str, body: Json) -> Json:
         self.calls.append((method, body))
         if method == "Plugin.Activate":
-            return {"Implements": ["VolumeDriver"]}
+            return {"Implements": self.implements}
         verb = method.removeprefix("VolumeDriver.")
         if verb in self.refuse:
             return {"Err": self.refuse[verb]}

@@ -3,26 +3,56 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sampan.testing.engine import EngineProcess
+from sampan.testing.images import busybox_tar
 from sampan.testing.volume_plugin import VolumePlugin
 
 pytestmark = pytest.mark.root
 
 BUSYBOX = "busybox:latest"
-NAME = f"sampan-test-{os.getpid()}"
-SOCKET = Path(f"/run/docker/plugins/{NAME}.sock")
+NAME = "sampan-test"
+
+
+@pytest.fixture(scope="module")
+def own_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One that sees no plugins but the tests' own, which no other engine sees."""
+    directory = tmp_path_factory.mktemp("plugins")
+    with EngineProcess(directory / "engine", options=("--plugin-dir", str(directory / "sockets"))) as engine:
+        engine.cli("import", "-c", 'CMD ["sh"]', "-", BUSYBOX, stdin=busybox_tar())
+        yield engine
 
 
 @pytest.fixture
-def plugin(tmp_path: Path) -> Iterator[VolumePlugin]:
-    with VolumePlugin(SOCKET, tmp_path / "data") as plugin:
+def plugin(own_engine: Any, tmp_path: Path) -> Iterator[VolumePlugin]:
+    socket = own_engine.directory.parent / "sockets" / f"{NAME}.sock"
+    with VolumePlugin(socket, tmp_path / "data") as plugin:
         yield plugin
+
+
+@pytest.fixture
+def sampan(own_engine: Any) -> Iterator[Engine]:
+    yield Engine(own_engine)
+    for what, remove in (("ps -aq", "rm -f"), ("volume ls -q", "volume rm")):
+        names = own_engine.cli(*what.split()).stdout.split()
+        assert not names or own_engine.cli(*remove.split(), *names)
+
+
+class Engine:
+    def __init__(self, engine: EngineProcess) -> None:
+        self.engine = engine
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.engine.cli(*arguments, check=False)
+
+    def ok(self, *arguments: str) -> str:
+        return self.engine.cli(*arguments).stdout.strip()
 
 
 def refusal(done: Any) -> str:
@@ -33,7 +63,7 @@ def refusal(done: Any) -> str:
 
 def test_a_plugins_volume_lives_as_any_other(sampan: Any, plugin: VolumePlugin, tmp_path: Path) -> None:
     sampan.ok("volume", "create", "-d", NAME, "-o", "a=b", "one")
-    assert [name for name, _ in plugin.calls] == [
+    assert [name for name, _ in plugin.calls][-4:] == [
         "Plugin.Activate", "VolumeDriver.Capabilities", "VolumeDriver.Get", "VolumeDriver.Create",
     ]  # fmt: skip
     assert plugin.made("Create") == [{"Name": "one", "Opts": {"a": "b"}}]
@@ -79,6 +109,21 @@ def test_volumes_that_only_the_plugin_knows_are_listed_used_and_removed(
     assert plugin.volumes == {}
 
 
+def test_a_plugin_without_volumes_is_asked_once(sampan: Any, own_engine: Any, tmp_path: Path) -> None:
+    socket = own_engine.directory.parent / "sockets/stranger.sock"
+    with VolumePlugin(socket, tmp_path / "data") as stranger:
+        stranger.implements = ["NetworkDriver"]
+        for _ in range(2):
+            assert sampan.ok("volume", "ls", "-q") == ""
+        assert stranger.calls == [("Plugin.Activate", {})]
+        refused = refusal(sampan.run("volume", "create", "-d", "stranger", "one"))
+        assert 'plugin "stranger" does not implement "VolumeDriver"' in refused
+        # It says something else now: whoever asks for it by name gets it.
+        stranger.implements = ["VolumeDriver"]
+        sampan.ok("volume", "create", "-d", "stranger", "one")
+        sampan.ok("volume", "rm", "one")
+
+
 def test_what_a_plugin_refuses_is_told_in_its_words_and_nothing_is_left(
     sampan: Any, plugin: VolumePlugin
 ) -> None:
@@ -105,12 +150,12 @@ def test_what_a_plugin_refuses_is_told_in_its_words_and_nothing_is_left(
     sampan.ok("volume", "rm", "one")
 
 
-def test_a_killed_engine_lets_go_of_a_plugins_volume_later(fresh_sampan: Any, plugin: VolumePlugin) -> None:
-    fresh_sampan.ok("volume", "create", "-d", NAME, "one")
-    fresh_sampan.ok("run", "-d", "--name", "user", "-v", "one:/v", BUSYBOX, "sleep", "600")
-    fresh_sampan.engine.kill()
-    fresh_sampan.engine.start()
+def test_a_killed_engine_lets_go_of_a_plugins_volume_later(sampan: Any, plugin: VolumePlugin) -> None:
+    sampan.ok("volume", "create", "-d", NAME, "one")
+    sampan.ok("run", "-d", "--name", "user", "-v", "one:/v", BUSYBOX, "sleep", "600")
+    sampan.engine.kill()
+    sampan.engine.start()
     assert len(plugin.mounted["one"]) == 1
-    fresh_sampan.ok("rm", "-f", "user")
+    sampan.ok("rm", "-f", "user")
     assert plugin.mounted["one"] == set()
-    fresh_sampan.ok("volume", "rm", "one")
+    sampan.ok("volume", "rm", "one")

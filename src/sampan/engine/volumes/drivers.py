@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sampan.engine.model import VolumeRecord
-from sampan.errors import SampanError
+from sampan.errors import NotFound, SampanError
 
 if TYPE_CHECKING:
     from sampan.engine.volumes.plugins import PluginDirectories, PluginDriver
@@ -67,10 +67,13 @@ class VolumeDriver(Protocol):
 class Drivers:
     """The drivers of an engine, by name."""
 
-    def __init__(self, *drivers: VolumeDriver) -> None:
+    def __init__(self, plugin_dir: Path, *drivers: VolumeDriver) -> None:
+        self._plugin_dir = plugin_dir
         self._drivers = {driver.name: driver for driver in drivers}
         self._plugins: dict[str, PluginDriver] = {}
         self._directories: PluginDirectories | None = None
+        self._strangers: set[str] = set()
+        """Plugins that have no volumes, by their own word: they are not asked at every list."""
 
     def load(self, name: str) -> VolumeDriver:
         """The driver of this name, `local` for none; blocking for a plugin, which is asked what it is the first time.
@@ -104,8 +107,14 @@ class Drivers:
         """Blocking: those that can be found on this host and have volumes."""
         found = []
         for name in self._places().names():
+            if name in self._strangers:
+                continue
             try:
                 self.load(name)
+            except NotFound as error:
+                log.info("volume plugin %s: %s", name, error)
+                self._strangers.add(name)
+                continue
             except (SampanError, OSError) as error:
                 log.info("volume plugin %s: %s", name, error)
                 continue
@@ -122,5 +131,5 @@ class Drivers:
         from sampan.engine.volumes.plugins import PluginDirectories
 
         if self._directories is None:
-            self._directories = PluginDirectories()
+            self._directories = PluginDirectories((self._plugin_dir,))
         return self._directories

@@ -26,12 +26,16 @@ from sampan.errors import Internal, Invalid, NotFound, Unavailable
 
 Json = dict[str, Any]
 
-SOCKET_DIRECTORIES = (Path("/run/docker/plugins"),)
 SPEC_DIRECTORIES = (Path("/etc/docker/plugins"), Path("/usr/lib/docker/plugins"))
 _MEDIA_TYPE = "application/vnd.docker.plugins.v1.2+json"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _SECONDS = 120.0
 """For one answer: a plugin may have to bring a server's disk here."""
+_LOOK_SECONDS = 10.0
+"""For the answer to a question: whoever lists volumes does not wait longer for a plugin that hangs."""
+_QUESTIONS = frozenset(
+    ("Plugin.Activate", *(f"VolumeDriver.{verb}" for verb in ("Capabilities", "Get", "List", "Path")))
+)
 _MAX_ANSWER = 8 << 20
 _MAX_SPEC = 64 << 10
 
@@ -78,7 +82,7 @@ class PluginDirectories:
 
     def __init__(
         self,
-        sockets: Iterable[Path] = SOCKET_DIRECTORIES,
+        sockets: Iterable[Path],
         specs: Iterable[Path] = SPEC_DIRECTORIES,
     ) -> None:
         self._sockets = tuple(sockets)
@@ -138,13 +142,13 @@ def _described(path: Path, text: bytes) -> Address:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("plugin", timeout=_SECONDS)
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("plugin", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_SECONDS)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 
@@ -164,7 +168,7 @@ class Plugin:
         raw = msgspec.json.encode(body or {})
         headers = {"Accept": _MEDIA_TYPE, "Content-Type": _MEDIA_TYPE}
         try:
-            connection = _connection(address)
+            connection = _connection(address, _LOOK_SECONDS if method in _QUESTIONS else _SECONDS)
             try:
                 connection.request("POST", f"/{method}", raw, headers)
                 response = connection.getresponse()
@@ -192,18 +196,18 @@ class Plugin:
         return decoded if isinstance(decoded, dict) else {}
 
 
-def _connection(address: Address) -> http.client.HTTPConnection:
+def _connection(address: Address, timeout: float) -> http.client.HTTPConnection:
     if address.scheme == "unix":
-        return _UnixConnection(address.target)
+        return _UnixConnection(address.target, timeout)
     if address.scheme == "tcp":
-        return http.client.HTTPConnection(address.target, timeout=_SECONDS)
+        return http.client.HTTPConnection(address.target, timeout=timeout)
     ca, certificate, key = address.tls or ("", "", "")
     context = ssl.create_default_context(cafile=ca or None)
     if not address.verify:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if certificate:
         context.load_cert_chain(certificate, key or None)
-    return http.client.HTTPSConnection(address.target, timeout=_SECONDS, context=context)
+    return http.client.HTTPSConnection(address.target, timeout=timeout, context=context)
 
 
 def _words(error: Exception) -> str:

@@ -19,6 +19,7 @@ from sampan.engine.filters import check_filters
 from sampan.engine.model import NEVER, VolumeRecord, new_id, now
 from sampan.engine.mounts import check_volume_name
 from sampan.engine.record_store import Store
+from sampan.engine.settings import PLUGIN_DIR
 from sampan.engine.volumes.drivers import Drivers, VolumeDriver
 from sampan.engine.volumes.local import DATA, LocalDriver
 from sampan.engine.volumes.mounting import Mounting, to_its_end
@@ -48,12 +49,12 @@ class Volumes:
     `users` tells which containers (ids) use a volume; set by the composition root.
     """
 
-    def __init__(self, root: Path, metadata: Store, events: EventBus) -> None:
-        """`root` is the `volumes` directory (made when missing)."""
+    def __init__(self, root: Path, metadata: Store, events: EventBus, plugin_dir: Path = PLUGIN_DIR) -> None:
+        """`root` is the `volumes` directory (made when missing), `plugin_dir` that of plugins' sockets."""
         self._metadata = metadata
         self._events = events
         self._local = LocalDriver(root)
-        self._drivers = Drivers(self._local)
+        self._drivers = Drivers(plugin_dir, self._local)
         self.users: Callable[[str], Sequence[str]] = lambda _name: ()
         self.busy: Callable[[str], Sequence[str]] = lambda _name: ()
         """Which containers (names) that use a volume run, or are about to."""
