@@ -101,6 +101,26 @@ def test_containers_of_an_encrypted_network_talk_by_keys_that_engines_renew(
     assert one.ip("xfrm", "state") == one.ip("xfrm", "policy") == ""
 
 
+def test_hosts_that_reach_each_other_by_ipv6_share_networks_too(
+    new_lan: Any, tools: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("of sixteen characters and more\n")
+    one, two = (new_lan.host() for _ in range(2))
+    for host in (one, two):
+        host.address = f"fd00:18::{host.number}"
+        host.ip("address", "add", f"{host.address}/64", "dev", "eth0", "nodad")
+    for host in (one, two):
+        secret = f"secret-file={tmp_path / 'secret'}"
+        host.start("static:[fd00:18::1],[fd00:18::2]", "--cluster-store-opt", secret)
+    one.sampan("network", "create", "-d", "overlay", "backend")
+    tools.until(lambda: "backend" in two.sampan("network", "ls"), "the network is known")
+    one.run("web", "--network", "backend")
+    two.run("db", "--network", "backend")
+    tools.reaches(two, "db", "web")
+    assert "mtu 1430" in one.inside("web", "ip", "link", "show", "eth0").stdout
+    assert one.inside("web", "ping", "-c", "1", "-w", "5", "-s", "1402", "db").returncode == 0
+
+
 def test_a_static_list_without_a_secret_is_refused(new_lan: Any) -> None:
     host = new_lan.host()
     with pytest.raises(RuntimeError, match="a static cluster needs a secret that its hosts know"):
