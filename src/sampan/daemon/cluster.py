@@ -72,7 +72,7 @@ class Membership:
         self, settings: Settings, options: ClusterSettings, place: Underlay, host_id: str, host: NetworkHost
     ) -> None:
         secret = read_secret(options.secret_file) if options.secret_file is not None else b""
-        members = [http.Address(name, port, _tls(options)) for name, port in options.members]
+        members = [http.Address(name, port, tls_context(options)) for name, port in options.members]
         token = SharedSecret(secret) if options.kind == STATIC else Token()
         keeps = options.kind == STATIC and place.address == options.members[0][0]
         self._keeper = Keeper(settings.root / "cluster" / "store.db", secret) if keeps else None
@@ -102,7 +102,8 @@ class Membership:
             await self._keeper.close()
 
 
-def _tls(options: ClusterSettings) -> ssl.SSLContext | None:
+def tls_context(options: ClusterSettings) -> ssl.SSLContext | None:
+    """None where nothing was said of certificates. Raises `Invalid` for some that can't be used."""
     if options.ca_file is None and options.certificate is None:
         return None
     try:

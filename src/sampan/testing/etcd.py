@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 START_SECONDS = 60.0
+_ENVIRONMENT = {"ETCDCTL_API": "3", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 class EtcdProcess:
     """`address`: where it listens, this host's or that of `prefix`'s namespace. Data is in `directory`."""
 
-    def __init__(self, directory: Path, *, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        address: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
+        certificates: Path | None = None,
+    ) -> None:
+        """`certificates`: a directory with ca.pem, cert.pem and key.pem, which server and clients have to show."""
+        self._certificates = certificates
         self.directory = directory
         self.address = address
         self.port = 2379 if prefix else _free_port(address)
@@ -33,7 +40,13 @@ class EtcdProcess:
         return f"etcd://{self.address}:{self.port}"
 
     def start(self) -> None:
-        client, peer = f"http://{self.address}:{self.port}", f"http://{self.address}:{self._peer_port}"
+        scheme = "https" if self._certificates is not None else "http"
+        client, peer = f"{scheme}://{self.address}:{self.port}", f"http://{self.address}:{self._peer_port}"
+        tls: list[str] = []
+        if self._certificates is not None:
+            tls = ["--client-cert-auth", "--trusted-ca-file", str(self._certificates / "ca.pem")]
+            tls += ["--cert-file", str(self._certificates / "cert.pem")]
+            tls += ["--key-file", str(self._certificates / "key.pem")]
         self.directory.mkdir(parents=True, exist_ok=True)
         with open(self.directory / "log", "ab") as log:
             self._process = subprocess.Popen(
@@ -47,6 +60,7 @@ class EtcdProcess:
                     "--initial-advertise-peer-urls", peer,
                     "--initial-cluster", f"default={peer}",
                     "--unsafe-no-fsync",
+                    *tls,
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
@@ -57,27 +71,22 @@ class EtcdProcess:
             time.sleep(0.05)
 
     def _healthy(self) -> bool:
-        command = [*self._prefix, "etcdctl", "--endpoints", f"{self.address}:{self.port}", "get", "x"]
-        if self._prefix:
-            environment = {"ETCDCTL_API": "3", "PATH": "/usr/bin"}
-            done = subprocess.run(command, capture_output=True, check=False, env=environment)
-            return done.returncode == 0
-        try:
-            with urllib.request.urlopen(f"http://{self.address}:{self.port}/health", timeout=2) as answer:
-                return bool(json.load(answer)["health"] == "true")
-        except (OSError, ValueError, urllib.error.URLError):
-            return False
+        done = subprocess.run(self._etcdctl("get", "x"), capture_output=True, check=False, env=_ENVIRONMENT)
+        return done.returncode == 0
+
+    def _etcdctl(self, *arguments: str) -> list[str]:
+        command = [*self._prefix, "etcdctl", "--endpoints", f"{self.address}:{self.port}"]
+        if self._certificates is not None:
+            for flag, name in (("cacert", "ca.pem"), ("cert", "cert.pem"), ("key", "key.pem")):
+                command += [f"--{flag}", str(self._certificates / name)]
+        return [*command, *arguments]
 
     def control(self, *arguments: str) -> str:
         """`etcdctl ARGUMENTS`: its output."""
-        endpoint = f"{self.address}:{self.port}"
-        return subprocess.run(
-            [*self._prefix, "etcdctl", "--endpoints", endpoint, *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"},
-        ).stdout
+        done = subprocess.run(
+            self._etcdctl(*arguments), capture_output=True, text=True, check=True, env=_ENVIRONMENT
+        )
+        return done.stdout
 
     def kill(self) -> None:
         if self._process is not None:

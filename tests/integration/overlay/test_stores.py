@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from sampan.daemon.cluster import tls_context
+from sampan.engine.networks.cluster_settings import parse_cluster
 from sampan.errors import Unavailable
 from sampan.network.overlay.etcd import EtcdStore
 from sampan.network.overlay.http import Address
@@ -209,6 +212,45 @@ def test_an_answer_that_is_not_signed_is_not_believed(etcd: EtcdProcess) -> None
                 pass
 
     asyncio.run(story())
+
+
+def make_certificates(directory: Path) -> None:
+    """An authority, and a certificate for 127.0.0.1 that serves both sides."""
+    run = lambda *words: subprocess.run(["openssl", *words], cwd=directory, check=True, capture_output=True)  # noqa: E731
+    new = ("req", "-newkey", "rsa:2048", "-nodes", "-subj")
+    run(*new, "/CN=authority", "-x509", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem")
+    run(*new, "/CN=etcd", "-keyout", "key.pem", "-out", "request.pem")
+    (directory / "names").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+    run("x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+        "-extfile", "names", "-out", "cert.pem")  # fmt: skip
+
+
+def test_etcd_behind_tls_is_talked_to_by_who_has_a_certificate(tmp_path: Path) -> None:
+    for name in ("good", "other"):
+        (tmp_path / name).mkdir()
+        make_certificates(tmp_path / name)
+
+    def store(port: int, authority: str, own: str) -> EtcdStore:
+        options = {
+            "kv.cacertfile": str(tmp_path / authority / "ca.pem"),
+            "kv.certfile": str(tmp_path / own / "cert.pem"),
+            "kv.keyfile": str(tmp_path / own / "key.pem"),
+        }
+        settings = parse_cluster(f"etcd://127.0.0.1:{port}", "", options)
+        assert settings is not None
+        return EtcdStore([Address("127.0.0.1", port, tls_context(settings))], settings.name)
+
+    async def story(port: int) -> None:
+        good = store(port, "good", "good")
+        assert await good.commit([], [Put("t8/a", b"x")])
+        assert (await good.read("t8/")).entries["t8/a"].value == b"x"
+        plain = EtcdStore([Address("127.0.0.1", port)], "x")
+        for wrong in (store(port, "other", "good"), store(port, "good", "other"), plain):
+            with pytest.raises(Unavailable):
+                await wrong.read("t8/")
+
+    with EtcdProcess(tmp_path / "etcd", certificates=tmp_path / "good") as process:
+        asyncio.run(story(process.port))
 
 
 @pytest.mark.parametrize(
