@@ -18,6 +18,7 @@ from sampan.cli.commands.volume_backup import (
 from sampan.cli.failure import Failure, UsageError, no_such
 from sampan.cli.flags import Command, Flag, Invocation
 from sampan.cli.listing import FORMAT_HELP, print_listing, render_rows
+from sampan.cli.table import harmless
 from sampan.cli.template_functions import Record
 from sampan.cli.volume_archive import BackupFile, is_ours, parse_place
 from sampan.client.api import ApiError, quote_path
@@ -161,7 +162,9 @@ def _diff(invocation: Invocation) -> int:
 def _print_difference(difference: dict[str, Any], template: str) -> None:
     if not template:
         fields = difference.get("Fields") or []
-        print(f"{difference['Kind']} {difference['Path']}{' (' + ', '.join(fields) + ')' if fields else ''}")
+        changed = f" ({', '.join(fields)})" if fields else ""
+        # Names are whatever a container has made them.
+        print(harmless(f"{difference['Kind']} {difference['Path']}{changed}".replace("\n", "\\n")))
         return
     from sampan.client.codec import dumps
 

@@ -133,6 +133,8 @@ class VolumeBackups:
         self._users = Users(containers, metadata)
         self._snapshots = SnapshotStore(root)
         self._trees = Trees(root, volumes, self._snapshots, self._users)
+        self._naming = threading.Lock()
+        """One at a time finds a name for a snapshot and gives it."""
         self.recover = self._users.recover
 
     # Backup
@@ -403,21 +405,21 @@ class VolumeBackups:
                 ) as messages:
                     async for message in messages:
                         yield message
-                created = now()
-                chosen = tag or self._snapshots.free_tag(volume, created)
-                made = Snapshot(volume, chosen, created, not tag, how, len(changed))
 
                 def publish() -> Snapshot:
                     with translated(source):
-                        complete = replace(made, size=directory_size(staged / "data"))
-                        self._snapshots.publish(staged, complete)
-                    return complete
+                        size, created = directory_size(staged / "data"), now()
+                        with self._naming:
+                            chosen = tag or self._snapshots.free_tag(volume, created)
+                            made = Snapshot(volume, chosen, created, not tag, how, len(changed), size)
+                            self._snapshots.publish(staged, made)
+                    return made
 
                 complete = await asyncio.to_thread(publish)
             finally:
                 await asyncio.to_thread(remove_tree, staged)
             removed = await asyncio.to_thread(self._expire, volume, keep)
-        self._announce("snapshot", Source(volume, chosen))
+        self._announce("snapshot", Source(volume, complete.tag))
         yield {"aux": {**snapshot_json(complete), "Removed": removed}}
 
     def _expire(self, volume: str, keep: Keep | None) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from sampan.engine.model import epoch_ns
+from sampan.engine.mounts import check_volume_name
 from sampan.engine.volumes.local import SNAPSHOTS
 from sampan.errors import Conflict, Invalid, NotFound
 from sampan.storage.removal import remove_tree
@@ -113,7 +114,8 @@ class SnapshotStore:
         return self.directory(snapshot) / TREE
 
     def get(self, snapshot: Source) -> Snapshot:
-        """Raises `NotFound`."""
+        """Raises `NotFound`, `Invalid`: the names become paths."""
+        check_volume_name(snapshot.volume)
         check_tag(snapshot.tag)
         try:
             body = (self.directory(snapshot) / _RECORD).read_bytes()

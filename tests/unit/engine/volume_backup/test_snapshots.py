@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from sampan.engine.model import epoch_ns
 from sampan.engine.volume_backup.differences import Difference, Side, changed_fields, compare
 from sampan.engine.volume_backup.format import Entry, bytes_of, text_of
-from sampan.engine.volume_backup.snapshots import Keep, Snapshot, Source, expired, parse_keep, parse_source
-from sampan.errors import Invalid
+from sampan.engine.volume_backup.snapshots import (
+    Keep,
+    Snapshot,
+    SnapshotStore,
+    Source,
+    expired,
+    parse_keep,
+    parse_source,
+)
+from sampan.errors import Invalid, NotFound
 
 NOW = datetime(2026, 11, 25, 15, tzinfo=UTC)
 
@@ -94,3 +103,14 @@ def test_what_changed_of_an_entry_is_named() -> None:
     )
     assert changed_fields(before, Entry("f", "dir", 0o644, 1, 1, 10)) == ("type",)
     assert changed_fields(Entry("d", "dir", mtime=1), Entry("d", "dir", mtime=2)) == ()
+
+
+def test_a_snapshot_is_never_looked_for_elsewhere(tmp_path: Path) -> None:
+    place = tmp_path / "outside/_snapshots/monday"
+    place.mkdir(parents=True)
+    (place / "snapshot.json").write_text('{"volume":"x","tag":"monday","created":"2026-11-25T15:00:00Z"}')
+    (tmp_path / "volumes").mkdir()
+    store = SnapshotStore(tmp_path / "volumes")
+    for volume in ("../outside", f"{tmp_path}/outside", "..", "", "none"):
+        with pytest.raises((Invalid, NotFound)):
+            store.tree(Source(volume, "monday"))
