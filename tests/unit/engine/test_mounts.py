@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sampan.engine.config import BindOptions, HostConfig, MountRequest, TmpfsOptions, VolumeOptions
+from sampan.engine.config import (
+    BindOptions,
+    HostConfig,
+    ImageOptions,
+    MountRequest,
+    TmpfsOptions,
+    VolumeOptions,
+)
 from sampan.engine.containers.specs import check_subpath
 from sampan.engine.model import MountPoint
 from sampan.engine.mounts import (
@@ -98,6 +105,26 @@ def test_destinations_are_normalised_and_can_not_climb() -> None:
             ),
             "subpath must be a relative path",
         ),
+        (
+            MountRequest(
+                type="image", source="i", target="/x", image_options=ImageOptions(subpath="a/../..")
+            ),
+            'type "image": subpath must be a relative path within the volume',
+        ),
+        (MountRequest(type="image", target="/x"), "field Source must not be empty"),
+        (
+            MountRequest(type="bind", source="/a", target="/x", image_options=ImageOptions(subpath="a")),
+            "field ImageOptions must not be specified",
+        ),
+        (
+            MountRequest(type="volume", target="/x", read_only=True),
+            "must not set ReadOnly mode when using anonymous volumes",
+        ),
+        (
+            MountRequest(type="volume", target="/x", volume_options=VolumeOptions(subpath="a")),
+            "must not set Subpath when using anonymous volumes",
+        ),
+        (MountRequest(type="tmpfs", target="/x", id_map="idmap"), "field IDMap must not be specified"),
     ],
 )
 def test_a_bad_mount_is_refused(request_: MountRequest, words: str) -> None:
@@ -113,6 +140,30 @@ def test_mount_options_are_taken_over() -> None:
     assert (bind.rw, bind.propagation, bind.recursive, bind.create) == (False, "rshared", False, False)
     tmpfs = parse_mount(MountRequest("tmpfs", "", "/t", tmpfs_options=TmpfsOptions(1048576, 0o1777)))
     assert tmpfs.options == ("size=1048576", "mode=1777")
+
+
+def test_sub_paths_are_normalised_by_their_text() -> None:
+    def subpath(text: str) -> str:
+        return parse_mount(
+            MountRequest("volume", "vv", "/x", volume_options=VolumeOptions(subpath=text))
+        ).subpath
+
+    assert [subpath(text) for text in ("a/../b", "a//b/", ".", "")] == ["b", "a/b", "", ""]
+
+
+def test_an_image_is_mounted_to_be_read() -> None:
+    point = parse_mount(MountRequest("image", "tools:1", "/x", image_options=ImageOptions("bin")))
+    assert (point.name, point.rw, point.subpath, point.propagation) == ("tools:1", False, "bin", "rprivate")
+    assert inherit([point], read_only=False)[0].name == "tools:1"
+
+
+def test_mapped_ids_are_an_option_of_binds_and_volumes() -> None:
+    assert parse_bind("/h:/x:ro,idmap").id_map == "idmap"
+    assert parse_bind("name:/x:idmap=uids=1-2-3").id_map == "uids=1-2-3"
+    assert parse_bind("/h:/x:ro").id_map == ""
+    assert parse_mount(MountRequest("bind", "/h", "/x", id_map="gids=1-2-3")).id_map == "gids=1-2-3"
+    with pytest.raises(Invalid, match="invalid idmap"):
+        parse_bind("/h:/x:idmap=1")
 
 
 def test_tmpfs_options_are_checked() -> None:

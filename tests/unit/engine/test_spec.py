@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from sampan.engine import default_spec, hosts_file, ports
 from sampan.engine.config import ContainerConfig, HostConfig, HostPort, Ulimit
-from sampan.engine.model import NEVER, ContainerRecord
+from sampan.engine.model import NEVER, ContainerRecord, MountPoint
 from sampan.engine.mounts import collect
-from sampan.engine.spec import SpecDefaults, SpecFacts, build_spec
+from sampan.engine.spec import SpecDefaults, SpecFacts, build_spec, point_mount
 from sampan.engine.spec_resources import live_limits
+from sampan.errors import Unsupported
 from sampan.network.model import PortBinding
-from sampan.oci.spec import DeviceRule, Mount, Rlimit, Spec
+from sampan.oci.spec import DeviceRule, IdMapping, Mount, Rlimit, Spec
 
 DEFAULTS = SpecDefaults(
     mounts=default_spec.default_mounts(),
@@ -199,3 +201,31 @@ def test_published_ports_are_shown_as_docker_shows_them() -> None:
         {"IP": "::", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"},
         {"PrivatePort": 443, "Type": "tcp"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("below", "able", "expected"),
+    [("", True, True), ("", False, False), ("writable", True, False), ("readonly", True, True)],
+)
+def test_a_read_only_bind_is_so_with_all_below_it_where_the_kernel_can(
+    below: str, able: bool, expected: bool
+) -> None:
+    point = MountPoint("bind", "/x", "/h", rw=False, propagation="rprivate", below=below)
+    assert ("rro" in point_mount(point, readonly_trees=able).options) == expected
+    assert "rro" not in point_mount(replace(point, rw=True), readonly_trees=able).options
+    assert "rro" not in point_mount(replace(point, recursive=False), readonly_trees=able).options
+
+
+def test_what_the_kernel_can_not_do_and_somebody_insists_on_is_refused() -> None:
+    point = MountPoint("bind", "/x", "/h", rw=False, propagation="rprivate", below="readonly")
+    with pytest.raises(Unsupported, match="the mounts below /h can't be made read-only"):
+        point_mount(point, readonly_trees=False)
+
+
+def test_mapped_ids_are_the_mounts_own_or_the_containers() -> None:
+    numbers = point_mount(MountPoint("bind", "/x", "/h", id_map="uids=1000-0-1;gids=5-6-7"))
+    assert numbers.uid_mappings == (IdMapping(1000, 0, 1),)
+    assert numbers.gid_mappings == (IdMapping(5, 6, 7),)
+    assert "idmap" not in numbers.options
+    own = point_mount(MountPoint("bind", "/x", "/h", id_map="idmap"))
+    assert own.uid_mappings == () and "idmap" in own.options
