@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -307,6 +308,31 @@ def test_a_damaged_backup_leaves_nothing(sampan: Any, filled: str, tmp_path: Pat
 
 
 Make = Callable[..., Any]
+
+
+def test_a_client_on_another_host_has_the_file_on_its_own(make_sampan: Make, tmp_path: Path) -> None:
+    """By TCP, as there: the engine never sees the file's name."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    place = tmp_path / "engine"
+    options = ("--host", f"unix://{place}/run/sampan.sock", "--host", address)
+    sampan = make_sampan(place, options=options)
+    try:
+        in_volume(sampan, "pg", "head -c 20000000 /dev/urandom > /d/blob")
+        environment = {**sampan.engine.environment, "DOCKER_HOST": address}
+        for arguments in (
+            ("backup", "pg", "full"),
+            ("restore", "copy", "full"),
+            ("backup", "copy", "increment", "--base", "full"),
+            ("restore", "again", "increment", "--base", "full"),
+        ):
+            command = [sys.executable, "-m", "sampan.cli.main", "volume", *arguments]
+            subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True)
+        assert sampan.ok("volume", "diff", "pg", "again") == ""
+    finally:
+        sampan.close()
+        sampan.engine.stop()
 
 
 @pytest.mark.parametrize("kind", ["xfs", "btrfs"])
