@@ -106,9 +106,9 @@ class Creator:
                 mount_label=labels[1],
                 restart_label=restart.asked_by_label(body.labels or {}),
             )
-            if any(point.type == "bind" for point in points):
-                warnings = [*warnings, *await asyncio.to_thread(permission_warnings, parts, record)]
             with parts.images.hold(Digest(layer) for layer in record.needed_layers):
+                if any(point.type == "bind" for point in points):
+                    warnings = [*warnings, *await asyncio.to_thread(permission_warnings, parts, record)]
                 record = await self._make(record)
         except BaseException:
             parts.store.release_name(name, container_id)

@@ -12,7 +12,7 @@ from sampan.engine.containers.base import Parts
 from sampan.engine.containers.volume_mounts import open_layers
 from sampan.engine.id_mapping import BY_OWNER, exchange, id_map_text
 from sampan.engine.model import ContainerRecord, MountPoint
-from sampan.errors import Invalid, Unsupported
+from sampan.errors import SampanError, Unsupported
 from sampan.runtime.users import ResolvedUser, resolve_user
 
 
@@ -69,8 +69,8 @@ def permission_warnings(parts: Parts, record: ContainerRecord) -> list[str]:
         return []
     try:
         user = _user(parts, record)
-    except (Invalid, OSError):
-        return []  # the start will say what is wrong with the user
+    except (SampanError, OSError):
+        return []  # the start will say what is wrong with the user, or the image
     return [text for point in points if (text := _warning(point, user, record.host.group_add or ()))]
 
 
