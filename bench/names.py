@@ -43,7 +43,10 @@ def _dnsperf(process: str, questions: Path, *options: str, prompt: bool = False)
     """`prompt`: the kernel lets nobody else go before it, so that what is measured is how long the engine takes."""
     inside = ["nsenter", "--net", "--target", process, *(["chrt", "--fifo", "1"] if prompt else [])]
     command = ["dnsperf", "-s", "127.0.0.11", "-d", str(questions), "-l", str(_SECONDS), *options]
-    return subprocess.run([*inside, *command], check=True, capture_output=True, text=True).stdout
+    out = questions.with_name("answers")  # a pipe that is not read at once would keep it from taking answers
+    with open(out, "w") as file:
+        subprocess.run([*inside, *command], check=True, stdout=file)
+    return out.read_text()
 
 
 def queries_per_second(each: Contestant) -> float:
@@ -56,10 +59,19 @@ def queries_per_second(each: Contestant) -> float:
     return float(found["Queries per second"])
 
 
-def p99_microseconds(each: Contestant) -> float:
-    """Of the answers to queries that come at a steady rate."""
+def loaded_p99_microseconds(each: Contestant) -> float:
+    """With as many queries at once as `queries_per_second` has."""
+    return _p99(each, "-q", str(_AT_ONCE))
+
+
+def steady_p99_microseconds(each: Contestant) -> float:
+    """Of queries that come at a rate which every engine can answer."""
+    return _p99(each, "-Q", str(_STEADY), prompt=True)
+
+
+def _p99(each: Contestant, *options: str, prompt: bool = False) -> float:
     with _asker(each) as (process, questions):
-        out = _dnsperf(process, questions, "-Q", str(_STEADY), "-v", prompt=True)
+        out = _dnsperf(process, questions, *options, "-v", prompt=prompt)
     # "> NOERROR NAME TYPE SECONDS"
     took = sorted(float(line.split()[-1]) for line in out.splitlines() if line.startswith("> NOERROR"))
     if len(took) < _STEADY * _SECONDS * 0.9:

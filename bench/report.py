@@ -114,7 +114,7 @@ What is measured:
   no network; cold is with `--no-cache`. *ten stages*: ten independent stages with a RUN each, and a COPY from each.
   *COPY of 1 GB*: 512 files of 2 MB, one of them new.
 * *DNS queries*: names of another container, asked by dnsperf in a container's network namespace, 64 at once.
-  *DNS p99*: 99 of 100 are answered within this time, at 2,000 queries a second.
+  *DNS p99*: 99 of 100 are answered within this time, under that load and at 2,000 queries a second.
 * *volume backup of 1 GB*: to a file; database-like pages and 2,000 small files, nothing of them in memory. *The
   disk*: the same files read, and not kept.
 * *CLI start*: `version`, with its request to the daemon.
