@@ -115,6 +115,7 @@ class Forward(msgspec.Struct, frozen=True):
     mac: str
     address: str
     at: str
+    address6: str = ""
 
 
 class PortBinding(msgspec.Struct, frozen=True):

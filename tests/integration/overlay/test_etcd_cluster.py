@@ -98,6 +98,32 @@ def test_devices_of_an_overlay_network_that_somebody_deleted_are_made_again_with
         assert two.pings("there", address)
 
 
+def test_a_network_of_both_families_has_both_between_hosts(cluster: Any, tools: Any) -> None:
+    tools.have_network(cluster, "both", "--ipv6", "--subnet", "10.67.0.0/24", "--subnet", "fd00:67::/64")
+    tools.addresses(cluster, "web", "both")
+    one, two, _ = cluster.hosts
+    found = {}
+    for host in cluster.hosts:
+        shown = json.loads(
+            host.sampan("inspect", "-f", "{{json .NetworkSettings.Networks.both}}", f"web{host.number}")
+        )
+        # The same place in both subnets.
+        place = int(shown["IPAddress"].rsplit(".", 1)[1])
+        assert shown["GlobalIPv6Address"] == f"fd00:67::{place:x}" and shown["IPv6Gateway"] == "fd00:67::1"
+        found[host.number] = shown["GlobalIPv6Address"]
+    for host in cluster.hosts:
+        for address in found.values():
+            tools.reaches(host, f"web{host.number}", address)
+    assert found[2] in one.inside("web1", "nslookup", "-type=aaaa", "web2.").stdout
+    members = two.inspect("both")["Containers"].values()
+    assert {one["IPv6Address"] for one in members} == {f"{address}/64" for address in found.values()}
+    assert "user configured subnets" in two.refused(
+        "run", "--network", "both", "--ip6", "fd00:67::50", "busybox:latest", "true"
+    )
+    one.sampan("network", "create", "-d", "overlay", "--ipv6", "own")
+    assert one.inspect("own")["IPAM"]["Config"][1]["Subnet"].startswith("fd")
+
+
 def test_published_ports_and_the_way_outside_are_those_of_the_containers_own_host(
     cluster: Any, tools: Any
 ) -> None:
@@ -295,11 +321,13 @@ def test_what_can_not_be_is_refused_with_the_reason(cluster: Any, tools: Any) ->
         said = two.refused(*create, "--opt", "encrypted", "private")
         assert "network private can not be encrypted" in said and fault in said
         assert "private" not in one.sampan("network", "ls")
-    assert "overlay networks have IPv4 addresses only" in two.refused(*create, "--ipv6", "six")
+    assert "follow the IPv4 ones" in two.refused(
+        *create, "--ipv6", "--subnet", "fd00:66::/64", "--gateway", "fd00:66::99", "six"
+    )
     two.ip("route", "add", "blackhole", "10.79.0.0/24")
     one.sampan(*create, "--subnet", "10.79.0.0/24", "elsewhere")
     tools.each(cluster.hosts, lambda host: "elsewhere" in host.sampan("network", "ls"), "the network")
     said = two.refused("run", "--network", "elsewhere", "busybox:latest", "true")
-    assert "can not be used on this host: its subnet 10.79.0.0/24 overlaps" in said
+    assert "can not be used on this host: its subnet overlaps 10.79.0.0/24" in said
     two.ip("route", "delete", "blackhole", "10.79.0.0/24")
     two.sampan("run", "--rm", "--network", "elsewhere", "busybox:latest", "true")

@@ -89,7 +89,7 @@ def test_containers_of_an_encrypted_network_talk_by_keys_that_engines_renew(
     before = {line for line in states.splitlines() if "spi" in line}
     one.engine.kill()
     one.engine.start()
-    assert one.pings("web", "db")
+    tools.until(lambda: one.pings("web", "db"), "the restarted engine's traffic", 120)
     after = {line for line in one.ip("xfrm", "state").splitlines() if "spi" in line}
     assert after == before, "the keys of before are used on"
     two.engine.kill()

@@ -92,14 +92,16 @@ class ContainerNames:
             named = {one.network_id: dns_names(record, one) for one in record.endpoints.values()}
             cluster.present(record, named)
 
-    def _tell_remote(self, network_id: str, endpoint_id: str, endpoint: Remote | None) -> None:
+    def _tell_remote(
+        self, network_id: str, endpoint_id: str, endpoint: Remote | None, addresses: tuple[str, ...]
+    ) -> None:
         """What a container of another host is called; None: it is gone."""
         network = self._parts.networks.get(network_id)
         if network is None or endpoint is None:
             self._parts.names.tell(network_id, endpoint_id, None)
             return
         forms = forms_of(endpoint.names, network.name)
-        found = Member(forms, (endpoint.address,), f"{endpoint.name}.{network.name}")
+        found = Member(forms, addresses, f"{endpoint.name}.{network.name}")
         self._parts.names.tell(network_id, endpoint_id, found)
 
     def forget(self, container_id: str) -> None:

@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 
+from sampan.engine.config import IpamConfig
 from sampan.engine.model import ContainerRecord, NetworkRecord
 from sampan.engine.networks.overlay import check_encryption, network_of, overlapping, record_of
 from sampan.engine.system import ClusterFacts
-from sampan.errors import Conflict, NotFound, SampanError
+from sampan.errors import Conflict, Invalid, NotFound, SampanError
 from sampan.network.host import NetworkHost
 from sampan.network.model import EndpointSpec, Forward, NetworkSpec
 from sampan.network.overlay import allocation, schema
@@ -55,8 +56,9 @@ class Cluster:
         self.learn: Callable[[NetworkRecord], Awaitable[None]]
         """A record that the engine does not have yet, for one of the cluster's networks."""
         self.forget: Callable[[NetworkRecord], Awaitable[None]]
-        self.tell: Callable[[str, str, schema.Endpoint | None], None] = lambda *_: None
-        """What an endpoint of another host is called: (network, endpoint id, endpoint or None when it is gone)."""
+        self.tell: Callable[[str, str, schema.Endpoint | None, tuple[str, ...]], None] = lambda *_: None
+        """What an endpoint of another host is called: (network, endpoint id, endpoint or None when it is gone, its
+        addresses)."""
         control.known_networks = self._known
         control.on_change = self._changed
 
@@ -141,10 +143,12 @@ class Cluster:
             known = self._told.get(network, {})
             now = dict(self.control.view.remote_endpoints(network, self.control.own.host.id))
             for endpoint_id in known.keys() - now.keys():
-                self.tell(network, endpoint_id, None)
+                self.tell(network, endpoint_id, None, ())
+            shared = self.control.view.networks.get(network)
             for endpoint_id, endpoint in now.items():
-                if known.get(endpoint_id) != endpoint:
-                    self.tell(network, endpoint_id, endpoint)
+                if shared is not None and known.get(endpoint_id) != endpoint:
+                    both = (endpoint.address, shared.address6(endpoint.address))
+                    self.tell(network, endpoint_id, endpoint, tuple(filter(None, both)))
             if now:
                 self._told[network] = now
             else:
@@ -168,16 +172,24 @@ class Cluster:
 
     # Containers
 
-    async def prepare(self, record: NetworkRecord, wanted: str) -> str:
-        """An address for a container that is about to start, and the network in the kernel. Raises `Conflict`, ..."""
+    async def prepare(self, record: NetworkRecord, asked: IpamConfig) -> tuple[str, str]:
+        """Addresses (IPv4, IPv6 or "") for a container that is about to start, and the network in the kernel.
+
+        Raises `Conflict`, `Invalid`, ...
+        """
         network = self.control.view.networks.get(record.id)
         if network is None:
             self.control.require()
             raise NotFound(f"network {record.name} not found")
         await self._make(record)
-        address = await allocation.take_address(self.control, network, wanted)
+        if asked.ipv6_address:
+            raise Invalid(
+                f"an IPv6 address can not be chosen in overlay network {record.name}",
+                hint="It follows the IPv4 address: --ip chooses both.",
+            )
+        address = await allocation.take_address(self.control, network, asked.ipv4_address)
         self._fill(network)
-        return address
+        return address, network.address6(address)
 
     async def _make(self, record: NetworkRecord) -> None:
         async with self._making:
@@ -188,10 +200,10 @@ class Cluster:
                 await asyncio.to_thread(check_encryption, record.name)
                 await self._protector.need()
             in_use = await asyncio.to_thread(self._host.subnets_in_use)
-            other = overlapping(spec.subnet, in_use)
+            other = overlapping((spec.subnet, spec.subnet6), in_use)
             if other is not None:
                 raise Conflict(
-                    f"network {record.name} can not be used on this host: its subnet {spec.subnet} overlaps {other}",
+                    f"network {record.name} can not be used on this host: its subnet overlaps {other}",
                     hint="An interface or a route of this host has it; create the network with another --subnet.",
                 )
             await asyncio.to_thread(self._host.ensure, spec)
@@ -274,14 +286,16 @@ class Cluster:
     def remote(self, network_id: str) -> dict[str, dict[str, str]]:
         """Endpoints of other hosts for `network inspect`, as Docker's overlay networks showed them."""
         network = self.control.view.networks.get(network_id)
-        prefix = network.subnet.partition("/")[2] if network is not None else "32"
+        if network is None:
+            return {}
+        prefix, prefix6 = (subnet.partition("/")[2] for subnet in (network.subnet, network.subnet6))
         return {
             f"ep-{endpoint_id}": {
                 "Name": endpoint.name,
                 "EndpointID": endpoint_id,
                 "MacAddress": endpoint.mac,
                 "IPv4Address": f"{endpoint.address}/{prefix}",
-                "IPv6Address": "",
+                "IPv6Address": f"{network.address6(endpoint.address)}/{prefix6}" if prefix6 else "",
             }
             for endpoint_id, endpoint in self.control.view.remote_endpoints(
                 network_id, self.control.own.host.id

@@ -6,7 +6,7 @@ Pure but for `check_encryption`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 
 from sampan.engine.model import IpamPool, NetworkRecord
 from sampan.errors import Invalid, Unsupported
@@ -14,6 +14,7 @@ from sampan.network.model import NetworkSpec
 from sampan.network.overlay import encryption
 from sampan.network.overlay.driver import bridge_name
 from sampan.network.overlay.schema import Network
+from sampan.network.pools import AnyNetwork, overlap
 
 ENCRYPTED = "encrypted"
 MTU = "com.docker.network.driver.mtu"
@@ -67,6 +68,8 @@ def record_of(network: Network) -> NetworkRecord:
         driver="overlay",
         vni=network.vni,
         secure=network.secure,
+        subnet6=network.subnet6,
+        gateway6=network.address6(network.gateway),
     )
     pool = IpamPool(network.subnet, network.ip_range, network.gateway, network.aux or None)
     return NetworkRecord(
@@ -79,7 +82,8 @@ def record_of(network: Network) -> NetworkRecord:
         attachable=network.attachable,
         options={VNI: str(network.vni), **network.options},
         labels=dict(network.labels),
-        ipam_config=(pool,),
+        ipam_config=(pool, IpamPool(spec.subnet6, gateway=spec.gateway6)) if spec.subnet6 else (pool,),
+        enable_ipv6=bool(spec.subnet6),
         fixed_subnet=network.fixed_subnet,
         asked_pools=int(network.fixed_subnet),
     )
@@ -106,6 +110,7 @@ def network_of(record: NetworkRecord) -> Network:
         options={name: value for name, value in record.options.items() if name != VNI},
         labels=dict(record.labels),
         fixed_subnet=record.fixed_subnet,
+        subnet6=spec.subnet6,
     )
 
 
@@ -117,10 +122,10 @@ def check_encryption(name: str) -> None:
         raise Unsupported(f"network {name} can not be encrypted: {error.message}", hint=error.hint) from error
 
 
-def overlapping(subnet: str, others: Iterable[object]) -> IPv4Network | None:
-    """The first of these networks that shares addresses with the subnet."""
-    wanted = IPv4Network(subnet)
+def overlapping(subnets: Iterable[str], others: Iterable[AnyNetwork]) -> AnyNetwork | None:
+    """The first of these networks that shares addresses with one of the subnets ("": none)."""
+    wanted = [ip_network(subnet) for subnet in subnets if subnet]
     for other in others:
-        if isinstance(other, IPv4Network) and other.prefixlen and wanted.overlaps(other):
+        if other.prefixlen and any(overlap(one, other) for one in wanted):
             return other
     return None

@@ -407,8 +407,8 @@ class Networks:
                 hint="Remove that network, or create this one with another --subnet.",
             )
         config = asked.ipam_config or IpamConfig()
-        address = await self._sharing().cluster.prepare(record, config.ipv4_address)
-        return replace(asked, ipam_config=replace(config, ipv4_address=address))
+        address, address6 = await self._sharing().cluster.prepare(record, config)
+        return replace(asked, ipam_config=replace(config, ipv4_address=address, ipv6_address=address6))
 
     def give_back(self, record: NetworkRecord, prepared: EndpointSettings) -> None:
         """What `prepare` gave and `allocate` did not take."""

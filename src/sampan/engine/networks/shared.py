@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
 
 from sampan.engine.model import NetworkRecord, new_id, now
@@ -48,15 +48,16 @@ def plan_shared(
     `others`: subnets of the cluster's networks; `in_use`: of this host; `underlay`: MTU of the hosts' network, and the
     version of their addresses. Raises `Invalid`, `Conflict`.
     """
-    if body.enable_ipv6:
-        raise Invalid("overlay networks have IPv4 addresses only", hint="leave --ipv6 away")
+    if not body.enable_ipv4:
+        raise Invalid("overlay networks have IPv4 addresses, and IPv6 ones beside them")
     asked = ipam.wanted(body.ipam.config or (), 4)
+    network_id = new_id()
     subnet = asked.subnet if asked.subnet is not None else choose_subnet([*others, *_ipv4(in_use)])
     schema.check_subnet(str(subnet))
     secure = is_secure(body.options)
     mtu, version = underlay
     return Network(
-        new_id(),
+        network_id,
         body.name,
         now(),
         0,
@@ -71,7 +72,21 @@ def plan_shared(
         options=dict(body.options),
         labels=dict(body.labels),
         fixed_subnet=asked.subnet is not None,
+        subnet6=_subnet6(body, network_id) if body.enable_ipv6 else "",
     )
+
+
+def _subnet6(body: NetworkCreate, network_id: str) -> str:
+    """The one that was asked for, else a unique-local one (RFC 4193) by the network's id. Raises `Invalid`."""
+    asked = ipam.wanted(body.ipam.config or (), 6)
+    if asked.gateway is not None or asked.ip_range is not None or asked.aux:
+        raise Invalid(
+            "IPv6 addresses of an overlay network follow the IPv4 ones",
+            hint="give the subnet alone: gateway and containers have the same place in it as in the IPv4 subnet",
+        )
+    if asked.subnet is not None:
+        return str(schema.check_subnet6(str(asked.subnet)))
+    return str(IPv6Network((0xFD << 120 | int(network_id[:14], 16) << 64, 64)))
 
 
 def _ipv4(networks: Sequence[AnyNetwork]) -> list[IPv4Network]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_network
 
 import msgspec
 from msgspec.structs import replace
@@ -15,6 +15,7 @@ from sampan.network.overlay.own import candidates
 from sampan.network.overlay.schema import Claim, Network
 from sampan.network.overlay.store import Condition, Kind, Operation, Put, Snapshot
 from sampan.network.overlay.view import View
+from sampan.network.pools import overlap
 
 DEFAULT_POOL = (IPv4Network("10.0.0.0/8"), 24)
 """Docker's for overlay networks."""
@@ -43,13 +44,14 @@ async def create_network(control: Control, plan: Callable[[list[IPv4Network]], N
 
 
 def _check_free(view: View, network: Network) -> None:
-    subnet = schema.check_subnet(network.subnet)
+    schema.check_subnet(network.subnet)
     for other in view.networks.values():
-        if subnet.overlaps(IPv4Network(other.subnet)):
-            raise Conflict(
-                "invalid pool request: Pool overlaps with other one on this address space",
-                hint=f"{subnet} overlaps {other.subnet}, the subnet of network {other.name}.",
-            )
+        for one, two in ((network.subnet, other.subnet), (network.subnet6, other.subnet6)):
+            if one and two and overlap(ip_network(one), ip_network(two)):
+                raise Conflict(
+                    "invalid pool request: Pool overlaps with other one on this address space",
+                    hint=f"{one} overlaps {two}, the subnet of network {other.name}.",
+                )
 
 
 def _number(network_id: str, taken: set[int]) -> int:

@@ -103,6 +103,7 @@ class Control:
             for address, claim in claims.items():
                 if claim.host == self.own.host.id:
                     self.own.claim(network, address)
+        self._tell([""])  # who was there when the last engine ended
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(_say_why)
         try:

@@ -166,7 +166,12 @@ class OverlayDriver:
         }
         for mac in (known.keys() | ports) - forwards.keys():
             _forgetting(route, delete_remote(link.index, mac), delete_port_of(link.index, mac))
-        wanted = {forward.address: forward.mac for forward in forwards.values()}
+        wanted = {
+            address: forward.mac
+            for forward in forwards.values()
+            for address in (forward.address, forward.address6)
+            if address
+        }
         for address in neighbours.keys() - wanted.keys():
             _forgetting(route, delete_neighbour(bridge.index, address))
         messages: list[Message] = []
@@ -175,8 +180,11 @@ class OverlayDriver:
                 messages.append(set_remote(link.index, mac, forward.at))
             if mac not in ports:
                 messages.append(set_port_of(link.index, mac))
-            if neighbours.get(forward.address) != mac:
-                messages.append(set_neighbour(bridge.index, forward.address, mac))
+        messages += [
+            set_neighbour(bridge.index, address, mac)
+            for address, mac in wanted.items()
+            if neighbours.get(address) != mac
+        ]
         for start in range(0, len(messages), _AT_ONCE):
             route.perform(messages[start : start + _AT_ONCE])
 

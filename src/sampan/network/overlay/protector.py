@@ -70,7 +70,8 @@ class Protector:
             await self._apply()
 
     def changed(self) -> None:
-        """Hosts have come or gone."""
+        """Hosts have come or gone. Those that were there are remembered before they are gone."""
+        self._note_hosts()
         self._wake.set()
 
     async def close(self, *, leave: bool) -> None:
@@ -114,12 +115,16 @@ class Protector:
             await self._take_nonce(secrets.token_hex(16))
             self._wake.set()
 
-    def _stations(self) -> list[Station]:
-        """Hosts that are there; and of those that are not heard of, the ones that have containers."""
-        view, own = self._control.view, self._control.own.host
-        for host in view.hosts.values():
+    def _note_hosts(self) -> None:
+        own = self._control.own.host
+        for host in self._control.view.hosts.values():
             if host.nonce and host.id != own.id and host.address != own.address:
                 self._known[host.id] = Station(host.id, host.address, host.nonce)
+
+    def _stations(self) -> list[Station]:
+        """Hosts that are there; and of those that are not heard of, the ones that have containers."""
+        self._note_hosts()
+        view = self._control.view
         used = {claim.host for claims in view.claims.values() for claim in claims.values() if claim.endpoint}
         for host_id in self._known.keys() - view.hosts.keys() - used:
             del self._known[host_id]

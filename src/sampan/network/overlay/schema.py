@@ -14,7 +14,7 @@ Whoever can write into the store may be mistaken or hostile: nothing is used tha
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TypeVar
 
 import msgspec
@@ -50,7 +50,10 @@ class Host(msgspec.Struct, frozen=True):
 
 
 class Network(msgspec.Struct, frozen=True):
-    """A network as all engines have it. `mtu` is of its containers' interfaces, in bytes."""
+    """A network as all engines have it. `mtu` is of its containers' interfaces, in bytes.
+
+    With `subnet6` every address of `subnet` has one there too, at the same place from the beginning: see `address6`.
+    """
 
     id: str
     name: str
@@ -67,6 +70,14 @@ class Network(msgspec.Struct, frozen=True):
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
     fixed_subnet: bool = False
+    subnet6: str = ""
+
+    def address6(self, address: str) -> str:
+        """The IPv6 address of who has this IPv4 address; "" where the network has none."""
+        if not self.subnet6:
+            return ""
+        place = int(IPv4Address(address)) - int(IPv4Network(self.subnet).network_address)
+        return str(IPv6Network(self.subnet6).network_address + place)
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -159,6 +170,8 @@ def decode_network(parts: tuple[str, ...], value: bytes) -> Network:
             raise Invalid(f"{address} is not in {subnet}")
     if network.ip_range and not _network(network.ip_range).subnet_of(subnet):
         raise Invalid(f"{network.ip_range} is not in {subnet}")
+    if network.subnet6:
+        check_subnet6(network.subnet6)
     if not 68 <= network.mtu <= 65535:
         raise Invalid(f"{network.mtu} is no MTU")
     if len(network.created) > 40 or not re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", network.created):
@@ -214,6 +227,18 @@ def check_subnet(text: str) -> IPv4Network:
     special = subnet.is_loopback or subnet.is_multicast or subnet.is_link_local or subnet.is_unspecified
     if special or not 8 <= subnet.prefixlen <= 29 or subnet.overlaps(IPv4Network("127.0.0.0/8")):
         raise Invalid(f"{subnet} is no subnet for an overlay network", hint="a /8 to /29 is needed")
+    return subnet
+
+
+def check_subnet6(text: str) -> IPv6Network:
+    """As `check_subnet`. The places of an IPv4 subnet have to fit into it. Raises `Invalid`."""
+    try:
+        subnet = IPv6Network(text)
+    except ValueError:
+        raise Invalid(f"{text!r} is no IPv6 network") from None
+    special = subnet.is_loopback or subnet.is_multicast or subnet.is_link_local or subnet.is_unspecified
+    if special or not 16 <= subnet.prefixlen <= 96 or subnet.overlaps(IPv6Network("::ffff:0:0/96")):
+        raise Invalid(f"{subnet} is no subnet for an overlay network", hint="a /16 to /96 is needed")
     return subnet
 
 

@@ -147,7 +147,7 @@ class View:
             if not other or not claim.mac or claim.mac in taken:
                 continue
             if schema.check_underlay(claim.at).version == version:
-                found.setdefault(claim.mac, Forward(claim.mac, address, claim.at))
+                found.setdefault(claim.mac, Forward(claim.mac, address, claim.at, network.address6(address)))
         return found
 
     def _of(self, network_id: str, host: str) -> Iterator[Claim]:
