@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,7 @@ class Cache:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._last: bytes = b""
+        self._writing = threading.Lock()  # a thread goes on when who waited for it was cancelled
 
     def read(self) -> Cached:
         """What was written last; nothing when there is no file, or it is damaged."""
@@ -69,6 +71,10 @@ class Cache:
         return Cached(stored.identity, leases, stored.revision, entries)
 
     def write(self, cached: Cached) -> None:
+        with self._writing:
+            self._write(cached)
+
+    def _write(self, cached: Cached) -> None:
         lines = tuple(
             _Line(key, base64.b64encode(entry.value).decode(), entry.created, entry.modified, entry.lease)
             for key, entry in cached.entries.items()
