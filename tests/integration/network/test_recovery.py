@@ -204,7 +204,7 @@ def test_no_new_connection_is_refused_and_none_let_through_while_an_engine_takes
     for thread in threads:
         thread.start()
     try:
-        for _ in range(3):
+        for _ in range(2):
             site.engine.kill()
             site.engine.start()
     finally:
