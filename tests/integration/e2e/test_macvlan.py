@@ -167,7 +167,8 @@ def test_a_network_may_have_several_subnets_with_a_gateway_each(sampan: Any, cab
 
 
 def test_a_running_container_is_connected_and_disconnected(sampan: Any, cable: Cable) -> None:
-    create(sampan, "link", *SUBNET, "-o", f"parent={cable.name}")
+    made = create(sampan, "link", *SUBNET, "-o", f"parent={cable.name}")
+    assert made.returncode == 0, made.stderr
     sampan.ok("run", "-d", "--name", "one", BUSYBOX, "sleep", "1000")
     sampan.ok("network", "connect", "--ip", "10.199.7.9", "--gw-priority", "1", "link", "one")
     assert cable.pings("10.199.7.9")
@@ -187,7 +188,8 @@ def test_a_killed_engine_leaves_no_parent_behind_and_finds_its_containers_again(
         for name, n in (("a", 10), ("b", 11))
     ]
     kept, lost = (f"dm-{network[:12]}" for network in networks)
-    create(sampan, "link", *SUBNET, "-o", f"parent={cable.name}")
+    made = create(sampan, "link", *SUBNET, "-o", f"parent={cable.name}")
+    assert made.returncode == 0, made.stderr
     one = started(sampan, "one", "--network", "link")
     sampan.engine.kill()
     ip("link", "delete", lost)

@@ -66,7 +66,7 @@ class AddressBook:
 
     @staticmethod
     def subnets(spec: NetworkSpec) -> list[AnyNetwork]:
-        return [ip_network(text) for text in (spec.subnet, spec.subnet6) if text]
+        return [ip_network(one.subnet) for one in spec.subnets]
 
     def restore(self, spec: NetworkSpec) -> None:
         """A network that is there since before the engine started."""
