@@ -281,7 +281,7 @@ def power_off(site: Site) -> None:
         for file in group.rglob("cgroup.procs")
         for pid in file.read_text().split()
     }
-    pids |= engine_processes(site.engine)
+    pids |= engine_processes(site.engine, site.world.hosts.engine)
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -296,11 +296,13 @@ def power_off(site: Site) -> None:
                 directory.rmdir()
 
 
-def engine_processes(engine: EngineProcess) -> set[int]:
-    """Launcher, shims, relay: by the engine's directory in their command lines."""
+def engine_processes(engine: EngineProcess, host: Place) -> set[int]:
+    """Launcher and shims, by the directory in their command lines; relay and name server, by where they are."""
     found = set()
+    namespace = os.fstat(host.fd).st_ino
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if str(engine.directory).encode() in (entry / "cmdline").read_bytes():
+            mine = str(engine.directory).encode() in (entry / "cmdline").read_bytes()
+            if mine or (entry / "ns/net").stat().st_ino == namespace:
                 found.add(int(entry.name))
     return found - {os.getpid()}
