@@ -67,7 +67,7 @@ def test_published_ports_follow_the_default_route(sampan: Any, wait_until: Calla
 
     def answers() -> bool:
         try:
-            with urllib.request.urlopen(f"http://{places[-1]}/passwd", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{places[-1]}/passwd", timeout=10) as answer:
                 return b"root" in answer.read()
         except OSError:
             return False

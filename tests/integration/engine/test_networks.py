@@ -12,7 +12,7 @@ pytestmark = pytest.mark.root
 
 async def fetch(address: str, port: int) -> str:
     """What a server there says; retried until it listens."""
-    for _ in range(100):
+    for _ in range(400):
         try:
             reader, writer = await asyncio.open_connection(address, port)
         except OSError:

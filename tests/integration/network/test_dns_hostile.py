@@ -264,7 +264,7 @@ def test_a_flood_from_one_container_keeps_no_other_waiting(loop, world, containe
     flooder.start()
     try:
         for _ in range(50):
-            assert answers(ask(other, "db")) == ["10.213.1.3"]  # within the client's five seconds
+            assert answers(ask(other, "db")) == ["10.213.1.3"]  # within the client's deadline
     finally:
         done.set()
         flooder.join()

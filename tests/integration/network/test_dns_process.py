@@ -36,13 +36,13 @@ def container(world):
 
 
 def ended(pid):
-    """Wait until a process has ended; false after five seconds."""
+    """Wait until a process has ended; false after twenty seconds."""
     try:
         watched = os.pidfd_open(pid)
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([watched], [], [], 5)[0])
+        return bool(select.select([watched], [], [], 20)[0])
     finally:
         os.close(watched)
 

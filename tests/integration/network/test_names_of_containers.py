@@ -202,13 +202,13 @@ def test_no_packet_leaves_an_internal_network_for_a_name(sampan: Any) -> None:
     sampan.ok("run", "-d", "--name", "closed", "--network", "inside", *SLEEPER)
     sampan.ok("run", "-d", "--name", "pointed", "--network", "inside", "--dns", "192.0.2.53", *SLEEPER)
     sampan.ok("run", "-d", "--name", "open", "--network", "outside", "--dns", "192.0.2.53", *SLEEPER)
+    begin = time.monotonic()
     with watched(label) as seen:
         for name in ("closed", "pointed"):
             for kind in ("A", "AAAA", "TXT", "MX"):
                 assert ask(sampan, name, f"{label}.example.test", kind).header.rcode == RCODE.SERVFAIL
-        begin = time.monotonic()
     assert seen == []
-    assert time.monotonic() - begin < 4  # nobody was waited for
+    assert time.monotonic() - begin < 12  # nobody was waited for, which takes 4 s each time
     with watched(label) as seen:
         with pytest.raises(TimeoutError):
             ask(sampan, "open", f"{label}.example.test", timeout=1)

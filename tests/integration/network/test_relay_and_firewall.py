@@ -27,7 +27,7 @@ def server(relay_world):
     return container
 
 
-def wait_until(condition, seconds=5.0):
+def wait_until(condition, seconds=20.0):
     """For what the kernel reports to nobody: the state of another process's sockets."""
     end = time.monotonic() + seconds
     while not condition():
@@ -219,7 +219,7 @@ def test_a_datagram_that_no_way_leads_for_does_not_end_the_relay(relay_world, se
         client.sendto(b"lost", (relay_world.ADDRESS, 5353))
         # Answered only after the datagram was looked at: the relay is a single thread.
         with relay_world.outside.socket() as probe:
-            probe.settimeout(5)
+            probe.settimeout(20)
             probe.connect((relay_world.ADDRESS, 8080))
             assert probe.recv(1) == b""
     assert relay_world.relays() == relays

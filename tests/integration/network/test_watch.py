@@ -52,7 +52,7 @@ class Watched:
 
     def expect_look(self, after):
         with self.looked:
-            assert self.looked.wait_for(lambda: self.looks > after, 5), "nobody looked"
+            assert self.looked.wait_for(lambda: self.looks > after, 20), "nobody looked"
 
     def is_quiet(self, seconds):
         with self.looked:
