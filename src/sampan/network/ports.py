@@ -79,11 +79,10 @@ class PublishedPorts:
                 for binding in bindings:
                     reserved += self._reserve((address, address6), binding, facts, ipv6, reserved)
                 self._insert(reserved)
+                self._register_all(reserved)
             except BaseException:
                 _release(reserved)
                 raise
-            for active in reserved:
-                self._register(active)
         self._forget_flows(reserved)
         return tuple(active.binding for active in reserved)
 
@@ -117,11 +116,11 @@ class PublishedPorts:
         programs have taken meanwhile.
         """
         with self._lock:
+            if self._relay.process_id is None:
+                self._relay.retire_orphan()  # before anything is given up: it may refuse
             before = self._everything()
             for active in before:
                 self._drop(active, sessions=False)
-            if self._relay.process_id is None:
-                self._relay.retire_orphan()
             self._networks = tuple(networks)
             facts = self._facts()
             restored: list[_Active] = []
@@ -138,8 +137,7 @@ class PublishedPorts:
             except BaseException:
                 _release(restored)
                 raise
-            for active in restored:
-                self._register(active)
+            lost += self._register_each(restored)
             ways = {(one.address, one.binding): one.way for one in restored}
             moved = [one for one in before if ways.get((one.address, one.binding)) != one.way]
             self._forget_flows(moved, relayed=True)
@@ -279,12 +277,38 @@ class PublishedPorts:
         if any(reservation.overlap(active.binding, wanted) for active in (*taken, *also)):
             raise reservation.already_allocated(wanted)
 
-    def _register(self, active: _Active) -> None:
+    def _register_all(self, reserved: Sequence[_Active]) -> None:
+        """All or nothing, of what is in the table already."""
+        registered: list[_Active] = []
+        try:
+            for active in reserved:
+                registered.append(self._register(active))
+        except BaseException:
+            for active in registered:
+                self._drop(active)
+            staying = _elements(self._everything())
+            self._withdraw([element for element in _elements(reserved) if element not in staying])
+            raise
+
+    def _register_each(self, restored: Sequence[_Active]) -> list[PortBinding]:
+        """Returns the bindings for which there is no relay; the others need not suffer."""
+        lost: list[PortBinding] = []
+        for active in restored:
+            try:
+                self._register(active)
+            except (SampanError, OSError) as exc:
+                _log.warning("a published port is lost: %s", exc)
+                _release([active])
+                lost.append(active.binding)
+        return lost
+
+    def _register(self, active: _Active) -> _Active:
         binding = active.binding
         if active.way.served and active.held is not None:
             number = self._relay.add(active.held, binding.protocol, active.address, binding.container_port)
             active = replace(active, relay=number)
         self._active.setdefault((binding.protocol, binding.host_port), []).append(active)
+        return active
 
     def _drop(self, active: _Active, *, sessions: bool = True) -> None:
         key = (active.binding.protocol, active.binding.host_port)

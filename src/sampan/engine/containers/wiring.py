@@ -21,7 +21,7 @@ from sampan.engine.containers.user_namespaces import join_user_namespace
 from sampan.engine.model import ContainerRecord, Endpoint, NetworkRecord
 from sampan.engine.networks import endpoint_options, gateways
 from sampan.engine.validate import container_of
-from sampan.errors import Conflict
+from sampan.errors import Conflict, SampanError
 from sampan.network.model import EndpointSpec, PortBinding
 
 log = logging.getLogger(__name__)
@@ -166,9 +166,14 @@ class Wiring:
             await asyncio.wait([task])
 
     async def _detach_all(self, specs: Sequence[EndpointSpec]) -> None:
+        """One that can't be removed keeps neither its address, which ended with its namespace, nor the others'."""
         for spec in specs:
-            await asyncio.to_thread(self._parts.network_host.detach, spec)
-            self._parts.networks.release(spec)
+            try:
+                await asyncio.to_thread(self._parts.network_host.detach, spec)
+            except (SampanError, OSError) as error:
+                log.warning("an interface of an ended container could not be removed: %s", error)
+            finally:
+                self._parts.networks.release(spec)
 
     def _detached(self, task: asyncio.Task[None]) -> None:
         self._detaching.discard(task)
