@@ -7,6 +7,7 @@ hand data to the kernel, so the call is made through ctypes.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -21,6 +22,7 @@ _INFO = struct.Struct("=32sI5I5III")  # name, valid hooks, hook entries, underfl
 _ENTRIES_HEADER = 40  # struct ipt_get_entries: name, size, padding to 8 bytes
 _NF_ACCEPT_VERDICT = -2  # -NF_ACCEPT - 1, in a standard target
 _MAX_SIZE = 64 << 20
+_ATTEMPTS = 20  # while other programs replace the table
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +76,25 @@ def _can_drop(hook: int, version: int) -> bool:
 
 
 def _read_filter_table(shape: _Format, hook: int) -> tuple[bytes, int, int]:
-    """(entries, offset of the chain's first entry, offset of the entry that is its policy)."""
+    """(entries, offset of the chain's first entry, offset of the entry that is its policy).
+
+    A table that was replaced between the two questions, so that its size is another, is asked for again.
+    """
     name = b"filter".ljust(_NAME_BYTES, b"\0")
     with socket.socket(shape.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
-        info = _get(raw, shape, _GET_INFO, name + bytes(_INFO.size - _NAME_BYTES))
-        fields = _INFO.unpack(info)
-        start, policy, size = fields[2 + hook], fields[7 + hook], fields[13]
-        if not 0 < size <= _MAX_SIZE or policy + shape.entry_bytes > size:
-            raise Internal(f"the legacy iptables filter table says its size is {size} bytes")
-        answer = _get(raw, shape, _GET_ENTRIES, name + struct.pack("=II", size, 0) + bytes(size))
-    return answer[_ENTRIES_HEADER:], start, policy
+        for _ in range(_ATTEMPTS):
+            info = _get(raw, shape, _GET_INFO, name + bytes(_INFO.size - _NAME_BYTES))
+            fields = _INFO.unpack(info)
+            start, policy, size = fields[2 + hook], fields[7 + hook], fields[13]
+            if not 0 < size <= _MAX_SIZE or policy + shape.entry_bytes > size:
+                raise Internal(f"the legacy iptables filter table says its size is {size} bytes")
+            request = name + struct.pack("=II", size, 0) + bytes(size)
+            try:
+                answer = _get(raw, shape, _GET_ENTRIES, request)
+            except BlockingIOError:
+                continue
+            return answer[_ENTRIES_HEADER:], start, policy
+    raise Internal("read the legacy iptables filter table: it changes all the time")
 
 
 def _standard_verdict(shape: _Format, entries: bytes, offset: int) -> int:
@@ -93,10 +104,13 @@ def _standard_verdict(shape: _Format, entries: bytes, offset: int) -> int:
 
 
 def _get(raw: socket.socket, shape: _Format, option: int, request: bytes) -> bytes:
+    """Raises `BlockingIOError` when the table's size is not what the request says (any more)."""
     buffer = ctypes.create_string_buffer(request, len(request))
     length = ctypes.c_uint32(len(request))
     result = _libc.getsockopt(raw.fileno(), shape.level, option, buffer, ctypes.byref(length))
     if result != 0:
         number = ctypes.get_errno()
+        if number == errno.EAGAIN:
+            raise BlockingIOError(number, os.strerror(number))
         raise Internal(f"read the legacy iptables filter table: {os.strerror(number)}")
     return buffer.raw[: length.value]
