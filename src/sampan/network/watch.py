@@ -49,6 +49,7 @@ class RulesetWatch:
             raise
         self._listen(self._events)
         self._task = asyncio.get_running_loop().create_task(self._run(self._events))
+        self._task.add_done_callback(_tell_end)
 
     async def close(self) -> None:
         """Stop; a look that is under way is waited for. Idempotent."""
@@ -113,3 +114,9 @@ class RulesetWatch:
             for what in mended:
                 _log.warning("the host's network was changed by another program: %s", what)
             return
+
+
+def _tell_end(task: asyncio.Task[None]) -> None:
+    """Nobody waits for the watch while the engine runs: its failure would not be heard of."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("the host's network is not watched any more: %s", error, exc_info=error)

@@ -183,6 +183,13 @@ def test_a_bridge_that_was_deleted_or_lost_its_address_is_made_again_with_its_co
     eventually(lambda: "smp1" in caplog.text)  # what was done is told after it is done
 
 
+def test_an_ipv6_address_that_a_bridge_lost_comes_back(world, watch):
+    network = world.network(families="46")
+    watched = watch()
+    change(world, "ip -6 address flush dev smp1 scope global", watched)
+    eventually(lambda: f" {network.gateway6}/64 " in world.engine.command("ip", "-6", "addr", "show", "smp1"))
+
+
 def test_ends_of_containers_cause_no_look(world, web, watch):
     watched = watch()
     other = world.container(world.network(), 3)

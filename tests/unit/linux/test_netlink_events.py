@@ -17,7 +17,9 @@ def accepts(instructions, packet):
     while True:
         code, jump_true, jump_false, value = instructions[position]
         position += 1
-        if code == 0x28:  # ldh [k]
+        if code == 0x30:  # ldb [k]
+            accumulator = packet[value]
+        elif code == 0x28:  # ldh [k]
             (accumulator,) = struct.unpack_from("!H", packet, value)
         elif code == 0x20:  # ld [k]
             (accumulator,) = struct.unpack_from("!I", packet, value)
@@ -47,11 +49,18 @@ def vanished(kind, name):
     return struct.pack("<IHHII", 60, kind, 0, 0, 0) + bytes(16) + struct.pack("<HH", 4 + len(name), 3) + name
 
 
+def address(family, scope):
+    """RTM_DELADDR: struct ifaddrmsg (family, prefix length, flags, scope, index)."""
+    return struct.pack("<IHHII", 24, 21, 0, 0, 0) + struct.pack("<BBBBI", family, 64, 0, scope, 7)
+
+
 def test_devices_and_addresses_that_vanish_pass_but_not_those_of_every_container_s_end():
     program = link_events._filter()
     assert accepts(program, vanished(17, b"br-0123456789ab\0"))
     assert accepts(program, vanished(17, b"lo\0\0"))
-    assert accepts(program, vanished(21, b"whatever"))
+    assert accepts(program, address(10, scope=0))
+    assert accepts(program, address(2, scope=0))
+    assert not accepts(program, address(10, scope=253))  # RT_SCOPE_LINK: every veth has one
     assert not accepts(program, vanished(17, b"veth012\0"))
     assert not accepts(program, vanished(16, b"br-0123456789ab\0"))  # a device that comes or changes
     assert not accepts(program, vanished(24, b"br-0123456789ab\0"))  # a route
