@@ -242,6 +242,12 @@ def test_a_name_that_no_interface_can_have_is_refused(name: str) -> None:
     assert endpoint_options.problems(asked(ifname=name))
 
 
+@pytest.mark.parametrize("name", ["a/b", "a b", "br%d", "a:b", "sixteen-bytes-ab", "..", "."])
+def test_a_name_that_no_bridge_can_have_is_refused(name: str) -> None:
+    with pytest.raises(Invalid, match=r"^invalid bridge name "):
+        bridge("bridge__name", name)
+
+
 def test_an_option_that_is_not_docker_s_is_ignored_as_docker_does() -> None:
     values: dict[str, Any] = {"some.label": "x"}
     assert made("bridge", **values).bridge == "br-0123456789ab"
