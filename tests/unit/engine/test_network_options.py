@@ -242,7 +242,7 @@ def test_a_name_that_no_interface_can_have_is_refused(name: str) -> None:
     assert endpoint_options.problems(asked(ifname=name))
 
 
-@pytest.mark.parametrize("name", ["a/b", "a b", "br%d", "a:b", "sixteen-bytes-ab", "..", "."])
+@pytest.mark.parametrize("name", ["a/b", "a b", "br%d", "br+", 'a"b', "a:b", "sixteen-bytes-ab", "..", "."])
 def test_a_name_that_no_bridge_can_have_is_refused(name: str) -> None:
     with pytest.raises(Invalid, match=r"^invalid bridge name "):
         bridge("bridge__name", name)

@@ -35,8 +35,8 @@ _HOST_ADDRESS = "com.docker.network.host_ipv"
 _GATEWAY_MODE = "com.docker.network.bridge.gateway_mode_ipv"
 _GATEWAY_MODES = ("nat", "nat-unprotected", "routed", "isolated")
 _INTERFACE = re.compile(r"[^\s/]{1,15}")
-_BRIDGE = re.compile(r"[^\s/:%]+")
-"""What the kernel takes for a name as it is: it would put a number in place of %d."""
+_BRIDGE = re.compile(r"[^\s/:%+\"'\\]+")
+"""What is one interface's name to everybody: the kernel puts a number in place of %d, to iptables a + is any ending."""
 _PREFIX = re.compile(r"[A-Za-z0-9_.@-]{1,11}")
 _GO_BOOLEANS = {
     **dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True),
@@ -56,7 +56,8 @@ def _bridge(spec: NetworkSpec, body: NetworkCreate, settings: Settings) -> Netwo
     bridge = body.options.get(BRIDGE_NAME) or f"br-{spec.id[:12]}"
     if len(bridge.encode()) > 15 or not _BRIDGE.fullmatch(bridge) or bridge in (".", ".."):
         raise Invalid(
-            f"invalid bridge name {bridge}: at most 15 bytes, no slash", hint="Nor a colon, a space or a %."
+            f"invalid bridge name {bridge}: at most 15 bytes, no slash",
+            hint="Nor a colon, a space, a quote, a backslash, a + or a %.",
         )
     return replace(
         spec,
