@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replace_way
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from msgspec.structs import replace
 
 from sampan.network.model import ANY_IPV4, ANY_IPV6, NetworkSpec, PortBinding
+from sampan.network.pools import AnyNetwork
 
 _LOOPBACK6 = "::1"
 
@@ -69,7 +71,7 @@ class Facts:
         wanted = ip_address(address)
         for network in self.networks:
             subnet = network.subnet if wanted.version == 4 else network.subnet6
-            if subnet and wanted in ip_network(subnet):
+            if subnet and wanted in _parsed(subnet):
                 return network
         return None
 
@@ -82,6 +84,12 @@ def opened_binding(binding: PortBinding, host: str) -> PortBinding:
         host_port=0,
         host_port_end=0,
     )
+
+
+@lru_cache(1024)
+def _parsed(subnet: str) -> AnyNetwork:
+    """Asked for each port of each network, whenever the host's rules have changed."""
+    return ip_network(subnet)
 
 
 def _version(address: str) -> int:

@@ -162,7 +162,7 @@ def test_a_network_can_be_closed_to_the_services_of_the_host(sampan: Any) -> Non
         def greet() -> None:
             service.accept()[0].close()
 
-        greeter = threading.Thread(target=greet)
+        greeter = threading.Thread(target=greet, daemon=True)
         greeter.start()
         reach = f"nc -w 2 {gateway} {port} < /dev/null"
         sampan.ok("network", "create", "usual")
