@@ -174,7 +174,7 @@ def test_it_is_refused_with_a_reason_and_leaves_nothing(
     assert done.returncode in (1, 125, 127), done.stdout + done.stderr
     assert message in done.stderr
     assert done.stderr.strip() and "internal error" not in done.stderr and "Traceback" not in done.stderr
-    wait_until(lambda: place.state() == before, f"nothing left of it: {before} {place.state()}", timeout=10)
+    wait_until(lambda: place.state() == before, f"nothing left of it: {before} {place.state()}")
 
 
 def test_when_all_pools_are_in_use_no_network_is_made(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import socket
 import struct
@@ -141,8 +142,8 @@ def test_every_question_has_a_port_and_an_id_that_nobody_can_guess(loop, world, 
 
 def test_who_asks_the_same_at_the_same_time_waits_for_one_answer(loop, world, container):
     """Many outstanding questions for one name are many chances to guess an answer (RFC 5452, section 5)."""
-    held = []
-    resolver = Scripted(world.engine, 5301, lambda data: held.append(data) or [])
+    held = queue.SimpleQueue()
+    resolver = Scripted(world.engine, 5301, lambda data: held.put(data) or [])
     serve(loop, container)
     clients = [container.socket(socket.SOCK_DGRAM) for _ in range(20)]
     for number, client in enumerate(clients):
@@ -152,8 +153,9 @@ def test_who_asks_the_same_at_the_same_time_waits_for_one_answer(loop, world, co
         client.send(query.pack())
     for _ in range(20):  # each answered at once: what came before has been seen
         ask(container, "db")
+    asked = held.get(timeout=20)
     assert len(resolver.seen) == 1
-    resolver.bound.sendto(reply(held[0], TRUE), resolver.seen[0][1])
+    resolver.bound.sendto(reply(asked, TRUE), resolver.seen[0][1])
     for number, client in enumerate(clients):
         got = DNSRecord.parse(client.recv(4096))
         assert (got.header.id, answers(got)) == (number, [TRUE])

@@ -236,7 +236,7 @@ def test_two_engines_that_mend_come_to_rest(world, web, watch):
     for one, looks in zip(watches, before, strict=True):
         one.expect_look(looks)
     eventually(lambda: all(one.is_quiet(1.0) for one in watches))  # five times the wait before a look
-    assert answer(world) == "web 192.0.2.1 hello"
+    eventually(lambda: answer(world) == "web 192.0.2.1 hello")
 
 
 def test_closing_leaves_neither_descriptor_nor_thread(world, watch):

@@ -20,7 +20,7 @@ from sampan.testing.etcd import EtcdProcess
 from sampan.testing.images import busybox_tar
 
 DEADLINE = 30.0
-TTL = "3"
+TTL = "6"
 """Seconds without a sign of a host until it counts as gone."""
 
 
