@@ -12,7 +12,6 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -37,6 +36,7 @@ from sampan.network.dns_control import (
 )
 from sampan.network.dns_sockets import lead_to, open_sockets
 from sampan.network.model import Member, Outlook
+from sampan.network.side_process import launch
 
 _log = logging.getLogger(__name__)
 
@@ -320,27 +320,7 @@ DOOR = "names.sock"
 
 def _launch(directory: Path) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Blocking: start the process; our end of its control socket."""
-    door = _open_door(directory)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in (ours, theirs):
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-    descriptors = (theirs.fileno(), door.fileno())
-    names = [*map(str, descriptors), str(directory)]
-    command = [sys.executable, "-I", "-m", "sampan.network.dns_process", *names]
-    try:
-        with theirs, door:
-            return ours, subprocess.Popen(
-                command,
-                pass_fds=descriptors,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                cwd="/",
-                env={"PATH": os.defpath},
-                start_new_session=True,
-            )
-    except BaseException:
-        ours.close()
-        raise
+    return launch("sampan.network.dns_process", _open_door(directory), str(directory), send_buffer=_BUFFER)
 
 
 def _open_door(directory: Path) -> socket.socket:

@@ -8,13 +8,13 @@ import os
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
 
 from sampan.errors import Unavailable
 from sampan.network.relay import retire_address, same_mounts
+from sampan.network.side_process import launch
 
 _log = logging.getLogger(__name__)
 _ANSWER = 5.0  # seconds; the relay is a single thread that never blocks
@@ -130,24 +130,7 @@ class RelayClient:
                 self._process.wait()
 
     def _start(self) -> None:
-        door = self._open_door()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        descriptors = (theirs.fileno(), door.fileno())
-        command = [sys.executable, "-I", "-m", "sampan.network.relay", *map(str, descriptors)]
-        try:
-            with theirs, door:
-                self._process = subprocess.Popen(
-                    command,
-                    pass_fds=descriptors,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    cwd="/",
-                    env={"PATH": os.defpath},
-                    start_new_session=True,
-                )
-        except BaseException:
-            ours.close()
-            raise
+        ours, self._process = launch("sampan.network.relay", self._open_door())
         self._control = ours
         watcher = threading.Thread(
             target=self._watch, args=(ours, self._process, time.monotonic()), name="relay", daemon=True
