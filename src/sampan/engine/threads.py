@@ -140,7 +140,7 @@ async def streamed(
 ) -> AsyncGenerator[bytes, None]:
     """What blocking work writes, piece by piece; at most `depth` pieces wait to be taken.
 
-    When the iteration is given up, the work's next write raises `ConnectionError` in its thread.
+    When the iteration is given up, all further writes raise `ConnectionError` in their threads.
     """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -150,6 +150,7 @@ async def streamed(
     def write(data: bytes) -> int:
         room.acquire()
         if gone.is_set():
+            room.release()  # for whoever waits, too: what is written may come from several threads
             raise ConnectionResetError("the reader has left")
         loop.call_soon_threadsafe(queue.put_nowait, bytes(data))
         return len(data)

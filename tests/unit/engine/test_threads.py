@@ -132,6 +132,31 @@ def test_a_stream_that_is_given_up_stops_its_writer() -> None:
     asyncio.run(main())
 
 
+def test_a_stream_that_is_given_up_refuses_all_that_would_be_written_after_it() -> None:
+    """A compressor's thread has more pieces waiting when the first one is refused."""
+    refused: list[int] = []
+
+    def work(write: Callable[[bytes], object]) -> None:
+        def piece(number: int) -> None:
+            try:
+                while True:
+                    write(b"x")
+            except ConnectionResetError:
+                refused.append(number)
+
+        with ThreadPoolExecutor(1) as writers:
+            for number in range(5):
+                writers.submit(piece, number)
+
+    async def main() -> None:
+        stream = streamed(work, depth=2)
+        assert await anext(stream) == b"x"
+        await stream.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert refused == [0, 1, 2, 3, 4]
+
+
 def test_what_is_written_arrives_whole_and_in_order() -> None:
     async def main() -> bytes:
         parts = [bytes([number]) * 10 for number in range(50)]
