@@ -202,25 +202,27 @@ class EtcdStore:
             fields = self._token.sign(path, body)
             try:
                 answer = await http.post(address, path, body, fields, seconds=_CALL_SECONDS)
+                if answer.status >= 500:  # a member that is cut off from the others, for one
+                    raise _refusal(address, answer)
             except Unavailable as error:
                 problem = problem or error
                 # The next call begins with another one.
                 self._members.append(self._members.pop(0))
                 continue
             if answer.status != 200:
-                said = _failure(answer.body)
-                raise Unavailable(f"{address} answers with status {answer.status}: {said}")
+                raise _refusal(address, answer)
             self._token.check(fields, answer)
             return _decode(answer.body, kind, address)
         raise problem or Unavailable(f"{self.name} has no members")
 
 
-def _failure(body: bytes) -> str:
+def _refusal(address: http.Address, answer: http.Answer) -> Unavailable:
     try:
-        failure = msgspec.json.decode(body, type=_Failure)
+        failure = msgspec.json.decode(answer.body, type=_Failure)
+        said = (failure.error or failure.message)[:300]
     except msgspec.DecodeError:
-        return "no reason given"
-    return (failure.error or failure.message)[:300]
+        said = "no reason given"
+    return Unavailable(f"{address} answers with status {answer.status}: {said}")
 
 
 def _decode(text: bytes, kind: type[T], address: http.Address) -> T:
