@@ -7,8 +7,9 @@ work: a build waits for such work itself, and would wait for ever if builds and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, Generic, TypeVar, cast
 
@@ -33,6 +34,21 @@ async def in_own_thread(work: Callable[[], T]) -> T:
     _long.add(future)
     future.add_done_callback(_long.discard)
     return await asyncio.wrap_future(future)
+
+
+async def to_its_end(work: Awaitable[T]) -> T:
+    """A thread goes on when its awaiter is cancelled: what comes after it must wait for it all the same.
+
+    A coroutine is not cancelled either. However often the awaiter is cancelled, it waits.
+    """
+    running = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
+        raise
 
 
 async def long_work_ended() -> None:

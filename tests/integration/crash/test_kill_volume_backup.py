@@ -96,7 +96,7 @@ def test_containers_that_an_engine_kept_still_when_it_was_killed_go_on(fresh_sam
     sampan.ok("volume", "create", "vol")
     sampan.ok(
         "run", "-d", "--name", "user", "--stop-signal", "KILL", "-v", "vol:/d", "busybox", "sh", "-c",
-        "head -c 80000000 /dev/urandom > /d/blob; touch /d/ready; sleep 1000",
+        "head -c 200000000 /dev/urandom > /d/blob; touch /d/ready; sleep 1000",
     )  # fmt: skip
     sampan.ok("exec", "user", "sh", "-c", "until [ -e /d/ready ]; do :; done")
     for how, held in (("--pause", "paused"), ("--stop", "exited")):
@@ -115,7 +115,7 @@ def test_containers_that_an_engine_kept_still_when_it_was_killed_go_on(fresh_sam
 def test_clients_that_leave_take_their_work_with_them(fresh_sampan: Any, tmp_path: Path) -> None:
     sampan = fresh_sampan
     sampan.ok("run", "-d", "--name", "user", "-v", "vol:/d", "busybox", "sleep", "1000")
-    sampan.ok("exec", "user", "sh", "-c", "head -c 80000000 /dev/urandom > /d/blob")
+    sampan.ok("exec", "user", "sh", "-c", "head -c 200000000 /dev/urandom > /d/blob")
     client = sampan.start("volume", "backup", "--pause", "vol", "-")
     assert client.stdout.read(1000)
     client.send_signal(signal.SIGKILL)

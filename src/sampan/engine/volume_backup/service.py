@@ -18,7 +18,7 @@ from sampan.engine.events import EventBus
 from sampan.engine.images import Images
 from sampan.engine.model import VolumeRecord, epoch_ns, now
 from sampan.engine.record_store import Store
-from sampan.engine.threads import in_own_thread, streamed
+from sampan.engine.threads import in_own_thread, streamed, to_its_end
 from sampan.engine.volume_backup.base import Base
 from sampan.engine.volume_backup.cloning import clone_tree
 from sampan.engine.volume_backup.differences import Side, compare
@@ -231,7 +231,8 @@ class VolumeBackups:
                         yield message
             finally:
                 target.close()
-                await asyncio.to_thread(store.drop_blobs, [layer.digest for layer in target.layers])
+                dropped = [layer.digest for layer in target.layers]
+                await to_its_end(asyncio.to_thread(store.drop_blobs, dropped))
         self._announce("backup", order.source)
         result = told(order.source, head, summary)
         yield {"aux": {**result, "Reference": registry.reference.familiar, "Digest": pushed[0]}}
@@ -240,7 +241,8 @@ class VolumeBackups:
         """What takes time and needs nobody to be still."""
         labels = self._volumes.get(order.source.volume).labels
         async with self._trees.opened(order.source) as descriptor:
-            size = await in_own_thread(lambda: directory_size(Path(f"/proc/self/fd/{descriptor}")))
+            counting = in_own_thread(lambda: directory_size(Path(f"/proc/self/fd/{descriptor}")))
+            size = await to_its_end(counting)
         base, artifact = await in_own_thread(lambda: self._base(order))
         return Plan(order.source, labels, size, base, artifact)
 
@@ -415,9 +417,9 @@ class VolumeBackups:
                             self._snapshots.publish(staged, made)
                     return made
 
-                complete = await asyncio.to_thread(publish)
+                complete = await to_its_end(in_own_thread(publish))
             finally:
-                await asyncio.to_thread(remove_tree, staged)
+                await to_its_end(asyncio.to_thread(remove_tree, staged))
             removed = await asyncio.to_thread(self._expire, volume, keep)
         self._announce("snapshot", Source(volume, complete.tag))
         yield {"aux": {**snapshot_json(complete), "Removed": removed}}

@@ -7,6 +7,8 @@ One is made beside and appears by a rename; the manifest is made when a backup f
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 import secrets
@@ -20,8 +22,11 @@ import msgspec
 from sampan.engine.model import epoch_ns
 from sampan.engine.mounts import check_volume_name
 from sampan.engine.volumes.local import SNAPSHOTS
-from sampan.errors import Conflict, Invalid, NotFound
+from sampan.errors import Conflict, Internal, Invalid, NotFound
+from sampan.linux.libc import syncfs
 from sampan.storage.removal import remove_tree
+
+log = logging.getLogger(__name__)
 
 TREE: Final = "data"
 MANIFEST: Final = "manifest.zst"
@@ -114,24 +119,37 @@ class SnapshotStore:
         return self.directory(snapshot) / TREE
 
     def get(self, snapshot: Source) -> Snapshot:
-        """Raises `NotFound`, `Invalid`: the names become paths."""
+        """Raises `NotFound`, `Invalid`: the names become paths; `Internal` for one whose description is damaged."""
         check_volume_name(snapshot.volume)
         check_tag(snapshot.tag)
         try:
             body = (self.directory(snapshot) / _RECORD).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"No such snapshot: {snapshot}") from None
-        record = msgspec.json.decode(body, type=Snapshot)
+        try:
+            record = msgspec.json.decode(body, type=Snapshot)
+        except msgspec.DecodeError as error:
+            raise Internal(
+                f"snapshot {snapshot} is damaged: {_RECORD}: {error}",
+                hint=f"remove it: sampan volume snapshot rm {snapshot}",
+            ) from error
         # The volume may have had another name.
         return msgspec.structs.replace(record, volume=snapshot.volume, tag=snapshot.tag)
 
     def list(self, volume: str) -> Sequence[Snapshot]:
-        """The oldest first."""
+        """The oldest first. One that goes meanwhile, or is damaged, does not keep anybody from the others."""
         try:
             tags = os.listdir(self._root / volume / SNAPSHOTS)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        found = [self.get(Source(volume, tag)) for tag in tags]
+        found = []
+        for tag in tags:
+            try:
+                found.append(self.get(Source(volume, tag)))
+            except NotFound:
+                continue
+            except (Internal, Invalid) as error:
+                log.warning("%s", error)
         return sorted(found, key=lambda one: (epoch_ns(one.created), one.tag))
 
     def begin(self) -> Path:
@@ -142,13 +160,15 @@ class SnapshotStore:
         return staged
 
     def publish(self, staged: Path, snapshot: Snapshot) -> None:
-        """It is there from now on. Raises `Conflict` when there is one of this name."""
+        """It is there from now on, on the disk. Raises `Conflict` when there is one of this name."""
         (staged / _RECORD).write_bytes(msgspec.json.encode(snapshot))
+        _flush(staged)
         place = self.directory(Source(snapshot.volume, snapshot.tag))
         place.parent.mkdir(mode=0o700, exist_ok=True)
         if place.exists():
             raise Conflict(f"snapshot {snapshot.name} exists already")
         os.rename(staged, place)
+        _flush(place.parent, whole=False)
 
     def free_tag(self, volume: str, created: str) -> str:
         """A name made of the time: 20261125-143000."""
@@ -160,7 +180,20 @@ class SnapshotStore:
 
     def remove(self, snapshot: Source) -> None:
         """Out of sight by one rename. Raises `NotFound`."""
-        self.get(snapshot)
+        with contextlib.suppress(Internal):  # a damaged one can be removed
+            self.get(snapshot)
         doomed = self._root / f".snapshot.{secrets.token_hex(8)}"
         os.rename(self.directory(snapshot), doomed)
         remove_tree(doomed)
+
+
+def _flush(directory: Path, *, whole: bool = True) -> None:
+    """Bring to disk all that is in the directory; else its own entries only."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if whole:
+            syncfs(descriptor, str(directory))
+        else:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sampan.engine.threads import in_own_thread
+from sampan.engine.threads import in_own_thread, to_its_end
 from sampan.engine.volume_backup import consistency
 from sampan.engine.volume_backup.cloning import clone_tree, shares_contents
 from sampan.engine.volume_backup.snapshots import SnapshotStore, Source
@@ -80,15 +80,15 @@ class Trees:
                     return
                 clone = self._root / f".clone.{secrets.token_hex(8)}"
                 try:
-                    changed = await in_own_thread(lambda: self._clone(source, descriptor, clone))
+                    changed = await to_its_end(in_own_thread(lambda: self._clone(source, descriptor, clone)))
                     await still.release()
                     with opened_directory(clone) as copied:
                         yield Tree(copied, lambda: changed, _held(still), "snapshot")
                 finally:
-                    await asyncio.to_thread(remove_tree, clone)
+                    await to_its_end(asyncio.to_thread(remove_tree, clone))
 
     async def _live(self, source: Source, descriptor: int, still: Still) -> Tree:
-        moment = await in_own_thread(lambda: self._moment(source, descriptor))
+        moment = await to_its_end(in_own_thread(lambda: self._moment(source, descriptor)))
 
         def changed() -> list[bytes]:
             return consistency.changed_since(descriptor, moment)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal, Protocol
 
 from sampan.engine.model import ContainerRecord
 from sampan.engine.record_store import Store
+from sampan.engine.threads import to_its_end
 from sampan.engine.volume_backup import STILL_NOTES
-from sampan.errors import Conflict, Invalid, SampanError
+from sampan.errors import Conflict, Invalid, NotFound, SampanError
 from sampan.storage.metadata import Table
 
 log = logging.getLogger(__name__)
@@ -57,8 +59,13 @@ class Still:
         self._kept.append(record.id)
 
     async def release(self) -> None:
+        """All of them, whatever becomes of one."""
         while self._kept:
-            await self._owner.let_go(self._kept.pop(), self.how)
+            container = self._kept.pop()
+            try:
+                await to_its_end(self._owner.let_go(container, self.how))
+            except (SampanError, OSError) as error:
+                log.warning("container %s, kept still by a backup: %s", container, error)
 
 
 class Users:
@@ -69,6 +76,7 @@ class Users:
         self._metadata = metadata
         self._still: dict[tuple[str, How], int] = {}
         """How many backups want this container still."""
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     def writers(self, volume: str) -> list[ContainerRecord]:
         """Running containers that can write into the volume."""
@@ -89,12 +97,12 @@ class Users:
         try:
             if how:
                 for record in self._wanted(volume, how):
-                    await self._hold(record.id, how)
-                    still.add(record)
+                    # Half a stop would be a container that ends when nobody looks for it any more.
+                    await to_its_end(self._hold(record, how, still))
             yield still
         finally:
             # Whoever gives up waiting does not leave them as they are.
-            await asyncio.shield(asyncio.ensure_future(still.release()))
+            await to_its_end(still.release())
 
     def _wanted(self, volume: str, how: How) -> list[ContainerRecord]:
         wanted = self.writers(volume)
@@ -108,31 +116,60 @@ class Users:
                 )
         return wanted
 
-    async def _hold(self, container: str, how: How) -> None:
-        count = self._still.get((container, how), 0)
-        self._still[container, how] = count + 1
-        if count:
-            return
+    def _lock(self, container: str) -> asyncio.Lock:
+        lock = self._locks.get(container)
+        if lock is None:
+            lock = self._locks[container] = asyncio.Lock()
+        return lock
+
+    async def _hold(self, record: ContainerRecord, how: How, still: Still) -> None:
+        """Keep one still, and say so in `still`; not one that somebody else has paused or stopped meanwhile."""
+        container = record.id
+        async with self._lock(container):
+            count = self._still.get((container, how), 0)
+            if not count and not await self._begin(container, how):
+                return
+            self._still[container, how] = count + 1
+            still.add(record)
+
+    async def _begin(self, container: str, how: How) -> bool:
+        """False when it is still already, by somebody's wish: it stays so afterwards."""
+        note = STILL_NOTES + container
+        await asyncio.to_thread(self._metadata.put, Table.SETTINGS, note, how.encode(), durable=True)
         try:
-            await asyncio.to_thread(
-                self._metadata.put, Table.SETTINGS, STILL_NOTES + container, how.encode(), durable=True
-            )
             if how == "pause":
                 await self._containers.pause(container)
-            else:
-                await self._containers.stop(container)
-        except BaseException:
-            await self.let_go(container, how)
+                return True
+            if await self._containers.stop(container):
+                return True
+        except BaseException as error:
+            refused = isinstance(error, (Conflict, NotFound))
+            if not refused:
+                await self._wake(container, how)  # who knows how far it came
+            await self._forget(container)
+            if refused and not self._moving(container):
+                return False
             raise
+        await self._forget(container)
+        return False
+
+    def _moving(self, container: str) -> bool:
+        return any(
+            one.id == container and one.state.status == "running" for one in self._containers.records()
+        )
+
+    async def _forget(self, container: str) -> None:
+        await asyncio.to_thread(self._metadata.delete, Table.SETTINGS, STILL_NOTES + container)
 
     async def let_go(self, container: str, how: How) -> None:
-        count = self._still.get((container, how), 0) - 1
-        if count > 0:
-            self._still[container, how] = count
-            return
-        self._still.pop((container, how), None)
-        await self._wake(container, how)
-        await asyncio.to_thread(self._metadata.delete, Table.SETTINGS, STILL_NOTES + container)
+        async with self._lock(container):
+            count = self._still.get((container, how), 0) - 1
+            if count > 0:
+                self._still[container, how] = count
+                return
+            self._still.pop((container, how), None)
+            await self._wake(container, how)
+            await self._forget(container)
 
     async def _wake(self, container: str, how: How) -> None:
         """What has happened to the container meanwhile is somebody's wish."""
@@ -145,7 +182,7 @@ class Users:
                 await self._containers.unpause(container)
             elif how == "stop" and not record.running:
                 await self._containers.start(container)
-        except SampanError as error:
+        except (SampanError, OSError) as error:
             log.warning("container %s does not go on after a backup: %s", container, error)
 
     async def recover(self) -> None:

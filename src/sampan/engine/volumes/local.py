@@ -52,7 +52,10 @@ class LocalDriver:
                 if mounted_below(str(entry)):
                     log.warning("something is mounted in %s, what is left of a volume: it stays", entry)
                     continue
-                remove_tree(entry)
+                try:
+                    remove_tree(entry)
+                except OSError as error:  # a file that a container has made immutable, say
+                    log.warning("%s, what is left of a volume, can't be removed: %s", entry, error)
         return [name for name in names if not (self._root / name).is_dir()]
 
     def check(self, name: str, options: Mapping[str, str]) -> None:

@@ -5,20 +5,15 @@ The caller sees to it that only one at a time works on a volume.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable
 from pathlib import Path
-from typing import TypeVar
 
 from sampan.engine.model import VolumeRecord
-from sampan.engine.threads import in_own_thread
+from sampan.engine.threads import in_own_thread, to_its_end
 from sampan.engine.volumes.drivers import Drivers, VolumeDriver
 from sampan.errors import SampanError
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class Mounting:
@@ -85,13 +80,3 @@ class Mounting:
             await to_its_end(in_own_thread(lambda: driver.unmount(record, user, last=last)))
         except (SampanError, OSError) as error:
             log.warning("volume %s could not be unmounted: %s", record.name, error)
-
-
-async def to_its_end(work: Awaitable[T]) -> T:
-    """A thread goes on when its awaiter is cancelled: what comes after it must wait for it all the same."""
-    running = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise

@@ -20,9 +20,10 @@ from sampan.engine.model import NEVER, VolumeRecord, new_id, now
 from sampan.engine.mounts import check_volume_name
 from sampan.engine.record_store import Store
 from sampan.engine.settings import PLUGIN_DIR
+from sampan.engine.threads import to_its_end
 from sampan.engine.volumes.drivers import Drivers, VolumeDriver
 from sampan.engine.volumes.local import DATA, LocalDriver
-from sampan.engine.volumes.mounting import Mounting, to_its_end
+from sampan.engine.volumes.mounting import Mounting
 from sampan.engine.volumes.sizes import directory_size
 from sampan.engine.volumes.views import (
     LIST_FILTERS,
@@ -101,8 +102,7 @@ class Volumes:
                     "volume name must be unique"
                 )
             if existing is None:
-                await asyncio.to_thread(self._make, record)
-                self._arrived(record)
+                await self._made(record)
             if hold is not None:
                 hold.add(record.name)
         return existing or record
@@ -131,6 +131,20 @@ class Volumes:
             options=None if options is None else dict(options),
             anonymous=anonymous or not name,
         )
+
+    async def _made(self, record: VolumeRecord) -> None:
+        """What has begun goes to its end, whoever still waits: the thread would go on without us."""
+
+        async def whole() -> None:
+            await asyncio.to_thread(self._make, record)
+            self._arrived(record)
+
+        try:
+            await to_its_end(whole())
+        except asyncio.CancelledError:
+            if record.anonymous and record.name in self._records:
+                await self._delete(record.name)  # nobody has heard its name
+            raise
 
     def _make(self, record: VolumeRecord) -> None:
         # What holds its data before the record: a record always names something that is there.
@@ -167,11 +181,14 @@ class Volumes:
                 yield staged / DATA
                 # The time at which it appears.
                 record = finish(replace(record, created=now()))
-                await to_its_end(asyncio.to_thread(self._publish, staged, record))
+                await to_its_end(self._published(staged, record))
             except BaseException:
-                await asyncio.to_thread(self._local.discard, staged)
+                await to_its_end(asyncio.to_thread(self._local.discard, staged))
                 raise
-            self._arrived(record)
+
+    async def _published(self, staged: Path, record: VolumeRecord) -> None:
+        await asyncio.to_thread(self._publish, staged, record)
+        self._arrived(record)
 
     def _publish(self, staged: Path, record: VolumeRecord) -> None:
         _flush(staged)
@@ -208,7 +225,7 @@ class Volumes:
                     self._check_idle(name)
                     self._local.exchange(staged, record)
             finally:
-                await asyncio.to_thread(self._local.discard, staged)
+                await to_its_end(asyncio.to_thread(self._local.discard, staged))
 
     def _check_idle(self, name: str) -> None:
         busy = self.busy(name)
@@ -476,6 +493,10 @@ class Volumes:
                 await self._delete(name)
 
     async def _delete(self, name: str) -> None:
+        """A removal that has begun goes to its end, whoever still waits: half of it would be a record without data."""
+        await to_its_end(self._removed(name))
+
+    async def _removed(self, name: str) -> None:
         record = self._records.pop(name)
         try:
             finish = await asyncio.to_thread(self._drivers.of(record).remove, record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from sampan.engine.volume_backup.snapshots import (
     parse_keep,
     parse_source,
 )
-from sampan.errors import Invalid, NotFound
+from sampan.errors import Internal, Invalid, NotFound
 
 NOW = datetime(2026, 11, 25, 15, tzinfo=UTC)
 
@@ -114,3 +115,44 @@ def test_a_snapshot_is_never_looked_for_elsewhere(tmp_path: Path) -> None:
     for volume in ("../outside", f"{tmp_path}/outside", "..", "", "none"):
         with pytest.raises((Invalid, NotFound)):
             store.tree(Source(volume, "monday"))
+
+
+def test_snapshots_that_are_damaged_or_just_removed_keep_nobody_from_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pg").mkdir()
+    store = SnapshotStore(tmp_path)
+    for tag in ("good", "empty", "going"):
+        store.publish(store.begin(), Snapshot("pg", tag, "2026-11-25T15:00:00Z"))
+    record = tmp_path / "pg/_snapshots/empty/snapshot.json"
+    record.write_bytes(b"")  # as after a power failure
+    look = store.get
+
+    def going(snapshot: Source) -> Snapshot:
+        if snapshot.tag == "going":
+            raise NotFound("No such snapshot: pg@going")
+        return look(snapshot)
+
+    monkeypatch.setattr(store, "get", going)
+    assert [one.tag for one in store.list("pg")] == ["good"]
+    with pytest.raises(Internal, match="pg@empty is damaged"):
+        store.tree(Source("pg", "empty"))
+    store.remove(Source("pg", "empty"))
+    assert not record.parent.exists()
+
+
+def test_a_snapshot_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pg").mkdir()
+    store = SnapshotStore(tmp_path)
+    flushed: list[tuple[list[str], bool]] = []
+    place = store.directory(Source("pg", "one"))
+
+    def syncfs(descriptor: int, _subject: str) -> None:
+        flushed.append((sorted(os.listdir(descriptor)), place.exists()))
+
+    monkeypatch.setattr("sampan.engine.volume_backup.snapshots.syncfs", syncfs)
+    store.publish(store.begin(), Snapshot("pg", "one", "2026-11-25T15:00:00Z"))
+    assert flushed == [(["data", "snapshot.json"], False)]
+    assert place.exists()
