@@ -7,6 +7,10 @@ IPv4 or IPv6 packet, the sender of an ARP message, the target of a neighbour adv
 own, or one that nobody has (a container that routes for others or moves a virtual address goes on working), but no
 other container's and no gateway's. Only a router may send router advertisements and redirects.
 
+Of a VLAN tag the kernel has taken the outermost before the chain sees the frame, and what is in it is looked at as any
+other. A second one hides what follows, while a receiver takes off any number of tags with VLAN id 0: such frames are
+dropped.
+
 Addresses are looked up in sets, so the cost is the same for any number of containers: one look-up for each packet
 that is as it should be. Only the targets of neighbour discovery are a rule for each address: nft could not read a
 set of them again from its own listing, and such a listing may be what a host loads when it starts.
@@ -28,6 +32,7 @@ _ARRIVE, _CLAIMS, _DISCOVERY = "arrive", "claims", "discovery"
 TARGETS = "targets"
 
 _IPV4, _ARP, _IPV6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
+_VLAN, _SERVICE_VLAN = b"\x81\x00", b"\x88\xa8"  # IEEE 802.1Q, 802.1ad
 _ICMPV6 = b"\x3a"
 _ROUTER_ADVERTISEMENT, _SOLICITATION, _ADVERTISEMENT, _REDIRECT = b"\x86", b"\x87", b"\x88", b"\x89"
 
@@ -202,6 +207,8 @@ def _claim_rules(batch: Batch, table: str) -> None:
     def refuse(*matches: bytes) -> None:
         batch.add_rule(table, _CLAIMS, *matches, _DROP)
 
+    for tag in (_VLAN, _SERVICE_VLAN):
+        refuse(_protocol_is(tag))
     refuse(_is_others(_SENDER, _PORT_MAC, _TAKEN_MAC))
     refuse(_protocol_is(_IPV4), _is_others(_SOURCE4, _PORT4, _TAKEN4))
     refuse(_protocol_is(_ARP), _is_others(_ARP_SENDER, _PORT4, _TAKEN4))

@@ -25,6 +25,7 @@ PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmpv6": 58}
 
 _RAW, _DSTNAT, _TRANSLATED, _FILTER, _SRCNAT = -300, -100, -90, 0, 100
 _BRIDGES = "bridges"  # names of our bridges
+_FROM_OURS = ex.meta(ex.Meta.IIFNAME) + ex.lookup(_BRIDGES)
 _LINK_LOCAL = "fe80::/10"
 _MULTICAST6 = "ff00::/8"
 _BASE_CHAINS = {
@@ -231,10 +232,10 @@ def _entrance_rules(batch: Batch, table: str, loopback6: bool) -> None:
 
 def _guard_rules(batch: Batch, table: str) -> None:
     """route_localnet is on at the bridges; without these rules containers could reach the host's 127.0.0.1."""
-    of_ours = ex.meta(ex.Meta.IIFNAME) + ex.lookup(_BRIDGES) + ex.verdict(ex.Verdict.DROP)
+    drop = ex.verdict(ex.Verdict.DROP)
     ipv4 = ex.family_is(_IPV4.family)
-    batch.add_rule(table, "guard", ipv4, ex.destination_in(_IPV4.loopback), of_ours)
-    batch.add_rule(table, "guard", ipv4, ex.source_in(_IPV4.loopback), of_ours)
+    batch.add_rule(table, "guard", ipv4, ex.destination_in(_IPV4.loopback), _FROM_OURS, drop)
+    batch.add_rule(table, "guard", ipv4, ex.source_in(_IPV4.loopback), _FROM_OURS, drop)
 
 
 def _seclusion_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) -> None:
@@ -246,6 +247,10 @@ def _seclusion_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) 
     that published ports have to obey.
     """
     drop = ex.verdict(ex.Verdict.DROP)
+    # A service of the host's may trust other hosts by their address: as in `_forward_rules`, a source that no way
+    # leads back to is forged.
+    new = ex.state_has(ex.CT_NEW)
+    batch.add_rule(table, "arrival", new, _FROM_OURS, ex.destination_is_local(), ex.no_way_back(), drop)
     for network in networks:
         inwards = ex.input_is(network.bridge)
         if network.internal:
@@ -257,8 +262,7 @@ def _seclusion_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) 
                     outside += ex.destination_not_in(_LINK_LOCAL) + ex.destination_not_in(_MULTICAST6)
                 batch.add_rule(table, "guard", inwards, outside, drop)
         if not network.host_access:
-            new, here = ex.state_has(ex.CT_NEW), ex.destination_is_not_unicast()
-            batch.add_rule(table, "arrival", inwards, new, here, drop)
+            batch.add_rule(table, "arrival", inwards, new, ex.destination_is_not_unicast(), drop)
 
 
 def _forward_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) -> None:
@@ -278,8 +282,7 @@ def _forward_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) ->
             batch.add_rule(table, "forward", ex.output_is(network.bridge), drop)
     # A source that no way leads back to is forged: no answer could arrive. Only here, where br_netfilter's bridged
     # packets are through: those may come from addresses that the host has no route to.
-    of_ours = ex.meta(ex.Meta.IIFNAME) + ex.lookup(_BRIDGES)
-    batch.add_rule(table, "forward", of_ours, ex.no_way_back(), drop)
+    batch.add_rule(table, "forward", _FROM_OURS, ex.no_way_back(), drop)
     for network in networks:
         if not network.internal:
             translated = ex.output_is(network.bridge) + ex.status_has(ex.IPS_DST_NAT)

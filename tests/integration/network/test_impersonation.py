@@ -28,6 +28,11 @@ def ether(destination, source, kind, payload):
     return mac(destination) + mac(source) + struct.pack("!H", kind) + payload
 
 
+def nested(frame):
+    """In two VLAN tags of id 0 (IEEE 802.1Q priority tags): a receiver takes off both."""
+    return frame[:12] + 2 * b"\x81\x00\x00\x00" + frame[12:]
+
+
 def arp_reply(sender_mac, sender, target_mac, target):
     head = struct.pack("!HHBBH", 1, ETH_IP, 6, 4, 2)
     return head + mac(sender_mac) + ip_address(sender).packed + mac(target_mac) + ip_address(target).packed
@@ -134,6 +139,37 @@ def test_neither_a_neighbour_s_nor_the_gateway_s_address_can_be_claimed_by_arp(s
     )
     believed = [known(one, victim) == liar for victim in victims]
     assert believed == ([False, False] if guarded else [True, True])
+
+
+def test_nested_vlan_tags_hide_nothing(street, guarded):
+    world, network, evil, one, two, attacker = street
+    world.outside.serve_tcp(80, "outside")
+    assert one.ask_tcp(world.OUTSIDE, 80).startswith("outside ")  # it knows the gateway
+    receiver = one.socket(socket.SOCK_DGRAM)
+    receiver.bind(("0.0.0.0", 5000))
+    here, there, victims = mac_of(evil), mac_of(one), (two.address, network.gateway)
+    attacker.send(
+        *(
+            nested(ether(there, here, ETH_ARP, arp_reply(here, victim, there, one.address)))
+            for victim in victims
+        ),
+        nested(ether(there, here, ETH_IP, udp4(two.address, one.address, 5000, b"forged"))),
+        ether(there, here, ETH_IP, udp4(evil.address, one.address, 5000, b"honest")),
+        then=one.address,
+    )
+    assert [known(one, victim) == here for victim in victims] == [not guarded] * 2
+    assert receiver.recv(99) == (b"honest" if guarded else b"forged")
+
+
+def test_a_service_of_the_host_hears_nothing_from_forged_sources(street):
+    world, network, evil, one, _, attacker = street
+    receiver = world.engine.socket(socket.SOCK_DGRAM)
+    receiver.bind(("0.0.0.0", 5000))
+    here = mac_of(evil)
+    gateway = world.engine.command("ip", "-br", "link", "show", "smp1").split()[2]
+    for source, text in ((world.OUTSIDE, b"forged"), (evil.address, b"honest")):
+        attacker.send(ether(gateway, here, ETH_IP, udp4(source, network.gateway, 5000, text)), then=one.address)
+    assert receiver.recvfrom(99) == (b"honest", (evil.address, 4444))
 
 
 def test_a_neighbour_s_mac_address_stays_at_its_port(street, guarded):
