@@ -168,7 +168,9 @@ def test_a_service_of_the_host_hears_nothing_from_forged_sources(street):
     here = mac_of(evil)
     gateway = world.engine.command("ip", "-br", "link", "show", "smp1").split()[2]
     for source, text in ((world.OUTSIDE, b"forged"), (evil.address, b"honest")):
-        attacker.send(ether(gateway, here, ETH_IP, udp4(source, network.gateway, 5000, text)), then=one.address)
+        attacker.send(
+            ether(gateway, here, ETH_IP, udp4(source, network.gateway, 5000, text)), then=one.address
+        )
     assert receiver.recvfrom(99) == (b"honest", (evil.address, 4444))
 
 
