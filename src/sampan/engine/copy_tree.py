@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 
 from sampan.linux.paths import RESOLVE_NO_SYMLINKS, change_mode, open_in_root, open_regular
 
@@ -113,17 +114,19 @@ def _copy_file(source: int, target: int, name: str) -> None:
         os.close(read)
 
 
-def copy_content(source: int, target: int) -> None:
+def copy_content(source: int, target: int, room: Callable[[int], object] = lambda _size: None) -> None:
     """Give the empty file `target` the content of the file `source`: shared with it until one of them is written
-    where the file system can do that (btrfs, XFS), holes left as they are elsewhere. Raises OSError."""
+    where the file system can do that (btrfs, XFS), holes left as they are elsewhere. `room` is told how many bytes
+    that takes if they can't be shared, before it does. Raises OSError, and what `room` raises."""
     try:
         fcntl.ioctl(target, FICLONE, source)
         return
     except OSError as error:
         if error.errno not in _NO_CLONING:
             raise
-    size = os.fstat(source).st_size
-    position = 0
+    status = os.fstat(source)
+    room(status.st_blocks * 512)
+    size, position = status.st_size, 0
     while position < size:
         try:
             start = os.lseek(source, position, os.SEEK_DATA)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from sampan.engine.copy_tree import FICLONE, copy_content
+from sampan.engine.volume_backup.room import check_room
 from sampan.engine.volume_backup.walk import Found, kind_of, node_xattrs, open_file, read_xattrs, walk
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -40,7 +41,7 @@ def clone_tree(
     """Copy what is in the directory `source` into the empty directory `target`, and the directory's own attributes.
 
     vanished: told what was removed meanwhile. progress: bytes of files that are done. look: called now and then, and
-    may raise. Sockets are left out. Raises OSError, `Invalid`.
+    may raise. Sockets are left out. Raises OSError, `Invalid`, `Unavailable` (no room).
     """
     copy = _Cloning(target, progress, look)
     try:
@@ -123,7 +124,7 @@ class _Cloning:
         try:
             target = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
             try:
-                copy_content(source, target)
+                copy_content(source, target, lambda size: check_room(target, size))
                 _dress(target, os.fstat(source), read_xattrs(source))
             finally:
                 os.close(target)

@@ -37,6 +37,7 @@ from sampan.engine.volume_backup.format import (
     text_of,
 )
 from sampan.engine.volume_backup.reuse import Bases, link_or_copy
+from sampan.engine.volume_backup.room import check_room
 from sampan.engine.volume_backup.walk import DEPTH_MAX
 from sampan.engine.volume_backup.writing import spool
 from sampan.errors import Conflict, Invalid, SampanError, Unavailable
@@ -326,7 +327,9 @@ class _Unpacking:
             raise Invalid(f"{_shown(path)}: a file of a base in a backup that has none")
         before = self._bases.entry(_relative(member.link, BASE))
         self._count(before.size)
-        descriptor = link_or_copy(self._bases, before, parent, name)
+        descriptor = link_or_copy(
+            self._bases, before, parent, name, lambda size: check_room(self._root, size)
+        )
         try:
             entry = _described(path, member, size=before.size, sha256=before.sha256, sparse=before.sparse)
             entry = Entry(
@@ -512,14 +515,6 @@ def _write_all(descriptor: int, piece: memoryview) -> None:
 def _times(member: Member) -> tuple[int, int]:
     time = member.mtime * 1_000_000_000 + member.mtime_nsec
     return time, time
-
-
-def check_room(directory: int) -> None:
-    """Raises `Unavailable` when the file system is all but full."""
-    status = os.fstatvfs(directory)
-    free, total = status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
-    if free < min(total // 50, 1 << 30) or (status.f_files and status.f_favail < 1024):
-        raise no_space("volumes")
 
 
 def _shown(name: bytes) -> str:

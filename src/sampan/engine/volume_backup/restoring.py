@@ -12,9 +12,10 @@ from typing import Protocol
 from sampan.engine.volume_backup.cloning import clone_tree
 from sampan.engine.volume_backup.format import FORMAT, Entry, Head, Summary, bytes_of
 from sampan.engine.volume_backup.manifests import read_entries, read_manifest
-from sampan.engine.volume_backup.reading import Limits, Restored, check_room, unpack
+from sampan.engine.volume_backup.reading import Limits, Restored, unpack
 from sampan.engine.volume_backup.registry import Registry
 from sampan.engine.volume_backup.reuse import Bases
+from sampan.engine.volume_backup.room import check_room
 from sampan.engine.volume_backup.snapshots import Source
 from sampan.engine.volume_backup.trees import opened_directory
 from sampan.errors import Conflict, Invalid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from typing import Final
 
 from sampan.engine.copy_tree import copy_content
@@ -36,10 +37,13 @@ class Bases:
         return found
 
 
-def link_or_copy(bases: Bases, entry: Entry, parent: int, name: bytes) -> int:
+def link_or_copy(
+    bases: Bases, entry: Entry, parent: int, name: bytes, room: Callable[[int], object] = lambda _size: None
+) -> int:
     """Make the file `name` of the directory `parent` with the content of the base's file.
 
-    Its descriptor, without any attribute of the base's. Raises OSError, `Invalid`.
+    Its descriptor, without any attribute of the base's. `room` is told how many bytes are about to be copied, and may
+    raise: an increment can name one large file as often as it likes. Raises OSError, `Invalid`.
     """
     path = os.fsdecode(bytes_of(entry.path))
     source = open_in_root(bases.root, path, os.O_PATH | os.O_NOFOLLOW, resolve=RESOLVE_NO_SYMLINKS)
@@ -52,7 +56,7 @@ def link_or_copy(bases: Bases, entry: Entry, parent: int, name: bytes) -> int:
         os.close(source)
     try:
         if not bases.ours or status.st_ino in bases.used:
-            return _copied(read, parent, name)
+            return _copied(read, parent, name, room)
         bases.used.add(status.st_ino)
         above, _, last = path.rpartition("/")
         directory = open_in_root(
@@ -73,10 +77,10 @@ def link_or_copy(bases: Bases, entry: Entry, parent: int, name: bytes) -> int:
         os.close(read)
 
 
-def _copied(read: int, parent: int, name: bytes) -> int:
+def _copied(read: int, parent: int, name: bytes, room: Callable[[int], object]) -> int:
     write = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
     try:
-        copy_content(read, write)
+        copy_content(read, write, room)
     except BaseException:
         os.close(write)
         raise

@@ -36,9 +36,10 @@ from sampan.engine.volume_backup.messages import (
     told,
     translated,
 )
-from sampan.engine.volume_backup.reading import Limits, Restored, check_room
+from sampan.engine.volume_backup.reading import Limits, Restored
 from sampan.engine.volume_backup.registry import Artifact, LayerTarget, Registry
 from sampan.engine.volume_backup.restoring import Given, restore_chain
+from sampan.engine.volume_backup.room import check_room
 from sampan.engine.volume_backup.snapshots import (
     MANIFEST,
     Keep,
