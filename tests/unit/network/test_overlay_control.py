@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from typing import Any
 import pytest
 
 from sampan.errors import Conflict, Denied, NotFound, Unavailable
-from sampan.network.overlay import allocation
+from sampan.network.overlay import allocation, control
 from sampan.network.overlay.cache import Cache
 from sampan.network.overlay.control import Control, Lifetimes
 from sampan.network.overlay.own import kept
 from sampan.network.overlay.schema import Endpoint, Host, Keys, Network
-from sampan.network.overlay.store import Put
+from sampan.network.overlay.store import Changes, Compacted, Put, Snapshot
 from sampan.testing.cluster_store import MemoryStore, SharedState
 
 TTL = Lifetimes(host=1, addresses=100)
@@ -80,7 +81,9 @@ class Site:
 
 def planned(name: str, subnet: str) -> Network:
     first = str(IPv4Network(subnet)[1])
-    return Network(f"{abs(hash((name, subnet))):064x}", name, "2026-01-01T00:00:00Z", 0, subnet, first)
+    return Network(
+        sha256(f"{name} {subnet}".encode()).hexdigest(), name, "2026-01-01T00:00:00Z", 0, subnet, first
+    )
 
 
 @asynccontextmanager
@@ -328,3 +331,55 @@ async def _rubbish(directory: Path) -> None:
 
 
 test_what_is_under_our_name_in_the_store_and_not_ours_is_removed = story(_rubbish)
+
+
+class _Forgetful(MemoryStore):
+    """Never knows what happened since; `reads` are the moments at which it was read."""
+
+    def __init__(self, shared: SharedState) -> None:
+        super().__init__(shared)
+        self.reads: list[float] = []
+        self.read_thrice = asyncio.Event()
+
+    async def read(self, prefix: str) -> Snapshot:
+        self.reads.append(asyncio.get_running_loop().time())
+        if len(self.reads) >= 4:  # the first session reads twice: it makes the identity
+            self.read_thrice.set()
+        return await super().read(prefix)
+
+    async def watch(self, prefix: str, revision: int) -> AsyncIterator[Changes]:
+        raise Compacted("everything has been forgotten")
+        yield
+
+
+async def _forgetful(directory: Path) -> None:
+    shared = SharedState()
+    site = Site(shared, directory, 1)
+    store = _Forgetful(shared)
+    site.control.store = store
+    began = asyncio.get_running_loop().time()
+    await site.control.start(seconds=DEADLINE)
+    async with asyncio.timeout(DEADLINE):
+        await store.read_thrice.wait()
+    assert store.reads[-1] - began >= 0.2 + 0.4, "sessions follow each other without a pause"
+    await site.control.close(leave=False)
+    shared.close()
+
+
+test_a_store_that_always_wants_to_be_read_again_is_not_read_without_a_pause = story(_forgetful)
+
+
+async def _too_much(directory: Path) -> None:
+    async with hosts(directory, 2) as (one, two):
+        network = await one.network()
+        most = control.MAX_BYTES
+        control.MAX_BYTES = 20_000
+        try:
+            await one.store.commit([], [Put("sampan/hosts/x", bytes(30_000))])
+            await two.until(lambda: "more than" in two.control.status.error)
+            assert network.id in two.control.view.networks
+        finally:
+            control.MAX_BYTES = most
+
+
+test_a_store_with_more_than_fits_counts_as_not_answering = story(_too_much)

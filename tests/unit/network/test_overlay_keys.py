@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from sampan.linux.netlink_xfrm import IN, OUT
 from sampan.network.overlay import signing
 from sampan.network.overlay.encryption import EPOCH_SECONDS, Station, association, protection, reqid_of
 from sampan.network.overlay.http import Answer
-from sampan.network.overlay.signing import SKEW_SECONDS, Checker, SharedSecret, read_secret
+from sampan.network.overlay.signing import SKEW_SECONDS, Checker, OtherKeeper, SharedSecret, read_secret
 
 A = Station("a" * 32, "192.0.2.1", "1" * 32)
 B = Station("b" * 32, "192.0.2.2", "2" * 32)
@@ -59,8 +60,48 @@ def ask(
     return path, client.sign(path, body), body
 
 
+def introduce(client: SharedSecret, keeper: Checker) -> None:
+    """What happens with the first request."""
+    path, fields, body = ask(client)
+    with pytest.raises(OtherKeeper) as raised:
+        keeper.check(path, fields, body)
+    told = json.dumps({"keeper": keeper.name}).encode()
+    name, signature = keeper.answer(raised.value.nonce, told)
+    with pytest.raises(Unavailable, match="not signed"):
+        client.renewed(fields, Answer(409, {name: "0" * 64}, told))
+    assert not client.renewed(fields, Answer(403, {name: signature}, told))
+    assert client.renewed(fields, Answer(409, {name: signature}, told))
+
+
+def test_what_was_signed_for_a_keeper_is_nothing_to_the_next_one() -> None:
+    """Which does not know what the first one has seen."""
+    client, keeper, after = SharedSecret(SECRET), Checker(SECRET), Checker(SECRET)
+    introduce(client, keeper)
+    recorded = ask(client)
+    keeper.check(*recorded)
+    with pytest.raises(OtherKeeper):
+        after.check(*recorded)
+    introduce(client, after)
+    after.check(*ask(client))
+    path, fields, body = recorded
+    with pytest.raises(Denied, match="not signed"):
+        after.check(path, {**fields, "x-sampan-keeper": after.name}, body)
+
+
+def test_a_signature_that_is_no_ascii_is_a_wrong_one() -> None:
+    client, keeper = SharedSecret(SECRET), Checker(SECRET)
+    path, fields, body = ask(client)
+    with pytest.raises(Denied, match="not signed"):
+        keeper.check(path, {**fields, "x-sampan-signature": "\xe9"}, body)
+    with pytest.raises(Unavailable, match="not signed"):
+        client.check(fields, Answer(200, {"x-sampan-signature": "\xe9"}, body))
+    with pytest.raises(Unavailable, match="not signed"):
+        client.line(fields, 1, b"\xe9 {}")
+
+
 def test_a_request_counts_once_and_only_as_it_was_signed() -> None:
     client, keeper = SharedSecret(SECRET), Checker(SECRET)
+    introduce(client, keeper)
     path, fields, body = ask(client)
     nonce = keeper.check(path, fields, body)
     with pytest.raises(Denied, match="was sent before"):

@@ -109,6 +109,18 @@ HOSTILE = {
     "stored under another's name": (KEYS.host(A), Host(B, "x", "192.0.2.9")),
     "a host on the loopback": (KEYS.host(B), Host(B, "x", "127.0.0.1")),
     "a host that is a group": (KEYS.host(B), Host(B, "x", "224.0.0.1")),
+    "very deep": (KEYS.host(B), b'{"x":' + b"[" * 60000),
+    "a host's address written in another way": (KEYS.host(B), Host(B, "x", "2001:DB8::1")),
+    "an IPv4 address in an IPv6 one": (KEYS.host(B), Host(B, "x", "::ffff:192.0.2.9")),
+    "a host on some cable": (KEYS.host(B), Host(B, "x", "fe80::1")),
+    "a host's address with an interface": (KEYS.host(B), Host(B, "x", "2001:db8::1%eth0")),
+    "half a byte of a secret": (KEYS.secret, b"a" * 33),
+    "half a byte of an identity": (KEYS.identity, b"a" * 33),
+    "a subnet with a mask": (
+        KEYS.network(NET),
+        msgspec.structs.replace(NETWORK, subnet="10.1.0.0/255.255.255.0"),
+    ),
+    "an IPv6 subnet in capitals": (KEYS.network(NET), msgspec.structs.replace(NETWORK, subnet6="FD00::/64")),
     "a host that is everywhere": (KEYS.host(B), Host(B, "x", "0.0.0.0")),
     "control characters in a host's name": (KEYS.host(B), Host(B, "x\x1b[2J", "192.0.2.9")),
     "a path for an id": (KEYS.host(".."), Host("..", "x", "192.0.2.9")),
@@ -153,6 +165,9 @@ def test_an_entry_that_makes_no_sense_is_as_if_it_were_not_there(what: str) -> N
     view = view_of(**{key: value})
     assert list(view.rejected) == [key]
     parts = KEYS.split(key)
+    if len(parts) == 1:
+        assert not view.secret and not view.identity
+        return
     assert parts[1] not in (view.hosts if parts[0] == "hosts" else {})
     assert parts[0] != "networks" or not view.networks
     assert len(view.forwards(NET, A, "192.0.2.1")) == (0 if parts[0] == "networks" else 1)
@@ -164,6 +179,40 @@ def test_a_second_network_with_a_name_or_a_number_is_not_used() -> None:
         view = view_of()
         view.apply(8, [Change(KEYS.network("2" * 64), entry(changed))])
         assert list(view.networks) == [NET]
+
+
+def test_a_second_network_whose_devices_would_have_the_same_names_is_not_used() -> None:
+    other = NET[:12] + "0" * 52
+    second = msgspec.structs.replace(NETWORK, id=other, name="second", vni=NETWORK.vni + 1)
+    view = view_of(
+        **{KEYS.network(other): msgspec.structs.replace(second, subnet="10.9.0.0/24", gateway="10.9.0.1")}
+    )
+    assert list(view.networks) == [NET] and list(view.rejected) == [KEYS.network(other)]
+
+
+def test_a_key_that_would_write_into_the_log_is_not_looked_at(caplog: pytest.LogCaptureFixture) -> None:
+    view = view_of(**{KEYS.host("x\nall is well"): b"{", KEYS.host("\x1b[2J"): b"{"})
+    assert not view.rejected and "all is well" not in caplog.text
+
+
+def test_the_log_complains_of_an_entry_once_and_not_without_end(caplog: pytest.LogCaptureFixture) -> None:
+    view = view_of()
+    for revision in range(2, 5):
+        view.apply(revision, [Change(KEYS.host(B), entry(b"{"))])
+    assert caplog.text.count("is not used") == 1
+    view.apply(9, [Change(KEYS.host(f"{number:032x}"), entry(b"{")) for number in range(300)])
+    assert caplog.text.count("is not used") == 100 and len(view.rejected) == 301
+
+
+def test_what_the_entries_take_is_known() -> None:
+    view = View(KEYS)
+    view.apply(2, [Change(KEYS.host(B), entry(b"x" * 1000))])
+    one = view.size
+    assert 1000 < one < 1500
+    view.apply(3, [Change(KEYS.host(A), entry(b"x" * 1000)), Change(KEYS.host(B), entry(b""))])
+    assert view.size == 2 * one - 1000
+    view.replace(Snapshot(4, {}))
+    assert view.size == 0
 
 
 def test_foreign_keys_are_not_looked_at() -> None:

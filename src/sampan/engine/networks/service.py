@@ -135,9 +135,10 @@ class Networks:
         by_id = self._records.get(name)
         if by_id is not None:
             return by_id
-        for record in self._records.values():
-            if record.name == name:
-                return record
+        named = [record for record in self._records.values() if record.name == name]
+        if named:
+            # Whoever writes into a cluster's store must not take over the name of one of this host's networks.
+            return min(named, key=lambda record: record.driver == OVERLAY)
         found = [record for key, record in self._records.items() if name and key.startswith(name)]
         if len(found) > 1:
             raise Invalid(f"network {name} is ambiguous ({len(found)} matches found based on ID prefix)")

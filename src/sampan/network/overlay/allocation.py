@@ -206,6 +206,6 @@ async def _claim(control: Control, network: Network, address: str) -> bool:
 async def _fresh(control: Control) -> View:
     """What the store has at this moment."""
     snapshot: Snapshot = await control.store.read(control.keys.root)
-    view = View(control.keys)
+    view = View(control.keys, quiet=True)
     view.replace(snapshot)
     return view

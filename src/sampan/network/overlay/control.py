@@ -21,7 +21,16 @@ from sampan.errors import Unavailable
 from sampan.network.overlay.cache import Cache, Cached
 from sampan.network.overlay.own import Leases, Own, Step, conflicts, steps
 from sampan.network.overlay.schema import Host, Keys, Network
-from sampan.network.overlay.store import Compacted, Condition, Delete, Kind, Operation, Put, Store
+from sampan.network.overlay.store import (
+    MAX_BYTES,
+    Compacted,
+    Condition,
+    Delete,
+    Kind,
+    Operation,
+    Put,
+    Store,
+)
 from sampan.network.overlay.view import View
 
 log = logging.getLogger(__name__)
@@ -166,7 +175,6 @@ class Control:
                 await self._session()
             except Compacted as error:
                 log.info("cluster store: %s; everything is read again", error)
-                continue
             except Unavailable as error:
                 self._set_status(False, error.message)
             if time.monotonic() - began > longest:
@@ -211,7 +219,7 @@ class Control:
         """Read everything; give a store that is new, or has lost its data, what it needs."""
         for _ in range(3):
             snapshot = await self.store.read(self.keys.root)
-            fresh = View(self.keys)
+            fresh = View(self.keys, quiet=True)
             fresh.replace(snapshot)
             missing = self._missing(fresh)
             if not missing and fresh.identity and (fresh.secret or self._secret):
@@ -271,6 +279,10 @@ class Control:
     async def _listen(self) -> None:
         async for changes in self.store.watch(self.keys.root, self.view.revision + 1):
             touched = self.view.apply(changes.revision, changes.changes)
+            if self.view.size > MAX_BYTES:
+                raise Unavailable(
+                    f"{self.store.name} has more than {MAX_BYTES >> 20} MiB below {self.keys.root}"
+                )
             for change in changes.changes:
                 self._written.discard(change.key)
             if changes.changes:

@@ -18,6 +18,12 @@ MAX_BODY = 32 << 20
 _MAX_LINE = 1 << 20
 _MAX_HEADERS = 100
 _CONNECT_SECONDS = 3.0
+_HEAD_SECONDS = 5.0
+"""Also for an answer that never ends: that it begins is to be seen soon."""
+
+
+class Unreachable(Unavailable):
+    """There was no connection: nothing was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +65,22 @@ class Stream:
     """An answer whose body comes in time."""
 
     def __init__(
-        self, address: Address, reader: asyncio.StreamReader, status: int, headers: Mapping[str, str]
+        self,
+        address: Address,
+        reader: asyncio.StreamReader,
+        transport: asyncio.WriteTransport,
+        status: int,
+        headers: Mapping[str, str],
     ):
         self._address = address
         self._reader = reader
+        self._transport = transport
         self.status = status
         self.headers = headers
+
+    def abort(self) -> None:
+        """Whoever reads it sees it break off."""
+        self._transport.abort()
 
     async def body(self) -> AsyncIterator[bytes]:
         """Pieces of the body until its end. Raises `Unavailable` when it breaks off."""
@@ -82,16 +98,18 @@ class Stream:
 
     async def lines(self) -> AsyncIterator[bytes]:
         """The body line by line, without line ends."""
-        rest = b""
+        rest = bytearray()
         async for part in self.body():
-            *complete, rest = (rest + part).split(b"\n")
+            first, *more = part.split(b"\n")
+            rest += first
             if len(rest) > MAX_BODY:
                 _broken(self._address, "a line of the answer has no end")
-            for line in complete:
-                if line:
-                    yield line
+            for after in more:
+                if rest:
+                    yield bytes(rest)
+                rest = bytearray(after)
         if rest:
-            yield rest
+            yield bytes(rest)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         """RFC 9112, section 7.1."""
@@ -124,7 +142,7 @@ async def opened(
                 address.host, address.port, ssl=address.tls, limit=_MAX_LINE
             )
     except (OSError, TimeoutError) as error:
-        raise Unavailable(f"cannot connect to {address}: {_reason(error)}") from error
+        raise Unreachable(f"cannot connect to {address}: {_reason(error)}") from error
     try:
         try:
             fields = {
@@ -136,11 +154,12 @@ async def opened(
             }
             head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
             writer.write(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body)
-            await writer.drain()
-            status, answered = await _head(address, reader)
+            async with asyncio.timeout(_HEAD_SECONDS):
+                await writer.drain()
+                status, answered = await _head(address, reader)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             raise Unavailable(f"{address} does not answer: {_reason(error)}") from error
-        yield Stream(address, reader, status, answered)
+        yield Stream(address, reader, writer.transport, status, answered)
     finally:
         writer.transport.abort()
 

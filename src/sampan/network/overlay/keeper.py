@@ -1,7 +1,7 @@
 """Serves a `KeeperState` to the other engines of a cluster without etcd, in the words of etcd's JSON gateway.
 
 The first engine of a `static:` list is the keeper; the others, and it itself, are clients as of an etcd. Only requests
-that are signed with the cluster's secret are looked at.
+that are signed with the cluster's secret are looked at. What is to be signed has to be read first: see `_Strangers`.
 """
 
 from __future__ import annotations
@@ -11,29 +11,58 @@ import base64
 import binascii
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from sampan.errors import Conflict, Denied, Invalid, NotFound, SampanError
+from sampan.errors import Conflict, Denied, Invalid, NotFound, SampanError, Unavailable
 from sampan.network.overlay.keeper_state import KeeperState
-from sampan.network.overlay.signing import Checker
+from sampan.network.overlay.signing import OTHER_KEEPER, Checker, OtherKeeper
 from sampan.network.overlay.store import Change, Compacted, Condition, Delete, Entry, Kind, Operation, Put
 
 log = logging.getLogger(__name__)
 
 PORT = 7946
 """TCP; that of Docker's control plane, which firewalls may know already."""
-_MAX_REQUEST = 4 << 20
+_MAX_REQUEST = 256 << 10
 _MAX_HEADERS = 50
 _REQUEST_SECONDS = 10.0
+_ANSWER_SECONDS = 30.0
 _EXPIRY_SECONDS = 0.5
 _MAX_CONNECTIONS = 2000
-_STATUS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 500: "Internal Server Error"}
+"""Of those whose request was signed: every host watches."""
+_MAX_STRANGERS = 128
+"""Of the others, which may have sent `_MAX_REQUEST` bytes each."""
+_STATUS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 409: "Conflict"}
 
 Json = dict[str, Any]
+_NONSENSE = (
+    *(msgspec.DecodeError, binascii.Error, KeyError, TypeError, ValueError, AttributeError),
+    *(RecursionError, OverflowError),
+)
+
+
+class _Strangers:
+    """Connections whose request is not known to be signed. When there are too many, the one that has been there longest
+    goes, of the network that most come from: hosts of the cluster need a moment, and are few."""
+
+    def __init__(self) -> None:
+        self._from: dict[asyncio.Task[None], str] = {}
+
+    def add(self, task: asyncio.Task[None], peer: str) -> None:
+        if len(self._from) >= _MAX_STRANGERS:
+            (most, _), *_ = Counter(self._from.values()).most_common(1)
+            oldest = next(one for one, network in self._from.items() if network == most)
+            del self._from[oldest]
+            oldest.cancel()
+        self._from[task] = _network_of(peer)
+
+    def discard(self, task: asyncio.Task[None]) -> None:
+        self._from.pop(task, None)
 
 
 class Keeper:
@@ -45,6 +74,7 @@ class Keeper:
         self._calls = asyncio.Lock()
         self._news = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._strangers = _Strangers()
         self._server: asyncio.Server | None = None
 
     async def listen(self, host: str, port: int) -> None:
@@ -74,7 +104,11 @@ class Keeper:
         while True:
             await asyncio.sleep(_EXPIRY_SECONDS)
             async with self._calls:
-                over = await asyncio.to_thread(self._state.expire)
+                try:
+                    over = await asyncio.to_thread(self._state.expire)
+                except Unavailable as error:
+                    log.warning("what belongs to hosts that have gone stays: %s", error)
+                    continue
             if over:
                 await self._tell()
 
@@ -85,33 +119,44 @@ class Keeper:
     # Connections: one request each
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        task: asyncio.Task[None] | None = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._strangers.add(task, str((writer.get_extra_info("peername") or ("",))[0]))
         try:
-            if len(self._tasks) <= _MAX_CONNECTIONS:
-                await self._serve(reader, writer)
+            await self._serve(task, reader, writer)
+            writer.close()
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                await writer.wait_closed()
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
             log.debug("a client of the cluster's store has gone")
         finally:
-            writer.close()
+            self._strangers.discard(task)
+            writer.transport.abort()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, task: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         async with asyncio.timeout(_REQUEST_SECONDS):
             path, headers, body = await _read(reader)
         nonce = ""
         try:
             nonce = self._checker.check(path, headers, body)
+            self._strangers.discard(task)
+            if len(self._tasks) > _MAX_CONNECTIONS:
+                raise OSError("there are too many clients")
             question = msgspec.json.decode(body, type=Json)
             if path == "/v3/watch":
                 await self._watch(writer, nonce, question)
                 return
             status, answer = 200, await self._call(path, question)
+        except OtherKeeper as error:
+            nonce, status, answer = error.nonce, OTHER_KEEPER, {"keeper": self._checker.name}
         except SampanError as error:
             status = {Denied: 403, NotFound: 404}.get(type(error), 400)
             answer = {"error": error.message}
-        except (msgspec.DecodeError, KeyError, TypeError, ValueError, AttributeError, binascii.Error):
+        except _NONSENSE:
             status, answer = 400, {"error": "the request makes no sense"}
         text = msgspec.json.encode(answer)
         name, signature = self._checker.answer(nonce, text)
@@ -120,7 +165,8 @@ class Keeper:
             f"Content-Length: {len(text)}\r\n{name}: {signature}\r\nConnection: close\r\n\r\n"
         )
         writer.write(head.encode("latin-1") + text)
-        await writer.drain()
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            await writer.drain()
 
     async def _call(self, path: str, question: Json) -> Json:
         async with self._calls:
@@ -181,6 +227,15 @@ class Keeper:
             async with self._news:
                 while self._state.revision < revision:
                     await self._news.wait()
+
+
+def _network_of(peer: str) -> str:
+    """Whose connections are counted together: an IPv4 address, the /64 of an IPv6 one."""
+    try:
+        address = ip_address(peer.partition("%")[0])
+    except ValueError:
+        return ""
+    return str(address) if address.version == 4 else address.packed[:8].hex()
 
 
 async def _read(reader: asyncio.StreamReader) -> tuple[str, Mapping[str, str], bytes]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from sampan.errors import Invalid, NotFound, Unavailable
@@ -27,9 +28,8 @@ from sampan.network.overlay.store import (
 
 _HISTORY = 4096
 """Changes that a watcher may be behind; who is further behind reads everything again."""
-MAX_ENTRIES = 100_000
-MAX_BYTES = 64 << 20
-"""Of all keys and values together."""
+MAX_BYTES = 16 << 20
+"""Of all entries together, by `Entry.size`: as base64 and JSON less than a client takes in one answer."""
 _MAX_KEY = 1000
 _MAX_LEASES = 10_000
 
@@ -63,7 +63,7 @@ class KeeperState:
             self._database.execute("INSERT INTO revision VALUES (1)")
         self._ends = {lease: now() + seconds for lease, seconds in self._leases.items()}
         self._history: deque[Changes] = deque(maxlen=_HISTORY)
-        self._bytes = sum(len(key) + len(entry.value) for key, entry in self.entries.items())
+        self._bytes = sum(entry.size(key) for key, entry in self.entries.items())
 
     def close(self) -> None:
         self._database.close()
@@ -85,12 +85,16 @@ class KeeperState:
         return found
 
     def commit(self, conditions: Iterable[Condition], operations: Sequence[Operation]) -> bool:
-        """Raises `NotFound` for a lease that has ended, `Invalid` for what is too large."""
+        """Raises `NotFound` for a lease that has ended, `Invalid` for what is too large, `Unavailable`."""
         if not all(map(self._holds, conditions)):
             return False
+        grown = 0
         for operation in operations:
             if isinstance(operation, Put):
                 self._check(operation)
+                grown += Entry(operation.value, 0, 0).size(operation.key) - self._size(operation.key)
+        if grown > 0 and self._bytes + grown > MAX_BYTES:
+            raise Invalid("the store is full")
         self._perform(operations)
         return True
 
@@ -99,8 +103,6 @@ class KeeperState:
             raise Invalid("a key is printable ASCII")
         if put.lease and put.lease not in self._leases:
             raise NotFound("requested lease not found")
-        if len(self.entries) >= MAX_ENTRIES or self._bytes + len(put.key) + len(put.value) > MAX_BYTES:
-            raise Invalid("the store is full")
 
     def _holds(self, condition: Condition) -> bool:
         entry = self.entries.get(condition.key)
@@ -132,7 +134,7 @@ class KeeperState:
                 changes += [Change(key, None) for key in self._meant(operation)]
         if not changes:
             return
-        with _transaction(self._database):
+        with _writing(self._database):
             for change in changes:
                 self._store(change)
             self._database.execute("UPDATE revision SET number = ?", (revision,))
@@ -163,7 +165,7 @@ class KeeperState:
 
     def _size(self, key: str) -> int:
         entry = self.entries.get(key)
-        return 0 if entry is None else len(key) + len(entry.value)
+        return 0 if entry is None else entry.size(key)
 
     # Leases
 
@@ -171,7 +173,8 @@ class KeeperState:
         if not 0 < seconds <= 10**9 or len(self._leases) >= _MAX_LEASES:
             raise Invalid("no lease can be given")
         lease = secrets.randbits(62) | 1
-        self._database.execute("INSERT INTO leases VALUES (?, ?)", (lease, seconds))
+        with _writing(self._database):
+            self._database.execute("INSERT INTO leases VALUES (?, ?)", (lease, seconds))
         self._leases[lease] = seconds
         self._ends[lease] = self._now() + seconds
         return lease
@@ -188,7 +191,8 @@ class KeeperState:
         if lease not in self._leases:
             raise NotFound("requested lease not found")
         self._perform([Delete(key) for key, entry in self.entries.items() if entry.lease == lease])
-        self._database.execute("DELETE FROM leases WHERE id = ?", (lease,))
+        with _writing(self._database):
+            self._database.execute("DELETE FROM leases WHERE id = ?", (lease,))
         del self._leases[lease], self._ends[lease]
 
     def expire(self) -> bool:
@@ -200,12 +204,15 @@ class KeeperState:
         return bool(over)
 
 
-class _transaction:
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
-
-    def __enter__(self) -> None:
-        self._database.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._database.execute("COMMIT" if kind is None else "ROLLBACK")
+@contextmanager
+def _writing(database: sqlite3.Connection) -> Iterator[None]:
+    """All of it or nothing is on disk. Raises `Unavailable` for a disk that is full or broken."""
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        yield
+        database.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise Unavailable(f"the cluster's store can not be written: {error}") from error
+    finally:
+        if database.in_transaction:
+            database.execute("ROLLBACK")

@@ -165,13 +165,14 @@ def decode_network(parts: tuple[str, ...], value: bytes) -> Network:
     if not FIRST_VNI <= network.vni <= LAST_VNI:
         raise Invalid(f"{network.vni} is no number for a network")
     subnet = check_subnet(network.subnet)
+    _canonical(subnet, network.subnet)
     for address in (network.gateway, *network.aux.values()):
         if _ipv4(address) not in subnet:
             raise Invalid(f"{address} is not in {subnet}")
     if network.ip_range and not _network(network.ip_range).subnet_of(subnet):
         raise Invalid(f"{network.ip_range} is not in {subnet}")
     if network.subnet6:
-        check_subnet6(network.subnet6)
+        _canonical(check_subnet6(network.subnet6), network.subnet6)
     if not 68 <= network.mtu <= 65535:
         raise Invalid(f"{network.mtu} is no MTU")
     if len(network.created) > 40 or not re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", network.created):
@@ -211,8 +212,7 @@ def decode_endpoint(parts: tuple[str, ...], value: bytes, network: Network | Non
 
 def _check_inner(text: str, network: Network | None) -> None:
     address = _ipv4(text)
-    if str(address) != text:
-        raise Invalid(f"{text!r} is not how an address is written")
+    _canonical(address, text)
     if network is None:
         return
     subnet = IPv4Network(network.subnet)
@@ -248,9 +248,13 @@ def check_underlay(text: str) -> IPv4Address | IPv6Address:
         address = ip_address(text)
     except ValueError:
         raise Invalid(f"{text!r} is no address of a host") from None
+    _canonical(address, text)  # addresses are compared as text
     broadcast = address == IPv4Address("255.255.255.255")
-    if address.is_loopback or address.is_multicast or address.is_unspecified or broadcast or "%" in text:
-        raise Invalid(f"{text} is no address of a host that others can reach")
+    within = "%" in text or (
+        address.version == 6 and (address.is_link_local or address.ipv4_mapped is not None)
+    )
+    if address.is_loopback or address.is_multicast or address.is_unspecified or broadcast or within:
+        raise Invalid(f"{text!r} is no address of a host that others can reach")
     return address
 
 
@@ -271,8 +275,13 @@ def _decode(value: bytes, kind: type[T]) -> T:
         raise Invalid(f"it has more than {MAX_VALUE >> 10} KiB")
     try:
         return msgspec.json.decode(value, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"it is malformed: {error}") from error
+
+
+def _canonical(found: object, text: str) -> None:
+    if str(found) != text:
+        raise Invalid(f"{text[:80]!r} is not how {found} is written")
 
 
 def _network(text: str) -> IPv4Network:

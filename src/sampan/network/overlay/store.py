@@ -13,6 +13,12 @@ from typing import Protocol
 
 from sampan.errors import Unavailable
 
+_ENTRY_BYTES = 150
+
+
+MAX_BYTES = 64 << 20
+"""Of keys and values together that an engine reads: what is in a store may be hostile, and stays in memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -22,6 +28,10 @@ class Entry:
     created: int
     modified: int
     lease: int = 0
+
+    def size(self, key: str) -> int:
+        """Bytes of key and value, and about what the entry has beside them."""
+        return len(key) + len(self.value) + _ENTRY_BYTES
 
 
 @dataclass(frozen=True, slots=True)

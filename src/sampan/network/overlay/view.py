@@ -8,20 +8,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from sampan.errors import Invalid
 from sampan.network.model import Forward, derived_mac
 from sampan.network.overlay import schema
+from sampan.network.overlay.driver import bridge_name
 from sampan.network.overlay.schema import Claim, Endpoint, Host, Keys, Network
 from sampan.network.overlay.store import Change, Entry, Snapshot
 
 _log = logging.getLogger(__name__)
 
+_MOST_SAID = 100
+"""Entries at one time that the log complains of: whoever writes into the store must not fill a host's disk."""
+
 
 class View:
     """Used from one thread. Entries that make no sense are as if they were not there, and counted in `rejected`."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, *, quiet: bool = False) -> None:
+        """`quiet`: somebody else says in the log what is rejected."""
         self._keys = keys
+        self._most_said = 0 if quiet else _MOST_SAID
         self.revision = 0
         self.entries: dict[str, Entry] = {}
         """Everything below the root, as it is in the store."""
+        self.size = 0
+        """Of `entries`, in bytes."""
         self.identity = ""
         self.secret = b""
         self.hosts: dict[str, Host] = {}
@@ -51,12 +59,14 @@ class View:
         touched: set[str] = set()
         for change in changes:
             parts = self._keys.split(change.key)
-            if len(parts) < 1 or not change.key.isascii() or len(change.key) > 500:
+            readable = change.key.isascii() and change.key.isprintable()
+            if len(parts) < 1 or not readable or len(change.key) > 500:
                 continue
-            if change.entry is None:
-                self.entries.pop(change.key, None)
-            else:
+            if (known := self.entries.pop(change.key, None)) is not None:
+                self.size -= known.size(change.key)
+            if change.entry is not None:
                 self.entries[change.key] = change.entry
+                self.size += change.entry.size(change.key)
             touched |= self._take(change.key, parts, change.entry)
         return touched
 
@@ -64,14 +74,15 @@ class View:
         return key.startswith(self._keys.networks)
 
     def _take(self, key: str, parts: tuple[str, ...], entry: Entry | None) -> set[str]:
-        self.rejected.pop(key, None)
+        said = self.rejected.pop(key, None)
         self._forget(parts)
         if entry is not None:
             try:
                 self._learn(parts, entry.value)
             except Invalid as error:
                 self.rejected[key] = error.message
-                _log.warning("cluster store: %s is not used: %s", key, error)
+                if said != error.message and len(self.rejected) <= self._most_said:
+                    _log.warning("cluster store: %s is not used: %s", key, error)
         return {parts[1] if parts[0] in ("networks", "addresses", "endpoints") and len(parts) > 1 else ""}
 
     def _forget(self, parts: tuple[str, ...]) -> None:
@@ -118,6 +129,8 @@ class View:
         for other in self.networks.values():
             if other.vni == network.vni or other.name == network.name:
                 raise Invalid(f"it has the name or the number of network {other.id[:12]}")
+            if bridge_name(other.id) == bridge_name(network.id):
+                raise Invalid(f"its devices would be called as those of network {other.id[:12]}")
         self.networks[network_id] = network
         # What came before its network was not checked by it.
         for kind in ("addresses", "endpoints"):
@@ -187,6 +200,7 @@ def _bounded(known: Mapping[str, object], most: int) -> None:
 
 def _token(value: bytes) -> str:
     text = value.decode("ascii", "replace")
-    if not 32 <= len(text) <= 128 or any(letter not in "0123456789abcdef" for letter in text):
-        raise Invalid("it is no hexadecimal number of 32 to 128 digits")
+    even = len(text) % 2 == 0
+    if not (even and 32 <= len(text) <= 128) or any(letter not in "0123456789abcdef" for letter in text):
+        raise Invalid("it is no hexadecimal number of 32 to 128 digits, two for each byte")
     return text
