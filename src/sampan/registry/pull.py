@@ -92,13 +92,32 @@ def pull_blob(
     images: ImageStore,
     descriptor: Descriptor,
     cancelled: threading.Event,
+    progress: Callable[[int], None] = lambda _offset: None,
 ) -> None:
     """A blob into the content store, as it is; raises as `pull`. The caller keeps it from being collected."""
     content = images.content
     with content.ingest(descriptor.digest, descriptor.size, cancelled=cancelled.is_set) as blob:
         if not blob.complete:
-            client.fetch_blob(reference, descriptor, blob, cancelled.is_set)
+            client.fetch_blob(reference, descriptor, _Watched(blob, progress), cancelled.is_set)
             blob.commit()
+
+
+class _Watched:
+    """The sink of a blob alone. progress: told how much of it is there."""
+
+    def __init__(self, blob: BlobIngest, progress: Callable[[int], None]) -> None:
+        self._blob = blob
+        self._progress = progress
+        self.restart = blob.restart
+        progress(blob.offset)
+
+    @property
+    def offset(self) -> int:
+        return self._blob.offset
+
+    def write(self, data: bytes) -> None:
+        self._blob.write(data)
+        self._progress(self._blob.offset)
 
 
 def pull_all(

@@ -149,17 +149,18 @@ def push_blobs(
     blobs: Sequence[tuple[Callable[[], Descriptor], Digest | None, Descriptor | None]],
     images: ImageStore,
     *,
+    report: Report = lambda _progress: None,
     cancelled: threading.Event,
     parallel: int = 5,
 ) -> list[Descriptor]:
-    """Blobs alone, for a cache artifact; their descriptors. Raises as `push`.
+    """Blobs alone, for an artifact (a cache, a backup); their descriptors. Raises as `push`.
 
     Each comes with what makes it in the content store, the diff-id of the layer that it is, if it is one, and what it
     will be, if that is known before it is made: what the registry has need not be made.
     """
     if not blobs:
         return []
-    work = _LayerPush(client, reference, images, lambda _progress: None, cancelled)
+    work = _LayerPush(client, reference, images, report, cancelled)
     return _in_parallel(work, [partial(work.push_made, *one) for one in blobs], parallel)
 
 
@@ -219,6 +220,7 @@ class _LayerPush:
         if self._stopped():
             raise Cancel("cancelled")
         if known is not None and self._client.has_blob(self._reference, known.digest):
+            self._report(Progress("Layer already exists", hex_of(diff_id or known.digest)[:12]))
             return known
         descriptor = make()
         self.push_blob(descriptor, diff_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -16,6 +17,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from sampan.testing.registry import RealRegistry
+from sampan.testing.terminal import on_terminal
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -182,6 +184,8 @@ def test_snapshots_are_kept_compared_restored_and_are_bases_too(
     assert sampan.ok("volume", "diff", filled, "rr") == ""
     sampan.ok("volume", "restore", "--force", filled, first)
     assert sampan.ok("volume", "diff", first, filled) == ""
+    sampan.ok("volume", "restore", "labelled", first)
+    assert sampan.ok("volume", "inspect", "-f", "{{.Labels.team}}", "labelled") == "data"
     for _ in range(3):
         sampan.ok("volume", "snapshot", filled, "--keep", "2")
     names = sampan.ok("volume", "snapshot", "ls", "-q", filled).split()
@@ -243,6 +247,16 @@ def test_a_registry_has_backups_as_artifacts_that_restore_by_themselves(
         assert sampan.ok("volume", "diff", filled, "rr") == ""
         assert sampan.ok("volume", "diff", "rr", reference) == ""
         sampan.ok("volume", "rm", "rr")
+    # On a terminal the bytes that travel are bars.
+    for *arguments, what in (
+        ("backup", filled, f"{name}:bars", b"Pushing"),
+        ("restore", "rr", f"{name}:bars", b"Downloading"),
+    ):
+        with on_terminal(sampan.engine.environment, "volume", *arguments, columns=200) as terminal:
+            assert terminal.finish() == 0, terminal.seen
+        full = rb"[0-9a-f]{12}: %s \[={50}>\] +3\.\d+MB/3\.\d+MB\r" % what
+        assert re.search(full, terminal.seen), terminal.seen
+    sampan.ok("volume", "rm", "rr")
     # An increment in a file stands on one in a registry, and on none that is something else.
     increment = str(tmp_path / "increment")
     sampan.ok("volume", "backup", filled, increment, "--base", f"{name}:one")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.engine.volumes.plugins import Address, Plugin, PluginDirectories, parse_address
+from sampan.engine.volumes.plugins import Address, Plugin, PluginDirectories, PluginDriver, parse_address
 from sampan.errors import Invalid, NotFound, Unavailable
 
 
@@ -35,7 +35,9 @@ def test_sockets_come_before_descriptions(tmp_path: Path) -> None:
             assert found.find(name) is None
 
 
-@pytest.mark.parametrize("text", ["", "localhost:80", "ftp://x:1", "unix://", "tcp://", "unix:relative"])
+@pytest.mark.parametrize(
+    "text", ["", "localhost:80", "ftp://x:1", "unix://", "tcp://", "unix:relative", "unix://[", "tcp://[::1"]
+)
 def test_addresses_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(Invalid, match="invalid plugin address"):
         parse_address(text)
@@ -49,3 +51,27 @@ def test_a_plugin_that_is_not_there_and_one_that_does_not_listen_are_told_apart(
         closed.bind(str(tmp_path / "gone.sock"))
     with pytest.raises(Unavailable, match="error while contacting plugin gone for Plugin"):
         plugin.call("Plugin.Activate")
+
+
+def test_a_description_that_cannot_be_read_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "odd.spec").mkdir()
+    (tmp_path / "bad.spec").write_text("unix://[")
+    plugins = PluginDirectories((), (tmp_path,))
+    with pytest.raises(Invalid, match=r"odd\.spec: is a directory"):
+        plugins.find("odd")
+    with pytest.raises(Invalid, match=r"bad\.spec: invalid plugin address"):
+        plugins.find("bad")
+
+
+@pytest.mark.parametrize(
+    "odd", [5, "VolumeDriver", {"Name": "x"}, None, [1, None, {"Name": 3}, {"Other": 1}]]
+)
+def test_answers_of_another_form_than_dockers_are_no_volumes(
+    odd: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = Plugin("odd", PluginDirectories((tmp_path,), ()))
+    monkeypatch.setattr(plugin, "call", lambda *_: {"Volumes": odd, "Implements": odd, "Volume": odd})
+    driver = PluginDriver(plugin)
+    assert driver.volumes() == ({"3": ""} if isinstance(odd, list) else {})
+    with pytest.raises(NotFound, match="does not implement"):
+        driver.activate()

@@ -12,7 +12,7 @@ from sampan.engine.containers.base import Parts
 from sampan.engine.containers.store import Slot
 from sampan.engine.model import ContainerRecord, MountPoint
 from sampan.engine.mounts import check_volume_name
-from sampan.errors import Invalid
+from sampan.errors import Conflict, Invalid
 from sampan.storage.metadata import Table
 
 
@@ -41,6 +41,10 @@ class VolumeRenaming:
 
             def write() -> None:
                 for slot in self._users(name):
+                    if (
+                        slot not in slots
+                    ):  # a container that was made just now: a save of it may be on its way
+                        raise Conflict(f"rename {name}: volume is in use", hint="try again")
                     record = renamed(slot.record, name, new, before, after)
                     self._parts.metadata.put(Table.CONTAINERS, record.id, msgspec.json.encode(record))
                     changed.append((slot, record))

@@ -32,7 +32,7 @@ from sampan.oci.digest import Digest, digest_of
 from sampan.oci.manifest import Descriptor, Manifest, encode_manifest, parse_manifest
 from sampan.oci.reference import Reference
 from sampan.registry.config import Credentials
-from sampan.registry.progress import Progress
+from sampan.registry.progress import Progress, Transfer
 
 if TYPE_CHECKING:
     from sampan.registry.client import RegistryClient
@@ -139,12 +139,14 @@ class Registry:
         store = self._images.store
         for layer in layers:
             short = layer.digest[7:19]
-            report(Progress("Downloading", short, 0, layer.size))
-            with store.hold((layer.digest,)), self._client() as client:
-                pull_blob(client, self.reference, store, layer, cancelled)
-                report(Progress("Download complete", short))
-                yield self._read(layer.digest)
-            store.drop_blobs((layer.digest,))
+            bar = Transfer(report, "Downloading", short, layer.size)
+            try:
+                with store.hold((layer.digest,)), self._client() as client:
+                    pull_blob(client, self.reference, store, layer, cancelled, bar.at)
+                    report(Progress("Download complete", short))
+                    yield self._read(layer.digest)
+            finally:
+                store.drop_blobs((layer.digest,))
 
     def _read(self, digest: Digest) -> Iterator[bytes]:
         with self._images.store.content.open(digest) as file:
@@ -167,11 +169,9 @@ class Registry:
         with self._client() as client:
             older = self._older(client, before, cancelled)
             for layer in layers:
-                report(Progress("Pushing", layer.digest[7:19], 0, layer.size))
+                report(Progress("Preparing", layer.digest[7:19]))
             made = [(_giving(layer), None, layer) for layer in layers]
-            push_blobs(client, self.reference, made, self._images.store, cancelled=cancelled)
-            for layer in layers:
-                report(Progress("Pushed", layer.digest[7:19]))
+            push_blobs(client, self.reference, made, self._images.store, report=report, cancelled=cancelled)
             config.seek(0)
             raw = config.read()
             push_small(client, self.reference, CONFIG_TYPE, raw, cancelled)

@@ -38,7 +38,7 @@ from sampan.engine.volume_backup.messages import (
 )
 from sampan.engine.volume_backup.reading import Limits, Restored
 from sampan.engine.volume_backup.registry import Artifact, LayerTarget, Registry
-from sampan.engine.volume_backup.restoring import Given, restore_chain
+from sampan.engine.volume_backup.restoring import AsSnapshot, Given, restore_chain
 from sampan.engine.volume_backup.room import check_room
 from sampan.engine.volume_backup.snapshots import (
     MANIFEST,
@@ -311,7 +311,11 @@ class VolumeBackups:
 
         def labelled(record: VolumeRecord) -> VolumeRecord:
             """Driver's options are not taken over: a stranger's backup could name any directory of the host."""
-            return replace(record, labels=done[0].head.labels)
+            labels = done[0].head.labels
+            if isinstance(given[-1], AsSnapshot):
+                # A snapshot is of a volume of ours, and has the labels of that.
+                labels = self._volumes.get(given[-1].snapshot.volume).labels
+            return replace(record, labels=labels)
 
         opened = self._volumes.replaced(name) if exists else self._volumes.staged(name, finish=labelled)
         async with opened as place:

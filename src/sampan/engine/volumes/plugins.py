@@ -64,7 +64,10 @@ class _Spec(msgspec.Struct, frozen=True, rename="pascal"):
 
 def parse_address(text: str, tls: _TlsConfig | None = None) -> Address:
     """`unix:///path`, `tcp://host:port`, `https://host:port`. Raises `Invalid`."""
-    url = urlsplit(text.strip())
+    try:
+        url = urlsplit(text.strip())
+    except ValueError as error:
+        raise Invalid(f"invalid plugin address {text!r}: {error}") from error
     if url.scheme == "unix" and url.path.startswith("/"):
         return Address("unix", url.path)
     if url.scheme not in ("tcp", "http", "https") or not url.netloc:
@@ -129,6 +132,10 @@ def _read(path: Path) -> bytes | None:
             return file.read(_MAX_SPEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise Invalid(
+            f"plugin description {path}: {os.strerror(error.errno or errno.EIO).lower()}"
+        ) from error
 
 
 def _described(path: Path, text: bytes) -> Address:
@@ -226,8 +233,8 @@ class PluginDriver:
 
     def activate(self) -> None:
         """Ask what it is. Raises `NotFound` for a plugin that is not there or has no volumes, `Unavailable`."""
-        implements = self._plugin.call("Plugin.Activate").get("Implements") or ()
-        if "VolumeDriver" not in implements:
+        implements = self._plugin.call("Plugin.Activate").get("Implements")
+        if not isinstance(implements, list) or "VolumeDriver" not in implements:
             raise NotFound(
                 f'error looking up volume plugin {self.name}: plugin "{self.name}" does not implement '
                 '"VolumeDriver"'
@@ -310,7 +317,9 @@ class PluginDriver:
 
     def volumes(self) -> dict[str, str]:
         """All that it has: name -> place or ""."""
-        found = self._plugin.call("VolumeDriver.List").get("Volumes") or ()
+        found = self._plugin.call("VolumeDriver.List").get("Volumes")
+        if not isinstance(found, list):
+            return {}
         return {
             str(one["Name"]): str(one.get("Mountpoint") or "")
             for one in found
