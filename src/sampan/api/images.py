@@ -9,7 +9,6 @@ import msgspec
 
 from sampan.api.auth import AuthConfig, registry_auth
 from sampan.api.messages import (
-    DRY_RUN,
     AnyResponse,
     Request,
     Response,
@@ -18,6 +17,7 @@ from sampan.api.messages import (
     json_response,
 )
 from sampan.api.platforms import descriptor_of, manifests, platform_query
+from sampan.api.trials import trial
 from sampan.engine.engine import Engine
 from sampan.engine.model import NEVER, rfc3339
 from sampan.errors import Invalid, SampanError
@@ -239,9 +239,8 @@ async def remove(engine: Engine, request: Request) -> AnyResponse:
 
 
 async def prune(engine: Engine, request: Request) -> AnyResponse:
-    removal = await engine.images.prune(
-        request.filters(), dry_run=request.flag(DRY_RUN), without=request.query_list("without")
-    )
+    wanted = await trial(request)
+    removal = await engine.images.prune(request.filters(), dry_run=wanted.dry_run, without=wanted.without)
     return json_response({"ImagesDeleted": removal.records() or None, "SpaceReclaimed": removal.freed})
 
 

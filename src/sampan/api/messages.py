@@ -16,8 +16,7 @@ from sampan.errors import Invalid
 T = TypeVar("T")
 
 DRY_RUN = "dry-run"
-"""Beyond Docker, of the prunes: nothing is removed, the answer says what would be. With `without=ID` (repeated): as if
-these containers were gone."""
+"""Beyond Docker, of the prunes: nothing is removed, the answer says what would be; see `sampan.api.trials`."""
 
 MAX_JSON_BODY = 4 * 1024 * 1024
 """Bytes of a request body that is decoded in memory; uploads are streamed and have no such bound."""

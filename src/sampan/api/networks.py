@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sampan.api.messages import DRY_RUN, AnyResponse, Request, Response, Route, json_response, no_content
+from sampan.api.messages import AnyResponse, Request, Response, Route, json_response, no_content
+from sampan.api.trials import trial
 from sampan.engine.config import Docker, EndpointSettings, decode_docker
 from sampan.engine.engine import Engine
 from sampan.engine.networks.requests import GivenFamilies, NetworkCreate
@@ -55,10 +56,9 @@ async def disconnect(engine: Engine, request: Request) -> AnyResponse:
 
 
 async def prune(engine: Engine, request: Request) -> AnyResponse:
+    wanted = await trial(request)
     return json_response(
-        await engine.networks.prune(
-            request.filters(), dry_run=request.flag(DRY_RUN), without=request.query_list("without")
-        )
+        await engine.networks.prune(request.filters(), dry_run=wanted.dry_run, without=wanted.without)
     )
 
 

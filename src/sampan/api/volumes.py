@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sampan.api.messages import DRY_RUN, AnyResponse, Request, Route, json_response, no_content
+from sampan.api.trials import trial
 from sampan.engine.config import Docker, decode_docker
 from sampan.engine.engine import Engine
 
@@ -34,15 +35,17 @@ async def inspect(engine: Engine, request: Request) -> AnyResponse:
 
 
 async def remove(engine: Engine, request: Request) -> AnyResponse:
-    await engine.volumes.remove(request.match["name"], force=request.flag("force"))
+    name, force = request.match["name"], request.flag("force")
+    if request.flag(DRY_RUN):
+        return json_response(await engine.volumes.would_remove(name, force=force))
+    await engine.volumes.remove(name, force=force)
     return no_content()
 
 
 async def prune(engine: Engine, request: Request) -> AnyResponse:
+    wanted = await trial(request)
     return json_response(
-        await engine.volumes.prune(
-            request.filters(), dry_run=request.flag(DRY_RUN), without=request.query_list("without")
-        )
+        await engine.volumes.prune(request.filters(), dry_run=wanted.dry_run, without=wanted.without)
     )
 
 

@@ -281,6 +281,11 @@ def test_a_dry_run_says_what_a_prune_then_takes(fresh_sampan: Any) -> None:
     sampan.ok("volume", "create", "spare")
     Path(place(sampan, "spare"), "f").write_bytes(b"x" * 12345)
     sampan.ok("network", "create", "lonely")
+    removal = sampan.run("volume", "rm", "--dry-run", "spare", "busy", "used")
+    assert (removal.returncode, removal.stderr.count("volume is in use")) == (1, 2)
+    assert removal.stdout == (
+        "Would delete Volumes:\nspare\n\nTotal space that would be reclaimed: 12.35kB\n"
+    )
     told = sampan.ok("volume", "prune", "--dry-run", "--all")
     assert told.splitlines() == [
         "Would delete Volumes:",
@@ -291,6 +296,8 @@ def test_a_dry_run_says_what_a_prune_then_takes(fresh_sampan: Any) -> None:
     assert sampan.ok("volume", "prune", "-f", "--all").splitlines() == [
         "Deleted Volumes:", "spare", "", "Total reclaimed space: 12.35kB",
     ]  # fmt: skip
+    unknown = sampan.run("system", "prune", "--force", "--all", "--volumes", "--filter", "nosuch=1")
+    assert (unknown.returncode, unknown.stdout) == (1, "") and "invalid filter 'nosuch'" in unknown.stderr
     told = sampan.ok("system", "prune", "--dry-run", "--all", "--volumes")
     done = sampan.ok("system", "prune", "--force", "--all", "--volumes")
     assert (

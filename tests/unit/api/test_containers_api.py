@@ -196,3 +196,19 @@ def test_removal_has_its_flags() -> None:
     response = call(service, "DELETE", "/containers/x", force="1", v="true")
     assert isinstance(response, Response) and response.status == 204
     assert service.calls == [("remove", ("x",), {"force": True, "volumes": True})]
+
+
+@pytest.mark.parametrize("kind", ["networks", "volumes"])
+def test_a_trial_of_a_prune_takes_as_many_containers_for_gone_as_a_host_has(kind: str) -> None:
+    """More than a request's head has room for."""
+    gone = [f"{number:064x}" for number in range(5000)]
+    service = Recorder(prune={})
+    raw = json.dumps({"Without": gone}).encode()
+    call(service, "POST", f"/{kind}/prune", raw, **{"dry-run": "1"})
+    call(service, "POST", f"/{kind}/prune", **{"dry-run": "1"})
+    call(service, "POST", f"/{kind}/prune", raw)
+    assert [arguments for _, _, arguments in service.calls] == [
+        {"dry_run": True, "without": frozenset(gone)},
+        {"dry_run": True, "without": frozenset()},
+        {"dry_run": False, "without": frozenset()},
+    ]

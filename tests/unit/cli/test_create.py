@@ -123,3 +123,22 @@ def test_a_search_domain_is_a_domain_or_a_dot(text: str) -> None:
 def test_what_is_no_domain_is_no_search_domain(text: str) -> None:
     with pytest.raises(ValueError, match="is not a valid domain"):
         checks.dns_search(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name=x,gw-priority=x", r"invalid gw-priority \(x\): invalid syntax"),
+        ("name=x,driver-opt=foo", "invalid key value pair format in driver options"),
+        ("name=x,driver-opt==a", "invalid key value pair format in driver options"),
+    ],
+)
+def test_settings_of_a_network_that_are_none_are_refused_in_dockers_words(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        checks.network(text)
+
+
+@pytest.mark.parametrize("mode", ["-1", "0o7", "9", "x"])
+def test_a_mode_of_a_tmpfs_is_an_octal_number(mode: str) -> None:
+    with pytest.raises(ValueError, match=f"invalid value for tmpfs-mode: {mode}"):
+        checks.mount(f"type=tmpfs,dst=/x,tmpfs-mode={mode}")

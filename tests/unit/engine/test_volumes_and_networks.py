@@ -436,6 +436,23 @@ def test_prune_takes_unused_anonymous_volumes_and_named_ones_only_when_told(tmp_
     run(test())
 
 
+def test_values_of_filters_that_are_none_are_refused_whatever_there_is(tmp_path: Path) -> None:
+    async def test() -> None:
+        volumes = Volumes(tmp_path, FakeMetadata(), EventBus())
+        networks = make_networks(FakeMetadata(), FakeHost())
+        with pytest.raises(Invalid, match="invalid filter 'dangling=maybe'"):
+            volumes.list({"dangling": ["maybe"]})
+        with pytest.raises(Invalid, match="invalid filter 'all=maybe'"):
+            await volumes.prune({"all": ["maybe"]})
+        with pytest.raises(Invalid, match="invalid time 'x'"):
+            await volumes.prune({"until": ["x"]})
+        for name, value in (("dangling", "maybe"), ("type", "nosuch")):
+            with pytest.raises(Invalid, match="invalid"):
+                networks.list({"driver": ["nosuch"], name: [value]})
+
+    run(test())
+
+
 def test_a_staged_volume_appears_complete_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

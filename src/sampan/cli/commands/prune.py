@@ -30,7 +30,11 @@ class Trial:
 
     @property
     def query(self) -> dict[str, Any]:
-        return {"dry-run": True, "without": self.containers} if self.dry else {}
+        return {"dry-run": True} if self.dry else {}
+
+    @property
+    def body(self) -> dict[str, Any] | None:
+        return {"Without": self.containers} if self.containers else None
 
     @property
     def verb(self) -> str:
@@ -60,23 +64,24 @@ def confirm(warning: str) -> bool:
 
 
 def _containers(client: Client, filters: dict[str, list[str]], trial: Trial) -> tuple[int, list[str]]:
-    answer = client.call("POST", "/containers/prune", {"filters": filters_query(filters), **trial.query})
-    trial.containers += answer.get("ContainersDeleted") or []
+    answer = client.call("POST", "/containers/prune", _query(filters, trial))
+    if trial.dry:
+        trial.containers += answer.get("ContainersDeleted") or []
     return _result(answer, f"{trial.verb} Containers:", answer.get("ContainersDeleted"))
 
 
 def _networks(client: Client, filters: dict[str, list[str]], trial: Trial) -> tuple[int, list[str]]:
-    answer = client.call("POST", "/networks/prune", {"filters": filters_query(filters), **trial.query})
+    answer = client.call("POST", "/networks/prune", _query(filters, trial), trial.body)
     return _result(answer, f"{trial.verb} Networks:", answer.get("NetworksDeleted"))
 
 
 def _volumes(client: Client, filters: dict[str, list[str]], trial: Trial) -> tuple[int, list[str]]:
-    answer = client.call("POST", "/volumes/prune", {"filters": filters_query(filters), **trial.query})
+    answer = client.call("POST", "/volumes/prune", _query(filters, trial), trial.body)
     return _result(answer, f"{trial.verb} Volumes:", answer.get("VolumesDeleted"))
 
 
 def _images(client: Client, filters: dict[str, list[str]], trial: Trial) -> tuple[int, list[str]]:
-    answer = client.call("POST", "/images/prune", {"filters": filters_query(filters), **trial.query})
+    answer = client.call("POST", "/images/prune", _query(filters, trial), trial.body)
     lines = [
         f"untagged: {item['Untagged']}" if item.get("Untagged") else f"deleted: {item.get('Deleted', '')}"
         for item in answer.get("ImagesDeleted") or []
@@ -90,6 +95,10 @@ def prune_cache(
     query = {"filters": filters_query(filters), **query, **trial.query}
     answer = client.call("POST", "/build/prune", query)
     return _result(answer, f"{trial.verb} build cache objects:", answer.get("CachesDeleted"))
+
+
+def _query(filters: dict[str, list[str]], trial: Trial) -> dict[str, Any]:
+    return {"filters": filters_query(filters), **trial.query}
 
 
 def _result(answer: dict[str, Any], title: str, items: list[str] | None) -> tuple[int, list[str]]:
@@ -153,17 +162,17 @@ def _system_prune(invocation: Invocation) -> int:
     if not flags["force"] and not trial.dry and not confirm(warning):
         return 0
     client = invocation.client()
-    common = {name: values for name, values in filters.items() if name in ("label", "label!", "until")}
+    # Containers come first: their prune refuses a filter that is none before anything is removed.
     steps: list[Callable[[], tuple[int, list[str]]]] = [
-        lambda: _containers(client, common, trial),
-        lambda: _networks(client, common, trial),
-        lambda: _images(client, {**common, "dangling": ["false" if flags["all"] else "true"]}, trial),
+        lambda: _containers(client, filters, trial),
+        lambda: _networks(client, filters, trial),
+        lambda: _images(client, {**filters, "dangling": ["false" if flags["all"] else "true"]}, trial),
         lambda: prune_cache(
-            client, {k: v for k, v in common.items() if k == "until"}, trial, all=flags["all"]
+            client, {k: v for k, v in filters.items() if k == "until"}, trial, all=flags["all"]
         ),
     ]
     if flags["volumes"]:
-        steps.insert(2, lambda: _volumes(client, common, trial))
+        steps.insert(2, lambda: _volumes(client, filters, trial))
     total = 0
     for step in steps:
         reclaimed, lines = step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sampan.cli.commands.lifecycle import for_each
+from sampan.cli.commands.prune import DRY_RUN, trial_of
 from sampan.cli.create import checks, texts
 from sampan.cli.failure import Failure, no_such
 from sampan.cli.flags import Command, Flag, Invocation, collect_filters
@@ -86,16 +87,29 @@ def _list(invocation: Invocation) -> int:
 
 
 def _remove(invocation: Invocation) -> int:
+    trial = trial_of(invocation)
     client = invocation.client()
-    query = {"force": invocation.flags["force"]}
+    query = {"force": invocation.flags["force"], **trial.query}
+    told: list[str] = []
+    reclaimed = 0
 
     def remove(name: str) -> None:
+        nonlocal reclaimed
         try:
-            client.call("DELETE", f"/volumes/{quote_path(name)}", query)
+            answer = client.call("DELETE", f"/volumes/{quote_path(name)}", query)
         except ApiError as error:
             raise no_such("volume", name, error) from None
+        if trial.dry:
+            told.extend(answer["VolumesDeleted"])
+            reclaimed += answer["SpaceReclaimed"]
 
-    return for_each(invocation.args, remove)
+    try:
+        return for_each(invocation.args, remove, show=not trial.dry)
+    finally:
+        if trial.dry:
+            print(
+                "\n".join([*([f"{trial.verb} Volumes:", *told, ""] if told else ()), trial.total(reclaimed)])
+            )
 
 
 CREATE = Command(
@@ -123,7 +137,7 @@ LS = Command(
 RM = Command(
     _remove,
     "VOLUME [VOLUME...]",
-    (Flag("force", "f", "bool", "Do not mind volumes that do not exist"),),
+    (DRY_RUN, Flag("force", "f", "bool", "Do not mind volumes that do not exist; remove snapshots too")),
     minimum=1,
     aliases=("volume rm", "volume remove"),
 )

@@ -214,15 +214,30 @@ def network(text: str) -> dict[str, Any]:
         elif key == "link-local-ip":
             result.setdefault("LinkLocalIPs", []).append(value)
         elif key == "gw-priority":
-            result["GwPriority"] = int(value)
+            result["GwPriority"] = _priority(value)
         elif key == "driver-opt":
-            name, _, option = value.partition("=")
+            name, option = driver_option(value)
             result.setdefault("DriverOpts", {})[name] = option
         else:
             raise ValueError(f"invalid field key {key}")
     if not result["Target"]:
         raise ValueError("network name/id is not specified")
     return result
+
+
+def driver_option(text: str) -> tuple[str, str]:
+    """Name and value of an option of a network's driver."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ValueError("invalid key value pair format in driver options")
+    return name.strip(), value.strip()
+
+
+def _priority(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"invalid gw-priority ({text}): invalid syntax") from None
 
 
 def mount(text: str) -> dict[str, Any]:
@@ -299,10 +314,9 @@ def _mount_field(result: dict[str, Any], key: str, value: str, field: str, has_v
         except ValueError:
             raise ValueError(f"invalid value for {key}: {value}") from None
     elif key == "tmpfs-mode":
-        try:
-            result.setdefault("TmpfsOptions", {})["Mode"] = int(value, 8)
-        except ValueError:
-            raise ValueError(f"invalid value for {key}: {value}") from None
+        if not value or value.strip("01234567"):
+            raise ValueError(f"invalid value for {key}: {value}")
+        result.setdefault("TmpfsOptions", {})["Mode"] = int(value, 8)
     else:
         raise ValueError(f"unknown option '{key}' in '{field}'")
 

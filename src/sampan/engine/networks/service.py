@@ -338,6 +338,7 @@ class Networks:
 
     def list(self, filters: Mapping[str, Sequence[str]]) -> builtins.list[Json]:
         check_filters(filters, _LIST_FILTERS)
+        views.check_values(filters)
         return [
             views.network_json(record)
             for record in self._records.values()

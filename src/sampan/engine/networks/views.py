@@ -72,14 +72,23 @@ def _pool_json(pool: IpamPool) -> Json:
     return {name: value for name, value in plain.items() if value}
 
 
+def check_values(filters: Mapping[str, Sequence[str]]) -> None:
+    """Raises `Invalid` for values that are none, whatever networks there are."""
+    for value in filters.get("dangling", ()):
+        _truth("dangling", value)
+    for value in filters.get("type", ()):
+        if value not in ("custom", "builtin"):
+            raise Invalid(f"invalid filter: 'type'='{value}'")
+
+
 def matches(record: NetworkRecord, filters: Mapping[str, Sequence[str]], *, dangling: bool) -> bool:
-    """`dangling`: no container is in it, and it is not a predefined one. Raises `Invalid`."""
+    """`dangling`: no container is in it, and it is not a predefined one. The filters' values have been checked."""
     checks: dict[str, Callable[[str], bool]] = {
         "driver": lambda value: record.driver == value,
         "id": record.id.startswith,
         "name": lambda value: name_matches(value, record.name),
         "scope": lambda value: value == scope(record),
-        "type": lambda value: _type_matches(record, value),
+        "type": lambda value: record.predefined == (value == "builtin"),
         "dangling": lambda value: dangling == _truth("dangling", value),
     }
     for name, check in checks.items():
@@ -93,9 +102,3 @@ def _truth(name: str, value: str) -> bool:
     if value not in ("true", "1", "false", "0"):
         raise Invalid(f'invalid value for filter \'{name}\', must be "true" (or "1"), or "false" (or "0")')
     return value in ("true", "1")
-
-
-def _type_matches(record: NetworkRecord, value: str) -> bool:
-    if value not in ("custom", "builtin"):
-        raise Invalid(f"invalid filter: 'type'='{value}'")
-    return record.predefined == (value == "builtin")

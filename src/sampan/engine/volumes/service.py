@@ -30,6 +30,7 @@ from sampan.engine.volumes.views import (
     PRUNE_FILTERS,
     Filters,
     Json,
+    check_values,
     matches,
     prunable,
     volume_json,
@@ -383,6 +384,7 @@ class Volumes:
 
     def list(self, filters: Filters) -> Json:
         check_filters(filters, LIST_FILTERS)
+        check_values(filters)
         found = [self._json(record) for record in self._records.values() if self._matches(record, filters)]
         return {"Volumes": found, "Warnings": []}
 
@@ -476,15 +478,33 @@ class Volumes:
                 if force:
                     return
                 self.get(name)
-            if self._in_use(name):
-                raise Conflict(f"remove {name}: volume is in use - [{', '.join(self.users(name))}]")
-            snapshots = self._local.snapshots(name)
-            if snapshots and not force:
-                raise Conflict(
-                    f"remove {name}: volume has {snapshots} snapshot{'' if snapshots == 1 else 's'}",
-                    hint="use --force to remove it with them",
-                )
+            self._check_removable(name, force=force)
             await self._delete(name)
+
+    async def would_remove(self, name: str, *, force: bool = False) -> Json:
+        """What `remove` would: nothing is removed. Raises what `remove` raises."""
+        record = self._records.get(name) or await self._discovered(name)
+        if record is None:
+            if force:
+                return {"VolumesDeleted": [], "SpaceReclaimed": 0}
+            self.get(name)
+        self._check_removable(name, force=force)
+        return {"VolumesDeleted": [name], "SpaceReclaimed": max(await self._size(name), 0)}
+
+    def _check_removable(self, name: str, *, force: bool) -> None:
+        if self._in_use(name):
+            raise Conflict(f"remove {name}: volume is in use - [{', '.join(self.users(name))}]")
+        snapshots = self._local.snapshots(name)
+        if snapshots and not force:
+            raise Conflict(
+                f"remove {name}: volume has {snapshots} snapshot{'' if snapshots == 1 else 's'}",
+                hint="use --force to remove it with them",
+            )
+
+    async def _size(self, name: str) -> int:
+        """What its removal gives back, -1 where nobody knows."""
+        record = self._records.get(name)
+        return -1 if record is None else await asyncio.to_thread(self._drivers.of(record).size, record)
 
     async def remove_unused(self, name: str) -> None:
         """Remove it unless another container uses it (anonymous volumes of a removed container)."""
@@ -516,6 +536,7 @@ class Volumes:
         `dry_run`: nothing is removed, the answer is what would be, if there were no containers `without` (ids).
         """
         check_filters(filters, PRUNE_FILTERS)
+        check_values(filters)
         removed: list[str] = []
         freed = 0
         for record in tuple(self._records.values()):

@@ -44,8 +44,18 @@ def _ordered(values: dict[str, str] | None) -> dict[str, str] | None:
     return None if values is None else dict(sorted(values.items()))
 
 
+def check_values(filters: Filters) -> None:
+    """Raises `Invalid` for values that are none, whatever volumes there are."""
+    for name in ("dangling", "all"):
+        for value in filters.get(name, ()):
+            if value.lower() not in ("true", "false", "1", "0"):
+                raise Invalid(f"invalid filter '{name}={value}'")
+    for value in filters.get("until", ()):
+        parse_time(value)
+
+
 def matches(record: VolumeRecord, filters: Filters, *, in_use: bool, scope: str) -> bool:
-    """Whether a list with these filters shows it. Raises `Invalid` for a value that is none."""
+    """Whether a list with these filters, whose values have been checked, shows it."""
     names = filters.get("name", ())
     if names and not any(name_matches(name, record.name) for name in names):
         return False
@@ -56,8 +66,6 @@ def matches(record: VolumeRecord, filters: Filters, *, in_use: bool, scope: str)
     if scopes and scope not in scopes:
         return False
     for value in filters.get("dangling", ()):
-        if value.lower() not in ("true", "false", "1", "0"):
-            raise Invalid(f"invalid filter 'dangling={value}'")
         if in_use == (value.lower() in ("true", "1")):
             return False
     return label_matches(record.labels or {}, filters)
