@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from sampan.engine.config import ContainerConfig, Docker, HostConfig, HostPort
-from sampan.engine.ports import binding_of, parse_port, parse_range
+from sampan.engine.ports import binding_of, meets, parse_port, parse_range
 from sampan.errors import Conflict, NotFound
 from sampan.network.model import PortBinding
 
@@ -99,14 +99,14 @@ def _remove(
     name = f"{number}/{protocol}"
     request = binding_of(number, protocol, wanted)  # also checks it
     live = [one for one in published if (one.container_port, one.protocol) == (number, protocol)]
-    chosen = [one for one in live if _meets(one, request)]
+    chosen = [one for one in live if meets(one, request)]
     entries = bindings.get(name, [])
     leaving = [entry for entry in entries if _is_meant(entry, wanted, chosen)]
     if not leaving:
         hint = "`sampan port` shows what is published; what is on all addresses is named without one."
         raise NotFound(f"No public port '{name}' published at {_address(wanted)}", hint=hint)
     bindings[name] = [entry for entry in entries if entry not in leaving]
-    return [one for one in chosen if any(_meets(one, binding_of(number, protocol, it)) for it in leaving)]
+    return [one for one in chosen if any(meets(one, binding_of(number, protocol, it)) for it in leaving)]
 
 
 def _is_meant(entry: HostPort, wanted: HostPort, chosen: Sequence[PortBinding]) -> bool:
@@ -116,7 +116,7 @@ def _is_meant(entry: HostPort, wanted: HostPort, chosen: Sequence[PortBinding]) 
     if wanted.host_port in ("", entry.host_port):
         return True
     return _is_open(entry) and any(
-        _meets(one, binding_of(one.container_port, one.protocol, entry)) for one in chosen
+        meets(one, binding_of(one.container_port, one.protocol, entry)) for one in chosen
     )
 
 
@@ -124,14 +124,6 @@ def _is_open(entry: HostPort) -> bool:
     """The host port is chosen at each start."""
     low, high = parse_range(entry.host_port)
     return low == 0 or high > low
-
-
-def _meets(definite: PortBinding, request: PortBinding) -> bool:
-    """Can this binding have come from that request?"""
-    if request.host_address not in ("", definite.host_address):
-        return False
-    last = max(request.host_port, request.host_port_end)
-    return request.host_port == 0 or request.host_port <= definite.host_port <= last
 
 
 def _address(entry: HostPort) -> str:

@@ -6,6 +6,8 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from sampan.engine.config import ContainerConfig, HostConfig, HostPort
 from sampan.errors import Invalid
 from sampan.network.model import PortBinding
@@ -58,6 +60,35 @@ def binding_of(port: int, protocol: str, binding: HostPort) -> PortBinding:
         _check_address(binding.host_ip)
     low, high = parse_range(binding.host_port)
     return PortBinding(port, protocol, binding.host_ip, low, high if high > low else 0)
+
+
+def meets(definite: PortBinding, request: PortBinding) -> bool:
+    """Can this binding have come from that request, of the same port of the container?"""
+    if request.host_address not in ("", definite.host_address):
+        return False
+    last = max(request.host_port, request.host_port_end)
+    return request.host_port == 0 or request.host_port <= definite.host_port <= last
+
+
+def kept(requests: Sequence[PortBinding], published: Sequence[PortBinding]) -> tuple[PortBinding, ...]:
+    """The requests of a container whose ports are published: one that leaves the host port open asks for what it got.
+
+    What is open without a port of the host (a gateway mode) says nothing of that.
+    """
+    left = [one for one in published if one.host_port]
+    found: list[PortBinding] = []
+    for request in requests:
+        own = [
+            one
+            for one in left
+            if (one.container_port, one.protocol) == (request.container_port, request.protocol)
+            and meets(one, request)
+        ]
+        if own:
+            left = [one for one in left if one not in own or one.host_port != own[0].host_port]
+            request = replace(request, host_port=own[0].host_port, host_port_end=0)
+        found.append(request)
+    return tuple(found)
 
 
 def _check_address(text: str) -> None:

@@ -57,16 +57,31 @@ class Publishing:
 
     def follow(self, record: ContainerRecord, endpoints: Mapping[str, Endpoint]) -> tuple[PortBinding, ...]:
         """The ports of a running container whose endpoints have become these: they lead to where its default routes
-        are now, and none is published where that is nowhere. What can't be published any more is reported."""
+        are now, and none is published where that is nowhere. When it raises, they lead to where they led."""
+        if publishing_addresses(record.endpoints) == publishing_addresses(endpoints):
+            return record.published
+        wanted = _wanted(record)
+        self.unpublish(record)
+        try:
+            return self._publish(record, endpoints, wanted)
+        except BaseException:
+            self._publish_again(record, record.published)
+            raise
+
+    def follow_what_can(
+        self, record: ContainerRecord, endpoints: Mapping[str, Endpoint]
+    ) -> tuple[PortBinding, ...]:
+        """As `follow`, where there is no way back: what can't be published any more is reported, and the others are."""
         if publishing_addresses(record.endpoints) == publishing_addresses(endpoints):
             return record.published
         self.unpublish(record)
-        try:
-            wanted = record.published or ports.requested(record.config, record.host)
-            return self._publish(record, endpoints, wanted)
-        except SampanError as error:
-            log.error("ports of container %s are not published any more: %s", record.id, error.message)
-            return ()
+        found: list[PortBinding] = []
+        for binding in _wanted(record):
+            try:
+                found += self._publish(record, endpoints, (binding,))
+            except SampanError as error:
+                log.error("a port of container %s is not published any more: %s", record.id, error.message)
+        return tuple(found)
 
     def change(self, record: ContainerRecord, plan: PortPlan) -> tuple[PortBinding, ...]:
         """Make a plan real for a container that runs; what is published then. All or nothing.
@@ -95,6 +110,10 @@ class Publishing:
             self._publish(record, record.endpoints, bindings)
         except SampanError as error:
             log.error("ports of container %s could not be published again: %s", record.id, error.message)
+
+
+def _wanted(record: ContainerRecord) -> tuple[PortBinding, ...]:
+    return ports.kept(ports.requested(record.config, record.host), record.published)
 
 
 def check_publishes(record: ContainerRecord) -> None:

@@ -223,7 +223,7 @@ class Wiring:
         if endpoint.spec is None or network.spec is None:
             return replace(record, endpoints={**record.endpoints, network.name: endpoint})
         spec = replace(endpoint.spec, gateway=None, gateway6=None)
-        host, after = self._parts.network_host, record
+        host = self._parts.network_host
         try:
             namespace = os.open(f"/proc/{record.state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError) as error:
@@ -231,16 +231,39 @@ class Wiring:
             raise Conflict(f"container {record.id} is not running") from error
         try:
             await asyncio.to_thread(host.attach, namespace, network.spec, spec)
-            after = await self._reroute(record, {**record.endpoints, network.name: endpoint}, namespace)
-            await self.names.serve(after, namespace)
+            return await self._join(record, {**record.endpoints, network.name: endpoint}, namespace)
         except BaseException:
             await asyncio.to_thread(host.detach, spec, namespace)
-            await self._reroute(after, record.endpoints, namespace)
             self._parts.networks.release(spec)
             raise
         finally:
             os.close(namespace)
+
+    async def _join(
+        self, record: ContainerRecord, endpoints: Mapping[str, Endpoint], namespace: int
+    ) -> ContainerRecord:
+        """The running container with these endpoints. When it raises, its routes and ports are where they were."""
+        after = replace(record, endpoints=gateways.settle(endpoints, self._network_of))
+        publishing = self._publishing
+        try:
+            await self._change_routes(record, after, namespace)
+            published = await asyncio.to_thread(publishing.follow, record, after.endpoints)
+            try:
+                after = replace(after, published=published)
+                await self.names.serve(after, namespace)
+            except BaseException:
+                await asyncio.to_thread(publishing.follow_what_can, after, record.endpoints)
+                raise
+        except BaseException:
+            await self._change_routes(after, record, namespace)
+            raise
         return after
+
+    async def _change_routes(self, before: ContainerRecord, after: ContainerRecord, namespace: int) -> None:
+        old, new = _specs(before), _specs(after)
+        if _routes(old) != _routes(new):
+            change = self._parts.network_host.change_default_routes
+            await asyncio.to_thread(change, namespace, old, new)
 
     def abandon(self, record: ContainerRecord, new: str = "") -> ContainerRecord:
         """Blocking. What is left of `attach` or `detach` of a container that has ended meanwhile; the address of the
@@ -267,23 +290,14 @@ class Wiring:
         else:
             try:
                 await asyncio.to_thread(detach, endpoint.spec, namespace)
-                after = await self._reroute(record, left, namespace)
+                after = replace(record, endpoints=gateways.settle(left, self._network_of))
+                await self._change_routes(record, after, namespace)
+                follow = self._publishing.follow_what_can
+                after = replace(after, published=await asyncio.to_thread(follow, record, after.endpoints))
             finally:
                 os.close(namespace)
         self._parts.networks.release(endpoint.spec)
         return after
-
-    async def _reroute(
-        self, record: ContainerRecord, endpoints: Mapping[str, Endpoint], namespace: int
-    ) -> ContainerRecord:
-        """The running container with these endpoints: its default routes and its ports are where they belong."""
-        after = replace(record, endpoints=gateways.settle(endpoints, self._network_of))
-        old, new = _specs(record), _specs(after)
-        if _routes(old) != _routes(new):
-            change = self._parts.network_host.change_default_routes
-            await asyncio.to_thread(change, namespace, old, new)
-        published = await asyncio.to_thread(self._publishing.follow, record, after.endpoints)
-        return replace(after, published=published)
 
     async def recover(self, records: Sequence[ContainerRecord]) -> None:
         """Before any is adopted: what the containers that ran are called, and what served their names."""
