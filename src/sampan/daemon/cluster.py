@@ -16,7 +16,7 @@ from sampan.network.host import NetworkHost
 from sampan.network.overlay import http, schema
 from sampan.network.overlay.cache import Cache
 from sampan.network.overlay.control import Control, Lifetimes
-from sampan.network.overlay.etcd import EtcdStore, Token
+from sampan.network.overlay.etcd import EtcdStore, Login, Token
 from sampan.network.overlay.keeper import Keeper
 from sampan.network.overlay.protector import Protector
 from sampan.network.overlay.schema import Host, Keys
@@ -78,7 +78,9 @@ class Membership:
         self._keeper = Keeper(settings.root / "cluster" / "store.db", secret) if keeps else None
         self._listen = (place.address, options.members[0][1])
         # Only the first of a static cluster has the store.
-        store = EtcdStore(members[:1] if options.kind == STATIC else members, options.name, token)
+        store = EtcdStore(
+            members[:1] if options.kind == STATIC else members, options.name, token, login(options)
+        )
         control = Control(
             store,
             Keys(options.path),
@@ -100,6 +102,17 @@ class Membership:
         await self.cluster.close(leave=leave)
         if self._keeper is not None:
             await self._keeper.close()
+
+
+def login(options: ClusterSettings) -> Login | None:
+    """None where nothing was said of a user. Raises `Invalid` for a password that can't be read."""
+    if options.password_file is None:
+        return None
+    try:
+        password = options.password_file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(f"cannot read the password for the cluster store: {error}") from error
+    return Login(options.user, password)
 
 
 def tls_context(options: ClusterSettings) -> ssl.SSLContext | None:

@@ -24,14 +24,22 @@ class EtcdProcess:
         address: str = "127.0.0.1",
         prefix: Sequence[str] = (),
         certificates: Path | None = None,
+        number: int = 0,
+        of: int = 1,
     ) -> None:
-        """`certificates`: a directory with ca.pem, cert.pem and key.pem, which server and clients have to show."""
+        """`certificates`: a directory with ca.pem, cert.pem and key.pem, which server and clients have to show.
+
+        `number`: of the members of one cluster in the namespace of `prefix`, of which there are `of`.
+        """
         self._certificates = certificates
         self.directory = directory
         self.address = address
-        self.port = 2379 if prefix else _free_port(address)
-        self._peer_port = 2380 if prefix else _free_port(address)
+        self.port = 2379 + 2 * number if prefix else _free_port(address)
+        self._peer_port = self.port + 1 if prefix else _free_port(address)
         self._prefix = tuple(prefix)
+        self._name = f"m{number}"
+        others = {f"m{one}": 2380 + 2 * one for one in range(of)} if of > 1 else {self._name: self._peer_port}
+        self._initial = ",".join(f"{name}=http://{address}:{port}" for name, port in others.items())
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -40,6 +48,11 @@ class EtcdProcess:
         return f"etcd://{self.address}:{self.port}"
 
     def start(self) -> None:
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Without waiting: a cluster's first member has to wait for the second."""
         scheme = "https" if self._certificates is not None else "http"
         client, peer = f"{scheme}://{self.address}:{self.port}", f"http://{self.address}:{self._peer_port}"
         tls: list[str] = []
@@ -53,20 +66,24 @@ class EtcdProcess:
                 [
                     *self._prefix,
                     "etcd",
+                    "--name", self._name,
                     "--data-dir", str(self.directory / "data"),
                     "--listen-client-urls", client,
                     "--advertise-client-urls", client,
                     "--listen-peer-urls", peer,
                     "--initial-advertise-peer-urls", peer,
-                    "--initial-cluster", f"default={peer}",
+                    "--initial-cluster", self._initial,
                     "--unsafe-no-fsync",
                     *tls,
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
+
+    def wait(self) -> None:
+        """Until it answers."""
         end = time.monotonic() + START_SECONDS
         while not self._healthy():
-            if time.monotonic() > end or self._process.poll() is not None:
+            if time.monotonic() > end or self._process is None or self._process.poll() is not None:
                 raise RuntimeError(f"etcd did not start:\n{(self.directory / 'log').read_text()[-2000:]}")
             time.sleep(0.05)
 
@@ -87,6 +104,11 @@ class EtcdProcess:
             self._etcdctl(*arguments), capture_output=True, text=True, check=True, env=_ENVIRONMENT
         )
         return done.stdout
+
+    def send(self, signal: int) -> None:
+        """To the process: SIGSTOP, ..."""
+        if self._process is not None:
+            self._process.send_signal(signal)
 
     def kill(self) -> None:
         if self._process is not None:

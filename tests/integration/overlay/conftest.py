@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,21 @@ class Host:
         self.namespace = f"{lan.token}{number}"
         self.address = f"198.18.0.{number}"
         self.link = f"{lan.token}v{number}"
+        self.engine: EngineProcess | None = None
         run("ip", "netns", "add", self.namespace)
+        try:
+            self._plug()
+        except BaseException:
+            self.close()
+            raise
+
+    def _plug(self) -> None:
         run("ip", "link", "add", self.link, "type", "veth", "peer", "eth0", "netns", self.namespace)
-        run("ip", "link", "set", self.link, "netns", lan.namespace)
-        lan.ip("link", "set", self.link, "master", "lan", "up")
+        run("ip", "link", "set", self.link, "netns", self.lan.namespace)
+        self.lan.ip("link", "set", self.link, "master", "lan", "up")
         self.ip("address", "add", f"{self.address}/24", "dev", "eth0")
         self.ip("link", "set", "eth0", "up")
         self.ip("link", "set", "lo", "up")
-        self.engine: EngineProcess | None = None
 
     @property
     def prefix(self) -> tuple[str, ...]:
@@ -120,12 +127,28 @@ class Lan:
         self.namespace = f"{self.token}lan"
         self.address = "198.18.0.254"
         self.hosts: list[Host] = []
+        self.etcds: list[EtcdProcess] = []
+        self.etcd = self.member()
         run("ip", "netns", "add", self.namespace)
+        try:
+            self._plug()
+        except BaseException:
+            self._close()
+            raise
+
+    def _plug(self) -> None:
         self.ip("link", "set", "lo", "up")
         self.ip("link", "add", "lan", "type", "bridge", "forward_delay", "0")
         self.ip("link", "set", "lan", "up")
         self.ip("address", "add", f"{self.address}/24", "dev", "lan")
-        self.etcd = EtcdProcess(directory / "etcd", address=self.address, prefix=inside(self.namespace))
+
+    def member(self, number: int = 0, of: int = 1) -> EtcdProcess:
+        """An etcd, alone or of several."""
+        prefix = inside(self.namespace)
+        directory = self.directory / f"etcd{number}of{of}"
+        made = EtcdProcess(directory, address=self.address, prefix=prefix, number=number, of=of)
+        self.etcds.append(made)
+        return made
 
     def ip(self, *words: str) -> str:
         return run("ip", "-n", self.namespace, *words)
@@ -153,12 +176,13 @@ class Lan:
             self._close()
 
     def _close(self) -> None:
-        try:
+        """All of it, whatever fails."""
+        with ExitStack() as stack:
+            stack.callback(run, "ip", "netns", "delete", self.namespace)
+            for etcd in self.etcds:
+                stack.callback(etcd.kill)
             for host in self.hosts:
-                host.close()
-        finally:
-            self.etcd.kill()
-            run("ip", "netns", "delete", self.namespace)
+                stack.callback(host.close)
 
 
 @contextmanager

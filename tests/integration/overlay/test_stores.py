@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.daemon.cluster import tls_context
+from sampan.daemon.cluster import login, tls_context
 from sampan.engine.networks.cluster_settings import parse_cluster
 from sampan.errors import Unavailable
 from sampan.network.overlay.etcd import EtcdStore
@@ -251,6 +251,61 @@ def test_etcd_behind_tls_is_talked_to_by_who_has_a_certificate(tmp_path: Path) -
 
     with EtcdProcess(tmp_path / "etcd", certificates=tmp_path / "good") as process:
         asyncio.run(story(process.port))
+
+
+def test_etcd_with_users_is_asked_with_a_password(tmp_path: Path) -> None:
+    for name, password in (("right", "of sampan"), ("wrong", "another")):
+        (tmp_path / name).write_text(f"{password}\n")
+
+    def store(process: EtcdProcess, password: str) -> EtcdStore:
+        options = {"kv.username": "sampan", "kv.passwordfile": str(tmp_path / password)}
+        settings = parse_cluster(process.url, "", options)
+        assert settings is not None
+        return EtcdStore([Address(process.address, process.port)], settings.name, login=login(settings))
+
+    async def story(process: EtcdProcess) -> None:
+        good = store(process, "right")
+        lease = await good.grant(30)
+        assert await good.commit([], [Put("sampan/a", b"x", lease)]) and await good.keep(lease)
+        revision = (await good.read("sampan/")).revision
+        async with asyncio.timeout(10):
+            async for changes in store(process, "right").watch("sampan/", revision):
+                if changes.changes:
+                    assert [one.key for one in changes.changes] == ["sampan/a"]
+                    break
+        with pytest.raises(Unavailable, match="permission denied"):
+            await good.commit([], [Put("other/a", b"x")])
+        with pytest.raises(Unavailable, match="invalid user ID or password"):
+            await store(process, "wrong").read("sampan/")
+        with pytest.raises(Unavailable, match="user name is empty"):
+            await EtcdStore([Address(process.address, process.port)], "x").read("sampan/")
+        # What the password was exchanged for is over: after a start of etcd nobody knows it.
+        process.kill()
+        process.launch()
+        await until_answered(good)
+
+    async def until_answered(good: EtcdStore) -> None:
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    assert list((await good.read("sampan/")).entries) == ["sampan/a"]
+                    return
+                except Unavailable as error:
+                    assert "cannot connect" in error.message or "status 50" in error.message, error.message
+                    await asyncio.sleep(0.05)
+
+    with EtcdProcess(tmp_path / "etcd") as process:
+        for command in (
+            "user add root:of-root",
+            "user add sampan:of_sampan",
+            "role add sampan",
+            "role grant-permission sampan readwrite --prefix sampan/",
+            "user grant-role sampan sampan",
+            "user grant-role root root",
+            "auth enable",
+        ):
+            process.control(*(word.replace("of_", "of ") for word in command.split()))
+        asyncio.run(story(process))
 
 
 @pytest.mark.parametrize(

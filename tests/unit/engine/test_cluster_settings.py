@@ -57,6 +57,9 @@ def test_the_advertised_address_may_have_a_port_as_dockers_had() -> None:
         ("etcd://a", "", {"discovery.ttl": "soon"}, "invalid discovery.ttl"),
         ("etcd://a", "", {"discovery.ttl": "60", "address.ttl": "30"}, "must not be shorter"),
         ("static:192.0.2.1", "", {}, "needs a secret"),
+        ("etcd://a", "", {"kv.username": "sampan"}, "belong together"),
+        ("etcd://a", "", {"kv.passwordfile": "/p"}, "belong together"),
+        ("etcd://a", "", {"kv.certfile": "/c"}, "belong together"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -12,7 +12,7 @@ from sampan.errors import Invalid
 ETCD, STATIC = "etcd", "static"
 _PORTS = {ETCD: 2379, STATIC: 7946}
 _OPTIONS = (
-    *("kv.path", "kv.cacertfile", "kv.certfile", "kv.keyfile"),
+    *("kv.path", "kv.cacertfile", "kv.certfile", "kv.keyfile", "kv.username", "kv.passwordfile"),
     *("discovery.ttl", "address.ttl", "secret-file"),
 )
 _PATH = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
@@ -24,7 +24,7 @@ class ClusterSettings:
     """`members`: (host, port) of etcd, or of the engines of a static cluster, the first of which keeps the store.
 
     `advertise`: an address or an interface of this host, "" is found out. Times are in seconds. `secret_file`: what
-    only the hosts of the cluster know.
+    only the hosts of the cluster know. `user`: etcd's, whose password is in `password_file`.
     """
 
     kind: str
@@ -37,6 +37,8 @@ class ClusterSettings:
     certificate: Path | None = None
     key: Path | None = None
     secret_file: Path | None = None
+    user: str = ""
+    password_file: Path | None = None
 
     @property
     def name(self) -> str:
@@ -69,6 +71,10 @@ def parse_cluster(store: str, advertise: str, options: Mapping[str, str]) -> Clu
             "a static cluster needs a secret that its hosts know",
             hint="--cluster-store-opt secret-file=PATH, the same content on every host",
         )
+    if ("kv.username" in options) != ("kv.passwordfile" in options):
+        raise Invalid("kv.username and kv.passwordfile belong together")
+    if ("kv.certfile" in options) != ("kv.keyfile" in options):
+        raise Invalid("kv.certfile and kv.keyfile belong together")
     host_ttl, address_ttl = _seconds(options, "discovery.ttl", 30), _seconds(options, "address.ttl", 3600)
     if address_ttl < host_ttl:
         raise Invalid("address.ttl must not be shorter than discovery.ttl")
@@ -83,6 +89,8 @@ def parse_cluster(store: str, advertise: str, options: Mapping[str, str]) -> Clu
         _file(options, "kv.certfile"),
         _file(options, "kv.keyfile"),
         _file(options, "secret-file"),
+        options.get("kv.username", ""),
+        _file(options, "kv.passwordfile"),
     )
 
 

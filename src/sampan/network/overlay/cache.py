@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import logging
 import os
 import threading
@@ -58,16 +59,16 @@ class Cache:
         """What was written last; nothing when there is no file, or it is damaged."""
         try:
             stored = msgspec.json.decode(self._path.read_bytes(), type=_File)
+            entries = {
+                line.key: Entry(base64.b64decode(line.value), line.created, line.modified, line.lease)
+                for line in stored.entries
+            }
         except FileNotFoundError:
             return Cached()
-        except (msgspec.DecodeError, OSError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error, OSError) as error:
             log.warning("%s is not used: %s", self._path, error)
             return Cached()
         leases = Leases(stored.short, stored.long) if stored.short and stored.long else None
-        entries = {
-            line.key: Entry(base64.b64decode(line.value), line.created, line.modified, line.lease)
-            for line in stored.entries
-        }
         return Cached(stored.identity, leases, stored.revision, entries)
 
     def write(self, cached: Cached) -> None:

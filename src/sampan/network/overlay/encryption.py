@@ -78,6 +78,11 @@ def protection(secret: bytes, own: Station, peers: Iterable[Station], now: float
     return Protection(tuple(associations), tuple(policies))
 
 
+def outgoing(wanted: Protection, address: str) -> set[tuple[str, int]]:
+    """What the host of this address would send with, by destination and number."""
+    return {(one.destination, one.spi) for one in wanted.associations if one.source == address}
+
+
 def apply(wanted: Protection, reqid: int, own_address: str, sent: set[tuple[str, int]]) -> bool:
     """Blocking: exactly this is in the kernel of the calling thread's namespace, of what carries this `reqid`.
 
@@ -87,10 +92,10 @@ def apply(wanted: Protection, reqid: int, own_address: str, sent: set[tuple[str,
     """
     with XfrmSocket() as xfrm:
         there = {(one.destination, one.spi) for one in xfrm.associations(reqid)}
-        outgoing = {(one.destination, one.spi) for one in wanted.associations if one.source == own_address}
-        if outgoing & sent - there:
+        sending = outgoing(wanted, own_address)
+        if sending & sent - there:
             return False
-        sent |= outgoing
+        sent |= sending
         known_policies = set(xfrm.policies(reqid))
         for policy in wanted.policies:
             if policy not in known_policies:
