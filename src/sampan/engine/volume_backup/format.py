@@ -13,6 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from sampan.errors import Invalid
+from sampan.storage.tar_format import TarLimits
 
 FORMAT: Final = 1
 HEAD_NAME: Final = b"sampan-backup.json"
@@ -28,8 +29,25 @@ SUMMARY_MAX: Final = 1 << 20
 LINE_MAX: Final = 4 << 20  # attributes are most of it: 256 KiB of them, in base64
 MANIFEST_MAX: Final = 4 << 30
 ENTRIES_MAX: Final = 4_000_000
+SIZE_MAX: Final = 1 << 50
+"""Bytes of all files together, holes included."""
+DEPTH_MAX: Final = 512
+"""Directories inside each other; each costs a descriptor."""
+ARCHIVE_LIMITS: Final = TarLimits(
+    members=ENTRIES_MAX + 8,
+    name=DEPTH_MAX * 256 + 16,
+    extended=2 << 20,
+    xattrs=1 << 14,
+    xattr_bytes=256 << 10,
+    file_size=SIZE_MAX,
+)
+"""What a restore takes, and a backup therefore refuses to go beyond: it would be none."""
 CHANGED_SHOWN: Final = 20
 """Names of files that changed while they were read that a summary lists."""
+CHANGED_NAME: Final = 1024
+"""Characters of such a name."""
+_TIME_MIN: Final = -(1 << 63)
+_TIME_MAX: Final = (1 << 64) - 1
 
 FOOTER_SIZE: Final = 256
 _SKIPPABLE: Final = b"\x5a\x2a\x4d\x18"
@@ -99,6 +117,11 @@ class Footer(msgspec.Struct, frozen=True, rename={"offset": "at", "length": "len
     base: str
     offset: int
     length: int
+
+
+def bounded_time(nanoseconds: int) -> int:
+    """Btrfs and tmpfs take times that are no 64-bit number of nanoseconds: it becomes the nearest that is."""
+    return min(max(nanoseconds, _TIME_MIN), _TIME_MAX)
 
 
 def encode_line(entry: Entry) -> bytes:

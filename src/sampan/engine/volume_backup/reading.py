@@ -16,20 +16,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
+import msgspec
+
 from sampan.engine.volume_backup.format import (
+    ARCHIVE_LIMITS,
     BASE,
     DATA,
+    DEPTH_MAX,
+    ENTRIES_MAX,
     HEAD_MAX,
     HEAD_NAME,
     LINE_MAX,
     MANIFEST_MAX,
     MANIFEST_NAME,
+    SIZE_MAX,
     SUMMARY_MAX,
     SUMMARY_NAME,
     Entry,
     Head,
     Kind,
     Summary,
+    bounded_time,
     decode_head,
     decode_summary,
     encode_line,
@@ -38,14 +45,13 @@ from sampan.engine.volume_backup.format import (
 )
 from sampan.engine.volume_backup.reuse import Bases, link_or_copy
 from sampan.engine.volume_backup.room import check_room
-from sampan.engine.volume_backup.walk import DEPTH_MAX
+from sampan.engine.volume_backup.walk import open_below
 from sampan.engine.volume_backup.writing import spool
 from sampan.errors import Conflict, Invalid, SampanError, Unavailable
-from sampan.linux.paths import RESOLVE_NO_SYMLINKS, open_in_root
 from sampan.storage import tar_format as tf
 from sampan.storage.decompress import decompressed
 from sampan.storage.metadata import no_space
-from sampan.storage.tar_format import Member, TarLimits
+from sampan.storage.tar_format import Member
 from sampan.storage.tar_reader import TarReader
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -69,8 +75,8 @@ _NODES: Final = {"fifo": stat.S_IFIFO, "char": stat.S_IFCHR, "block": stat.S_IFB
 class Limits:
     """size: bytes of the volume's files. devices: device nodes are made (0:0, overlayfs's whiteout, always is)."""
 
-    size: int = 1 << 50
-    entries: int = 4_000_000
+    size: int = SIZE_MAX
+    entries: int = ENTRIES_MAX
     devices: bool = False
 
 
@@ -150,7 +156,7 @@ class _Unpacking:
                 os.close(one.descriptor)
 
     def archive(self, chunks: Iterable[bytes]) -> None:
-        limits = TarLimits(members=self._limits.entries + 8, extended=2 << 20)
+        limits = msgspec.structs.replace(ARCHIVE_LIMITS, members=self._limits.entries + 8)
         reader = TarReader(self._watched(decompressed(chunks, _PLAIN_MAX)), limits)
         for member in reader:
             try:
@@ -299,12 +305,7 @@ class _Unpacking:
         if not target:
             raise Invalid(f"{_shown(path)}: a hard link to a directory")
         try:
-            directory = open_in_root(
-                self._root,
-                os.fsdecode(above) or ".",
-                os.O_PATH | os.O_DIRECTORY,
-                resolve=RESOLVE_NO_SYMLINKS,
-            )
+            directory = open_below(self._root, above, os.O_PATH | os.O_DIRECTORY)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise Invalid(f"{_shown(path)}: a hard link to what the backup has not") from error
         try:
@@ -464,7 +465,7 @@ def _described(
         member.mode if mode is None else mode,
         member.uid,
         member.gid,
-        member.mtime * 1_000_000_000 + member.mtime_nsec,
+        bounded_time(member.mtime * 1_000_000_000 + member.mtime_nsec),
         size,
         sha256,
         sparse,

@@ -9,8 +9,8 @@ from typing import Final
 
 from sampan.engine.copy_tree import copy_content
 from sampan.engine.volume_backup.format import Entry, bytes_of, text_of
+from sampan.engine.volume_backup.walk import open_below
 from sampan.errors import Invalid
-from sampan.linux.paths import RESOLVE_NO_SYMLINKS, open_in_root
 
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -45,8 +45,8 @@ def link_or_copy(
     Its descriptor, without any attribute of the base's. `room` is told how many bytes are about to be copied, and may
     raise: an increment can name one large file as often as it likes. Raises OSError, `Invalid`.
     """
-    path = os.fsdecode(bytes_of(entry.path))
-    source = open_in_root(bases.root, path, os.O_PATH | os.O_NOFOLLOW, resolve=RESOLVE_NO_SYMLINKS)
+    path = bytes_of(entry.path)
+    source = open_below(bases.root, path, os.O_PATH | os.O_NOFOLLOW)
     try:
         status = os.fstat(source)
         if not stat.S_ISREG(status.st_mode):
@@ -58,13 +58,8 @@ def link_or_copy(
         if not bases.ours or status.st_ino in bases.used:
             return _copied(read, parent, name, room)
         bases.used.add(status.st_ino)
-        above, _, last = path.rpartition("/")
-        directory = open_in_root(
-            bases.root,
-            above or ".",
-            os.O_PATH | os.O_DIRECTORY,
-            resolve=RESOLVE_NO_SYMLINKS,
-        )
+        above, _, last = path.rpartition(b"/")
+        directory = open_below(bases.root, above, os.O_PATH | os.O_DIRECTORY)
         try:
             os.link(last, name, src_dir_fd=directory, dst_dir_fd=parent, follow_symlinks=False)
         finally:

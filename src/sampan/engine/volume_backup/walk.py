@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sampan.engine.volume_backup.format import Entry, Kind, piece_mark, text_of
+from sampan.engine.volume_backup.format import DEPTH_MAX, Entry, Kind, bounded_time, piece_mark, text_of
 from sampan.errors import Invalid
-from sampan.linux.paths import open_regular
+from sampan.linux.paths import RESOLVE_NO_SYMLINKS, open_in_root, open_regular
 from sampan.linux.process import KERNELS_OWN, filesystem_type
 
-DEPTH_MAX: Final = 512
-"""Directories inside each other; each costs a descriptor."""
 CHUNK: Final = 4 << 20
 """Bytes read at a time: each piece goes through two threads, which have to wait for a processor on a busy host."""
 PIECES_MAX: Final = 1 << 16
 """Pieces of a sparse file; of one with more the smallest holes are filled."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PATH_PIECE: Final = 4000
+"""Bytes of a path that are looked up at once: PATH_MAX is 4096."""
 _KEPT: Final = ("user.", "trusted.", "security.capability", "system.posix_acl_")
 """Other attributes are the host's (SELinux's labels, signatures of IMA), which a restore has no say in."""
 
@@ -96,6 +96,28 @@ def _look(parent: int, name: bytes, path: bytes) -> Found:
         # It became something else meanwhile.
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from error
     return Found(path, parent, name, os.fstat(descriptor), descriptor)
+
+
+def open_below(root: int, path: bytes, flags: int) -> int:
+    """Open a path of the tree `root` that may be longer than the kernel takes at once; "" is the top.
+
+    Symbolic links are refused. Raises OSError.
+    """
+    here, rest = root, path
+    try:
+        while len(rest) > _PATH_PIECE:
+            cut = rest.rfind(b"/", 0, _PATH_PIECE)
+            if cut <= 0:
+                break  # the kernel will say that a name is too long
+            directory = os.O_PATH | os.O_DIRECTORY
+            found = open_in_root(here, os.fsdecode(rest[:cut]), directory, resolve=RESOLVE_NO_SYMLINKS)
+            if here != root:
+                os.close(here)
+            here, rest = found, rest[cut + 1 :]
+        return open_in_root(here, os.fsdecode(rest) or ".", flags, resolve=RESOLVE_NO_SYMLINKS)
+    finally:
+        if here != root:
+            os.close(here)
 
 
 def kind_of(status: os.stat_result) -> Kind | None:
@@ -172,7 +194,7 @@ def make_entry(
         0 if kind == "symlink" else stat.S_IMODE(status.st_mode),
         status.st_uid,
         status.st_gid,
-        status.st_mtime_ns,
+        bounded_time(status.st_mtime_ns),
         size,
         sha256,
         sparse,
@@ -198,7 +220,12 @@ def data_pieces(descriptor: int, status: os.stat_result) -> Pieces | None:
             if error.errno != errno.ENXIO:
                 raise
             break  # nothing but a hole is left
-        end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        try:
+            end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break  # it was made shorter meanwhile
         if start >= size:
             break
         if pieces and pieces[-1][0] + pieces[-1][1] == start:

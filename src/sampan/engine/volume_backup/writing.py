@@ -17,16 +17,23 @@ import msgspec
 
 from sampan.engine.volume_backup.base import Base
 from sampan.engine.volume_backup.format import (
+    ARCHIVE_LIMITS,
     BASE,
+    CHANGED_NAME,
     CHANGED_SHOWN,
     DATA,
+    ENTRIES_MAX,
+    HEAD_MAX,
     HEAD_NAME,
+    MANIFEST_MAX,
     MANIFEST_NAME,
+    SIZE_MAX,
     SUMMARY_NAME,
     Entry,
     Footer,
     Head,
     Summary,
+    bounded_time,
     bytes_of,
     encode_footer,
     encode_line,
@@ -45,6 +52,7 @@ from sampan.engine.volume_backup.walk import (
     read_xattrs,
     walk,
 )
+from sampan.errors import Invalid
 from sampan.storage import tar_format as tf
 from sampan.storage.tar_header import pack_header
 from sampan.storage.tar_sparse import encode_map, sparse_records
@@ -92,7 +100,12 @@ def write_backup(
     """
     with spool(directory) as lines, Frames(target.write) as frames:
         writer = _Writer(target, frames, lines, base, progress)
-        writer.member(HEAD_NAME, msgspec.json.encode(head))
+        encoded = msgspec.json.encode(head)
+        if len(encoded) > HEAD_MAX:
+            raise Invalid(
+                f"the labels of volume {head.volume} are more than the {HEAD_MAX} bytes that a backup can have"
+            )
+        writer.member(HEAD_NAME, encoded)
         writer.tree(root)
         return writer.finish(head, changed(), manifest)
 
@@ -164,6 +177,8 @@ class _Writer:
         descriptor = open_file(found)
         try:
             status = os.fstat(descriptor)
+            if self._size + status.st_size > SIZE_MAX:
+                raise _beyond(found.path, f"with it the files are larger than the {SIZE_MAX} bytes")
             pieces = data_pieces(descriptor, status)
             xattrs = read_xattrs(descriptor)
             if not self._unchanged(found.path, descriptor, status, pieces, xattrs):
@@ -277,6 +292,9 @@ class _Writer:
         self._lines.write(line)
         self._lines_size += len(line)
         self._entries += 1
+        if self._entries > ENTRIES_MAX or self._lines_size > MANIFEST_MAX:
+            raise _beyond(bytes_of(entry.path), f"the volume has more than the {ENTRIES_MAX} entries")
+        _check_xattrs(entry)
 
     def finish(self, head: Head, changed: list[bytes], manifest: BinaryIO | None) -> Summary:
         for path in changed:
@@ -302,7 +320,7 @@ class _Writer:
             self._stored_files,
             self._sockets,
             len(self._changed),
-            tuple(text_of(path) for path in list(self._changed)[:CHANGED_SHOWN]),
+            tuple(text_of(path)[:CHANGED_NAME] for path in list(self._changed)[:CHANGED_SHOWN]),
         )
         self.member(SUMMARY_NAME, msgspec.json.encode(summary))
         frames.write(tf.ZERO_BLOCK * 2)
@@ -314,6 +332,19 @@ class _Writer:
         self._frames.raw(data)
         if manifest is not None:
             manifest.write(data)
+
+
+def _check_xattrs(entry: Entry) -> None:
+    size = sum(len(bytes_of(name)) + len(value) for name, value in entry.xattrs.items())
+    if size > ARCHIVE_LIMITS.xattr_bytes or len(entry.xattrs) > ARCHIVE_LIMITS.xattrs:
+        raise _beyond(
+            bytes_of(entry.path), f"its attributes are larger than the {ARCHIVE_LIMITS.xattr_bytes} bytes"
+        )
+
+
+def _beyond(path: bytes, what: str) -> Invalid:
+    """Better no backup than one that no restore takes."""
+    return Invalid(f"{text_of(path[:200])!r}: {what} that a backup can have")
 
 
 def _moment(status: os.stat_result) -> tuple[int, int, int]:
@@ -330,7 +361,7 @@ def _header(
     shown: bytes = b"",
     more: dict[bytes, bytes] | None = None,
 ) -> bytes:
-    seconds, nanoseconds = divmod(status.st_mtime_ns, 1_000_000_000)
+    seconds, nanoseconds = divmod(bounded_time(status.st_mtime_ns), 1_000_000_000)
     return pack_header(
         shown or DATA + b"/" + path,
         kind,

@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -294,3 +296,65 @@ def test_a_mutated_archive_is_refused_or_restores_the_same(tree: Path, tmp_path:
         else:
             assert entries(place) == expected
     assert refused > 200
+
+
+@pytest.fixture
+def roomy() -> Iterator[Path]:
+    """A directory on tmpfs, which takes longer files, other times and more attributes than ext4."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir():
+        pytest.skip("there is no /dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared) as name:
+        yield Path(name)
+
+
+def test_what_a_backup_has_taken_a_restore_takes(roomy: Path, tmp_path: Path) -> None:
+    tree = roomy / "tree"
+    tree.mkdir()
+    os.truncate(_touched(tree / "long"), 1 << 45)
+    os.utime(_touched(tree / "far"), ns=(0, 10**9 << 61))
+    deepest = os.open(tree, os.O_RDONLY)
+    for _ in range(100):  # a path of 20,000 bytes
+        os.mkdir("n" * 200, dir_fd=deepest)
+        below = os.open("n" * 200, os.O_RDONLY, dir_fd=deepest)
+        os.close(deepest)
+        deepest = below
+    os.close(os.open("first", os.O_CREAT, dir_fd=deepest))
+    os.link("first", "second", src_dir_fd=deepest, dst_dir_fd=deepest)
+    os.close(deepest)
+    layers, summary = backup(tree, tmp_path)
+    restored = restore([layers], roomy / "new", tmp_path)
+    assert restored.summary.entries == summary.entries
+    assert entries(roomy / "new") == entries(tree)
+    assert (
+        entries(tree)[-2].target == ""
+    assert entries(tree)[-1].type == "hardlink"
+
+
+def _touched(path: Path) -> Path:
+    path.touch()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "named"),
+    [("ENTRIES_MAX", 3, "entries"), ("SIZE_MAX", 1000, "larger"), ("HEAD_MAX", 20, "labels")],
+)
+def test_a_backup_that_no_restore_would_take_is_not_made(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, named: str
+) -> None:
+    monkeypatch.setattr(f"sampan.engine.volume_backup.writing.{limit}", value)
+    with pytest.raises(Invalid, match=named):
+        backup(tree, tmp_path)
+
+
+def test_names_of_changed_files_do_not_make_a_summary_too_large(tree: Path, tmp_path: Path) -> None:
+    target = Memory()
+    root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
+    names = [b"/".join([b"\xff" * 250] * 60 + [b"%d" % number]) for number in range(20)]
+    try:
+        write_backup(root, target, Head(FORMAT, "v", ""), directory=tmp_path, changed=lambda: names)
+    finally:
+        os.close(root)
+    restored = restore([target.layers], tmp_path / "new", tmp_path)
+    assert restored.summary.changed >= 20
