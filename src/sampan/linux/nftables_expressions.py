@@ -246,5 +246,9 @@ def status_has(bits: int) -> bytes:
     return _has(Ct.STATUS, bits)
 
 
-def _has(key: Ct, bits: int) -> bytes:
-    return ct(key) + mask(struct.pack("=I", bits)) + compare(bytes(4), Compare.NOT_EQUAL)
+def status_has_not(bits: int) -> bytes:
+    return _has(Ct.STATUS, bits, Compare.EQUAL)
+
+
+def _has(key: Ct, bits: int, operator: Compare = Compare.NOT_EQUAL) -> bytes:
+    return ct(key) + mask(struct.pack("=I", bits)) + compare(bytes(4), operator)

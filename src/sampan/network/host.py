@@ -192,6 +192,7 @@ class NetworkHost:
             self._endpoints = {endpoint.id: endpoint for endpoint in endpoints}
             self._mend_devices()
             plain = {_without_prefix(address): bindings for address, bindings in published.items()}
+            self._ports.foreign = self._bridges_among(passage.foreign_bridges(self._nftables))
             lost = self._ports.restore(self._networks.values(), plain)
             self._open_passage()
             return lost
@@ -293,8 +294,21 @@ class NetworkHost:
             self._open_passage()
 
     def _open_passage(self) -> bool:
+        """Whether a foreign filter was changed. What is known of other engines' bridges is followed."""
         bridges = [network.bridge for network in self._networks.values() if network.bridge]
-        return passage.open_for(self._nftables, self._alias, bridges)
+        found = passage.open_for(self._nftables, self._alias, bridges)
+        self._ports.seclude(self._bridges_among(found.foreign))
+        return found.changed
+
+    @staticmethod
+    def _bridges_among(names: frozenset[str]) -> frozenset[str]:
+        """A chain of an administrator's may have a name like Docker's and speak of the host's uplink."""
+        if not names:
+            return names
+        with RouteSocket() as route:
+            return frozenset(
+                link.name for link in route.links() if link.kind == "bridge" and link.name in names
+            )
 
 
 def _without_prefix(address: str) -> str:

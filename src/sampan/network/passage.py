@@ -5,7 +5,8 @@ A packet has to be accepted by every base chain of the hook, so whatever our own
 would end there. iptables offers the chain DOCKER-USER for such cases; without it, FORWARD itself is the place. We put
 rules at its top, marked with our alias in their comments, and take them away again. They only say that our bridges'
 traffic may pass there: our own forward chain has decided already which does. What goes to Docker's own bridges is
-not let pass but left to Docker's rules, which keep its containers' unpublished ports closed.
+not let pass but left to Docker's rules. Before version 28 those leave it to FORWARD's policy whether others reach
+the unpublished ports of Docker's containers, so our own chain keeps our containers from them (`Result.foreign`).
 
 There are up to four such chains: of IPv4 and of IPv6, in nf_tables and in the legacy iptables (`passage_legacy.py`).
 firewalld rejects what it was not told of, also what bridges forward (br_netfilter); the chain of its table
@@ -16,7 +17,7 @@ asked instead (`passage_firewalld.py`).
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from sampan.linux import nftables_expressions as ex
@@ -40,6 +41,14 @@ IPTABLES = Place(Family.IPV4, "filter", ("DOCKER-USER", "FORWARD"))
 IP6TABLES = Place(Family.IPV6, "filter", ("DOCKER-USER", "FORWARD"))
 FIREWALLD = Place(Family.INET, "firewalld", ("filter_FORWARD",))
 _PLACES = (IPTABLES, IP6TABLES, FIREWALLD)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`changed`: something was written. `foreign`: bridges that other engines' rules speak of."""
+
+    changed: bool
+    foreign: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,31 +92,50 @@ def docker_bridges(rules: Iterable[Rule]) -> frozenset[str]:
     )
 
 
-def open_for(nftables: NftablesSocket, mark: str, bridges: Sequence[str]) -> bool:
-    """Exactly these bridges may pass; rules of ours for others are removed. False when it was so already."""
+def open_for(nftables: NftablesSocket, mark: str, bridges: Sequence[str]) -> Result:
+    """Exactly these bridges may pass; rules of ours for others are removed."""
     chains = nftables.chains()
-    changed = [_replace(nftables, place, chains, mark, bridges) for place in _PLACES]
-    changed += [
-        passage_legacy.replace(version, mark, lambda foreign: wanted(mark, bridges, foreign))
-        for version in (4, 6)
-    ]
-    return any(changed)
+    known: set[str] = set()
+
+    def passes(foreign: frozenset[str]) -> list[Pass]:
+        known.update(foreign)
+        return wanted(mark, bridges, foreign)
+
+    changed = [_replace(nftables, place, chains, mark, bridges, passes) for place in _PLACES]
+    changed += [passage_legacy.replace(version, mark, passes) for version in (4, 6)]
+    return Result(any(changed), frozenset(known - set(bridges)))
+
+
+def foreign_bridges(nftables: NftablesSocket) -> frozenset[str]:
+    """Those that iptables-nft has rules for; the legacy iptables' are known only after `open_for`."""
+    found = [docker_bridges(_rules(nftables, place, nftables.chains())) for place in (IPTABLES, IP6TABLES)]
+    return frozenset().union(*found)
 
 
 def close(nftables: NftablesSocket, mark: str) -> None:
     open_for(nftables, mark, ())
 
 
-def _replace(
-    nftables: NftablesSocket, place: Place, chains: Sequence[Chain], mark: str, bridges: Sequence[str]
-) -> bool:
+def _rules(nftables: NftablesSocket, place: Place, chains: Sequence[Chain]) -> Sequence[Rule]:
     if not any((chain.family, chain.table) == (place.family, place.table) for chain in chains):
-        return False
-    rules = nftables.rules(place.family, place.table)
+        return ()
+    return nftables.rules(place.family, place.table)
+
+
+def _replace(
+    nftables: NftablesSocket,
+    place: Place,
+    chains: Sequence[Chain],
+    mark: str,
+    bridges: Sequence[str],
+    wish: Callable[[frozenset[str]], list[Pass]],
+) -> bool:
+    rules = _rules(nftables, place, chains)
     present = [rule for rule in rules if rule.comment.startswith(f"{mark} ")]
     others = [rule for rule in rules if rule not in present]
     target = choose_chain(place, chains, others)
-    passes = wanted(mark, bridges, docker_bridges(others)) if target is not None else []
+    wished = wish(docker_bridges(others))
+    passes = wished if target is not None else []
     if [(rule.chain, rule.comment) for rule in present] == [(target, one.comment) for one in passes]:
         if place is FIREWALLD and not passes and passage_firewalld.trusts(mark):
             return passage_firewalld.trust(mark, ())

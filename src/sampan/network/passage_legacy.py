@@ -45,7 +45,8 @@ def replace(version: int, mark: str, wanted: Callable[[frozenset[str]], Sequence
     present = [line for line in lines if _comment(line).startswith(f"{mark} ")]
     others = [line for line in lines if line not in present]
     target = choose_chain(others)
-    passes = wanted(docker_bridges(others)) if target is not None else ()
+    wished = wanted(docker_bridges(others))
+    passes = wished if target is not None else ()
     if [(line[1], _comment(line)) for line in present] == [(target, one.comment) for one in passes]:
         return False
     orders = [["-D", *line[1:]] for line in present]

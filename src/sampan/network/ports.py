@@ -39,6 +39,8 @@ class _Active:
     def elements(self) -> list[rules.Element]:
         way = self.way
         found = [rules.port_element(self.address, self.binding)] if way.translated else []
+        if way.served and (relayed := rules.relayed_element(self.binding)) is not None:
+            found.append(relayed)
         return [*found, rules.open_element(self.address, self.binding)] if way.open or way.direct else found
 
 
@@ -59,6 +61,7 @@ class PublishedPorts:
         self._generation: int | None = None
         self._filtered: frozenset[int] = frozenset()
         self._handle: int | None = None  # of our table, as we wrote it
+        self.foreign: frozenset[str] = frozenset()  # bridges of other engines, for the next table
 
     @property
     def relay_process(self) -> int | None:
@@ -150,9 +153,26 @@ class PublishedPorts:
             batch = Batch(rules.FAMILY)
             elements = _elements([*self._everything(), *also])
             crossing = bridge.bridged_traffic_is_filtered("ip6")
-            rules.write_table(batch, self._table, self._networks, elements, loopback6=not crossing)
+            rules.write_table(
+                batch, self._table, self._networks, elements, loopback6=not crossing, foreign=self.foreign
+            )
             self.commit(batch)
             self._handle = self._nftables.table_handle(rules.FAMILY, self._table)
+
+    def seclude(self, foreign: frozenset[str]) -> None:
+        """Our containers reach only what is published of those behind these bridges of other engines."""
+        with self._lock:
+            before, self.foreign = self.foreign, foreign
+            if before == foreign or self._handle is None:
+                return
+            batch = Batch(rules.FAMILY)
+            rules.change_foreign(batch, self._table, foreign - before, before - foreign)
+            try:
+                self.commit(batch)
+            except NetlinkError as exc:
+                if exc.errno != errno.ENOENT:
+                    raise
+                self.write_rules(self._networks)
 
     def refresh(self) -> tuple[str, ...]:
         """Has somebody removed our table, or begun or ceased to filter input? Returns what was mended, in words."""

@@ -25,6 +25,7 @@ PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmpv6": 58}
 
 _RAW, _DSTNAT, _TRANSLATED, _FILTER, _SRCNAT = -300, -100, -90, 0, 100
 _BRIDGES = "bridges"  # names of our bridges
+_FOREIGN = "foreign"  # of other engines'
 _FROM_OURS = ex.meta(ex.Meta.IIFNAME) + ex.lookup(_BRIDGES)
 _LINK_LOCAL = "fe80::/10"
 _MULTICAST6 = "ff00::/8"
@@ -54,6 +55,7 @@ class _Version:
     ports_any: str  # protocol . port -> container address . port
     ports_address: str  # host address . protocol . port -> container address . port
     open: str  # container address . protocol . port that is open without translation: a set
+    relayed: str  # protocol . port of the host that a relay serves at all its addresses: a set
     publish: str  # the chain of the look-ups
 
     @property
@@ -72,6 +74,7 @@ _IPV4 = _Version(
     ports_any="ports-any",
     ports_address="ports-address",
     open="open",
+    relayed="relayed",
     publish="publish",
 )
 _IPV6 = _Version(
@@ -84,6 +87,7 @@ _IPV6 = _Version(
     ports_any="ports-any6",
     ports_address="ports-address6",
     open="open6",
+    relayed="relayed6",
     publish="publish6",
 )
 _VERSIONS = (_IPV4, _IPV6)
@@ -125,6 +129,15 @@ def open_element(address: str, binding: PortBinding) -> Element:
     return Element(_version(address).open, key, None)
 
 
+def relayed_element(binding: PortBinding) -> Element | None:
+    """The set element of a port that the relay serves; None where containers of internal networks can't ask there."""
+    if binding.host_address not in (ANY_IPV4, ANY_IPV6):
+        return None
+    protocol = bytes([PROTOCOL_NUMBERS[binding.protocol]])
+    key = pack_fields(protocol, binding.host_port.to_bytes(2, "big"))
+    return Element(_version(binding.host_address).relayed, key, None)
+
+
 def delete_table(batch: Batch, table: str) -> None:
     """Also where it is not there."""
     batch.add_table(table)
@@ -138,10 +151,11 @@ def write_table(
     elements: Sequence[Element],
     *,
     loopback6: bool = True,
+    foreign: Iterable[str] = (),
 ) -> None:
     """The whole table from nothing, in the same transaction that removes what was there.
 
-    `loopback6`: ports are published on ::1 by NAT too (see `publishing.Facts`).
+    `loopback6`: ports are published on ::1 by NAT too (see `publishing.Facts`). `foreign`: bridges of other engines.
     """
     delete_table(batch, table)
     batch.add_table(table)
@@ -151,6 +165,8 @@ def write_table(
     if ordered:
         names = [(ex.interface_value(network.bridge), None) for network in ordered]
         batch.add_elements(table, _BRIDGES, names)
+    batch.add_set(table, _FOREIGN, (Field.INTERFACE_NAME,))
+    change_foreign(batch, table, foreign, ())
     for version in _VERSIONS:
         _add_maps(batch, table, version)
         batch.add_chain(table, version.publish)
@@ -174,6 +190,15 @@ def _add_maps(batch: Batch, table: str, version: _Version) -> None:
     batch.add_map(table, version.ports_any, (Field.INET_PROTOCOL, Field.INET_SERVICE), value)
     batch.add_map(table, version.ports_address, whole, value)
     batch.add_set(table, version.open, whole)
+    batch.add_set(table, version.relayed, (Field.INET_PROTOCOL, Field.INET_SERVICE))
+
+
+def change_foreign(batch: Batch, table: str, coming: Iterable[str], leaving: Iterable[str]) -> None:
+    """Bridges of other engines that have come and gone."""
+    if keys := [ex.interface_value(name) for name in sorted(leaving)]:
+        batch.delete_elements(table, _FOREIGN, keys)
+    if keys := [ex.interface_value(name) for name in sorted(coming)]:
+        batch.add_elements(table, _FOREIGN, [(key, None) for key in keys])
 
 
 def add_ports(batch: Batch, table: str, elements: Sequence[Element]) -> None:
@@ -242,7 +267,7 @@ def _seclusion_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) 
     """What containers may not even send to the host itself.
 
     From an internal network nothing but to its own subnet: a container may make itself a route to the host's other
-    addresses. From a network without access to the host no connection to any service of the host; what a published
+    addresses; and nothing to the relay, which would pass it on to another network. From a network without access to the host no connection to any service of the host; what a published
     port has led elsewhere by then is none. This is no chain of the input hook, as such a one would count as a filter
     that published ports have to obey.
     """
@@ -261,6 +286,11 @@ def _seclusion_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) 
                 if version is _IPV6:
                     outside += ex.destination_not_in(_LINK_LOCAL) + ex.destination_not_in(_MULTICAST6)
                 batch.add_rule(table, "guard", inwards, outside, drop)
+                # A port that NAT publishes leads to the forward chain, which drops it; the relay's are the host's.
+                here = ex.family_is(version.family) + ex.destination_is_local()
+                port = ex.payload(ex.Base.TRANSPORT, 2, 2, ex.FIRST_REGISTER + 1)
+                relayed = ex.meta(ex.Meta.L4PROTO) + port + ex.lookup(version.relayed)
+                batch.add_rule(table, "arrival", inwards, new, here, relayed, drop)
         if not network.host_access:
             batch.add_rule(table, "arrival", inwards, new, ex.destination_is_not_unicast(), drop)
 
@@ -283,6 +313,12 @@ def _forward_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) ->
     # A source that no way leads back to is forged: no answer could arrive. Only here, where br_netfilter's bridged
     # packets are through: those may come from addresses that the host has no route to.
     batch.add_rule(table, "forward", _FROM_OURS, ex.no_way_back(), drop)
+    for network in networks:
+        for name in network.trusted:
+            batch.add_rule(table, "forward", ex.input_is(network.bridge), ex.output_is(name), accept)
+    # What another engine has published it has translated before.
+    elsewhere = ex.meta(ex.Meta.OIFNAME) + ex.lookup(_FOREIGN)
+    batch.add_rule(table, "forward", _FROM_OURS, elsewhere, ex.status_has_not(ex.IPS_DST_NAT), drop)
     for network in networks:
         if not network.internal:
             translated = ex.output_is(network.bridge) + ex.status_has(ex.IPS_DST_NAT)

@@ -23,6 +23,7 @@ def test_an_internal_network_reaches_no_other_address_of_the_host(relay_world):
     world.publish(web, PortBinding(80, host_port=8080))
     evil.command("ip", "route", "add", "default", "via", inside.gateway)  # as a hostile root would
     assert evil.ask_tcp(inside.gateway, 7000).startswith("host ")
+    assert not evil.can_reach(inside.gateway, 8080)
     for address in (world.ADDRESS, other.gateway):
         assert not evil.can_reach(address, 7000)
         assert not evil.can_reach(address, 8080)
@@ -157,6 +158,12 @@ iptables-nft -A DOCKER-USER -j RETURN
 """
 """As Docker 20.10 writes them for its default bridge."""
 
+DOCKER_PUBLISHES = """
+iptables-{0} -P FORWARD ACCEPT
+iptables-{0} -A DOCKER -d {1} ! -i docker0 -o docker0 -p tcp --dport 80 -j ACCEPT
+iptables-{0} -t nat -A PREROUTING -m addrtype --dst-type LOCAL -p tcp --dport 9090 -j DNAT --to-destination {1}:80
+"""
+
 
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
 def test_beside_docker_both_work_and_neither_reaches_the_other_s_containers(world, variant):
@@ -174,6 +181,14 @@ def test_beside_docker_both_work_and_neither_reaches_the_other_s_containers(worl
     world.publish(ours, PortBinding(80, host_port=8080))
     assert docker.ask_tcp(world.ADDRESS, 8080).startswith("ours ")
     assert world.outside.ask_tcp(world.ADDRESS, 8080).startswith("ours ")
+    # Where something else switched forwarding on first, 20.10 leaves the policy alone; only its own networks are closed
+    # to one another then.
+    world.engine.command("sh", "-ec", DOCKER_PUBLISHES.format(variant, docker.address))
+    world.engine.run(world.host.refresh)
+    assert world.outside.can_reach(world.ADDRESS, 9090)
+    assert not ours.can_reach(docker.address, 80)
+    assert ours.ask_tcp(world.ADDRESS, 9090).startswith("docker ")
+    assert ours.ask_tcp(world.OUTSIDE, 80).startswith("outside ")
     world.engine.run(lambda: world.host.remove(network))
     assert "sampan" not in world.engine.command(f"iptables-{variant}", "-S")
 
