@@ -267,8 +267,9 @@ def _seclusion_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) 
     """What containers may not even send to the host itself.
 
     From an internal network nothing but to its own subnet: a container may make itself a route to the host's other
-    addresses; and nothing to the relay, which would pass it on to another network. From a network without access to the host no connection to any service of the host; what a published
-    port has led elsewhere by then is none. This is no chain of the input hook, as such a one would count as a filter
+    addresses; and nothing to the relay, which would pass it on to another network. From a network without access to
+    the host no connection to any service of the host; what a published port has led elsewhere by then is none. This is
+    no chain of the input hook, as such a one would count as a filter
     that published ports have to obey.
     """
     drop = ex.verdict(ex.Verdict.DROP)
