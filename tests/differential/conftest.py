@@ -70,7 +70,8 @@ IGNORED = {
     "*.Container": "an image's; gone since 26.0",
     "*.ContainerConfig": "an image's; gone since 26.0",
     # The row "Runtime and Docker's own version" there.
-    "*Runtime": "each engine's own",
+    "Runtime": "each engine's own",
+    "*.Runtime": "each engine's own",
     "*.DockerVersion": "each engine's own",
 }
 

@@ -88,9 +88,9 @@ CREATED = [
     each("an address driver that is not there", "code", "create --ipam-driver nosuch {c}"),
     each(
         "options of the address driver are shown",
-        "code",
-        "create --subnet {net}.13.0/24 --ipam-opt a=b {c}",
-        "inspect {c}",
+        "json",
+        "inspect -f '{{json .IPAM}}' {c}",
+        before="{cli} network create --subnet {net}.13.0/24 --ipam-opt a=b {c}",
     ),
     each(
         "what needs a swarm",

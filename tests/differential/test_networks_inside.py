@@ -140,7 +140,7 @@ INTERFACES = [
         out: {{cli}} exec {{c}} sh -c {_quoted(ADDRESSES)}
         out: {{cli}} exec {{c}} sh -c {_quoted(ROUTES)}
         out: {{cli}} run --rm --network container:{{c}} busybox sh -c {_quoted(ADDRESSES)}
-        out: {{cli}} run --rm --network host busybox ls /sys/class/net/lo > /dev/null
+        out: test "$({{cli}} run --rm --network host busybox readlink /proc/1/ns/net)" = "$(readlink /proc/self/ns/net)"
         """,
         but=SHOWN,
     ),
@@ -211,7 +211,7 @@ HOSTS = [
         "links on the default bridge: hosts and environment",
         """
         setup: {cli} run -d --name {c}db --hostname dbhost -e SECRET=1 --expose 5432 --expose 5433/udp busybox sleep 1000
-        out: {cli} run --rm --hostname h --link {c}db:database --link {c}db busybox cat /etc/hosts
+        sorted: {cli} run --rm --hostname h --link {c}db:database --link {c}db busybox cat /etc/hosts
         sorted: {cli} run --rm --name {c}x --hostname h --link {c}db:database busybox env
         """,
         but={**PLAIN, r"HOSTNAME=\S+": ""},
@@ -351,8 +351,9 @@ NAMES = [
         ),
         but=NAMED,
     ),
+    # That nobody outside is asked: tests/integration/network/test_names_of_containers.py, where packets are counted.
     Case(
-        "nothing is asked outside of an internal network",
+        "a name of elsewhere is not found on an internal network",
         """
         setup: {cli} network create --internal --subnet {net}.29.0/24 {c}
         code: timeout 20 {cli} run --rm --network {c} busybox nslookup example.org
@@ -389,7 +390,7 @@ BOTH_FAMILIES = [
         f"""
         setup: {{cli}} network create {six(40)} {{c}}
         json: {{cli}} network inspect {{c}}
-        setup: {{cli}} run -d --name {{c}} --network {{c}} --ip {{net}}.40.9 --ip6 {{net6}}:40::99 busybox sleep 1000
+        setup: {{cli}} run -d --name {{c}} --hostname h --network {{c}} --ip {{net}}.40.9 --ip6 {{net6}}:40::99 busybox sleep 1000
         json: {{cli}} network inspect {{c}}
         json: {{cli}} inspect -f '{{{{json .NetworkSettings}}}}' {{c}}
         out: {{cli}} exec {{c}} sh -c {_quoted(ADDRESSES6)}
