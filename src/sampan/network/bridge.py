@@ -183,7 +183,8 @@ def _settle_ipv6(network: NetworkSpec) -> None:
 
 def forward_ipv6() -> None:
     """Let the host pass IPv6 packets on. Interfaces that learn their routes from a router go on doing so: a kernel
-    that forwards listens to routers only where `accept_ra` is 2."""
+    that forwards listens to routers only where `accept_ra` is 2. `default` stays: interfaces that come later may be
+    those of virtual machines, whose word the host must not take."""
     if read_sysctl("ipv6/conf/all/forwarding") == "1":
         return
     for name in os.listdir("/proc/sys/net/ipv6/conf"):

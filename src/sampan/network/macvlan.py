@@ -21,9 +21,9 @@ from sampan.network.parents import (
     remove_stray_parents,
 )
 
-_GONE_SECONDS = 3.0
+_GONE_SECONDS = 10.0
 """How long an interface of a container that has ended may be in the way: its namespace is taken down by the kernel
-some time after the last process, and nothing tells when."""
+some time after the last process, later the more namespaces it takes down, and nothing tells when."""
 _POLL_SECONDS = 0.02
 _TAKEN = (errno.EBUSY, errno.EADDRINUSE)
 """What kernels say of a hardware address that another interface on the parent has."""
@@ -61,6 +61,7 @@ class MacvlanDriver:
             endpoint,
             "macvlan",
             alone=alone,
+            enslaved=parent.master != 0,
             configure=_configure_whole if alone else configure_interface,
         )
 
@@ -97,16 +98,18 @@ def make_interface(
     kind: str,
     *,
     alone: bool = False,
+    enslaved: bool = False,
     configure: Callable[[EndpointSpec], None] = configure_interface,
 ) -> None:
     """Send the request that makes the interface in the namespace, and configure it there; all or nothing.
 
     What an ended container has left in the way is waited for. `alone`: nothing else may be on the parent.
+    `enslaved`: the parent belongs to a bridge or a bond, and no waiting helps.
     Raises `Conflict` when it still is, `Unsupported` where the kernel has no such interfaces.
     """
     # The same address again as it is set up; with `alone`, anything (EINVAL) as it is made.
     passing = (*_TAKEN, errno.EINVAL) if alone else _TAKEN
-    end = time.monotonic() + _GONE_SECONDS
+    end = time.monotonic() + (0 if enslaved else _GONE_SECONDS)
     while True:
         try:
             route.perform([message])

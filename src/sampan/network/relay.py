@@ -23,6 +23,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Protocol
 
 UDP_IDLE = 90.0  # seconds, as Docker's proxy
@@ -41,6 +42,8 @@ _PAUSE = 0.2  # seconds without accepting when descriptors have run out
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Handler = Callable[[int], None]
+Sweep = Callable[[float], float | None]
+"""Given the time, ends what has timed out; returns in how many seconds to ask again (None: not needed)."""
 Ancillary = list[tuple[int, int, bytes]]
 
 
@@ -58,12 +61,17 @@ def same_mounts(process: int) -> bool:
 
 
 class Loop:
-    """epoll with one handler for each descriptor, and connections that have more to do."""
+    """epoll with one handler for each descriptor, connections that have more to do, and what times out.
+
+    Of a thousand ports most have nothing that could time out: an event costs the same however many there are.
+    """
 
     def __init__(self) -> None:
         self._poll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self.again: dict[int, Handler] = {}
+        self._due: dict[Sweep, float] = {}
+        self._soonest = inf
 
     def add(self, descriptor: int, events: int, handler: Handler) -> None:
         self._handlers[descriptor] = handler
@@ -74,7 +82,25 @@ class Loop:
             self._poll.unregister(descriptor)
         self.again.pop(descriptor, None)
 
-    def turn(self, timeout: float | None) -> None:
+    def expect(self, sweep: Sweep, seconds: float) -> None:
+        """Ask it in so many seconds, unless it is to be asked already."""
+        at = self._due.setdefault(sweep, time.monotonic() + seconds)
+        self._soonest = min(self._soonest, at)
+
+    def expire(self, now: float) -> float | None:
+        """Ask those whose time has come; returns the seconds to the next one (None: there is none)."""
+        if now >= self._soonest:
+            for sweep in [one for one, at in self._due.items() if at <= now]:
+                again = sweep(now)
+                if again is None:
+                    del self._due[sweep]
+                else:
+                    self._due[sweep] = now + again
+            self._soonest = min(self._due.values(), default=inf)
+        return self._soonest - now if self._due else None
+
+    def turn(self) -> None:
+        timeout = self.expire(time.monotonic())
         waiting, self.again = self.again, {}
         events = dict(self._poll.poll(0 if waiting else timeout))
         for descriptor in {**waiting, **dict.fromkeys(events)}:
@@ -241,9 +267,6 @@ class Port(Protocol):
     def close(self, *, sessions: bool) -> None:
         """Stop listening, and end the connections when `sessions`."""
 
-    def sweep(self, now: float) -> float | None:
-        """End what has timed out; returns in how many seconds to ask again (None: not needed)."""
-
     @property
     def busy(self) -> bool:
         """Somebody is connected."""
@@ -295,8 +318,9 @@ class StreamPort:
     def _pause(self) -> None:
         self._loop.remove(self._listener.fileno())
         self._paused_until = time.monotonic() + _PAUSE
+        self._loop.expect(self._sweep, _PAUSE)
 
-    def sweep(self, now: float) -> float | None:
+    def _sweep(self, now: float) -> float | None:
         if not self._paused_until or self._listener.fileno() < 0:
             return None
         if now < self._paused_until:
@@ -358,6 +382,7 @@ class UdpPort:
                 return None
             session = self._sessions[key] = UdpSession(server, client, source)
             self._loop.add(server.fileno(), select.EPOLLIN, lambda _: self._on_answer(key))
+            self._loop.expect(self._sweep, UDP_IDLE)
         self._sessions.move_to_end(key)
         session.used = time.monotonic()
         return session
@@ -378,7 +403,7 @@ class UdpPort:
         self._loop.remove(session.server.fileno())
         session.server.close()
 
-    def sweep(self, now: float) -> float | None:
+    def _sweep(self, now: float) -> float | None:
         while self._sessions:
             key, session = next(iter(self._sessions.items()))
             if now - session.used < UDP_IDLE:
@@ -450,9 +475,7 @@ class Relay:
 
     def run(self) -> None:
         while self._running:
-            now = time.monotonic()
-            due = [port.sweep(now) for port in self._ports.values()]
-            self._loop.turn(min((seconds for seconds in due if seconds is not None), default=None))
+            self._loop.turn()
             self._leaving = [port for port in self._leaving if port.busy]
             if (self._retired or (self._orphan and not self._ports)) and not self._leaving:
                 return

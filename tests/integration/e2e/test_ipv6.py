@@ -25,8 +25,11 @@ def ask(host: str, port: int) -> str:
             with socket.create_connection((host, port), timeout=2) as client:
                 if answer := client.recv(99).decode():
                     return answer
-        except OSError:
-            assert time.monotonic() < end, f"nobody answers at {host} port {port}"
+        except OSError as error:
+            said = str(error)
+        else:
+            said = "closed without a word"
+        assert time.monotonic() < end, f"nobody answers at {host} port {port}: {said}"
         time.sleep(0.02)
 
 

@@ -111,8 +111,7 @@ def test_a_table_of_another_s_own_does_not_keep_networks_from_being_made(world, 
             "list tables\n"
         )
         owner.stdin.flush()
-        while "firewalld" not in owner.stdout.readline():
-            pass
+        assert any("firewalld" in line for line in owner.stdout), "nft has ended"
         container = world.container(world.network())
         container.serve_tcp(80, "web")
         assert world.engine.ask_tcp(container.address, 80).startswith("web ")

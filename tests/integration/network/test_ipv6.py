@@ -55,6 +55,8 @@ def test_a_host_that_learns_its_routes_from_a_router_goes_on_when_it_forwards(wo
     world.network(families="46")
     for name, value in (("uplink/accept_ra", "2"), ("all/forwarding", "1"), ("default/forwarding", "1")):
         assert world.engine.command("cat", f"/proc/sys/net/ipv6/conf/{name}") == f"{value}\n"
+    world.engine.command("ip", "link", "add", "tap9", "type", "veth")  # of a guest: never the host's router
+    assert world.engine.command("cat", "/proc/sys/net/ipv6/conf/tap9/accept_ra") == "1\n"
 
 
 def test_containers_reach_each_other_and_outside_with_the_host_s_address(world):
