@@ -99,14 +99,29 @@ def _remove(
     name = f"{number}/{protocol}"
     request = binding_of(number, protocol, wanted)  # also checks it
     live = [one for one in published if (one.container_port, one.protocol) == (number, protocol)]
-    chosen = [one for one in live if meets(one, request)]
+    chosen = [one for one in live if one.host_port and meets(one, request)]
     entries = bindings.get(name, [])
     leaving = [entry for entry in entries if _is_meant(entry, wanted, chosen)]
     if not leaving:
         hint = "`sampan port` shows what is published; what is on all addresses is named without one."
         raise NotFound(f"No public port '{name}' published at {_address(wanted)}", hint=hint)
-    bindings[name] = [entry for entry in entries if entry not in leaving]
-    return [one for one in chosen if any(meets(one, binding_of(number, protocol, it)) for it in leaving)]
+    bindings[name] = staying = [entry for entry in entries if entry not in leaving]
+    found = [one for one in chosen if any(meets(one, binding_of(number, protocol, it)) for it in leaving)]
+    return found + [one for one in live if one not in found and _is_closed(one, leaving, staying)]
+
+
+def _is_closed(one: PortBinding, leaving: Sequence[HostPort], staying: Sequence[HostPort]) -> bool:
+    """Does what is open at the container's own address (a gateway mode; no port of the host's) go with these entries?
+
+    It is there once, however many entries ask for it.
+    """
+    if one.host_port:
+        return False
+    return any(_opens(entry, one) for entry in leaving) and not any(_opens(entry, one) for entry in staying)
+
+
+def _opens(entry: HostPort, one: PortBinding) -> bool:
+    return not entry.host_ip or (":" in entry.host_ip) == (":" in one.host_address)
 
 
 def _is_meant(entry: HostPort, wanted: HostPort, chosen: Sequence[PortBinding]) -> bool:

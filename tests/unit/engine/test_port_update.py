@@ -91,6 +91,28 @@ def test_of_all_exposed_ports_one_can_go_and_the_others_stay() -> None:
     assert found.host.port_bindings == {"443/tcp": (HostPort(),)}
 
 
+OPEN4, OPEN6 = PortBinding(80, "tcp", "0.0.0.0"), PortBinding(80, "tcp", "::")
+"""In a network that is routed to: the container's own port, whatever port of the host was asked for."""
+
+
+@pytest.mark.parametrize("wanted", [[], [("", "")], [("", "8080")]])
+@pytest.mark.parametrize("published", [(OPEN4, OPEN6), (WEB[0], OPEN6)])
+def test_a_port_that_is_open_at_the_containers_address_is_closed_too(
+    wanted: list[Any], published: tuple[PortBinding, ...]
+) -> None:
+    found = plan({"80/tcp": [("", "8080")]}, published, remove={"80/tcp": wanted})
+    assert set(found.removed) == set(published)
+    assert found.host.port_bindings == {}
+
+
+def test_a_port_stays_open_at_the_containers_address_while_another_binding_wants_it() -> None:
+    second = PortBinding(80, "tcp", "0.0.0.0", 8081)
+    bindings = {"80/tcp": [("", "8080"), ("0.0.0.0", "8081")]}
+    assert plan(bindings, (WEB[0], second, OPEN6), remove={"80": [("", "8081")]}).removed == (second,)
+    assert plan(bindings, (WEB[0], second, OPEN6), remove={"80": [("", "8080")]}).removed == (WEB[0], OPEN6)
+    assert plan(bindings, (OPEN4, OPEN6), remove={"80": [("", "8080")]}).removed == (OPEN6,)
+
+
 def test_what_is_not_published_can_not_be_removed() -> None:
     for wanted in ("81/tcp", "80/udp"):
         with pytest.raises(NotFound, match=rf"^No public port '{wanted}' published"):
