@@ -286,6 +286,10 @@ def test_a_dry_run_says_what_a_prune_then_takes(fresh_sampan: Any) -> None:
     assert removal.stdout == (
         "Would delete Volumes:\nspare\n\nTotal space that would be reclaimed: 12.35kB\n"
     )
+    sampan.ok("volume", "snapshot", "spare", "kept")
+    removal = sampan.run("volume", "rm", "--dry-run", "--force", "spare")
+    assert "would be reclaimed: 24." in removal.stdout  # twice that, and the snapshot's description
+    sampan.ok("volume", "snapshot", "rm", "spare@kept")
     told = sampan.ok("volume", "prune", "--dry-run", "--all")
     assert told.splitlines() == [
         "Would delete Volumes:",

@@ -183,6 +183,9 @@ class LocalDriver:
         except (FileNotFoundError, NotADirectoryError):
             return 0
 
+    def snapshots_size(self, name: str) -> int:
+        return directory_size(self._root / name / SNAPSHOTS)
+
     def exchange(self, staged: Path, record: VolumeRecord) -> None:
         """The staged data and the volume's change places, by one step. Raises `Unsupported` where that can't be."""
         try:

@@ -489,7 +489,8 @@ class Volumes:
                 return {"VolumesDeleted": [], "SpaceReclaimed": 0}
             self.get(name)
         self._check_removable(name, force=force)
-        return {"VolumesDeleted": [name], "SpaceReclaimed": max(await self._size(name), 0)}
+        snapshots = await asyncio.to_thread(self._local.snapshots_size, name)
+        return {"VolumesDeleted": [name], "SpaceReclaimed": max(await self._size(name), 0) + snapshots}
 
     def _check_removable(self, name: str, *, force: bool) -> None:
         if self._in_use(name):
