@@ -114,10 +114,16 @@ def _copy_file(source: int, target: int, name: str) -> None:
         os.close(read)
 
 
-def copy_content(source: int, target: int, room: Callable[[int], object] = lambda _size: None) -> None:
+def copy_content(
+    source: int,
+    target: int,
+    room: Callable[[int], object] = lambda _size: None,
+    progress: Callable[[int], object] = lambda _position: None,
+) -> None:
     """Give the empty file `target` the content of the file `source`: shared with it until one of them is written
     where the file system can do that (btrfs, XFS), holes left as they are elsewhere. `room` is told how many bytes
-    that takes if they can't be shared, before it does. Raises OSError, and what `room` raises."""
+    that takes if they can't be shared, before it does; `progress` then how far it is, now and then. Raises OSError,
+    and what these two raise."""
     try:
         fcntl.ioctl(target, FICLONE, source)
         return
@@ -137,13 +143,13 @@ def copy_content(source: int, target: int, room: Callable[[int], object] = lambd
             if error.errno != errno.EINVAL:
                 raise
             start, end = position, size  # the file system knows of no holes
-        position = _copy_range(source, target, start, end)
+        position = _copy_range(source, target, start, end, progress)
         if position < end:
             break  # it became shorter meanwhile
     os.ftruncate(target, max(size, position))
 
 
-def _copy_range(source: int, target: int, start: int, end: int) -> int:
+def _copy_range(source: int, target: int, start: int, end: int, progress: Callable[[int], object]) -> int:
     """How far it got."""
     os.lseek(target, start, os.SEEK_SET)
     while start < end:
@@ -151,6 +157,7 @@ def _copy_range(source: int, target: int, start: int, end: int) -> int:
         if not count:
             break
         start += count
+        progress(start)
     return start
 
 

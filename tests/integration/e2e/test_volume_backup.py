@@ -256,6 +256,7 @@ def test_a_registry_has_backups_as_artifacts_that_restore_by_themselves(
             assert terminal.finish() == 0, terminal.seen
         full = rb"[0-9a-f]{12}: %s \[={50}>\] +3\.\d+MB/3\.\d+MB\r" % what
         assert re.search(full, terminal.seen), terminal.seen
+    assert re.search(rb"rr: Restoring \[=+> *\] +[\d.]+.?B/[\d.]+.?B\r", terminal.seen), terminal.seen
     sampan.ok("volume", "rm", "rr")
     # An increment in a file stands on one in a registry, and on none that is something else.
     increment = str(tmp_path / "increment")

@@ -124,7 +124,7 @@ class _Cloning:
         try:
             target = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
             try:
-                copy_content(source, target, lambda size: check_room(target, size))
+                copy_content(source, target, lambda size: check_room(target, size), self._copied)
                 _dress(target, os.fstat(source), read_xattrs(source))
             finally:
                 os.close(target)
@@ -132,6 +132,11 @@ class _Cloning:
             os.close(source)
         self._size += found.status.st_size
         self._progress(self._size)
+
+    def _copied(self, position: int) -> None:
+        """One file can be most of a volume."""
+        self._look()
+        self._progress(self._size + position)
 
     def _leave(self) -> None:
         _, descriptor, status, xattrs = self._stack.pop()

@@ -38,15 +38,15 @@ def translated(source: Source) -> Iterator[None]:
         raise storage_error(error, f"volume {source}") from error
 
 
-def stepped(progress: Callable[[int], object]) -> Callable[[int], None]:
-    """Called with every file's size and more, passes on what is worth a report."""
+def stepped(progress: Callable[..., object]) -> Callable[..., None]:
+    """Called with every file's size and more, passes on what is worth a report. It may begin anew (another backup)."""
     reported = -_STEP
 
-    def maybe(done: int) -> None:
+    def maybe(done: int, *total: int) -> None:
         nonlocal reported
-        if done - reported >= _STEP:
+        if done - reported >= _STEP or done < reported:
             reported = done
-            progress(done)
+            progress(done, *total)
 
     return maybe
 

@@ -107,12 +107,13 @@ def unpack(
     bases: Bases | None = None,
     digests: dict[bytes, Entry] | None = None,
     limits: Limits | None = None,
-    progress: Callable[[int], object] = lambda _size: None,
+    progress: Callable[[int, int], object] = lambda _size, _total: None,
 ) -> Restored:
     """Unpack one backup, whose compressed archive is `layers`, into the empty directory `root`.
 
     directory: where temporary files go, on the same file system. bases: the backup before, where this one has such.
-    digests: gets the entry of every file by its path. Raises `Invalid` (the backup), `Conflict` (it needs another
+    digests: gets the entry of every file by its path. progress: bytes of files that are there, and what the backup says
+    of all (0 when it says nothing). Raises `Invalid` (the backup), `Conflict` (it needs another
     base), `Unavailable` (the disk), and leaves in `root` what was unpacked till then.
     """
     with spool(directory) as lines:
@@ -133,7 +134,7 @@ class _Unpacking:
         bases: Bases | None,
         digests: dict[bytes, Entry] | None,
         limits: Limits,
-        progress: Callable[[int], object],
+        progress: Callable[[int, int], object],
     ) -> None:
         self._root = root
         self._lines = lines
@@ -278,6 +279,7 @@ class _Unpacking:
         try:
             sha256 = _write_sparse(descriptor, member, reader) if member.sparse is not None else ""
             sha256 = sha256 or self._write(descriptor, member, reader)
+            self._tell()
             entry = _described(
                 path, member, size=member.size, sha256=sha256, sparse=member.sparse is not None
             )
@@ -292,6 +294,7 @@ class _Unpacking:
         while left:
             piece = reader.take()
             left -= len(piece)
+            self._tell(left)
             hashed.update(piece)
             _write_all(descriptor, piece)
         return hashed.hexdigest()
@@ -328,6 +331,7 @@ class _Unpacking:
             raise Invalid(f"{_shown(path)}: a file of a base in a backup that has none")
         before = self._bases.entry(_relative(member.link, BASE))
         self._count(before.size)
+        self._tell()
         descriptor = link_or_copy(
             self._bases, before, parent, name, lambda size: check_room(self._root, size)
         )
@@ -373,11 +377,14 @@ class _Unpacking:
                 self._lost += 1
         os.utime(target, ns=(entry.mtime, entry.mtime))
 
+    def _tell(self, left: int = 0) -> None:
+        """How far it is; `left`: bytes that are to come of a file that was counted. May raise, to end it."""
+        self._progress(self._size - left, self._head.size if self._head is not None else 0)
+
     def _count(self, size: int) -> None:
         self._size += size
         if self._size > self._limits.size:
             raise Invalid(f"the backup's files are larger than {self._limits.size} bytes")
-        self._progress(self._size)
 
     def _known(self, path: bytes, entry: Entry) -> None:
         self._line(entry)

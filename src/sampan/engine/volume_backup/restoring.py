@@ -18,6 +18,7 @@ from sampan.engine.volume_backup.reuse import Bases
 from sampan.engine.volume_backup.room import check_room
 from sampan.engine.volume_backup.snapshots import Source
 from sampan.engine.volume_backup.trees import opened_directory
+from sampan.engine.volumes.sizes import directory_size
 from sampan.errors import Conflict, Invalid
 from sampan.oci.reference import Reference
 from sampan.registry.config import Credentials
@@ -64,7 +65,7 @@ def restore_chain(
     directory: Path,
     finder: Finder,
     limits: Limits,
-    progress: Callable[[int], object],
+    progress: Callable[[int, int], object],
     report: Callable[[Progress], None],
     cancelled: threading.Event,
 ) -> Restored:
@@ -136,21 +137,22 @@ def _from_snapshot(
     snapshot: Source,
     place: Path,
     finder: Finder,
-    progress: Callable[[int], object],
+    progress: Callable[[int, int], object],
     cancelled: threading.Event,
 ) -> Restored:
     def look() -> None:
         if cancelled.is_set():
             raise Conflict("the restore was given up")
 
-    done = 0
+    done = total = 0
 
     def count(size: int) -> None:
         nonlocal done
         done = size
-        progress(size)
+        progress(size, total)
 
     with opened_directory(finder.snapshot_tree(snapshot)) as source, opened_directory(place) as target:
         check_room(target)
+        total = directory_size(Path(f"/proc/self/fd/{source}"))
         clone_tree(source, target, progress=count, look=look)
     return Restored(Head(FORMAT, str(snapshot), ""), Summary("", size=done))

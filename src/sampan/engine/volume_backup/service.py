@@ -290,9 +290,9 @@ class VolumeBackups:
 
         def work_into(place: Path) -> Callable[[Callable[[Json], None], threading.Event], None]:
             def work(report: Callable[[Json], None], cancelled: threading.Event) -> None:
-                def progress(size: int) -> None:
+                def progress(size: int, total: int) -> None:
                     stop_if(cancelled)
-                    report(bar(Source(name), "Restoring", size, 0))
+                    report(bar(Source(name), "Restoring", size, total))
 
                 with translated(Source(name)):
                     restored = restore_chain(
