@@ -117,11 +117,115 @@ def test_a_network_of_both_families_has_both_between_hosts(cluster: Any, tools: 
     assert found[2] in one.inside("web1", "nslookup", "-type=aaaa", "web2.").stdout
     members = two.inspect("both")["Containers"].values()
     assert {one["IPv6Address"] for one in members} == {f"{address}/64" for address in found.values()}
-    assert "user configured subnets" in two.refused(
-        "run", "--network", "both", "--ip6", "fd00:67::50", "busybox:latest", "true"
-    )
     one.sampan("network", "create", "-d", "overlay", "--ipv6", "own")
     assert one.inspect("own")["IPAM"]["Config"][1]["Subnet"].startswith("fd")
+
+
+def six(host: Any, name: str) -> str:
+    """The IPv6 address of a container in its only network."""
+    form = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}"
+    return str(host.sampan("inspect", "-f", form, name))
+
+
+def test_an_ipv6_address_that_a_person_chooses_is_one_containers_among_all_hosts(
+    cluster: Any, tools: Any
+) -> None:
+    one, two, three = cluster.hosts
+    tools.have_network(cluster, "both", "--ipv6", "--subnet", "10.67.0.0/24", "--subnet", "fd00:67::/64")
+    tools.addresses(cluster, "web", "both")
+
+    def start(host: Any, name: str, address6: str, *options: str) -> None:
+        host.run(name, "--network", "both", "--ip6", address6, *options)
+        assert six(host, name) == address6
+
+    start(one, "alone", "fd00:67::50")
+    start(two, "decimal", "fd00:67::60", "--ip", "10.67.0.60")
+    start(three, "far", "fd00:67::beef", "--ip", "10.67.0.70")
+    start(two, "further", "fd00:67::1:0:0:2")
+    chosen = {name: six(host, name) for host, name in ((one, "alone"), (two, "decimal"), (three, "far"))}
+    chosen["further"] = six(two, "further")
+
+    def all_reach_all() -> None:
+        for host in cluster.hosts:
+            for name, address in chosen.items():
+                tools.reaches(host, f"web{host.number}", address)
+                named = host.inside(f"web{host.number}", "nslookup", "-type=aaaa", f"{name}.").stdout
+                assert address in named
+
+    all_reach_all()
+    shown = {one["Name"]: one["IPv6Address"] for one in three.inspect("both")["Containers"].values()}
+    assert shown["decimal"] == "fd00:67::60/64"
+    for host, words in (
+        (two, ("--ip6", "fd00:67::50")),
+        (three, ("--ip6", "fd00:67::60")),
+        (three, ("--ip6", "fd00:67::60", "--ip", "10.67.0.90")),
+        (one, ("--ip", "10.67.0.96")),  # that of the place that fd00:67::60 belongs to
+        (one, ("--ip6", "fd00:67::beef")),
+        (one, ("--ip6", "fd00:67::1")),  # the gateway's
+    ):
+        said = host.refused("run", "--rm", "--network", "both", *words, "busybox:latest", "true")
+        assert "ddress already in use" in said, (words, said)
+    outside = two.refused("run", "--network", "both", "--ip6", "fd00:68::5", "busybox:latest", "true")
+    assert "no configured subnet" in outside
+    two.engine.kill()
+    two.engine.start()
+    all_reach_all()
+    assert two.pings("decimal", six(three, "far"))
+    # What is given back can be another host's, in time.
+    two.sampan("rm", "-f", "decimal", "further")
+    tools.until(lambda: "decimal" not in str(three.inspect("both")["Containers"]), "it is known")
+    again = (
+        "run",
+        "--rm",
+        "--network",
+        "both",
+        "--ip6",
+        "fd00:67::60",
+        "--ip",
+        "10.67.0.61",
+        "busybox:latest",
+    )
+    tools.until(lambda: three.engine.cli(*again, "true", check=False).returncode == 0, "the same address")
+
+
+def test_a_network_without_ipv4_joins_containers_of_three_hosts(cluster: Any, tools: Any) -> None:
+    one, two, _ = cluster.hosts
+    tools.have_network(cluster, "six", "--ipv4=false", "--ipv6", "--subnet", "fd00:68::/64")
+    for host in cluster.hosts:
+        name = f"web{host.number}"
+        host.sampan("run", "-d", "--name", name, "--network", "six", "busybox:latest", "sleep", "1000000")
+    two.sampan("run", "-d", "--name", "fixed", "--network", "six", "--ip6", "fd00:68::77", "busybox:latest",
+               "sleep", "1000000")  # fmt: skip
+    found = {f"web{host.number}": six(host, f"web{host.number}") for host in cluster.hosts}
+    found["fixed"] = six(two, "fixed")
+    assert found["fixed"] == "fd00:68::77" and len(set(found.values())) == 4
+    for host in cluster.hosts:
+        me = f"web{host.number}"
+        for name, address in found.items():
+            tools.reaches(host, me, address)
+            assert host.inside(me, "ping", "-6", "-c", "1", "-w", "5", name).returncode == 0
+        assert " inet " not in host.inside(me, "ip", "address", "show", "eth0").stdout
+        shown = host.inspect("six")
+        assert not shown["EnableIPv4"] and shown["EnableIPv6"]
+        assert shown["IPAM"]["Config"] == [{"Subnet": "fd00:68::/64", "Gateway": "fd00:68::1"}]
+        members = {
+            one["Name"]: (one["IPv4Address"], one["IPv6Address"]) for one in shown["Containers"].values()
+        }
+        assert members == {name: ("", f"{address}/64") for name, address in found.items()}
+    use = ("run", "--rm", "--network", "six", "--ip6")
+    assert "ddress already in use" in one.refused(*use, "fd00:68::77", "busybox:latest", "true")
+    assert "Addresses up to fd00:68::ff:fffe can be chosen" in one.refused(
+        *use, "fd00:68::1:0:0", "busybox:latest", "true"
+    )
+    # Networks without IPv4 have no IPv4 subnets that could overlap; their own may not.
+    create = ("network", "create", "-d", "overlay", "--ipv4=false", "--ipv6")
+    one.sampan(*create, "second")
+    assert "Pool overlaps" in two.refused(*create, "--subnet", "fd00:68::/80", "third")
+    two.engine.kill()
+    two.engine.start()
+    tools.reaches(one, "web1", "fd00:68::77")
+    tools.until(lambda: one.inside("web1", "ping", "-6", "-c", "1", "-w", "2", "fixed", check=False).returncode == 0,
+                "its name is there again")  # fmt: skip
 
 
 def test_published_ports_and_the_way_outside_are_those_of_the_containers_own_host(

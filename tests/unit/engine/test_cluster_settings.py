@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from sampan.engine.networks.cluster_settings import ClusterSettings, parse_cluster
 from sampan.engine.networks.overlay import container_mtu, is_secure, network_of, record_of
@@ -107,4 +108,15 @@ def test_what_an_engine_keeps_of_a_network_says_all_that_others_need() -> None:
     )  # fmt: skip
     record = record_of(network)
     assert network_of(record) == network
+    six = replace(network, subnet6="fd00:1::/64")
+    for fixed, fixed6, pools in ((True, True, 2), (False, True, 1), (True, False, 1), (False, False, 0)):
+        both = replace(six, fixed_subnet=fixed, fixed_subnet6=fixed6)
+        assert network_of(record_of(both)) == both
+        assert len(record_of(both).fixed_pools) == pools
+    alone = replace(
+        six, ipv4=False, subnet="0.0.0.0/8", gateway="0.0.0.1", ip_range="", aux={}, fixed_subnet=False
+    )
+    assert network_of(record_of(alone)) == alone
+    spec = record_of(alone).spec
+    assert spec is not None and (spec.subnet, spec.gateway, spec.gateway6) == ("", "", "fd00:1::1")
     assert record.options["com.docker.network.driver.overlay.vxlanid_list"] == "5000"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from sampan.network.model import Forward
+from sampan.network.model import Forward, derived_mac
+from sampan.network.overlay.places import Places
 from sampan.network.overlay.schema import Claim, Endpoint, Host, Keys, Network
 from sampan.network.overlay.store import Change, Entry, Snapshot
 from sampan.network.overlay.view import View
@@ -114,6 +115,23 @@ HOSTILE = {
     "an IPv4 address in an IPv6 one": (KEYS.host(B), Host(B, "x", "::ffff:192.0.2.9")),
     "a host on some cable": (KEYS.host(B), Host(B, "x", "fe80::1")),
     "a host's address with an interface": (KEYS.host(B), Host(B, "x", "2001:db8::1%eth0")),
+    "a network without any addresses": (
+        KEYS.network(NET),
+        msgspec.structs.replace(NETWORK, subnet="0.0.0.0/8", gateway="0.0.0.1", aux={}, ipv4=False),
+    ),
+    "a network without IPv4 that has a subnet": (
+        KEYS.network(NET),
+        msgspec.structs.replace(NETWORK, subnet6="fd00:1::/64", ipv4=False),
+    ),
+    "a network of addresses that are none": (
+        KEYS.network(NET),
+        msgspec.structs.replace(NETWORK, subnet="0.0.0.0/8", gateway="0.0.0.1", aux={}),
+    ),
+    "an MTU without IPv6": (
+        KEYS.network(NET),
+        msgspec.structs.replace(NETWORK, subnet6="fd00:1::/64", mtu=1279),
+    ),
+    "an IPv6 address in a network without": (KEYS.address(NET, "fd00:1::beef"), Claim(B, "192.0.2.2")),
     "half a byte of a secret": (KEYS.secret, b"a" * 33),
     "half a byte of an identity": (KEYS.identity, b"a" * 33),
     "a subnet with a mask": (
@@ -229,3 +247,73 @@ def test_reading_everything_again_finds_what_was_removed_meanwhile() -> None:
     assert view.replace(Snapshot(9, {KEYS.network(NET): entry(NETWORK)})) == {NET, ""}
     assert view.hosts == {} and view.claims == {} and view.endpoints == {}
     assert view.replace(Snapshot(9, {KEYS.network(NET): entry(NETWORK)})) == set()
+
+
+SIX = msgspec.structs.replace(NETWORK, subnet6="fd00:1::/64")
+CHOSEN = msgspec.structs.replace(CLAIM, address6="fd00:1::beef")
+RESERVED = Claim(B, "192.0.2.2")
+
+
+@pytest.mark.parametrize(
+    ("entries", "address6"),
+    [
+        ({"10.1.0.5": CLAIM}, "fd00:1::5"),
+        ({"10.1.0.5": CHOSEN, "fd00:1::beef": RESERVED}, "fd00:1::beef"),
+        ({"10.1.0.5": CHOSEN}, ""),  # nobody has promised it
+        ({"10.1.0.5": CHOSEN, "fd00:1::beef": Claim(A, "192.0.2.3")}, ""),  # it is another host's
+        (
+            {"10.1.0.5": msgspec.structs.replace(CLAIM, address6="fd00:1::60"), "10.1.0.96": RESERVED},
+            "fd00:1::60",
+        ),
+        (  # the place that it belongs to has a container
+            {
+                "10.1.0.5": msgspec.structs.replace(CLAIM, address6="fd00:1::60"),
+                "10.1.0.96": Claim(B, "192.0.2.2", "02:42:0a:01:00:60", "d" * 64),
+            },
+            "",
+        ),
+    ],
+)
+def test_an_ipv6_address_that_was_chosen_counts_only_when_it_is_the_hosts(
+    entries: dict[str, Claim], address6: str
+) -> None:
+    view = view_of(
+        **{KEYS.network(NET): SIX},
+        **{KEYS.address(NET, address): claim for address, claim in entries.items()},
+    )
+    assert not view.rejected
+    assert view.forwards(NET, A, "192.0.2.1")["02:42:0a:01:00:05"].address6 == address6
+    assert view.addresses(SIX, "10.1.0.5") == ("10.1.0.5", address6)
+
+
+@pytest.mark.parametrize(
+    "address", ["fd00:1::1", "fd00:1::5", "fd00:2::beef", "fd00:1:0::beef", "fd00:1::BEEF"]
+)
+def test_an_ipv6_address_is_no_key_when_it_belongs_to_a_place_or_is_written_otherwise(address: str) -> None:
+    """fd00:1::1 is the gateway's."""
+    view = view_of(**{KEYS.network(NET): SIX, KEYS.address(NET, address): RESERVED})
+    assert list(view.rejected) == [KEYS.address(NET, address)]
+
+
+def test_containers_of_a_network_without_ipv4_have_places_that_are_not_shown() -> None:
+    six = msgspec.structs.replace(
+        SIX, ipv4=False, subnet="0.0.0.0/8", gateway="0.0.0.1", aux={}, subnet6="fd00:1::/64"
+    )
+    mac = "02:42:00:00:00:05"
+    view = View(KEYS)
+    claim = msgspec.structs.replace(CLAIM, mac=mac)
+    entries = {KEYS.network(NET): six, KEYS.address(NET, "0.0.0.5"): claim}
+    view.replace(Snapshot(7, {key: entry(value) for key, value in entries.items()}))
+    assert view.forwards(NET, A, "192.0.2.1") == {mac: Forward(mac, "", "192.0.2.2", "fd00:1::5")}
+    # A container's station address is the same, whichever of both it is derived from.
+    assert derived_mac("0.0.0.5") == derived_mac("fd00:1::5") == mac
+
+
+def test_places_are_those_that_containers_can_have() -> None:
+    places = Places("10.1.0.0/24", "fd00:1::/64")
+    assert places.address6("10.1.0.80") == "fd00:1::50" and places.place("fd00:1::50") == "10.1.0.80"
+    assert [places.place(one) for one in ("fd00:1::", "fd00:1::ff", "fd00:1::100", "fd00::1")] == [""] * 4
+    assert places.second("10.1.0.5", "fd00:1::5") == places.second("10.1.0.5", "") == ""
+    assert places.second("10.1.0.5", "fd00:1::60") == "10.1.0.96"
+    assert places.second("10.1.0.5", "fd00:1::beef") == "fd00:1::beef"
+    assert Places("10.1.0.0/24", "").address6("10.1.0.5") == ""

@@ -11,13 +11,19 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Address
 
 from sampan.engine.config import IpamConfig
 from sampan.engine.model import ContainerRecord, NetworkRecord
-from sampan.engine.networks.overlay import check_encryption, network_of, overlapping, record_of
+from sampan.engine.networks.overlay import (
+    check_encryption,
+    held_places,
+    network_of,
+    overlapping,
+    record_of,
+)
 from sampan.engine.system import ClusterFacts
-from sampan.errors import Conflict, Invalid, NotFound, SampanError
+from sampan.errors import Conflict, NotFound, SampanError
 from sampan.network.host import NetworkHost
 from sampan.network.model import EndpointSpec, Forward, NetworkSpec
 from sampan.network.overlay import allocation, schema
@@ -147,7 +153,7 @@ class Cluster:
             shared = self.control.view.networks.get(network)
             for endpoint_id, endpoint in now.items():
                 if shared is not None and known.get(endpoint_id) != endpoint:
-                    both = (endpoint.address, shared.address6(endpoint.address))
+                    both = self.control.view.addresses(shared, endpoint.address)
                     self.tell(network, endpoint_id, endpoint, tuple(filter(None, both)))
             if now:
                 self._told[network] = now
@@ -166,6 +172,12 @@ class Cluster:
         await allocation.remove_network(self.control, network_of(record))
         self._used.pop(record.id, None)
 
+    def _spec(self, network_id: str) -> NetworkSpec | None:
+        known = self._used.get(network_id)
+        if known is not None:
+            return known
+        return next((record.spec for record in self.records() if record.id == network_id), None)
+
     def uses(self, network_id: str) -> bool:
         """Whether it has something in this host's kernel."""
         return network_id in self._used
@@ -173,7 +185,7 @@ class Cluster:
     # Containers
 
     async def prepare(self, record: NetworkRecord, asked: IpamConfig) -> tuple[str, str]:
-        """Addresses (IPv4, IPv6 or "") for a container that is about to start, and the network in the kernel.
+        """Addresses (IPv4 and IPv6, or "") for a container that is about to start, and the network in the kernel.
 
         Raises `Conflict`, `Invalid`, ...
         """
@@ -182,14 +194,10 @@ class Cluster:
             self.control.require()
             raise NotFound(f"network {record.name} not found")
         await self._make(record)
-        if asked.ipv6_address:
-            raise Invalid(
-                f"an IPv6 address can not be chosen in overlay network {record.name}",
-                hint="It follows the IPv4 address: --ip chooses both.",
-            )
-        address = await allocation.take_address(self.control, network, asked.ipv4_address)
+        wanted6 = str(IPv6Address(asked.ipv6_address)) if asked.ipv6_address else ""
+        place, address6 = await allocation.take_addresses(self.control, network, asked.ipv4_address, wanted6)
         self._fill(network)
-        return address, network.address6(address)
+        return place if network.ipv4 else "", address6
 
     async def _make(self, record: NetworkRecord) -> None:
         async with self._making:
@@ -226,18 +234,24 @@ class Cluster:
     def adopt(self, spec: EndpointSpec, network: NetworkSpec) -> None:
         """An endpoint of a container that ran already when the engine started; its network is in the kernel."""
         self._used[network.id] = network
-        self.control.own.hold(network.id, _plain(spec.address))
+        place, second = held_places(network, *_plain_both(spec))
+        self.control.own.hold(network.id, place)
+        if second:
+            self.control.own.reserve(network.id, second)
 
     def release(self, spec: EndpointSpec) -> None:
         """No container has the address any more."""
-        network = self.control.view.networks.get(spec.network_id)
-        self.control.own.release(network, spec.network_id, _plain(spec.address))
-        self.control.changed()
+        self.give_back(spec.network_id, *_plain_both(spec))
 
-    def give_back(self, network_id: str, address: str) -> None:
-        """An address that `prepare` gave and nobody used."""
-        network = self.control.view.networks.get(network_id)
-        self.control.own.release(network, network_id, address)
+    def give_back(self, network_id: str, address: str, address6: str) -> None:
+        """Addresses that `prepare` gave."""
+        known = self._spec(network_id)
+        if known is None:
+            return  # what a host has in a network goes with it
+        place, second = held_places(known, address, address6)
+        if second:
+            self.control.own.unreserve(network_id, second)
+        self.control.own.release(self.control.view.networks.get(network_id), network_id, place)
         self.control.changed()
 
     def present(self, record: ContainerRecord, names: Mapping[str, tuple[str, ...]]) -> None:
@@ -246,18 +260,20 @@ class Cluster:
         now: set[tuple[str, str]] = set()
         for endpoint in record.endpoints.values():
             spec = endpoint.spec
-            if spec is None or spec.driver != "overlay":
+            if spec is None or spec.driver != "overlay" or (known := self._spec(spec.network_id)) is None:
                 continue
             now.add((spec.network_id, spec.id))
+            address, address6 = _plain_both(spec)
+            place, second = held_places(known, address, address6)
             told = schema.Endpoint(
                 own.host.id,
                 record.id,
                 record.name,
-                _plain(spec.address),
+                place,
                 spec.mac,
                 tuple(name for name in names.get(spec.network_id, ()) if schema.is_name(name)),
             )
-            own.announce(spec.network_id, spec.id, told)
+            own.announce(spec.network_id, spec.id, told, address6 if second else "")
         self._withdraw(self._members.get(record.id, set()) - now)
         if now:
             self._members[record.id] = now
@@ -289,18 +305,17 @@ class Cluster:
         if network is None:
             return {}
         prefix, prefix6 = (subnet.partition("/")[2] for subnet in (network.subnet, network.subnet6))
-        return {
-            f"ep-{endpoint_id}": {
+        found = {}
+        for endpoint_id, endpoint in self.control.view.remote_endpoints(network_id, self.control.own.host.id):
+            address, address6 = self.control.view.addresses(network, endpoint.address)
+            found[f"ep-{endpoint_id}"] = {
                 "Name": endpoint.name,
                 "EndpointID": endpoint_id,
                 "MacAddress": endpoint.mac,
-                "IPv4Address": f"{endpoint.address}/{prefix}",
-                "IPv6Address": f"{network.address6(endpoint.address)}/{prefix6}" if prefix6 else "",
+                "IPv4Address": f"{address}/{prefix}" if address else "",
+                "IPv6Address": f"{address6}/{prefix6}" if address6 else "",
             }
-            for endpoint_id, endpoint in self.control.view.remote_endpoints(
-                network_id, self.control.own.host.id
-            )
-        }
+        return found
 
     def state(self) -> dict[str, object]:
         """For `info` and `network inspect`: whether the control plane works, and since when it does or does not."""
@@ -329,5 +344,6 @@ class Cluster:
         return ClusterFacts({**advertised, "ClusterState": self.state()}, warnings)
 
 
-def _plain(address: str) -> str:
-    return address.partition("/")[0]
+def _plain_both(spec: EndpointSpec) -> tuple[str, str]:
+    """IPv4 and IPv6 address without prefix lengths; "" for none."""
+    return spec.address.partition("/")[0], spec.address6.partition("/")[0]

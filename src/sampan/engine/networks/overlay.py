@@ -13,6 +13,7 @@ from sampan.errors import Invalid, Unsupported
 from sampan.network.model import NetworkSpec
 from sampan.network.overlay import encryption
 from sampan.network.overlay.driver import bridge_name
+from sampan.network.overlay.places import WITHOUT_IPV4, Places
 from sampan.network.overlay.schema import Network
 from sampan.network.pools import AnyNetwork, overlap
 
@@ -59,8 +60,8 @@ def record_of(network: Network) -> NetworkRecord:
         network.id,
         network.name,
         bridge_name(network.id),
-        network.subnet,
-        network.gateway,
+        network.subnet if network.ipv4 else "",
+        network.gateway if network.ipv4 else "",
         ip_range=network.ip_range or None,
         aux=tuple(network.aux.values()),
         internal=network.internal,
@@ -69,9 +70,14 @@ def record_of(network: Network) -> NetworkRecord:
         vni=network.vni,
         secure=network.secure,
         subnet6=network.subnet6,
-        gateway6=network.address6(network.gateway),
+        gateway6=network.places.address6(network.gateway),
     )
-    pool = IpamPool(network.subnet, network.ip_range, network.gateway, network.aux or None)
+    pools = [
+        (network.fixed_subnet6, IpamPool(spec.subnet6, gateway=spec.gateway6)),
+        (network.fixed_subnet, IpamPool(spec.subnet, network.ip_range, spec.gateway, network.aux or None)),
+    ]
+    there = [(fixed, pool) for fixed, pool in reversed(pools) if pool.subnet]
+    asked = [pool for fixed, pool in there if fixed]
     return NetworkRecord(
         network.id,
         network.name,
@@ -82,10 +88,11 @@ def record_of(network: Network) -> NetworkRecord:
         attachable=network.attachable,
         options={VNI: str(network.vni), **network.options},
         labels=dict(network.labels),
-        ipam_config=(pool, IpamPool(spec.subnet6, gateway=spec.gateway6)) if spec.subnet6 else (pool,),
+        ipam_config=(*asked, *(pool for fixed, pool in there if not fixed)),
+        enable_ipv4=network.ipv4,
         enable_ipv6=bool(spec.subnet6),
-        fixed_subnet=network.fixed_subnet,
-        asked_pools=int(network.fixed_subnet),
+        fixed_subnet=bool(asked),
+        asked_pools=len(asked),
     )
 
 
@@ -94,24 +101,39 @@ def network_of(record: NetworkRecord) -> Network:
     spec = record.spec
     if spec is None or not record.ipam_config:
         raise Invalid(f"{record.name} is no overlay network")
+    aux = [pool.auxiliary_addresses or {} for pool in record.ipam_config if pool.subnet == spec.subnet]
+    fixed = {pool.subnet for pool in record.fixed_pools}
     return Network(
         record.id,
         record.name,
         record.created,
         spec.vni,
-        spec.subnet,
-        spec.gateway,
+        spec.subnet or WITHOUT_IPV4,
+        spec.gateway or _places(spec).place(spec.gateway6),
         ip_range=spec.ip_range or "",
-        aux=record.ipam_config[0].auxiliary_addresses or {},
+        aux=aux[0] if aux else {},
         internal=record.internal,
         attachable=record.attachable,
         secure=spec.secure,
         mtu=spec.mtu,
         options={name: value for name, value in record.options.items() if name != VNI},
         labels=dict(record.labels),
-        fixed_subnet=record.fixed_subnet,
+        fixed_subnet=bool(spec.subnet) and spec.subnet in fixed,
         subnet6=spec.subnet6,
+        ipv4=bool(spec.subnet),
+        fixed_subnet6=bool(spec.subnet6) and spec.subnet6 in fixed,
     )
+
+
+def _places(spec: NetworkSpec) -> Places:
+    return Places(spec.subnet or WITHOUT_IPV4, spec.subnet6)
+
+
+def held_places(spec: NetworkSpec, address: str, address6: str) -> tuple[str, str]:
+    """What a container with these addresses ("": none) has of the network: its place, and see `Places.second`."""
+    places = _places(spec)
+    place = address or places.place(address6)
+    return place, places.second(place, address6)
 
 
 def check_encryption(name: str) -> None:

@@ -415,7 +415,8 @@ class Networks:
     def give_back(self, record: NetworkRecord, prepared: EndpointSettings) -> None:
         """What `prepare` gave and `allocate` did not take."""
         if record.driver == OVERLAY and self.cluster is not None and prepared.ipam_config is not None:
-            self.cluster.give_back(record.id, prepared.ipam_config.ipv4_address)
+            config = prepared.ipam_config
+            self.cluster.give_back(record.id, config.ipv4_address, config.ipv6_address)
 
     def adopt(self, endpoint: EndpointSpec) -> None:
         """Take the address of an endpoint that exists since before the engine started."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Protocol
 
 from sampan.engine.model import NetworkRecord, new_id, now
@@ -17,6 +17,7 @@ from sampan.engine.networks.requests import NetworkCreate
 from sampan.errors import Denied, Invalid
 from sampan.network.overlay import schema
 from sampan.network.overlay.allocation import choose_subnet
+from sampan.network.overlay.places import WITHOUT_IPV4, Places
 from sampan.network.overlay.schema import Network
 from sampan.network.pools import AnyNetwork
 
@@ -48,42 +49,55 @@ def plan_shared(
     `others`: subnets of the cluster's networks; `in_use`: of this host; `underlay`: MTU of the hosts' network, and the
     version of their addresses. Raises `Invalid`, `Conflict`.
     """
-    if not body.enable_ipv4:
-        raise Invalid("overlay networks have IPv4 addresses, and IPv6 ones beside them")
-    asked = ipam.wanted(body.ipam.config or (), 4)
+    asked = ipam.wanted(body.ipam.config or (), 4) if body.enable_ipv4 else ipam.Wanted()
+    asked6 = ipam.wanted(body.ipam.config or (), 6) if body.enable_ipv6 else ipam.Wanted()
     network_id = new_id()
-    subnet = asked.subnet if asked.subnet is not None else choose_subnet([*others, *_ipv4(in_use)])
-    schema.check_subnet(str(subnet))
+    subnet: AnyNetwork = IPv4Network(WITHOUT_IPV4)
+    if body.enable_ipv4:
+        subnet = asked.subnet if asked.subnet is not None else choose_subnet([*others, *_ipv4(in_use)])
+        schema.check_subnet(str(subnet))
+    subnet6 = _subnet6(asked6, network_id) if body.enable_ipv6 else ""
+    gateway = str(ipam.choose_gateway(subnet, asked))
+    _check_gateway6(asked6, Places(str(subnet), subnet6), gateway)
     secure = is_secure(body.options)
     mtu, version = underlay
+    mtu = container_mtu(body.options, mtu, version, secure=secure)
+    if subnet6 and mtu < schema.LEAST_MTU6:
+        raise Invalid(f"invalid MTU {mtu}: a network with IPv6 needs at least {schema.LEAST_MTU6}")
     return Network(
         network_id,
         body.name,
         now(),
         0,
         str(subnet),
-        str(ipam.choose_gateway(subnet, asked)),
+        gateway,
         ip_range=str(asked.ip_range or ""),
         aux={name: str(address) for name, address in asked.aux.items()},
         internal=body.internal,
         attachable=body.attachable,
         secure=secure,
-        mtu=container_mtu(body.options, mtu, version, secure=secure),
+        mtu=mtu,
         options=dict(body.options),
         labels=dict(body.labels),
         fixed_subnet=asked.subnet is not None,
-        subnet6=_subnet6(body, network_id) if body.enable_ipv6 else "",
+        subnet6=subnet6,
+        ipv4=body.enable_ipv4,
+        fixed_subnet6=asked6.subnet is not None,
     )
 
 
-def _subnet6(body: NetworkCreate, network_id: str) -> str:
-    """The one that was asked for, else a unique-local one (RFC 4193) by the network's id. Raises `Invalid`."""
-    asked = ipam.wanted(body.ipam.config or (), 6)
-    if asked.gateway is not None or asked.ip_range is not None or asked.aux:
+def _check_gateway6(asked: ipam.Wanted, places: Places, gateway: str) -> None:
+    """Raises `Invalid` for what a person asks and can not have."""
+    wanted = str(asked.gateway or "")
+    if asked.ip_range is not None or asked.aux or (wanted and wanted != places.address6(gateway)):
         raise Invalid(
             "IPv6 addresses of an overlay network follow the IPv4 ones",
-            hint="give the subnet alone: gateway and containers have the same place in it as in the IPv4 subnet",
+            hint=f"its gateway is {places.address6(gateway)}; a range and auxiliary addresses are those of IPv4",
         )
+
+
+def _subnet6(asked: ipam.Wanted, network_id: str) -> str:
+    """The one that was asked for, else a unique-local one (RFC 4193) by the network's id. Raises `Invalid`."""
     if asked.subnet is not None:
         return str(schema.check_subnet6(str(asked.subnet)))
     return str(IPv6Network((0xFD << 120 | int(network_id[:14], 16) << 64, 64)))
@@ -111,9 +125,11 @@ class SharedNetworks:
 
         def plan(others: Sequence[IPv4Network]) -> Network:
             network = plan_shared(body, others, in_use, self.cluster.underlay)
-            subnet = IPv4Network(network.subnet)
-            self._book.take_subnet(subnet, ())  # is it free here?
-            self._book.return_subnet(subnet)
+            for text in (network.subnet if network.ipv4 else "", network.subnet6):
+                if text:
+                    subnet = ip_network(text)
+                    self._book.take_subnet(subnet, ())  # is it free here?
+                    self._book.return_subnet(subnet)
             return network
 
         record = await self.cluster.create(plan)

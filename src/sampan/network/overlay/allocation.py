@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, ip_network
 import msgspec
 from msgspec.structs import replace
 
-from sampan.errors import Conflict, Denied, NotFound, Unavailable
+from sampan.errors import Conflict, Denied, Invalid, NotFound, Unavailable
 from sampan.network.overlay import schema
 from sampan.network.overlay.control import Control
 from sampan.network.overlay.own import candidates
@@ -30,7 +30,7 @@ async def create_network(control: Control, plan: Callable[[list[IPv4Network]], N
     control.require()
     for _ in range(_ATTEMPTS):
         view = await _fresh(control)
-        network = plan([IPv4Network(one.subnet) for one in view.networks.values()])
+        network = plan([IPv4Network(one.subnet) for one in view.networks.values() if one.ipv4])
         if any(one.name == network.name for one in view.networks.values()):
             raise Conflict(f"network with name {network.name} already exists")
         _check_free(view, network)
@@ -44,9 +44,10 @@ async def create_network(control: Control, plan: Callable[[list[IPv4Network]], N
 
 
 def _check_free(view: View, network: Network) -> None:
-    schema.check_subnet(network.subnet)
     for other in view.networks.values():
-        for one, two in ((network.subnet, other.subnet), (network.subnet6, other.subnet6)):
+        both = network.ipv4 and other.ipv4
+        fours = (network.subnet, other.subnet) if both else ("", "")
+        for one, two in (fours, (network.subnet6, other.subnet6)):
             if one and two and overlap(ip_network(one), ip_network(two)):
                 raise Conflict(
                     "invalid pool request: Pool overlaps with other one on this address space",
@@ -130,6 +131,47 @@ async def take_address(control: Control, network: Network, wanted: str = "") -> 
     return address
 
 
+async def take_addresses(control: Control, network: Network, wanted: str, wanted6: str) -> tuple[str, str]:
+    """As `take_address`: the container's place, and its IPv6 address ("" in a network without)."""
+    places = network.places
+    if not wanted6:
+        address = await take_address(control, network, wanted)
+        return address, places.address6(address)
+    place = places.place(wanted6)
+    if place and wanted in ("", place):
+        return await take_address(control, network, place), wanted6
+    if not network.ipv4:
+        raise Invalid(
+            f"{wanted6} is too far in {network.subnet6} for a network of the cluster without IPv4",
+            hint=f"Addresses up to {places.address6(str(IPv4Network(network.subnet)[-2]))} can be chosen.",
+        )
+    second = places.second(wanted, wanted6) if wanted else wanted6
+    await _reserve(control, network, second, wanted6)
+    try:
+        return await take_address(control, network, wanted), wanted6
+    except BaseException:
+        control.own.unreserve(network.id, second)
+        control.changed()
+        raise
+
+
+async def _reserve(control: Control, network: Network, second: str, address6: str) -> None:
+    """The IPv6 address is this host's, wherever its container's place is. Raises `Conflict`, `Unavailable`."""
+    if address6 == network.places.address6(network.gateway) or (network.id, second) in control.own.held:
+        raise Conflict(
+            "Address already in use", hint=f"{address6} belongs to another endpoint or the gateway."
+        )
+    if second in network.aux.values():
+        raise Conflict("Address already in use", hint=f"The place of {address6} is an auxiliary address's.")
+    if second in control.own.free(network.id):
+        control.own.reserve(network.id, second)
+        control.changed()
+        return
+    control.require()
+    if not await _claim(control, network, second, reserved=True):
+        raise _in_use(await _fresh(control), network, second)
+
+
 async def keep_some(control: Control, network: Network, most: int) -> None:
     """Have this many addresses that no container has, if there are enough in the network. Raises `Unavailable`."""
     while len(control.own.free(network.id)) < most:
@@ -183,17 +225,20 @@ def _held(control: Control, network: Network, address: str) -> bool:
     return (network.id, address) in control.own.claims
 
 
-async def _claim(control: Control, network: Network, address: str) -> bool:
-    """False when somebody else has it."""
+async def _claim(control: Control, network: Network, address: str, *, reserved: bool = False) -> bool:
+    """False when somebody else has it. `reserved`: see `Own.reserve`."""
     own, key = control.own, control.keys.address(network.id, address)
-    body = msgspec.json.encode(own.kept_claim(address))
+    body = msgspec.json.encode(own.reserved_claim() if reserved else own.kept_claim(address))
     there = Condition(Kind.PRESENT, control.keys.network(network.id))
     operations: list[Operation] = [Put(key, body, control.long_lease)]
     place = (network.id, address)
     own.claiming.add(place)
     try:
         if await control.store.commit([there, Condition(Kind.ABSENT, key)], operations):
-            own.claim(network.id, address)
+            if reserved:
+                own.reserve(network.id, address)
+            else:
+                own.claim(network.id, address)
             return True
     finally:
         own.claiming.discard(place)

@@ -110,8 +110,10 @@ class Control:
         self.view.replace(cached.snapshot)
         for network, claims in self.view.claims.items():
             for address, claim in claims.items():
-                if claim.host == self.own.host.id:
+                if claim.host == self.own.host.id and claim.mac:
                     self.own.claim(network, address)
+                elif claim.host == self.own.host.id:
+                    self.own.reserve(network, address)
         self._tell([""])  # who was there when the last engine ended
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(_say_why)

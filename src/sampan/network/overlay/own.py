@@ -56,19 +56,35 @@ class Own:
         """Of an address that no container has yet; others know already which station address it will have."""
         return Claim(self.host.id, self.host.address, derived_mac(address))
 
+    def reserve(self, network: str, key: str) -> None:
+        """See `Places.second`: ours, and no container's."""
+        self.claims[network, key] = self.reserved_claim()
+        self.held.add((network, key))
+
+    def reserved_claim(self) -> Claim:
+        return Claim(self.host.id, self.host.address)
+
+    def unreserve(self, network: str, key: str) -> None:
+        self.claims.pop((network, key), None)
+        self.held.discard((network, key))
+
     def free(self, network: str) -> list[str]:
         """Addresses that are ours and nobody's, lowest first."""
-        found = (address for of, address in self.claims if of == network and (of, address) not in self.held)
+        found = (
+            address
+            for (of, address), claim in self.claims.items()
+            if of == network and claim.mac and (of, address) not in self.held
+        )
         return sorted(found, key=IPv4Address)
 
     def hold(self, network: str, address: str) -> None:
         self.held.add((network, address))
 
-    def announce(self, network: str, endpoint_id: str, endpoint: Endpoint) -> None:
-        """A container has the address; it is claimed with this if it was not."""
+    def announce(self, network: str, endpoint_id: str, endpoint: Endpoint, address6: str = "") -> None:
+        """A container has the address; it is claimed with this if it was not. `address6`: see `Claim`."""
         place = (network, endpoint.address)
         self.held.add(place)
-        self.claims[place] = Claim(self.host.id, self.host.address, endpoint.mac, endpoint_id)
+        self.claims[place] = Claim(self.host.id, self.host.address, endpoint.mac, endpoint_id, address6)
         self.endpoints[network, endpoint_id] = endpoint
 
     def release(self, network: Network | None, network_id: str, address: str) -> None:

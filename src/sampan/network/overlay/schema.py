@@ -20,6 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from sampan.errors import Invalid
+from sampan.network.overlay.places import WITHOUT_IPV4, Places
 
 MAX_VALUE = 64 << 10
 """Bytes of one value."""
@@ -27,6 +28,8 @@ MAX_HOSTS = 1000
 MAX_NETWORKS = 500
 MAX_PER_NETWORK = 5000
 """Addresses, and containers, of one network."""
+LEAST_MTU6 = 1280
+"""RFC 8200, section 5: the kernel switches IPv6 off below."""
 FIRST_VNI, LAST_VNI = 4096, (1 << 24) - 1
 _MAX_NAMES = 64
 _MAX_LABELS = 128
@@ -52,7 +55,8 @@ class Host(msgspec.Struct, frozen=True):
 class Network(msgspec.Struct, frozen=True):
     """A network as all engines have it. `mtu` is of its containers' interfaces, in bytes.
 
-    With `subnet6` every address of `subnet` has one there too, at the same place from the beginning: see `address6`.
+    With `subnet6` every address of `subnet` has one there too: see `places`. Without `ipv4` the subnet only numbers
+    places. `fixed_subnet` and `fixed_subnet6`: a person gave it.
     """
 
     id: str
@@ -71,22 +75,26 @@ class Network(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     fixed_subnet: bool = False
     subnet6: str = ""
+    ipv4: bool = True
+    fixed_subnet6: bool = False
 
-    def address6(self, address: str) -> str:
-        """The IPv6 address of who has this IPv4 address; "" where the network has none."""
-        if not self.subnet6:
-            return ""
-        place = int(IPv4Address(address)) - int(IPv4Network(self.subnet).network_address)
-        return str(IPv6Network(self.subnet6).network_address + place)
+    @property
+    def places(self) -> Places:
+        return Places(self.subnet, self.subnet6)
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """An address is this host's. `endpoint` "": it keeps the address for its next container, which will have `mac`."""
+    """An address is this host's. `endpoint` "": it keeps the address for its next container, which will have `mac`;
+    with no `mac` either it is nobody's, as a container at another place has its IPv6 address: see `Places.second`.
+
+    `address6`: the container's, where that is not the one of its place.
+    """
 
     host: str
     at: str
     mac: str = ""
     endpoint: str = ""
+    address6: str = ""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -164,7 +172,9 @@ def decode_network(parts: tuple[str, ...], value: bytes) -> Network:
         raise Invalid(f"{network.name} is a predefined network")
     if not FIRST_VNI <= network.vni <= LAST_VNI:
         raise Invalid(f"{network.vni} is no number for a network")
-    subnet = check_subnet(network.subnet)
+    if not network.ipv4 and not (network.subnet == WITHOUT_IPV4 and network.subnet6):
+        raise Invalid("it has no addresses of any family")
+    subnet = check_subnet(network.subnet) if network.ipv4 else IPv4Network(WITHOUT_IPV4)
     _canonical(subnet, network.subnet)
     for address in (network.gateway, *network.aux.values()):
         if _ipv4(address) not in subnet:
@@ -173,7 +183,7 @@ def decode_network(parts: tuple[str, ...], value: bytes) -> Network:
         raise Invalid(f"{network.ip_range} is not in {subnet}")
     if network.subnet6:
         _canonical(check_subnet6(network.subnet6), network.subnet6)
-    if not 68 <= network.mtu <= 65535:
+    if not (LEAST_MTU6 if network.subnet6 else 68) <= network.mtu <= 65535:
         raise Invalid(f"{network.mtu} is no MTU")
     if len(network.created) > 40 or not re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", network.created):
         raise Invalid("its time of creation is no time")
@@ -192,7 +202,12 @@ def decode_claim(parts: tuple[str, ...], value: bytes, network: Network | None) 
         check_mac(claim.mac)
     if claim.endpoint:
         _match(_ID, claim.endpoint, "endpoint id")
-    _check_inner(parts[2], network)
+    if ":" in parts[2]:
+        _check_chosen(parts[2], network)
+    else:
+        _check_inner(parts[2], network)
+    if claim.address6 and network is not None:
+        _check_chosen(claim.address6, network, place=True)
     return claim
 
 
@@ -221,11 +236,28 @@ def _check_inner(text: str, network: Network | None) -> None:
         raise Invalid(f"{text} is no address of a container in {subnet}")
 
 
+def _check_chosen(text: str, network: Network | None, *, place: bool = False) -> None:
+    """An IPv6 address that a person chose. `place`: it may be the one of a place."""
+    try:
+        address = IPv6Address(text)
+    except ValueError:
+        raise Invalid(f"{text!r} is no IPv6 address") from None
+    _canonical(address, text)
+    if network is None:
+        return
+    if not network.subnet6 or address not in IPv6Network(network.subnet6):
+        raise Invalid(f"{text} is not in the network")
+    places = network.places
+    if text == places.address6(network.gateway) or (places.place(text) and not place):
+        raise Invalid(f"{text} is not an address to choose")
+
+
 def check_subnet(text: str) -> IPv4Network:
     """A subnet that containers of many hosts may have. Raises `Invalid`."""
     subnet = _network(text)
     special = subnet.is_loopback or subnet.is_multicast or subnet.is_link_local or subnet.is_unspecified
-    if special or not 8 <= subnet.prefixlen <= 29 or subnet.overlaps(IPv4Network("127.0.0.0/8")):
+    forbidden = any(subnet.overlaps(IPv4Network(one)) for one in ("0.0.0.0/8", "127.0.0.0/8"))
+    if special or forbidden or not 8 <= subnet.prefixlen <= 29:
         raise Invalid(f"{subnet} is no subnet for an overlay network", hint="a /8 to /29 is needed")
     return subnet
 

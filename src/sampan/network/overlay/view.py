@@ -157,11 +157,24 @@ class View:
         version = schema.check_underlay(own_address).version
         for address, claim in sorted(self.claims.get(network_id, {}).items()):
             other = claim.host != own_host and claim.at != own_address
-            if not other or not claim.mac or claim.mac in taken:
+            if not other or not claim.mac or claim.mac in taken or ":" in address:
                 continue
             if schema.check_underlay(claim.at).version == version:
-                found.setdefault(claim.mac, Forward(claim.mac, address, claim.at, network.address6(address)))
+                shown, address6 = self.addresses(network, address)
+                found.setdefault(claim.mac, Forward(claim.mac, shown, claim.at, address6))
         return found
+
+    def addresses(self, network: Network, place: str) -> tuple[str, str]:
+        """IPv4 and IPv6 address of who has this place; "" for none."""
+        claims = self.claims.get(network.id, {})
+        claim = claims.get(place)
+        address6 = network.places.address6(place)
+        if claim is not None and claim.address6 not in ("", address6):
+            # It is the container's only if its host has it from the store.
+            second = claims.get(network.places.second(place, claim.address6))
+            is_its = second is not None and second.host == claim.host and not second.mac
+            address6 = claim.address6 if is_its else ""
+        return place if network.ipv4 else "", address6
 
     def _of(self, network_id: str, host: str) -> Iterator[Claim]:
         return (claim for claim in self.claims.get(network_id, {}).values() if claim.host == host)
