@@ -56,6 +56,19 @@ def test_the_default_route_goes_where_the_priority_is_and_moves_when_networks_co
     assert default_route(sampan, "one").endswith(gateways["b2"])
 
 
+def test_a_container_that_has_broken_its_other_interface_can_leave_a_network_all_the_same(sampan: Any) -> None:
+    for name in ("b1", "b2"):
+        sampan.ok("network", "create", name)
+    sampan.ok(
+        "run", "-d", "--name", "one", "--cap-add", "NET_ADMIN", "--network", "b1", "--network", "b2",
+        BUSYBOX, "sleep", "1000",
+    )  # fmt: skip
+    sampan.ok("exec", "one", "ip", "link", "set", "eth1", "down")
+    sampan.ok("network", "disconnect", "b1", "one")
+    assert list(json.loads(sampan.ok("inspect", "one"))[0]["NetworkSettings"]["Networks"]) == ["b2"]
+    sampan.ok("network", "rm", "b1")
+
+
 def test_published_ports_follow_the_default_route(sampan: Any, wait_until: Callable[..., None]) -> None:
     for name in ("b1", "a2"):
         sampan.ok("network", "create", name)

@@ -291,7 +291,10 @@ class Wiring:
             try:
                 await asyncio.to_thread(detach, endpoint.spec, namespace)
                 after = replace(record, endpoints=gateways.settle(left, self._network_of))
-                await self._change_routes(record, after, namespace)
+                try:
+                    await self._change_routes(record, after, namespace)
+                except SampanError as error:  # the container itself has changed the interface that is left
+                    log.warning("container %s has no default route now: %s", record.id, error.message)
                 follow = self._publishing.follow_what_can
                 after = replace(after, published=await asyncio.to_thread(follow, record, after.endpoints))
             finally:
