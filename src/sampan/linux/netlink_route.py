@@ -118,12 +118,17 @@ class PeerLink:
     address: str = ""
 
 
-def _name(kind: int, name: str) -> bytes:
+def check_link_name(name: str) -> None:
     """Invalid for what can't be a name; "all" and "default" mean something else in /proc/sys/net."""
     if not 0 < len(name.encode()) < _IFNAMSIZ or not _NAME.fullmatch(name) or name in _NOT_NAMES:
         raise Invalid(
             f"{name!r} is not a name for a network interface", hint=f"It has 1 to {_IFNAMSIZ - 1} bytes."
         )
+
+
+def _name(kind: int, name: str) -> bytes:
+    """Raises `Invalid`."""
+    check_link_name(name)
     return text(kind, name)
 
 

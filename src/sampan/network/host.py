@@ -12,7 +12,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 
-from sampan.errors import Invalid, SampanError
+from sampan.errors import Conflict, Invalid, SampanError
 from sampan.linux.netlink_namespace import in_namespace, in_new_namespace
 from sampan.linux.netlink_route import RouteSocket
 from sampan.linux.nftables import Batch, Family, NftablesSocket
@@ -75,6 +75,11 @@ class NetworkHost:
     def ensure(self, network: NetworkSpec) -> None:
         """Make the network's devices, addresses and rules exist. Idempotent. Conflict: the device name is taken."""
         with self._lock:
+            if network.bridge in self._ports.foreign:
+                raise Conflict(
+                    f"network interface {network.bridge} already exists",
+                    hint="It is another engine's bridge; give the network another bridge name.",
+                )
             with RouteSocket() as route:
                 driver_of(self._drivers, network.driver).ensure(route, network)
                 if network.bridge:

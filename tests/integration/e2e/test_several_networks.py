@@ -56,7 +56,9 @@ def test_the_default_route_goes_where_the_priority_is_and_moves_when_networks_co
     assert default_route(sampan, "one").endswith(gateways["b2"])
 
 
-def test_a_container_that_has_broken_its_other_interface_can_leave_a_network_all_the_same(sampan: Any) -> None:
+def test_a_container_that_has_broken_its_other_interface_can_leave_a_network_all_the_same(
+    sampan: Any,
+) -> None:
     for name in ("b1", "b2"):
         sampan.ok("network", "create", name)
     sampan.ok(

@@ -93,8 +93,7 @@ class World:
         spec = NetworkSpec(
             id=f"network-{number}",
             name=f"net{number}",
-            bridge=f"smp{number}",
-            **{"subnet": "", "gateway": "", **options},
+            **{"bridge": f"smp{number}", "subnet": "", "gateway": "", **options},
         )
         self.engine.run(lambda: self.host.ensure(spec))
         return spec

@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from sampan.errors import Conflict
 from sampan.network.model import PortBinding
 
 pytestmark = pytest.mark.root
@@ -188,6 +189,10 @@ def test_beside_docker_both_work_and_neither_reaches_the_other_s_containers(worl
     assert world.outside.can_reach(world.ADDRESS, 9090)
     assert not ours.can_reach(docker.address, 80)
     assert ours.ask_tcp(world.ADDRESS, 9090).startswith("docker ")
+    with pytest.raises(
+        Conflict, match="docker0 already exists"
+    ):  # its rules and ours would cut each other off
+        world.network(3, bridge="docker0")
     assert ours.ask_tcp(world.OUTSIDE, 80).startswith("outside ")
     world.engine.run(lambda: world.host.remove(network))
     assert "sampan" not in world.engine.command(f"iptables-{variant}", "-S")

@@ -242,10 +242,35 @@ def test_a_name_that_no_interface_can_have_is_refused(name: str) -> None:
     assert endpoint_options.problems(asked(ifname=name))
 
 
-@pytest.mark.parametrize("name", ["a/b", "a b", "br%d", "br+", 'a"b', "a:b", "sixteen-bytes-ab", "..", "."])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a/b",
+        "a b",
+        "br%d",
+        "br+",
+        "br*",
+        "!br",
+        "-br",
+        "b\x1br",
+        'a"b',
+        "a:b",
+        "sixteen-bytes-ab",
+        "..",
+        ".",
+        "all",
+        "default",
+    ],
+)
 def test_a_name_that_no_bridge_can_have_is_refused(name: str) -> None:
     with pytest.raises(Invalid, match=r"^invalid bridge name "):
         bridge("bridge__name", name)
+
+
+@pytest.mark.parametrize("name", ["all", "a/b", "sixteen-bytes-abc"])
+def test_a_name_that_no_parent_can_have_is_refused_before_anything_is_made(name: str) -> None:
+    with pytest.raises(Invalid, match="is not a name for a network interface"):
+        made("macvlan", parent=name)
 
 
 def test_an_option_that_is_not_docker_s_is_ignored_as_docker_does() -> None:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from sampan.engine.networks.requests import GivenFamilies, NetworkCreate
 from sampan.engine.settings import Settings
 from sampan.errors import Conflict, Invalid
+from sampan.linux.netlink_route import check_link_name
 from sampan.network.model import NetworkSpec, dummy_parent
 
 BRIDGE_NAME = "com.docker.network.bridge.name"
@@ -35,8 +36,10 @@ _HOST_ADDRESS = "com.docker.network.host_ipv"
 _GATEWAY_MODE = "com.docker.network.bridge.gateway_mode_ipv"
 _GATEWAY_MODES = ("nat", "nat-unprotected", "routed", "isolated")
 _INTERFACE = re.compile(r"[^\s/]{1,15}")
-_BRIDGE = re.compile(r"[^\s/:%+\"'\\]+")
-"""What is one interface's name to everybody: the kernel puts a number in place of %d, to iptables a + is any ending."""
+_BRIDGE = re.compile(r"(?!-)[^\s\x00-\x1f\x7f/:%+*!;#,\"'\\]+")
+"""What is one interface's name to everybody: the kernel puts a number in place of %d, to iptables a + and to nft a * is
+any ending; a first - or ! means something to them too."""
+_NOT_NAMES = (".", "..", "all", "default")  # they mean something else in /proc/sys/net
 _PREFIX = re.compile(r"[A-Za-z0-9_.@-]{1,11}")
 _GO_BOOLEANS = {
     **dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True),
@@ -54,7 +57,7 @@ def specific(spec: NetworkSpec, body: NetworkCreate, settings: Settings) -> Netw
 
 def _bridge(spec: NetworkSpec, body: NetworkCreate, settings: Settings) -> NetworkSpec:
     bridge = body.options.get(BRIDGE_NAME) or f"br-{spec.id[:12]}"
-    if len(bridge.encode()) > 15 or not _BRIDGE.fullmatch(bridge) or bridge in (".", ".."):
+    if len(bridge.encode()) > 15 or not _BRIDGE.fullmatch(bridge) or bridge in _NOT_NAMES:
         raise Invalid(
             f"invalid bridge name {bridge}: at most 15 bytes, no slash",
             hint="Nor a colon, a space, a quote, a backslash, a + or a %.",
@@ -119,6 +122,8 @@ def _on_parent(spec: NetworkSpec, body: NetworkCreate) -> NetworkSpec:
     parent = body.options.get(PARENT, "")
     if parent == "lo":
         raise Invalid(f"loopback interface is not a valid {spec.driver} parent link")
+    if parent:
+        check_link_name(parent)
     return replace(
         spec,
         parent=parent or dummy_parent(spec.id),
