@@ -24,7 +24,7 @@ from sampan.engine.volume_backup.manifests import MANIFEST_BYTES
 from sampan.engine.volume_backup.messages import Json, error_line
 from sampan.engine.volume_backup.reading import Limits
 from sampan.engine.volume_backup.restoring import AsSnapshot, Given, InRegistry, Uploaded
-from sampan.engine.volume_backup.service import OnChange, Order, VolumeBackups
+from sampan.engine.volume_backup.service import Backup, OnChange, Order, VolumeBackups
 from sampan.engine.volume_backup.snapshots import Source, parse_keep, parse_source
 from sampan.engine.volume_backup.users import parse_how
 from sampan.errors import Invalid, SampanError
@@ -96,6 +96,11 @@ def _credentials(request: Request, header: str = "x-registry-auth") -> Credentia
     return credentials(registry_auth(request, header))
 
 
+def _known_credentials(request: Request, reference: Reference) -> Credentials:
+    known = registry_config(request).get(reference.domain)
+    return credentials(known) if known else _credentials(request)
+
+
 async def restore(engine: Engine, request: Request) -> AnyResponse:
     """`source`, once for each backup, the oldest first: `upload`, snapshot:NAME@TAG or registry:REFERENCE.
 
@@ -112,8 +117,7 @@ async def restore(engine: Engine, request: Request) -> AnyResponse:
             continue
         snapshot, reference = _named_base(text)
         if reference is not None:
-            known = registry_config(request).get(reference.domain)
-            given.append(InRegistry(reference, credentials(known) if known else _credentials(request)))
+            given.append(InRegistry(reference, _known_credentials(request, reference)))
         elif snapshot is not None:
             given.append(AsSnapshot(snapshot))
     size = request.integer("max-size") or 0
@@ -189,31 +193,24 @@ async def remove_snapshot(engine: Engine, request: Request) -> AnyResponse:
 
 
 async def differences(engine: Engine, request: Request) -> AnyResponse:
-    """Between two sides, `first` and `second`: NAME[@TAG], one of them `upload` (its manifest is the body) or
-    registry:REFERENCE."""
-    sides: list[Source | None] = []
-    reference: Reference | None = None
-    manifest = b""
-    for name in ("first", "second"):
-        text = request.get(name)
-        if text == "upload" or text.startswith("registry:"):
-            if None in sides:
-                raise Invalid("only one side of a comparison can be a backup")
-            sides.append(None)
-            if text == "upload":
-                manifest = await request.body(_MANIFEST_SENT)
-            else:
-                reference = parse_reference(text.removeprefix("registry:"))
-        else:
-            sides.append(parse_source(text))
-    pieces = _backups(engine).differences(
-        sides[0],
-        sides[1],
-        manifest=manifest,
-        reference=reference,
-        credentials=_credentials(request) if reference else None,
-    )
+    """Between two sides, `first` and `second`: NAME[@TAG], `upload` (a compressed manifest, which is the body) or
+    registry:REFERENCE. Of two uploads the first has the first `first-size` bytes of the body."""
+    names = [request.get("first"), request.get("second")]
+    sent = await request.body(_MANIFEST_SENT) if "upload" in names else b""
+    at = request.integer("first-size") or 0 if names.count("upload") == 2 else 0
+    manifests = iter((sent[:at], sent[at:]) if at else (sent, b""))
+    sides = [_side(request, name, manifests) for name in names]
+    pieces = _backups(engine).differences(sides[0], sides[1])
     return StreamingResponse(pieces)
+
+
+def _side(request: Request, text: str, manifests: Iterator[bytes]) -> Source | Backup:
+    if text == "upload":
+        return Backup(manifest=next(manifests))
+    if text.startswith("registry:"):
+        reference = parse_reference(text.removeprefix("registry:"))
+        return Backup(reference=reference, credentials=_known_credentials(request, reference))
+    return parse_source(text)
 
 
 async def _lines(messages: AsyncGenerator[Json, None]) -> AsyncGenerator[bytes, None]:

@@ -144,7 +144,7 @@ def test_a_volume_that_is_written_to_is_backed_up_at_one_moment_or_not_at_all(
 
 
 def test_increments_restore_with_their_bases_and_with_nothing_less(
-    sampan: Any, filled: str, tmp_path: Path
+    sampan: Any, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full, one, two = (str(tmp_path / name) for name in ("full", "one", "two"))
     sampan.ok("volume", "backup", filled, full)
@@ -156,6 +156,14 @@ def test_increments_restore_with_their_bases_and_with_nothing_less(
     in_volume(sampan, filled, "rm /d/new; echo newer > /d/newer")
     sampan.ok("volume", "backup", filled, two, "--base", one)
     assert Path(two).stat().st_size < 5000 < 3_000_000 < Path(full).stat().st_size
+    # Backups are compared by their manifests, whatever they leave out.
+    differs = sampan.ok("volume", "diff", full, two).splitlines()
+    assert {"D /base/1/1259", "A /base/1/moved", "A /newer"} < set(differs)
+    assert "A /new" not in differs
+    monkeypatch.chdir(tmp_path)
+    mistaken = sampan.run("volume", "diff", filled, "full")
+    assert (mistaken.returncode, "a file is written ./full" in mistaken.stderr) == (1, True)
+    assert sampan.ok("volume", "diff", one, two).splitlines() == ["D /new", "A /newer"]
     refused = sampan.run("volume", "restore", "rr", two, "--base", one)
     assert (refused.returncode, "only what changed since" in refused.stderr) == (1, True)
     sampan.ok("volume", "restore", "rr", two, "--base", one, "--base", full)
@@ -241,6 +249,7 @@ def test_a_registry_has_backups_as_artifacts_that_restore_by_themselves(
         sampan.ok("volume", "backup", filled, f"{name}:two", "--base", f"{name}:one", "--format", "json")
     )
     assert told["StoredSize"] == 4
+    assert sampan.ok("volume", "diff", f"{name}:one", f"{name}:two").splitlines() == ["A /new"]
     sampan.ok("volume", "backup", filled, f"{name}-elsewhere:two", "--base", f"{name}:one")
     for reference in (f"{name}:two", f"{name}-elsewhere:two"):
         sampan.ok("volume", "restore", "rr", reference)

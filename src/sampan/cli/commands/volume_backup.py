@@ -102,6 +102,15 @@ def credentials_header(invocation: Invocation, reference: str) -> str:
     return registry_auth.find(invocation.options.config_directory, domain).header()
 
 
+def registries_header(invocation: Invocation, domains: set[str]) -> dict[str, str]:
+    """The credentials for several registries."""
+    if not domains:
+        return {}
+    directory = invocation.options.config_directory
+    known = {domain: registry_auth.find(directory, domain).as_json() for domain in sorted(domains)}
+    return {"X-Registry-Config": registry_auth.encode_header(known)}
+
+
 # Backup
 
 
@@ -267,14 +276,10 @@ def _send(
         "devices": flags["devices"],
         "max-size": flags["max-size"] or None,
     }
-    headers = {"Content-Type": "application/octet-stream"}
     domains = {
         parse_reference(place.text).domain for place in (*elsewhere, source) if place.kind == "registry"
     }
-    if domains:
-        directory = invocation.options.config_directory
-        known = {domain: registry_auth.find(directory, domain).as_json() for domain in sorted(domains)}
-        headers["X-Registry-Config"] = registry_auth.encode_header(known)
+    headers = {"Content-Type": "application/octet-stream", **registries_header(invocation, domains)}
     shown = Shown(flags)
     total = sum(file.size for file in opened)
 

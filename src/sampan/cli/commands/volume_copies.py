@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from sampan.cli import units
@@ -11,8 +12,8 @@ from sampan.cli.commands.volume_backup import (
     QUIET_FLAG,
     STILL_FLAGS,
     Shown,
-    credentials_header,
     print_result,
+    registries_header,
     still_query,
 )
 from sampan.cli.failure import Failure, UsageError, no_such
@@ -22,6 +23,7 @@ from sampan.cli.table import harmless
 from sampan.cli.template_functions import Record
 from sampan.cli.volume_archive import BackupFile, is_ours, parse_place
 from sampan.client.api import ApiError, quote_path
+from sampan.oci.reference import parse_reference
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,23 +135,32 @@ def _diff(invocation: Invocation) -> int:
     client = invocation.client()
     is_ours(client)
     query: dict[str, Any] = {}
-    body = b""
-    headers: dict[str, str] = {}
+    manifests: list[bytes] = []
+    domains: set[str] = set()
     for side, text in zip(("first", "second"), invocation.args, strict=True):
         place = parse_place(text, volumes=True)
         if place.kind == "file":
             file = BackupFile(place.text)
-            body = file.manifest()
+            manifests.append(file.manifest())
             file.close()
             query[side] = "upload"
         elif place.kind == "stream":
             raise Failure("a backup has to be a file that can be read from its end to be compared")
         elif place.kind == "registry":
             query[side] = place.query
-            headers["X-Registry-Auth"] = credentials_header(invocation, place.text)
+            domains.add(parse_reference(place.text).domain)
         else:
             query[side] = place.text
-    response = client.request("POST", "/volume-differences", query, body, headers)
+    if len(manifests) == 2:
+        query["first-size"] = len(manifests[0])
+    headers = registries_header(invocation, domains)
+    try:
+        response = client.request("POST", "/volume-differences", query, b"".join(manifests), headers)
+    except ApiError as error:
+        mistaken = [text for text in invocation.args if _may_be_file(text)]
+        if error.status != 404 or not mistaken:
+            raise
+        raise Failure(error.message, hint=f"a file is written ./{mistaken[0]}") from error
     decoder = StreamDecoder()
     differs = False
     for data in response.chunks():
@@ -157,6 +168,10 @@ def _diff(invocation: Invocation) -> int:
             differs = True
             _print_difference(difference, flags["format"])
     return 1 if differs and flags["exit-code"] else 0
+
+
+def _may_be_file(text: str) -> bool:
+    return parse_place(text, volumes=True).kind == "volume" and os.path.isfile(text)
 
 
 def _print_difference(difference: dict[str, Any], template: str) -> None:
@@ -212,5 +227,5 @@ DIFF = Command(
     ),
     minimum=2,
     maximum=2,
-    notes="Each is a VOLUME, a VOLUME@SNAPSHOT or a backup (./FILE or REFERENCE); only one can be a backup.",
+    notes="Each is a VOLUME, a VOLUME@SNAPSHOT or a backup (./FILE or REFERENCE).",
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from sampan.engine.threads import in_own_thread, streamed, to_its_end
 from sampan.engine.volume_backup.base import Base
 from sampan.engine.volume_backup.cloning import clone_tree
 from sampan.engine.volume_backup.differences import Side, compare
-from sampan.engine.volume_backup.format import FORMAT, Head, Summary, text_of
+from sampan.engine.volume_backup.format import FORMAT, Entry, Head, Summary, text_of
 from sampan.engine.volume_backup.manifests import describe, read_entries, read_manifest, write_manifest
 from sampan.engine.volume_backup.messages import (
     bar,
@@ -75,6 +76,15 @@ class Order:
     base_reference: Reference | None = None
     base_credentials: Credentials | None = None
     manifest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """One to be compared: its compressed manifest, or where it is in a registry."""
+
+    manifest: bytes = b""
+    reference: Reference | None = None
+    credentials: Credentials | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,22 +465,16 @@ class VolumeBackups:
 
     async def differences(
         self,
-        first: Source | None,
-        second: Source | None,
-        *,
-        manifest: bytes = b"",
-        reference: Reference | None = None,
-        credentials: Credentials | None = None,
+        first: Source | Backup,
+        second: Source | Backup,
     ) -> AsyncGenerator[bytes, None]:
-        """Lines of JSON. A side that is None is the backup whose manifest or reference was given."""
+        """Lines of JSON."""
         async with contextlib.AsyncExitStack() as stack:
             sides: list[Side] = []
             for source in (first, second):
-                if source is None:
-                    entries = await in_own_thread(
-                        lambda: self._given_manifest(manifest, reference, credentials)
-                    )
-                    sides.append(Side(entries=entries))
+                if isinstance(source, Backup):
+                    entries = in_own_thread(functools.partial(self._given_manifest, source))
+                    sides.append(Side(entries=await entries))
                 else:
                     sides.append(Side(root=await stack.enter_async_context(self._trees.opened(source))))
 
@@ -482,12 +486,10 @@ class VolumeBackups:
                 async for piece in pieces:
                     yield piece
 
-    def _given_manifest(
-        self, manifest: bytes, reference: Reference | None, credentials: Credentials | None
-    ) -> Any:
-        if reference is None:
-            return read_entries([manifest])
-        registry = Registry(self._images, reference, credentials or Credentials())
+    def _given_manifest(self, backup: Backup) -> Iterator[Entry]:
+        if backup.reference is None:
+            return read_entries([backup.manifest])
+        registry = Registry(self._images, backup.reference, backup.credentials or Credentials())
         cancelled = threading.Event()
         return read_entries([registry.manifest(registry.look(cancelled), cancelled)])
 
