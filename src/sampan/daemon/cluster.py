@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from sampan.network.overlay.keeper import Keeper
 from sampan.network.overlay.protector import Protector
 from sampan.network.overlay.schema import Host, Keys
 from sampan.network.overlay.signing import SharedSecret, read_secret
+
+log = logging.getLogger(__name__)
 
 START_SECONDS = 5.0
 """How long an engine's start waits for the store before it goes on with what it knew."""
@@ -65,6 +68,15 @@ def _towards(host: str, port: int) -> str:
         ) from error
 
 
+def _addresses(host: str, port: int) -> set[str]:
+    """What a name or an address of the list stands for."""
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError) as error:
+        log.warning("%s, the first of the cluster, has no address: %s", host, error)
+        return set()
+
+
 class Membership:
     """The engine's place in the cluster, and the store that it may have to keep for the others."""
 
@@ -74,7 +86,7 @@ class Membership:
         secret = read_secret(options.secret_file) if options.secret_file is not None else b""
         members = [http.Address(name, port, tls_context(options)) for name, port in options.members]
         token = SharedSecret(secret) if options.kind == STATIC else Token()
-        keeps = options.kind == STATIC and place.address == options.members[0][0]
+        keeps = options.kind == STATIC and place.address in _addresses(*options.members[0])
         self._keeper = Keeper(settings.root / "cluster" / "store.db", secret) if keeps else None
         self._listen = (place.address, options.members[0][1])
         # Only the first of a static cluster has the store.

@@ -389,8 +389,9 @@ def test_rubbish_in_etcd_is_not_believed_and_hurts_nobody(cluster: Any, tools: A
         "vni": 9999,
         "gateway": "1.0.0.1",
     }
+    two.sampan("network", "create", "x")
     put("put", f"sampan/networks/{'f' * 64}", json.dumps({**route, "subnet": "0.0.0.0/0"}))
-    put("put", f"sampan/networks/{'a' * 64}", json.dumps({**route, "id": "a" * 64, "subnet": "1.0.0.0/24"}))
+    put("put", f"sampan/networks/{'0' * 64}", json.dumps({**route, "id": "0" * 64, "subnet": "1.0.0.0/24"}))
     try:
         tools.until(lambda: one.inspect("backend")["Cluster"]["RejectedEntries"] == 3, "three are refused")
         # The last one is a network like another: it is shown, and has nothing on a host where nobody uses it.
@@ -398,9 +399,15 @@ def test_rubbish_in_etcd_is_not_believed_and_hurts_nobody(cluster: Any, tools: A
             lambda: "x" in two.sampan("network", "ls", "--format", "{{.Name}}").split(), "the network"
         )
         assert "1.0.0" not in two.ip("route")
+        tools.until(lambda: "0" * 12 in two.sampan("network", "ls"), "it is known")
+        two.engine.kill()
+        two.engine.start()
+        # It takes nobody's name away on a host that has a network called so.
+        assert two.inspect("x")["Driver"] == "bridge" and one.inspect("x")["Driver"] == "overlay"
         two.run("db", "--network", "backend")
         tools.until(lambda: two.pings("db", "web"), "the rest works")
     finally:
+        two.sampan("network", "rm", two.inspect("x")["Id"])
         for key in (f"addresses/{network}/10.0.0.99", f"hosts/{'e' * 32}", f"networks/{'f' * 64}"):
             put("del", f"sampan/{key}")
 

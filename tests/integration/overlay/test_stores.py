@@ -324,8 +324,11 @@ def test_etcd_with_users_is_asked_with_a_password(tmp_path: Path) -> None:
         b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"y" * (2 << 20),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * (2 << 20),
+        b'HTTP/1.1 200 OK\r\n\r\n{"x":' + b"[" * 60_000,
+        b'HTTP/1.1 200 OK\r\n\r\n{"kvs":[{"key":"eA==","lease":"99999999999999999999"}]}',
     ],
-    ids=range(13),
+    ids=range(16),
 )
 def test_a_store_that_answers_rubbish_counts_as_not_answering(answer: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

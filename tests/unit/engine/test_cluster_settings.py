@@ -29,6 +29,7 @@ def test_a_store_has_members_with_ports_and_a_path() -> None:
         ("192.0.2.2", 7946),
     )
     assert parsed("etcd://a", options={"kv.path": "x/y"}).path == "x/y"
+    assert parsed("static:[FD00:0::1]", options=SECRET).members == (("fd00::1", 7946),)
     assert parse_cluster("", "", {}) is None
 
 

@@ -132,6 +132,14 @@ HOSTILE = {
         msgspec.structs.replace(NETWORK, subnet6="fd00:1::/64", mtu=1279),
     ),
     "an IPv6 address in a network without": (KEYS.address(NET, "fd00:1::beef"), Claim(B, "192.0.2.2")),
+    "a gateway that no host can be": (
+        KEYS.network(NET),
+        msgspec.structs.replace(NETWORK, gateway="10.1.0.0"),
+    ),
+    "an auxiliary address for all": (
+        KEYS.network(NET),
+        msgspec.structs.replace(NETWORK, aux={"x": "10.1.0.255"}),
+    ),
     "half a byte of a secret": (KEYS.secret, b"a" * 33),
     "half a byte of an identity": (KEYS.identity, b"a" * 33),
     "a subnet with a mask": (

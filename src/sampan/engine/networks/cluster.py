@@ -124,7 +124,10 @@ class Cluster:
         known = {record.id: record for record in self.records() if record.driver == "overlay"}
         for network_id, network in list(view.networks.items()):
             if network_id not in known:
-                await self.learn(record_of(network))
+                try:
+                    await self.learn(record_of(network))
+                except (SampanError, OSError) as error:  # one that can not be had must not hide the others
+                    log.warning("network %s of the cluster is not known here: %s", network.name, error)
         if not (self.control.status.connected and self.control.own.complete):
             return
         for network_id, record in known.items():

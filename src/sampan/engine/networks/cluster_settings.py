@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from sampan.errors import Invalid
@@ -101,7 +103,10 @@ def _member(text: str, default: int) -> tuple[str, int]:
     port = int(found[3] or default)
     if not 0 < port < 65536:
         raise Invalid(f"invalid port {port} in cluster-store")
-    return found[1] or found[2], port
+    host = found[1] or found[2]
+    with suppress(ValueError):
+        host = str(ip_address(host))  # compared with this host's own addresses
+    return host, port
 
 
 def _seconds(options: Mapping[str, str], name: str, default: int) -> int:

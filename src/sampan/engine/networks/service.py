@@ -35,7 +35,7 @@ from sampan.engine.networks.requests import GivenFamilies, NetworkCreate
 from sampan.engine.networks.views import Json, Member
 from sampan.engine.record_store import Store
 from sampan.engine.settings import Settings
-from sampan.errors import Conflict, Denied, Invalid, NotFound, Unavailable
+from sampan.errors import Conflict, Denied, Invalid, NotFound, SampanError, Unavailable
 from sampan.network.host import NetworkHost
 from sampan.network.model import EndpointSpec, NetworkSpec
 from sampan.network.pools import overlap
@@ -85,7 +85,7 @@ class Networks:
     def _restore(self, record: NetworkRecord, spec: NetworkSpec) -> None:
         try:
             self._book.restore(spec)
-        except Denied:
+        except SampanError:
             if record.driver != OVERLAY:
                 raise
             # The cluster's network has a subnet that is another's on this host: nobody here can use it.

@@ -14,7 +14,7 @@ from sampan.engine.networks.addresses import AddressBook
 from sampan.engine.networks.cluster import Cluster
 from sampan.engine.networks.overlay import check_encryption, container_mtu, is_secure
 from sampan.engine.networks.requests import NetworkCreate
-from sampan.errors import Denied, Invalid
+from sampan.errors import Invalid, SampanError
 from sampan.network.overlay import schema
 from sampan.network.overlay.allocation import choose_subnet
 from sampan.network.overlay.places import WITHOUT_IPV4, Places
@@ -143,9 +143,10 @@ class SharedNetworks:
                 return
             try:
                 self._book.restore(record.spec)
-            except Denied as error:
+            except SampanError as error:
                 # The record is kept all the same: people see it, and what is wrong is said when they use it.
-                log.warning("network %s of the cluster can not be used here: %s", record.name, error.hint)
+                why = error.hint or error.message
+                log.warning("network %s of the cluster can not be used here: %s", record.name, why)
             await self._records.store(record)
             self._records.announce(record, "create")
 

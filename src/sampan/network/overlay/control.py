@@ -62,11 +62,6 @@ def _nothing(_what: object) -> None:
     return
 
 
-def _say_why(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("the control plane of overlay networks has stopped", exc_info=error)
-
-
 class Control:
     """Used from the event loop's thread."""
 
@@ -116,7 +111,7 @@ class Control:
                     self.own.reserve(network, address)
         self._tell([""])  # who was there when the last engine ended
         self._task = asyncio.create_task(self._run())
-        self._task.add_done_callback(_say_why)
+        self._task.add_done_callback(self._ended)
         try:
             await asyncio.wait_for(self._ready.wait(), seconds)
         except TimeoutError:
@@ -166,6 +161,12 @@ class Control:
             self.require()
             raise Unavailable("the cluster store has given no lease yet")
         return self._leases.long
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Something was not foreseen: it is said, also by `info`, and networks go on as they are."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the control plane of overlay networks has stopped", exc_info=error)
+            self._set_status(False, f"the control plane has stopped: {error!r}"[:500])
 
     # Sessions
 

@@ -93,7 +93,7 @@ class Stream:
             else:
                 while part := await self._reader.read(1 << 16):
                     yield part
-        except (OSError, asyncio.IncompleteReadError, ValueError) as error:
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
             raise Unavailable(f"{self._address} broke off its answer: {_reason(error)}") from error
 
     async def lines(self) -> AsyncIterator[bytes]:
@@ -141,7 +141,7 @@ async def opened(
             reader, writer = await asyncio.open_connection(
                 address.host, address.port, ssl=address.tls, limit=_MAX_LINE
             )
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, UnicodeError) as error:  # the last: a name that is none
         raise Unreachable(f"cannot connect to {address}: {_reason(error)}") from error
     try:
         try:

@@ -41,7 +41,7 @@ _STATUS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 40
 
 Json = dict[str, Any]
 _NONSENSE = (
-    *(msgspec.DecodeError, binascii.Error, KeyError, TypeError, ValueError, AttributeError),
+    *(msgspec.DecodeError, binascii.Error, LookupError, TypeError, ValueError, AttributeError),
     *(RecursionError, OverflowError),
 )
 

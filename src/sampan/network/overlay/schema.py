@@ -177,8 +177,8 @@ def decode_network(parts: tuple[str, ...], value: bytes) -> Network:
     subnet = check_subnet(network.subnet) if network.ipv4 else IPv4Network(WITHOUT_IPV4)
     _canonical(subnet, network.subnet)
     for address in (network.gateway, *network.aux.values()):
-        if _ipv4(address) not in subnet:
-            raise Invalid(f"{address} is not in {subnet}")
+        if _ipv4(address) not in subnet or _ipv4(address) in _special(subnet):
+            raise Invalid(f"{address} is no address of a host in {subnet}")
     if network.ip_range and not _network(network.ip_range).subnet_of(subnet):
         raise Invalid(f"{network.ip_range} is not in {subnet}")
     if network.subnet6:
@@ -231,9 +231,17 @@ def _check_inner(text: str, network: Network | None) -> None:
     if network is None:
         return
     subnet = IPv4Network(network.subnet)
-    special = (subnet.network_address, subnet.broadcast_address)
-    if address not in subnet or address in special or text in (network.gateway, *network.aux.values()):
+    if (
+        address not in subnet
+        or address in _special(subnet)
+        or text in (network.gateway, *network.aux.values())
+    ):
         raise Invalid(f"{text} is no address of a container in {subnet}")
+
+
+def _special(subnet: IPv4Network) -> tuple[IPv4Address, IPv4Address]:
+    """What no host in it can have."""
+    return subnet.network_address, subnet.broadcast_address
 
 
 def _check_chosen(text: str, network: Network | None, *, place: bool = False) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import secrets
 import time
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ import msgspec
 from sampan.errors import Denied, Invalid, SampanError, Unavailable
 from sampan.network.overlay import http
 from sampan.network.overlay.etcd import Token
+
+log = logging.getLogger(__name__)
 
 SKEW_SECONDS = 300
 """How far the clocks of two hosts may be apart."""
@@ -35,6 +38,8 @@ def read_secret(path: Path) -> bytes:
         text = path.read_bytes().strip()
     except OSError as error:
         raise Invalid(f"cannot read the cluster's secret {path}: {error.strerror}") from error
+    if path.stat().st_mode & 0o007:
+        log.warning("the cluster's secret %s is no secret: everybody on this host can read it", path)
     if len(text) < _MIN_SECRET:
         raise Invalid(
             f"the cluster's secret in {path} is too short",
