@@ -94,6 +94,8 @@ async def _serve(options: DaemonOptions) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    for sentence in options.told:
+        log.warning("daemon.json: %s", sentence)
     assembled = await assemble(options.settings)
     metrics = _metrics(options, assembled)
     server = HttpServer(assembled.dispatch if metrics is None else metrics.timed_dispatch(assembled.dispatch))

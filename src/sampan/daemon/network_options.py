@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
-from sampan.errors import Invalid
+from sampan.errors import Invalid, Unsupported
 
 
 def bridge_address(text: str | None, version: int) -> str | None:
@@ -19,6 +19,40 @@ def bridge_address(text: str | None, version: int) -> str | None:
     except ValueError as error:
         raise Invalid(f"invalid bridge address {text!r}: {error}") from error
     return str(interface)
+
+
+def switch(values: Mapping[str, Any], flag: str) -> bool:
+    """On unless said otherwise."""
+    value = values[flag]
+    if value is not None and not isinstance(value, bool):
+        raise Invalid(f"{flag.replace('_', '-')}: expected true or false, not {value!r}")
+    return value is not False
+
+
+def rules(values: Mapping[str, Any]) -> bool:
+    """Docker's `iptables`. Rules of ours are for both families: `ip6tables` alone changes nothing."""
+    switch(values, "ip6tables")
+    switch(values, "userland_proxy")
+    wanted = switch(values, "iptables")
+    if not wanted and values["port_mode"] == "nat":
+        raise Invalid("iptables: ports can not be published by NAT without rules", hint="See --port-mode.")
+    if not wanted and values["cluster_store"]:
+        raise Unsupported(
+            "iptables: overlay networks need rules",
+            hint="Without them any host could send packets into the cluster's networks.",
+        )
+    return wanted
+
+
+def host_gateways(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """At most one address of each family, IPv4 first."""
+    try:
+        found = sorted((ip_address(text) for text in texts), key=lambda one: one.version)
+    except ValueError as error:
+        raise Invalid(f"invalid host-gateway-ip: {error}") from error
+    if len({one.version for one in found}) < len(found):
+        raise Invalid("only one IPv4 and one IPv6 host gateway IP address can be specified")
+    return tuple(str(one) for one in found)
 
 
 def fixed_cidr(values: Mapping[str, Any], flag: str, version: int) -> str | None:

@@ -9,11 +9,11 @@ import argparse
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sampan.daemon import network_options
+from sampan.daemon import docker_keys, network_options
 from sampan.daemon.builder_entitlements import allowed_entitlements
 from sampan.daemon.builder_gc import collection_rules
 from sampan.daemon.runtimes import check_default, parse_runtimes
@@ -36,6 +36,8 @@ class DaemonOptions:
     """Addresses to listen at: unix://PATH or tcp://HOST:PORT."""
     metrics_address: str | None = None
     """tcp://HOST:PORT at which Prometheus finds metrics; None: nowhere."""
+    told: tuple[str, ...] = ()
+    """What a person should know of the file: keys of Docker's that do nothing here."""
 
 
 BRIDGE_DNS = ("auto", "resolver", "names")
@@ -89,6 +91,14 @@ def _parser() -> argparse.ArgumentParser:
         const=True,
         help="its containers go out with the host's address",
     )
+    for name, what in (
+        ("--iptables", "write rules: address translation, published ports, borders between networks"),
+        ("--ip6tables", "the same for IPv6; as --iptables, which is for both"),
+        ("--ip-forward", "let the host forward packets (net.ipv4.ip_forward)"),
+        ("--userland-proxy", "as Docker's; the engine chooses by itself, see --port-mode"),
+    ):
+        add(name, type=_boolean, nargs="?", const=True, help=f"{what} (default true)")
+    add("--host-gateway-ip", action="append", help="address that host-gateway stands for in --add-host")
     add("--default-network-opt", action="append", help="DRIVER=KEY=VALUE for networks that do not set it")
     add("--default-address-pool", action="append", help="base=CIDR,size=PREFIX for networks without a subnet")
     add(
@@ -169,6 +179,7 @@ _LISTS = {
     "default_address_pool": "default-address-pools",
     "default_network_opt": "default-network-opts",
     "dns": "dns",
+    "host_gateway_ip": "host-gateway-ips",
     "dns_search": "dns-search",
     "dns_opt": "dns-opts",
     "insecure_registry": "insecure-registries",
@@ -195,11 +206,14 @@ def parse_options(argv: Sequence[str]) -> DaemonOptions:
     stored = _read_file(path) if given or path.exists() else {}
     builder = stored.pop("builder", None)
     stored |= _stored_proxies(stored.pop("proxies", {}))
+    told = docker_keys.take(stored)
+    if single := stored.pop("host-gateway-ip", None):  # before Docker 28
+        stored.setdefault("host-gateway-ips", [single])
     known = {_key(flag) for flag in flags}
     if unknown := sorted(set(stored) - known):
         raise Invalid(f"{path}: unknown key {unknown[0]!r}", hint=f"known keys: {', '.join(sorted(known))}")
     values = {flag: stored.get(_key(flag)) if value is None else value for flag, value in flags.items()}
-    return _typed({**values, "builder": builder})
+    return replace(_typed({**values, "builder": builder}), told=told)
 
 
 def _key(flag: str) -> str:
@@ -234,8 +248,11 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         fixed_cidr6=network_options.fixed_cidr(values, "fixed_cidr_v6", 6),
         default_gateway=network_options.address(values, "default_gateway", 4),
         default_gateway6=network_options.address(values, "default_gateway_v6", 6),
-        icc=values["icc"] is not False,
-        masquerade=values["ip_masq"] is not False,
+        icc=network_options.switch(values, "icc"),
+        masquerade=network_options.switch(values, "ip_masq"),
+        rules=network_options.rules(values),
+        ip_forward=network_options.switch(values, "ip_forward"),
+        host_gateways=network_options.host_gateways(_strings(values, "host_gateway_ip")),
         host_binding=network_options.address(values, "ip", 4, 6) or default.host_binding,
         network_options=network_options.by_driver(values["default_network_opt"]),
         address_pools=tuple(network_options.pool(pool) for pool in values["default_address_pool"] or ()),
@@ -245,7 +262,7 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         dns_search=_strings(values, "dns_search"),
         dns_options=_strings(values, "dns_opt"),
         bridge_dns=_one_of(values, "bridge_dns", BRIDGE_DNS, default.bridge_dns),
-        mtu=_positive(values, "mtu", default.mtu),
+        mtu=_positive({"mtu": values["mtu"] or None}, "mtu", default.mtu),
         log_driver=values["log_driver"] or default.log_driver,
         log_options=_pairs(values["log_opt"], "log-opt"),
         insecure_registries=_strings(values, "insecure_registry"),

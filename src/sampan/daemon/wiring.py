@@ -51,7 +51,7 @@ from sampan.linux.cgroups.features import available_cpuset, detect_features
 from sampan.linux.filesystems import mounts_erofs_images
 from sampan.network.dns import NameServer
 from sampan.network.host import NetworkHost
-from sampan.network.model import PublishMode
+from sampan.network.model import HostPolicy, PublishMode
 from sampan.network.watch import RulesetWatch
 from sampan.oci.digest import Digest
 from sampan.runtime.launcher_client import LauncherClient
@@ -203,6 +203,7 @@ async def assemble(settings: Settings) -> Assembled:
     host = NetworkHost(
         settings.instance,
         mode=PublishMode(settings.port_mode),
+        policy=HostPolicy(rules=settings.rules, forward=settings.ip_forward),
         overlay_address=place.address if place else "",
     )
     names = NameServer(settings.run)

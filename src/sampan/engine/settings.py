@@ -38,6 +38,12 @@ class Settings:
     """Containers on the default bridge reach each other."""
     masquerade: bool = True
     """Their connections outwards come from the host's address."""
+    rules: bool = True
+    """Rules are written; without them there is no address translation, ports have the relay, and no border holds."""
+    ip_forward: bool = True
+    """The engine makes the host forward packets; else that is its owner's affair."""
+    host_gateways: tuple[str, ...] = ()
+    """What `host-gateway` stands for, IPv4 first; () is the default bridge's own addresses."""
     host_binding: str = "0.0.0.0"
     """Where their ports are published when nobody names an address of the host."""
     network_options: dict[str, dict[str, str]] = field(default_factory=dict)

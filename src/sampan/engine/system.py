@@ -78,6 +78,7 @@ class System:
         release = os_release(Path("/etc/os-release"))
         features = detect_features(self._cgroups)
         cluster = self._cluster()
+        forwards = Path("/proc/sys/net/ipv4/ip_forward").read_text(encoding="ascii").strip() == "1"
         warnings = missing_limits(features, version_2=self._cgroups.layout == "v2")
         return {
             **({} if cluster is None else cluster.json),
@@ -103,7 +104,7 @@ class System:
             "CPUSet": features.cpuset,
             "PidsLimit": features.pids,
             "OomKillDisable": features.oom_kill_disable,
-            "IPv4Forwarding": True,
+            "IPv4Forwarding": forwards,
             "BridgeNfIptables": False,
             "BridgeNfIp6tables": False,
             "Debug": self._settings.debug,
@@ -133,7 +134,12 @@ class System:
             "LiveRestoreEnabled": True,
             "InitBinary": "sampan",
             "SecurityOptions": list(self._security_options),
-            "Warnings": [*warnings, *(cluster.warnings if cluster is not None else ())] or None,
+            "Warnings": [
+                *warnings,
+                *([] if forwards else ["WARNING: IPv4 forwarding is disabled"]),
+                *(cluster.warnings if cluster is not None else ()),
+            ]
+            or None,
         }
 
     def _registries(self) -> Json:

@@ -25,7 +25,7 @@ from sampan.linux.netlink_route import (
     set_bridge_port,
     set_link,
 )
-from sampan.network.model import EndpointSpec, NetworkSpec, derived_mac
+from sampan.network.model import EndpointSpec, HostPolicy, NetworkSpec, derived_mac
 from sampan.network.pools import AnyNetwork
 from sampan.network.routes import default_routes
 
@@ -77,11 +77,12 @@ def _bridge_mac(network: NetworkSpec) -> str:
 class BridgeDriver:
     """See `drivers.Driver`."""
 
-    def __init__(self, alias: str) -> None:
+    def __init__(self, alias: str, policy: HostPolicy = HostPolicy()) -> None:  # noqa: B008 (frozen)
         self._alias = alias
+        self._policy = policy
 
     def ensure(self, route: RouteSocket, network: NetworkSpec) -> None:
-        ensure_bridge(route, network, self._alias)
+        ensure_bridge(route, network, self._alias, self._policy)
 
     def remove(self, route: RouteSocket, network: NetworkSpec) -> None:
         remove_bridge(route, network.bridge, self._alias)
@@ -99,7 +100,7 @@ class BridgeDriver:
     ) -> tuple[str, ...]:
         done: list[str] = []
         if not _is_whole(route, network):
-            ensure_bridge(route, network, self._alias)
+            ensure_bridge(route, network, self._alias, self._policy)
             done.append(f"bridge {network.bridge} is as it was")
         plugged = [plug(route, network, endpoint) for endpoint in endpoints]
         if any(plugged):
@@ -113,7 +114,7 @@ class BridgeDriver:
         remove_leftovers(route, self._alias, {network.bridge for network in networks}, ports)
 
 
-def ensure_bridge(route: RouteSocket, network: NetworkSpec, alias: str) -> None:
+def ensure_bridge(route: RouteSocket, network: NetworkSpec, alias: str, policy: HostPolicy) -> None:
     """The bridge, with its address, up. One that a person has made is used, and stays a person's: it is not removed,
     and keeps what else it has. Conflict when its name belongs to something else."""
     link = route.link(network.bridge)
@@ -135,7 +136,7 @@ def ensure_bridge(route: RouteSocket, network: NetworkSpec, alias: str) -> None:
         )
     own = link.alias == alias
     if own or network.subnet6:
-        _settle_ipv6(network)
+        _settle_ipv6(network, policy)
     messages = [set_link(link.index, up=True, mtu=network.mtu if own else 0)]
     if own:
         stale = _stale_addresses(route, link.index, network)
@@ -144,7 +145,9 @@ def ensure_bridge(route: RouteSocket, network: NetworkSpec, alias: str) -> None:
     if network.gateway6:
         messages.append(answer_loopback(link.index))
     route.perform(messages)
-    write_sysctl(f"ipv4/conf/{network.bridge}/route_localnet", "1")
+    # For ports published on 127.0.0.1 by NAT. Without rules nothing would keep containers from that address.
+    if policy.rules or own:
+        write_sysctl(f"ipv4/conf/{network.bridge}/route_localnet", "1" if policy.rules else "0")
 
 
 def _stale_addresses(route: RouteSocket, index: int, network: NetworkSpec) -> list[str]:
@@ -165,7 +168,7 @@ def own_addresses(network: NetworkSpec) -> list[str]:
     return [f"{gateway}/{ip_network(subnet).prefixlen}" for gateway, subnet in pairs if gateway]
 
 
-def _settle_ipv6(network: NetworkSpec) -> None:
+def _settle_ipv6(network: NetworkSpec, policy: HostPolicy) -> None:
     """Off where the network has none. Where it has, no container can make itself the host's router (CVE-2020-13401)."""
     if not network.subnet6:
         write_sysctl(f"ipv6/conf/{network.bridge}/disable_ipv6", "1", missing_ok=True)
@@ -178,7 +181,8 @@ def _settle_ipv6(network: NetworkSpec) -> None:
             f"network {network.name} has IPv6 addresses, and this host's kernel has no IPv6",
             hint=error.message,
         ) from error
-    forward_ipv6()
+    if policy.forward:
+        forward_ipv6()
 
 
 def forward_ipv6() -> None:

@@ -10,7 +10,7 @@ from sampan.linux.netlink_route import RouteSocket
 from sampan.network.bridge import BridgeDriver
 from sampan.network.ipvlan import IpvlanDriver
 from sampan.network.macvlan import MacvlanDriver
-from sampan.network.model import EndpointSpec, NetworkSpec
+from sampan.network.model import EndpointSpec, HostPolicy, NetworkSpec
 from sampan.network.overlay.driver import OverlayDriver
 
 
@@ -47,10 +47,10 @@ class Driver(Protocol):
         """Remove devices of ours that belong to none of these (of all drivers); a daemon that was killed left them."""
 
 
-def drivers(alias: str, overlay: OverlayDriver) -> dict[str, Driver]:
+def drivers(alias: str, overlay: OverlayDriver, policy: HostPolicy) -> dict[str, Driver]:
     """Every driver, by name. `alias`: see `Driver`."""
     return {
-        "bridge": BridgeDriver(alias),
+        "bridge": BridgeDriver(alias, policy),
         "macvlan": MacvlanDriver(alias),
         "ipvlan": IpvlanDriver(alias),
         "overlay": overlay,

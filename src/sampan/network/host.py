@@ -16,11 +16,12 @@ from sampan.errors import Conflict, Invalid, SampanError
 from sampan.linux.netlink_namespace import in_namespace, in_new_namespace
 from sampan.linux.netlink_route import RouteSocket
 from sampan.linux.nftables import Batch, Family, NftablesSocket
-from sampan.network import bridge, passage, routes, rules
+from sampan.network import bridge, impersonation_rules, passage, routes, rules
 from sampan.network.drivers import driver_of, drivers
 from sampan.network.impersonation import ImpersonationGuard, bridge_claim, endpoint_claim
 from sampan.network.impersonation_rules import Claim
-from sampan.network.model import EndpointSpec, Forward, NetworkSpec, PortBinding, PublishMode
+from sampan.network.model import EndpointSpec, Forward, HostPolicy, NetworkSpec, PortBinding, PublishMode
+from sampan.network.no_rules import NoRules
 from sampan.network.overlay.driver import OverlayDriver
 from sampan.network.overlay.guard import Guard
 from sampan.network.pools import AnyNetwork
@@ -34,7 +35,12 @@ class NetworkHost:
     """Bridges, namespaces, address translation and published ports of one engine."""
 
     def __init__(
-        self, instance: str, *, mode: PublishMode = PublishMode.AUTO, overlay_address: str = ""
+        self,
+        instance: str,
+        *,
+        mode: PublishMode = PublishMode.AUTO,
+        policy: HostPolicy = HostPolicy(),  # noqa: B008 (frozen)
+        overlay_address: str = "",
     ) -> None:
         """`instance` tells engines on one host apart: it names the nftables table `sampan-<instance>`.
 
@@ -45,13 +51,16 @@ class NetworkHost:
             raise Invalid(f"{instance!r} is not a name for an engine instance")
         self.instance = instance
         self._alias = f"sampan:{instance}"  # on our devices: how we know them again
-        self._overlay = OverlayDriver(self._alias, overlay_address)
-        self._drivers = drivers(self._alias, self._overlay)
+        self._policy = policy
+        self._overlay = OverlayDriver(self._alias, overlay_address, policy)
+        self._drivers = drivers(self._alias, self._overlay, policy)
         self._table = rules.table_name(instance)
         self._lock = threading.RLock()
-        self._nftables = NftablesSocket()
+        self._nftables = NftablesSocket() if policy.rules else NoRules()
+        mode = mode if policy.rules else PublishMode.RELAY
         self._ports = PublishedPorts(instance, mode, self._nftables, self._lock)
         self._impersonation = ImpersonationGuard(self._table, self._nftables, self._lock, self._ports.commit)
+        self._impersonation.supported = policy.rules
         self._networks: dict[str, NetworkSpec] = {}
         self._guard = Guard(instance, self._nftables)
         self._forwards: dict[str, Mapping[str, Forward]] = {}  # of overlay networks, as last told
@@ -60,10 +69,27 @@ class NetworkHost:
     def setup(self) -> None:
         """Switch IPv4 forwarding on, and make the nftables table, unless an earlier engine has left one: then its
         ports and borders stay until `reconcile` says in one transaction what holds from now on. Idempotent."""
-        bridge.write_sysctl("ipv4/ip_forward", "1")
+        self._forward()
+        if not self._policy.rules:
+            self._remove_all_rules()
+            return
         self._remove_old_table()
         if self._nftables.table_handle(rules.FAMILY, self._table) is None:
             self._write_rules()
+
+    def _forward(self) -> None:
+        if self._policy.forward:
+            bridge.write_sysctl("ipv4/ip_forward", "1")
+
+    def _remove_all_rules(self) -> None:
+        """What an engine of this name has written that was allowed to."""
+        with NftablesSocket() as nftables:
+            passage.close(nftables, self._alias)
+            for family in (rules.FAMILY, impersonation_rules.FAMILY, Family.IPV4):
+                if nftables.table_handle(family, self._table) is not None:
+                    batch = Batch(family)
+                    rules.delete_table(batch, self._table)
+                    nftables.commit(batch)
 
     def _remove_old_table(self) -> None:
         """Earlier engines had a table of family ip with this name; its rules would act beside ours."""
@@ -180,7 +206,7 @@ class NetworkHost:
         Returns the bindings that could not be restored (their port was taken meanwhile).
         """
         with self._lock:
-            bridge.write_sysctl("ipv4/ip_forward", "1")
+            self._forward()
             with RouteSocket() as route:
                 self._tidy(route, networks, endpoints)
                 for network in networks:
@@ -263,7 +289,8 @@ class NetworkHost:
             self._guard.write(())
             with RouteSocket() as route:
                 self._tidy(route, (), ())
-            passage.close(self._nftables, self._alias)
+            if self._policy.rules:
+                passage.close(self._nftables, self._alias)
             self._impersonation.clear()
             batch = Batch(rules.FAMILY)
             rules.delete_table(batch, self._table)
@@ -299,6 +326,8 @@ class NetworkHost:
             self._open_passage()
 
     def _open_passage(self) -> bool:
+        if not self._policy.rules:
+            return False
         """Whether a foreign filter was changed. What is known of other engines' bridges is followed."""
         bridges = [network.bridge for network in self._networks.values() if network.bridge]
         found = passage.open_for(self._nftables, self._alias, bridges)

@@ -118,6 +118,14 @@ class Forward(msgspec.Struct, frozen=True):
     address6: str = ""
 
 
+class HostPolicy(msgspec.Struct, frozen=True):
+    """What may be done to the host. `rules`: nftables rules are written; without them nothing is translated, and no
+    border between networks holds. `forward`: the host is made to forward packets."""
+
+    rules: bool = True
+    forward: bool = True
+
+
 class PortBinding(msgspec.Struct, frozen=True):
     """One published port.
 

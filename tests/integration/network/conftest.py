@@ -14,7 +14,7 @@ import pytest
 
 from sampan.linux.netlink_route import PeerLink, RouteSocket, create_veth
 from sampan.network.host import NetworkHost
-from sampan.network.model import EndpointSpec, NetworkSpec, PublishMode
+from sampan.network.model import EndpointSpec, HostPolicy, NetworkSpec, PublishMode
 from sampan.testing.places import Place
 
 
@@ -61,7 +61,7 @@ class World:
     OUTSIDE = "192.0.2.1"
     OUTSIDE6 = "2001:db8::1"
 
-    def __init__(self, mode: PublishMode = PublishMode.AUTO) -> None:
+    def __init__(self, mode: PublishMode = PublishMode.AUTO, policy: HostPolicy | None = None) -> None:
         self.engine = Place()
         self.outside = Place()
         self.places: list[Place] = [self.engine, self.outside]
@@ -70,16 +70,18 @@ class World:
         self.engine.run(lambda: self._wire(peer))
         self.engine.configure("uplink", "192.0.2.2/24", "2001:db8::2/64", gateway="192.0.2.1")
         self.outside.configure("uplink", "192.0.2.1/24", "2001:db8::1/64")
-        self.host = self.start_engine("one", mode)
+        self.host = self.start_engine("one", mode, policy)
 
     @staticmethod
     def _wire(peer: PeerLink) -> None:
         with RouteSocket() as route:
             route.perform([create_veth("uplink", peer, mtu=1500)])
 
-    def start_engine(self, instance: str, mode: PublishMode = PublishMode.AUTO) -> NetworkHost:
+    def start_engine(
+        self, instance: str, mode: PublishMode = PublishMode.AUTO, policy: HostPolicy | None = None
+    ) -> NetworkHost:
         # Names of relays are per namespace, so the instance name needs not be unique on the machine.
-        host = self.engine.run(lambda: NetworkHost(instance, mode=mode))
+        host = self.engine.run(lambda: NetworkHost(instance, mode=mode, policy=policy or HostPolicy()))
         self.hosts.append(host)
         self.engine.run(host.setup)
         return host

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sampan.daemon.options import parse_options
-from sampan.errors import Invalid
+from sampan.errors import Invalid, SampanError
 from sampan.registry.proxies import Proxies
 
 
@@ -225,3 +225,127 @@ def test_a_proxy_that_can_be_none_is_refused(tmp_path: Path, wrong: object) -> N
     file.write_text(json.dumps(wrong))
     with pytest.raises(Invalid, match="prox"):
         parse_options(["--config-file", str(file)])
+
+
+EVERYTHING_OF_DOCKER_28 = {
+    "allow-direct-routing": True,
+    "api-cors-header": "",
+    "authorization-plugins": [],
+    "bip": "10.9.0.1/24",
+    "bridge": "none",
+    "cdi-spec-dirs": [],
+    "containerd": "/run/containerd/containerd.sock",
+    "containerd-namespace": "docker",
+    "containerd-plugin-namespace": "docker-plugins",
+    "data-root": "/srv/docker",
+    "debug": True,
+    "default-address-pools": [{"base": "172.30.0.0/16", "size": 24}],
+    "default-cgroupns-mode": "private",
+    "default-gateway": "10.9.0.254",
+    "default-gateway-v6": "",
+    "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": "1400"}},
+    "default-runtime": "sampan",
+    "default-shm-size": "64M",
+    "default-ulimits": {"nofile": {"Hard": 64000, "Name": "nofile", "Soft": 64000}},
+    "dns": ["192.0.2.53"],
+    "dns-opts": [],
+    "dns-search": [],
+    "exec-opts": ["native.cgroupdriver=systemd"],
+    "exec-root": "",
+    "experimental": False,
+    "features": {"cdi": True, "containerd-snapshotter": False},
+    "fixed-cidr": "10.9.0.128/25",
+    "fixed-cidr-v6": "",
+    "group": "",
+    "host-gateway-ip": "192.0.2.7",
+    "hosts": [],
+    "http-proxy": "",
+    "https-proxy": "",
+    "icc": False,
+    "init": False,
+    "init-path": "/usr/libexec/docker-init",
+    "insecure-registries": [],
+    "ip": "127.0.0.1",
+    "ip-forward": False,
+    "ip-masq": False,
+    "ip6tables": False,
+    "iptables": False,
+    "ipv6": False,
+    "labels": [],
+    "live-restore": True,
+    "log-driver": "json-file",
+    "log-format": "text",
+    "log-level": "",
+    "log-opts": {},
+    "max-concurrent-downloads": 3,
+    "max-concurrent-uploads": 5,
+    "max-download-attempts": 5,
+    "mtu": 0,
+    "no-new-privileges": False,
+    "node-generic-resources": [],
+    "oom-score-adjust": 0,
+    "pidfile": "",
+    "raw-logs": False,
+    "registry-mirrors": [],
+    "seccomp-profile": "",
+    "selinux-enabled": False,
+    "shutdown-timeout": 15,
+    "storage-driver": "overlay2",
+    "storage-opts": [],
+    "swarm-default-advertise-addr": "",
+    "tls": False,
+    "tlscacert": "",
+    "tlscert": "",
+    "tlskey": "",
+    "tlsverify": False,
+    "userland-proxy": False,
+    "userland-proxy-path": "/usr/libexec/docker-proxy",
+    "userns-remap": "",
+}
+"""The keys of Docker's documentation of the file on Linux."""
+
+
+def test_a_file_with_every_key_of_docker_s_is_taken_with_its_meaning(tmp_path: Path) -> None:
+    found = parse_options(with_file(tmp_path, EVERYTHING_OF_DOCKER_28))
+    settings = found.settings
+    assert (settings.rules, settings.ip_forward, settings.masquerade, settings.icc) == (False,) * 4
+    assert (settings.host_binding, settings.host_gateways) == ("127.0.0.1", ("192.0.2.7",))
+    assert (settings.default_subnet, settings.default_gateway) == ("10.9.0.1/24", "10.9.0.254")
+    assert settings.mtu == 1500
+    assert {sentence.split()[0].rstrip(":") for sentence in found.told} >= {
+        "allow-direct-routing", "bridge", "default-ulimits", "exec-opts", "shutdown-timeout", "storage-driver",
+    }  # fmt: skip
+    for quiet in ("live-restore", "userland-proxy", "features"):
+        assert not any(sentence.startswith(quiet) for sentence in found.told)
+
+
+def test_rules_forwarding_and_the_host_s_gateway_are_docker_s_defaults_unless_a_flag_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    default = parse_options(with_file(tmp_path, {})).settings
+    assert (default.rules, default.ip_forward, default.host_gateways) == (True, True, ())
+    flags = ["--iptables=false", "--ip-forward=false", "--ip6tables", "--userland-proxy=false"]
+    gateways = ["--host-gateway-ip", "fd00::1", "--host-gateway-ip", "192.0.2.7"]
+    settings = parse_options(with_file(tmp_path, {"iptables": True}, *flags, *gateways)).settings
+    assert (settings.rules, settings.ip_forward) == (False, False)
+    assert settings.host_gateways == ("192.0.2.7", "fd00::1")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"iptables": "false"}, "iptables: expected true or false"),
+        ({"icc": "false"}, "icc: expected true or false"),
+        ({"iptables": False, "port-mode": "nat"}, "ports can not be published by NAT without rules"),
+        ({"iptables": False, "cluster-store": "static:192.0.2.3"}, "overlay networks need rules"),
+        ({"host-gateway-ips": ["192.0.2.1", "192.0.2.2"]}, "only one IPv4 and one IPv6 host gateway"),
+        ({"host-gateway-ip": "here"}, "invalid host-gateway-ip"),
+        ({"tls": True}, "tls: not supported"),
+        ({"authorization-plugins": ["opa"]}, "authorization-plugins: not supported"),
+    ],
+)
+def test_what_can_not_be_kept_is_refused_with_the_reason(
+    tmp_path: Path, content: dict[str, object], message: str
+) -> None:
+    with pytest.raises(SampanError, match=message):
+        parse_options(with_file(tmp_path, content))

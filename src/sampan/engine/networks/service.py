@@ -166,6 +166,8 @@ class Networks:
     @property
     def host_addresses(self) -> tuple[str, ...]:
         """The host's own on the default bridge, IPv4 first (what `host-gateway` stands for)."""
+        if self._settings.host_gateways:
+            return self._settings.host_gateways
         spec = self.find("bridge").spec
         found = (spec.gateway, spec.gateway6) if spec is not None else ("127.0.0.1",)
         return tuple(address for address in found if address)

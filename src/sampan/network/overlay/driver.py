@@ -28,7 +28,7 @@ from sampan.linux.netlink_vxlan import (
     vxlan_info,
 )
 from sampan.network.bridge import BridgeDriver, write_sysctl
-from sampan.network.model import EndpointSpec, Forward, NetworkSpec
+from sampan.network.model import EndpointSpec, Forward, HostPolicy, NetworkSpec
 
 PLAIN_PORT = 4789
 """UDP, IANA's for VXLAN."""
@@ -52,11 +52,11 @@ def port_of(network: NetworkSpec) -> int:
 class OverlayDriver:
     """See `drivers.Driver`. `address`: where this host's VXLAN packets come from; "" where it is in no cluster."""
 
-    def __init__(self, alias: str, address: str) -> None:
+    def __init__(self, alias: str, address: str, policy: HostPolicy) -> None:
         # An alias of its own: what the driver "bridge" does not know it takes for left over.
         self._alias = f"{alias}:overlay"
         self._address = address
-        self._bridges = BridgeDriver(self._alias)
+        self._bridges = BridgeDriver(self._alias, policy)
 
     def ensure(self, route: RouteSocket, network: NetworkSpec) -> None:
         """Raises `Conflict` when the number is another VXLAN network's on this host, or a device is another's."""
