@@ -300,6 +300,8 @@ def test_a_dry_run_says_what_a_prune_then_takes(fresh_sampan: Any) -> None:
     assert sampan.ok("volume", "prune", "-f", "--all").splitlines() == [
         "Deleted Volumes:", "spare", "", "Total reclaimed space: 12.35kB",
     ]  # fmt: skip
+    unclear = sampan.run("volume", "prune", "--force", "--filter", "all=maybe")
+    assert (unclear.returncode, unclear.stdout) == (1, "") and "invalid filter 'all=maybe'" in unclear.stderr
     unknown = sampan.run("system", "prune", "--force", "--all", "--volumes", "--filter", "nosuch=1")
     assert (unknown.returncode, unknown.stdout) == (1, "") and "invalid filter 'nosuch'" in unknown.stderr
     told = sampan.ok("system", "prune", "--dry-run", "--all", "--volumes")

@@ -83,7 +83,7 @@ def test_a_port_range_maps_one_to_one() -> None:
 
 
 def test_one_port_may_take_any_of_a_range() -> None:
-    assert parse_publish(["8000-8010:80"]) == {"80/tcp": [{"HostIp": "", "HostPort": "8000-8010"}]}
+    assert parse_publish(["8000-8010:80/"]) == {"80/tcp": [{"HostIp": "", "HostPort": "8000-8010"}]}
 
 
 def test_the_long_form_of_a_port() -> None:

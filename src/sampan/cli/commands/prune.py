@@ -7,7 +7,7 @@ import sys
 from sampan.cli import units
 from sampan.cli.failure import Failure
 from sampan.cli.flags import Command, Flag, Invocation, collect_filters
-from sampan.client.api import ApiError, filters_query
+from sampan.client.api import ApiError, filters_query, version_tuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,7 +147,8 @@ def _prune_volumes(client: Client, filters: dict[str, list[str]], trial: Trial) 
     try:
         return _volumes(client, filters, trial)
     except ApiError as error:
-        if error.status != 400 or "all" not in filters:
+        modern = client.is_sampan() or version_tuple(client.version) >= (1, 42)
+        if modern or error.status != 400 or "all" not in filters:
             raise
         return _volumes(client, {name: values for name, values in filters.items() if name != "all"}, trial)
 

@@ -94,7 +94,7 @@ def _parse_one(text: str) -> list[tuple[str, dict[str, str]]]:
             raise ValueError(f"Invalid hostPort: {host}") from None
     if host and last - first != host_last - host_first and first != last:
         raise ValueError(f"Invalid ranges specified for container and host Ports: {container} and {host}")
-    protocol = _protocol(protocol)
+    protocol = _protocol(protocol or "tcp")
     result = []
     for offset in range(last - first + 1):
         published = str(host_first + offset) if host else ""
