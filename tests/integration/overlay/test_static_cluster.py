@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,56 @@ def test_the_first_of_a_list_keeps_the_store_and_only_who_knows_the_secret_is_an
     tools.reaches(two, "db", "late")
     stranger.engine.stop()
     stranger.engine = None
+
+
+def test_hosts_go_on_without_the_one_that_keeps_the_store_and_tell_the_next_one_what_they_know(
+    new_lan: Any, tools: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("of sixteen characters and more\n")
+    hosts = [new_lan.host() for _ in range(3)]
+    for host in hosts:
+        host.start("static:198.18.0.1", "--cluster-store-opt", f"secret-file={tmp_path / 'secret'}")
+    keeper, two, three = hosts
+    tools.have_network(new_lan, "backend")
+    tools.have_network(new_lan, "unused", "--label", "tier=1")
+    tools.addresses(new_lan, "web", "backend")
+    for host in hosts:
+        tools.reaches(host, f"web{host.number}", f"web{host.number % 3 + 1}")
+
+    def state(host: Any) -> str:
+        return str(host.info()["ClusterState"]["State"])
+
+    keeper.cut_off()
+    for host in (two, three):
+        tools.until(lambda host=host: state(host) == "unreachable", "the host says so")
+    assert two.pings("web2", "web3") and three.pings("web3", "web2")
+    two.run("late", "--network", "backend")  # with an address that the host has kept
+    assert two.pings("late", "web3")
+    assert "does not answer" in three.refused("network", "create", "-d", "overlay", "more")
+    keeper.cut_off(cut=False)
+    for host in (two, three):
+        tools.until(lambda host=host: state(host) == "connected", "the host is connected again")
+    tools.reaches(three, "web3", "late")
+    tools.reaches(keeper, "web1", "web2")
+
+    # Another machine with the keeper's address: it knows nothing, also not which cluster this was.
+    keeper.engine.kill()
+    shutil.rmtree(keeper.engine.root / "cluster")
+    keeper.engine.start()
+    for host in hosts:
+        tools.until(lambda host=host: state(host) == "connected", "the host is connected to the new store")
+    tools.each(hosts, lambda host: len(host.inspect("backend")["Containers"]) == 4, "all containers")
+    tools.each(
+        hosts,
+        lambda host: "unused" in host.sampan("network", "ls", "--filter", "label=tier=1"),
+        "its network",
+    )
+    for host in hosts:
+        tools.reaches(host, f"web{host.number}", "late")
+        host.run(f"new{host.number}", "--network", "unused")
+    tools.reaches(keeper, "new1", "new3")
+    for host in hosts:
+        assert b"Traceback" not in host.engine.log.read_bytes()
 
 
 def encryption_fault() -> str:
