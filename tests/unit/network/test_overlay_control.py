@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -331,6 +332,54 @@ async def _rubbish(directory: Path) -> None:
 
 
 test_what_is_under_our_name_in_the_store_and_not_ours_is_removed = story(_rubbish)
+
+
+async def _copied(directory: Path) -> None:
+    async with hosts(directory, 2) as (one, two):
+        network = await one.network()
+        address = await allocation.take_address(one.control, network)
+        one.run(network, address, "web")
+        await two.until(lambda: two.names(network) == {"web"})
+        await one.control._save()
+        # A machine that was copied with everything, but for its address.
+        (directory / "9").mkdir()
+        shutil.copy(directory / "1" / "view.json", directory / "9" / "view.json")
+        copy = Site(one.shared, directory, 9)
+        copy.control.own.host = Host(one.id, "copy", "192.0.2.9")
+        await copy.control.start(seconds=1)
+        copy.control.complete()
+        error = copy.control.status.error
+        assert not copy.control.status.connected and "host1 at 192.0.2.1 has the id of this engine" in error
+        commits = one.store.commits + two.store.commits
+        assert two.names(network) == {"web"} and two.sees(network) == {address: "192.0.2.1"}
+        assert one.control.status.connected and one.store.commits + two.store.commits == commits
+        await copy.control.close(leave=False)
+
+
+test_an_engine_that_is_a_copy_of_another_takes_nothing_away_from_it_and_says_so = story(_copied)
+
+
+async def _moved(directory: Path) -> None:
+    async with hosts(directory, 2) as (one, two):
+        network = await one.network()
+        address = await allocation.take_address(one.control, network)
+        one.run(network, address, "web")
+        await two.until(lambda: two.names(network) == {"web"})
+        await one.control.close(leave=False)
+        one.make()
+        one.control.own.host = Host(one.id, "host1", "192.0.2.77")
+        starting = asyncio.ensure_future(one.control.start(seconds=DEADLINE))
+        await one.until(lambda: "has the id of this engine" in one.control.status.error)
+        await one.shared.advance(TTL.host + 1)
+        await starting
+        one.run(network, address, "web")
+        one.control.complete()
+        await two.until(
+            lambda: two.sees(network) == {address: "192.0.2.77"} and two.names(network) == {"web"}
+        )
+
+
+test_a_host_that_has_another_address_now_is_itself_when_the_old_one_is_over = story(_moved)
 
 
 class _Forgetful(MemoryStore):

@@ -103,6 +103,11 @@ class Control:
         cached = await asyncio.to_thread(self._cache.read)
         self._identity, self._leases = cached.identity, cached.leases
         self.view.replace(cached.snapshot)
+        before = self.view.hosts.get(self.own.host.id)
+        if before is not None and before.address != self.own.host.address:
+            self._leases = (
+                None  # the host has moved; or it is a copy, and the leases are those of the other one
+            )
         for network, claims in self.view.claims.items():
             for address, claim in claims.items():
                 if claim.host == self.own.host.id and claim.mac:
@@ -232,10 +237,20 @@ class Control:
             await self._put_if_absent(self.keys.identity, identity.encode())
             if not self._secret:
                 await self._put_if_absent(self.keys.secret, secrets.token_hex(32).encode())
+        self._check_alone(fresh)
         self._written.clear()
         touched = self.view.replace(snapshot)
         self._identity = self.view.identity
         self._tell(touched | {""})
+
+    def _check_alone(self, view: View) -> None:
+        """Two engines with one id would take everything away from each other, without end. Raises `Unavailable`."""
+        twin = view.hosts.get(self.own.host.id)
+        if twin is not None and twin.address != self.own.host.address:
+            raise Unavailable(
+                f"host {twin.name} at {twin.address} has the id of this engine: one is a copy of the other "
+                "(or this host had that address a moment ago)"
+            )
 
     def _missing(self, fresh: View) -> list[Network]:
         """Networks that the store should have: all, if it is not the store that we knew; else those in use here."""
@@ -319,6 +334,7 @@ class Control:
             leases = self._leases
             if leases is None:
                 return
+            self._check_alone(self.view)
             for step in list(steps(self.own, self.view, self.keys, leases, self._written)):
                 await self._perform(step)
             self._tell_conflicts()
