@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from ipaddress import ip_address
 
 from msgspec.structs import replace
 
@@ -10,6 +12,7 @@ from sampan.engine import restart
 from sampan.engine.config import ContainerConfig, HostConfig
 from sampan.engine.default_spec import DEFAULT_SHM_SIZE
 from sampan.engine.host_facts import HostFacts
+from sampan.engine.hosts_file import HOST_GATEWAY
 from sampan.engine.resource_checks import check_resources
 from sampan.engine.signals import parse_signal
 from sampan.errors import Invalid, Unsupported
@@ -74,6 +77,7 @@ def check_host(host: HostConfig, facts: HostFacts) -> tuple[HostConfig, list[str
     if facts.remapped and host.userns_mode != "host":
         _check_remapped(host)
     check_extra_hosts(host.extra_hosts or ())
+    check_resolvers(host)
     _check_device_requests(host)
     _check_storage(host)
     warnings: list[str] = []
@@ -169,11 +173,40 @@ def check_joined(config: ContainerConfig, host: HostConfig) -> None:
             raise Invalid(f"conflicting options: {text}")
 
 
+_ONE_NAME = re.compile(r"[^\s\x00-\x1f\x7f#]+")
+
+
 def check_extra_hosts(entries: Iterable[str]) -> None:
+    """Each is a line of /etc/hosts, and no more than that. Raises `Invalid` in Docker's words."""
     for entry in entries:
         name, colon, address = entry.replace("=", ":", 1).partition(":")
-        if not name or not colon or not address:
+        if not colon or not address or not _ONE_NAME.fullmatch(name):
             raise Invalid(f'bad format for add-host: "{entry}"')
+        plain = address[1:-1] if address.startswith("[") and address.endswith("]") else address
+        if plain != HOST_GATEWAY and not _is_address(plain):
+            raise Invalid(f'invalid IP address in add-host: "{address}"')
+
+
+def check_resolvers(host: HostConfig) -> None:
+    """Each is a word, or a line's end, of resolv.conf: none may begin another line there. Raises `Invalid`."""
+    for server in host.dns or ():
+        if not _is_address(server.partition("#")[0]):
+            raise Invalid(f"{server} is not an ip address")
+    for domain in host.dns_search or ():
+        if domain and not _ONE_NAME.fullmatch(domain):
+            raise Invalid(f"{domain} is not a valid domain")
+    for option in host.dns_options or ():
+        if not option.isprintable():
+            raise Invalid(f"invalid DNS option: {option!r}")
+
+
+def _is_address(text: str) -> bool:
+    """Also with the interface that a link-local one is at."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return text.isprintable() and " " not in text
 
 
 _IPC_SYSCTLS = frozenset(

@@ -237,7 +237,7 @@ def test_a_family_that_is_neither_true_nor_false_is_refused() -> None:
         options.families(NetworkCreate("n", options={options.ENABLE_IPV6: "x"}), GivenFamilies())
 
 
-@pytest.mark.parametrize("name", ["a/b", "a b", "sixteen-bytes-ab", "..", "lo", "all"])
+@pytest.mark.parametrize("name", ["a/b", "a b", "sixteen-bytes-ab", "..", "lo", "all", "e%d", "e\x01"])
 def test_a_name_that_no_interface_can_have_is_refused(name: str) -> None:
     assert endpoint_options.problems(asked(ifname=name))
 

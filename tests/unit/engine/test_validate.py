@@ -243,3 +243,33 @@ def test_what_is_not_offered_is_said_so() -> None:
         validate.check_host(HostConfig(device_requests=(DeviceRequest(capabilities=(("gpu",),)),)), TWO_CPUS)
     with pytest.raises(Invalid, match="invalid PID mode: private"):
         validate.check_host(HostConfig(pid_mode="private"), TWO_CPUS)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"extra_hosts": ("a:192.0.2.1\n192.0.2.9 bank",)},
+        {"extra_hosts": ("a\n192.0.2.9 bank:192.0.2.1",)},
+        {"extra_hosts": ("a\x0bb:192.0.2.1",)},
+        {"extra_hosts": ("a#:192.0.2.1",)},
+        {"extra_hosts": ("a:nowhere",)},
+        {"dns": ("192.0.2.1\nnameserver 192.0.2.9",)},
+        {"dns": ("fe80::1%e\nx",)},
+        {"dns": ("nowhere",)},
+        {"dns_search": ("a\nnameserver 192.0.2.9",)},
+        {"dns_options": ("a\nnameserver 192.0.2.9",)},
+    ],
+)
+def test_an_entry_of_hosts_or_resolv_conf_is_one_line_there(field: dict[str, Any]) -> None:
+    with pytest.raises(Invalid):
+        validate.check_host(HostConfig(**field), TWO_CPUS)
+
+
+def test_entries_of_hosts_and_resolv_conf_that_make_sense_are_taken() -> None:
+    host = HostConfig(
+        extra_hosts=("a:192.0.2.1", "b=[2001:db8::1]", "c:2001:db8::1", "d:host-gateway", "e=host-gateway"),
+        dns=("192.0.2.1", "fe80::1%eth0", "192.0.2.1#5353"),
+        dns_search=("example.com", "."),
+        dns_options=("ndots:2", "timeout:1 attempts:2"),
+    )
+    validate.check_host(host, TWO_CPUS)

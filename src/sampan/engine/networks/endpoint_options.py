@@ -12,7 +12,7 @@ from sampan.network.model import NetworkSpec
 
 INTERFACE = "com.docker.network.endpoint.ifname"
 SYSCTLS = "com.docker.network.endpoint.sysctls"
-_INTERFACE_NAME = re.compile(r"[^\s/:]{1,15}")
+_INTERFACE_NAME = re.compile(r"[^\s\x00-\x1f\x7f/:%]{1,15}")
 _PART = re.compile(r"[a-z0-9_]+")
 _FAMILIES = ("ipv4", "ipv6", "mpls")
 
@@ -45,7 +45,7 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         found = ip_address(text)
     except ValueError:
         return None
-    return None if found.is_unspecified else found
+    return None if found.is_unspecified or found.is_loopback or found.is_multicast else found
 
 
 def chosen_names(asked: Iterable[EndpointSettings]) -> list[str]:

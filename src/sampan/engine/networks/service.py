@@ -374,7 +374,7 @@ class Networks:
         faults += endpoint_options.problems(asked)
         if faults:
             raise Invalid("invalid endpoint settings:\n" + ipam.joined(faults))
-        if asked.mac_address and not _MAC.fullmatch(asked.mac_address):
+        if asked.mac_address and not _is_one_station(asked.mac_address):
             raise Invalid(f"invalid MAC address: {asked.mac_address}")
 
     def allocate(
@@ -431,3 +431,11 @@ class Networks:
         self._book.release(endpoint)
         if self.cluster is not None and endpoint.driver == OVERLAY:
             self.cluster.release(endpoint)
+
+
+def _is_one_station(mac: str) -> bool:
+    """An address that an interface can have: no group of them (IEEE 802, the lowest bit of the first byte), not zero."""
+    if not _MAC.fullmatch(mac):
+        return False
+    packed = bytes.fromhex(mac.replace(":", "").replace("-", ""))
+    return not packed[0] & 1 and any(packed)
