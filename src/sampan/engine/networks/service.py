@@ -434,7 +434,7 @@ class Networks:
 
 
 def _is_one_station(mac: str) -> bool:
-    """An address that an interface can have: no group of them (IEEE 802, the lowest bit of the first byte), not zero."""
+    """An interface can have it: it is no group's (IEEE 802, the lowest bit of the first byte), and not zero."""
     if not _MAC.fullmatch(mac):
         return False
     packed = bytes.fromhex(mac.replace(":", "").replace("-", ""))
