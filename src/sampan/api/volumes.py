@@ -6,6 +6,7 @@ from sampan.api.messages import DRY_RUN, AnyResponse, Request, Route, json_respo
 from sampan.api.trials import trial
 from sampan.engine.config import Docker, decode_docker
 from sampan.engine.engine import Engine
+from sampan.errors import Unavailable
 
 
 class VolumeCreate(Docker, frozen=True):
@@ -15,6 +16,7 @@ class VolumeCreate(Docker, frozen=True):
     driver: str = ""
     driver_opts: dict[str, str] | None = None
     labels: dict[str, str] | None = None
+    cluster_volume_spec: object = None
 
 
 async def list_(engine: Engine, request: Request) -> AnyResponse:
@@ -23,6 +25,8 @@ async def list_(engine: Engine, request: Request) -> AnyResponse:
 
 async def create(engine: Engine, request: Request) -> AnyResponse:
     body = decode_docker(await request.body(), VolumeCreate)
+    if body.cluster_volume_spec is not None:
+        raise _no_swarm()
     record = await engine.volumes.create(
         body.name, driver=body.driver, labels=body.labels, options=body.driver_opts
     )
@@ -32,6 +36,19 @@ async def create(engine: Engine, request: Request) -> AnyResponse:
 async def inspect(engine: Engine, request: Request) -> AnyResponse:
     # `size` is beyond Docker: what `system df` tells of all volumes.
     return json_response(await engine.volumes.look(request.match["name"], size=request.flag("size")))
+
+
+def _no_swarm() -> Unavailable:
+    return Unavailable(
+        'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to '
+        "swarm and try again.",
+        hint="There are no swarms here, and so no cluster volumes.",
+    )
+
+
+async def update(_engine: Engine, _request: Request) -> AnyResponse:
+    """Docker changes cluster volumes alone."""
+    raise _no_swarm()
 
 
 async def remove(engine: Engine, request: Request) -> AnyResponse:
@@ -54,5 +71,6 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/volumes/create", create),
     Route("POST", "/volumes/prune", prune),
     Route("GET", "/volumes/{name}", inspect),
+    Route("PUT", "/volumes/{name}", update),
     Route("DELETE", "/volumes/{name}", remove),
 )

@@ -181,6 +181,7 @@ GROUPS: dict[str, Group] = {
             "restore": Entry("volume_backup", "RESTORE", "Make a volume from a backup or a snapshot"),
             "rm": Entry("volume", "RM", "Remove volumes"),
             "snapshot": Entry("volume_copies", "SNAPSHOT", "Make, list and remove snapshots of a volume"),
+            "update": Entry("volume", "UPDATE", "Update a volume (cluster volumes only)"),
         },
         {**_RM, **_LS},
     ),

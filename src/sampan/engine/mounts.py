@@ -348,9 +348,7 @@ def collect(
         points.pop(point.destination, None)
     tmpfs = {_clean(path) for path in host.tmpfs or {}}
     for path in image_volumes:
-        if not path.startswith("/"):
-            raise Invalid(f"invalid volume specification: '{path}': mount path must be absolute")
-        destination = _clean(path)
+        destination = _clean(f"/{path}")  # relative ones too, as with Docker: `VOLUME data` is /data
         if destination != "/" and destination not in points and destination not in tmpfs:
             points[destination] = MountPoint(
                 "volume", destination, anonymous=True, copy=True, driver=host.volume_driver

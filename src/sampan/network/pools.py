@@ -107,7 +107,8 @@ def _free_piece(pool: AnyNetwork, prefix: int, busy: Iterable[AnyNetwork]) -> An
 
 
 class AddressPool:
-    """Addresses of one network and one family. They are given out in ascending order and not reused at once."""
+    """Addresses of one network and one family. The lowest free one is given out, as by Docker: a container that is
+    restarted, or made anew under the same name, mostly has the address it had."""
 
     def __init__(
         self,
@@ -124,18 +125,18 @@ class AddressPool:
             raise Invalid(f"invalid pool request: {ip_range} is not in {subnet}")
         self._forbidden = _not_for_hosts(subnet)
         self._taken: set[int] = set()
-        self._next = self._first
+        self._lowest = self._first
+        """No address of the range below this one is free."""
         for address in reserved:
             self.reserve(address)
 
     def allocate(self) -> AnyAddress:
-        """The next free address after the one given out last. `Conflict` when the pool is exhausted."""
-        size = self._last - self._first + 1
-        for step in range(min(size, len(self._taken) + len(self._forbidden) + 1)):
-            candidate = self._first + (self._next - self._first + step) % size
+        """The lowest free address. `Conflict` when the pool is exhausted."""
+        while self._lowest <= self._last:
+            candidate = self._lowest
+            self._lowest += 1
             if candidate not in self._taken and candidate not in self._forbidden:
                 self._taken.add(candidate)
-                self._next = candidate + 1 if candidate < self._last else self._first
                 return type(self.subnet.network_address)(candidate)
         raise Conflict(
             "no available addresses on this pool",
@@ -155,6 +156,8 @@ class AddressPool:
 
     def release(self, address: AnyAddress) -> None:
         self._taken.discard(int(address))
+        if self._first <= int(address) < self._lowest:
+            self._lowest = int(address)
 
 
 def _not_for_hosts(subnet: AnyNetwork) -> frozenset[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -66,6 +67,7 @@ def test_network_options_belong_to_the_first_network() -> None:
         (["--pid", "foo", "x"], "--pid: invalid PID mode"),
         (["--device", "a:b:c", "x"], "bad mode specified: c"),
         (["--mac-address", "x", "x"], "x is not a valid mac address"),
+        (["--mac-address", "02-42:ac:11:00:97", "x"], "02-42:ac:11:00:97 is not a valid mac address"),
         (["--memory-swappiness", "101", "x"], "invalid value: 101. Valid memory swappiness range is 0-100"),
     ],
 )
@@ -73,6 +75,24 @@ def test_what_contradicts_itself_is_refused(arguments: list[str], message: str) 
     with pytest.raises(ValueError) as caught:
         body(*arguments)
     assert message in str(caught.value)
+
+
+def test_a_mac_address_in_fours_of_digits_is_one_in_pairs() -> None:
+    assert body("--mac-address", "0242.ac11.0097", "x")["MacAddress"] == "02:42:ac:11:00:97"
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("driver-opt=x", "invalid key value pair format in driver options"),
+        ("driver-opt==x", "invalid key value pair format in driver options"),
+        ("gw-priority=x", "invalid gw-priority (x): invalid syntax"),
+        (f"gw-priority={1 << 63}", f"invalid gw-priority ({1 << 63}): value out of range"),
+    ],
+)
+def test_bad_fields_of_a_network_are_named_in_dockers_words(field: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        checks.network(f"name=n,{field}")
 
 
 def test_a_port_range_maps_one_to_one() -> None:

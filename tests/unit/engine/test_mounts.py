@@ -186,6 +186,11 @@ def test_image_volumes_give_way_to_what_was_asked_for() -> None:
     assert [(point.destination, point.name) for point in points] == [("/data", "named"), ("/more", "")]
 
 
+def test_relative_volumes_of_an_image_begin_at_the_root() -> None:
+    points = collect(HostConfig(), ("data", "../up", "a//b/"))
+    assert [point.destination for point in points] == ["/data", "/up", "/a/b"]
+
+
 def test_inherited_mounts_are_not_filled_and_can_be_read_only() -> None:
     inherited = inherit(collect(HostConfig(binds=("named:/data", "/h:/h")), ()), read_only=True)
     assert [(point.rw, point.copy) for point in inherited] == [(False, False), (False, False)]

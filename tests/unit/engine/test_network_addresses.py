@@ -71,6 +71,8 @@ def test_what_was_given_is_shown_as_it_was_given_and_first() -> None:
     assert record.spec is not None
     assert (record.spec.subnet6, record.spec.gateway6) == ("fd00:7f::/64", "fd00:7f::1")
     assert (record.spec.ip_range6, record.spec.ip_range) == ("fd00:7f::100/120", None)
+    both = make(asked(IpamPool("fd00:7f::/64"), IpamPool("10.7.0.0/24")))
+    assert [pool["Subnet"] for pool in shown(both)][:2] == ["10.7.0.0/24", "fd00:7f::/64"]
 
 
 def test_a_gateway_that_is_chosen_is_the_first_of_the_range_and_not_shown() -> None:

@@ -47,14 +47,23 @@ def test_an_overlapping_subnet_can_not_be_reserved():
     pool.reserve(IPv4Network("10.2.0.0/24"))
 
 
-def test_addresses_ascend_and_a_released_one_is_not_reused_at_once():
+def test_the_lowest_free_address_is_given_out_as_by_docker():
     pool = AddressPool(IPv4Network("10.0.0.0/24"), reserved=[IPv4Address("10.0.0.1")])
-    assert [str(pool.allocate()) for _ in range(2)] == ["10.0.0.2", "10.0.0.3"]
+    assert [str(pool.allocate()) for _ in range(3)] == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
+    pool.release(IPv4Address("10.0.0.3"))
     pool.release(IPv4Address("10.0.0.2"))
-    assert str(pool.allocate()) == "10.0.0.4"
+    pool.reserve(IPv4Address("10.0.0.2"))
+    assert [str(pool.allocate()) for _ in range(2)] == ["10.0.0.3", "10.0.0.5"]
 
 
-def test_a_small_network_gives_out_every_host_address_once_and_then_comes_round():
+def test_a_released_address_outside_of_the_range_is_not_given_out():
+    pool = AddressPool(IPv4Network("10.0.0.0/24"), ip_range=IPv4Network("10.0.0.128/30"))
+    pool.reserve(IPv4Address("10.0.0.9"))
+    pool.release(IPv4Address("10.0.0.9"))
+    assert str(pool.allocate()) == "10.0.0.128"
+
+
+def test_a_small_network_gives_out_every_host_address_once_and_then_what_was_released():
     pool = AddressPool(IPv4Network("10.0.0.0/29"), reserved=[IPv4Address("10.0.0.1")])
     assert [str(pool.allocate()) for _ in range(5)] == [f"10.0.0.{last}" for last in range(2, 7)]
     with pytest.raises(Conflict, match="no available addresses on this pool"):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 
 from sampan.cli import units
-from sampan.cli.commands.images import split_tag
+from sampan.cli.commands.images import image_record, split_tag
 from sampan.cli.commands.ps import container_record
 from sampan.cli.commands.volume import volume_record
-from sampan.cli.failure import Failure
 from sampan.cli.flags import Command, Flag, Invocation
-from sampan.cli.listing import FORMAT_HELP, print_listing
+from sampan.cli.listing import FORMAT_HELP, print_listing, render_rows
 from sampan.cli.table import align
 from sampan.cli.template_functions import Record
 
@@ -156,6 +155,45 @@ def _cache_table(cache: list[dict[str, Any]]) -> str:
     return _table(["CACHE ID", "CACHE TYPE", "SIZE", "CREATED", "LAST USED", "USAGE", "SHARED"], rows)
 
 
+def _details(usage: dict[str, Any]) -> Record:
+    """What a template of `--verbose` sees: lists of the things, with the fields that their own listings have."""
+    images = [
+        image_record(
+            image, *split_tag((image.get("RepoTags") or ["<none>:<none>"])[0]), "", full=True
+        ).values()
+        for image in usage.get("Images") or ()
+    ]
+    containers = [container_record(item, full=True).values() for item in usage.get("Containers") or ()]
+    volumes = [volume_record(volume).values() for volume in usage.get("Volumes") or ()]
+    cache = [_cache_fields(item) for item in usage.get("BuildCache") or ()]
+    return Record(
+        "diskUsageContext",
+        {
+            "Images": lambda: images,
+            "Containers": lambda: containers,
+            "Volumes": lambda: volumes,
+            "BuildCache": lambda: cache,
+        },
+    )
+
+
+def _cache_fields(item: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "CacheType": item.get("Type", ""),
+        "CreatedAt": item.get("CreatedAt") or "",
+        "CreatedSince": _since(item.get("CreatedAt")),
+        "Description": item.get("Description", ""),
+        "ID": item.get("ID", ""),
+        "InUse": "true" if item.get("InUse") else "false",
+        "LastUsedAt": item.get("LastUsedAt") or "",
+        "LastUsedSince": _since(item.get("LastUsedAt")),
+        "Parent": item.get("Parent", ""),
+        "Shared": "true" if item.get("Shared") else "false",
+        "Size": units.human_size(item.get("Size") or 0, 3),
+        "UsageCount": str(item.get("UsageCount") or 0),
+    }
+
+
 def _since(text: str | None) -> str:
     try:
         return units.ago(units.parse_rfc3339(text or "")[0])
@@ -165,11 +203,13 @@ def _since(text: str | None) -> str:
 
 def _df(invocation: Invocation) -> int:
     flags = invocation.flags
-    if flags["verbose"] and flags["format"] not in ("", "json"):
-        raise Failure("the verbose and the format options conflict")
     usage = invocation.client().call("GET", "/system/df")
-    if flags["verbose"] and not flags["format"]:
-        sys.stdout.write(_verbose(usage))
+    if flags["verbose"]:
+        if flags["format"] in ("", "table"):
+            sys.stdout.write(_verbose(usage))
+        else:
+            text = "{{json .}}" if flags["format"] == "json" else flags["format"]
+            print(render_rows([_details(usage)], text)[0])
         return 0
     columns = ("Type", "TotalCount", "Active", "Size", "Reclaimable")
     print_listing(_summary(usage), flags["format"], columns, _HEADERS)

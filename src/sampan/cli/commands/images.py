@@ -43,9 +43,9 @@ def image_rows(images: list[dict[str, Any]], *, digests: bool, full: bool) -> li
     rows = []
     for image in images:
         names = _names(image, digests)
-        rows += [_record(image, *name, full=full) for name in names]
+        rows += [image_record(image, *name, full=full) for name in names]
         if not names:
-            rows.append(_record(image, _NONE, _NONE, _NONE, full=full))
+            rows.append(image_record(image, _NONE, _NONE, _NONE, full=full))
     return rows
 
 
@@ -65,7 +65,7 @@ def _names(image: dict[str, Any], digests: bool) -> list[tuple[str, str, str]]:
     return names
 
 
-def _record(image: dict[str, Any], repository: str, tag: str, digest: str, *, full: bool) -> Record:
+def image_record(image: dict[str, Any], repository: str, tag: str, digest: str, *, full: bool) -> Record:
     created = image.get("Created") or 0
     identity = image.get("Id", "")
     size = image.get("Size") or 0

@@ -75,7 +75,7 @@ def show(names: list[str], get: Getter, template: str) -> int:
     if not template:
         print(pretty(found))
     elif template == "json":
-        sys.stdout.write("".join(dumps(item) + "\n" for item in found))
+        print(dumps(found))
     else:
         failures += _by_template(found, template)
     if failures:

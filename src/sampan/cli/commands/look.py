@@ -38,7 +38,7 @@ def _port(invocation: Invocation) -> int:
         port, slash, protocol = wanted[0].partition("/")
         key = f"{port}/{protocol if slash else 'tcp'}"
         if not ports.get(key):
-            raise Failure(f"Error: No public port '{key}' published for {name}")
+            raise Failure(f"Error: No public port '{wanted[0]}' published for {name}")
         for binding in ports[key]:
             print(_address(binding) + _mode(modes, binding, key))
         return 0

@@ -1,4 +1,4 @@
-"""`sampan volume create`, `ls`, `rm`."""
+"""`sampan volume create`, `ls`, `rm`, `update`."""
 
 from __future__ import annotations
 
@@ -58,10 +58,14 @@ def volume_record(volume: dict[str, Any]) -> Record:
 
 def _create(invocation: Invocation) -> int:
     flags = invocation.flags
+    if any(flags[flag.name] for flag in _CLUSTER):
+        raise _no_cluster()
     name = invocation.args[0] if invocation.args else ""
     if flags["name"]:
         if name:
-            raise Failure("Conflicting options: either specify --name or provide positional arg, not both")
+            raise Failure(
+                "conflicting options: cannot specify a volume-name through both --name and as a positional arg"
+            )
         name = flags["name"]
     body = {
         "Name": name,
@@ -73,16 +77,39 @@ def _create(invocation: Invocation) -> int:
     return 0
 
 
+def _no_cluster() -> Failure:
+    return Failure(
+        'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to '
+        "swarm and try again.",
+        hint="There are no swarms here, and so no cluster volumes: volumes of several hosts are a volume plugin's "
+        "(--driver) or a file server's (--opt type=nfs).",
+    )
+
+
+def _update(invocation: Invocation) -> int:
+    """Docker changes cluster volumes alone; its own words for any other volume."""
+    name = invocation.args[0]
+    try:
+        invocation.client().call("GET", f"/volumes/{quote_path(name)}")
+    except ApiError as error:
+        raise no_such("volume", name, error) from None
+    raise Failure("can only update cluster volumes")
+
+
 def _list(invocation: Invocation) -> int:
     flags = invocation.flags
     query = {"filters": filters_query(collect_filters(flags["filter"]))}
     answer = invocation.client().call("GET", "/volumes", query)
     volumes = sorted(answer.get("Volumes") or [], key=lambda volume: natural_order(volume["Name"]))
+    columns: tuple[str, ...] = ("Driver", "Name")
+    if flags["cluster"]:
+        volumes = [volume for volume in volumes if volume.get("ClusterVolume")]
+        columns = ("Name", "Group", "Driver", "Availability", "Status")
     if flags["quiet"] and flags["format"] in ("", "table"):
         for volume in volumes:
             print(volume["Name"])
         return 0
-    print_listing([volume_record(item) for item in volumes], flags["format"], ("Driver", "Name"), _HEADERS)
+    print_listing([volume_record(item) for item in volumes], flags["format"], columns, _HEADERS)
     return 0
 
 
@@ -112,10 +139,29 @@ def _remove(invocation: Invocation) -> int:
             )
 
 
+_AVAILABILITY = Flag("availability", "", "string", "Availability of a cluster volume", hidden=True)
+_CLUSTER = (
+    _AVAILABILITY,
+    *(
+        Flag(name, "", kind, "Of cluster volumes", hidden=True)
+        for name, kind in (
+            ("group", "string"),
+            ("limit-bytes", "bytes"),
+            ("required-bytes", "bytes"),
+            ("scope", "string"),
+            ("secret", "map"),
+            ("sharing", "string"),
+            ("topology-preferred", "list"),
+            ("topology-required", "list"),
+            ("type", "string"),
+        )
+    ),
+)
 CREATE = Command(
     _create,
     "[VOLUME]",
     (
+        *_CLUSTER,
         Flag("driver", "d", "string", "Volume driver", default="local"),
         Flag("label", "", "list", "Set labels", check=checks.label),
         Flag("name", "", "string", "Name of the volume", hidden=True),
@@ -123,10 +169,12 @@ CREATE = Command(
     ),
     maximum=1,
 )
+UPDATE = Command(_update, "VOLUME", (_AVAILABILITY,), minimum=1, maximum=1)
 LS = Command(
     _list,
     "",
     (
+        Flag("cluster", "", "bool", "Show only cluster volumes", hidden=True),
         Flag("filter", "f", "filter", "Show only what meets these conditions"),
         Flag("format", "", "string", FORMAT_HELP),
         Flag("quiet", "q", "bool", "Show only names"),

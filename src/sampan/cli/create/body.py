@@ -201,7 +201,8 @@ def _resources(flags: Values) -> dict[str, Any]:
 
 
 def _volumes(specifications: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """(anonymous volumes, binds). A source that begins with "." is relative to the working directory."""
+    """(anonymous volumes, binds). A source that begins with "." is relative to the working directory;
+    what is said twice counts once."""
     volumes: dict[str, Any] = {}
     binds = []
     for text in specifications:
@@ -210,7 +211,7 @@ def _volumes(specifications: list[str]) -> tuple[dict[str, Any], list[str]]:
             volumes[text] = {}
         else:
             binds.append((os.path.abspath(source) if source.startswith(".") else source) + ":" + rest)
-    return volumes, binds
+    return volumes, list(dict.fromkeys(binds))
 
 
 def parse_restart(text: str) -> dict[str, Any]:
@@ -302,10 +303,18 @@ def _is_access(text: str) -> bool:
 
 
 def _mac_address(text: str) -> str:
-    parts = text.strip().replace("-", ":").split(":")
-    if len(parts) not in (6, 8, 20) or not all(len(part) == 2 and _is_hex(part) for part in parts):
+    """In one of the forms of Go's ParseMAC: 6, 8 or 20 bytes, in pairs (: or -) or fours of digits (.)."""
+    found = text.strip()
+    size, separator = (4, ".") if "." in found else (2, "-" if "-" in found else ":")
+    parts = found.split(separator)
+    if len(parts) * size not in (12, 16, 40) or not all(
+        len(part) == size and _is_hex(part) for part in parts
+    ):
         raise ValueError(f"{text} is not a valid mac address")
-    return text
+    if size == 2:
+        return text
+    digits = "".join(parts)
+    return ":".join(digits[at : at + 2] for at in range(0, len(digits), 2))
 
 
 def _is_hex(text: str) -> bool:

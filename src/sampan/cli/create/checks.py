@@ -194,6 +194,16 @@ def ulimit(text: str) -> dict[str, Any]:
     return {"Name": name, "Hard": hard, "Soft": soft}
 
 
+def _priority(text: str) -> int:
+    try:
+        priority = int(text)
+    except ValueError:
+        raise ValueError(f"invalid gw-priority ({text}): invalid syntax") from None
+    if not -(1 << 63) <= priority < 1 << 63:
+        raise ValueError(f"invalid gw-priority ({text}): value out of range")
+    return priority
+
+
 def network(text: str) -> dict[str, Any]:
     """A network's name, or name=...,alias=...,ip=...,driver-opt=...; the endpoint's settings."""
     if "=" not in text:
@@ -217,7 +227,7 @@ def network(text: str) -> dict[str, Any]:
             result["GwPriority"] = _priority(value)
         elif key == "driver-opt":
             name, option = driver_option(value)
-            result.setdefault("DriverOpts", {})[name] = option
+            result.setdefault("DriverOpts", {})[name.lower()] = option
         else:
             raise ValueError(f"invalid field key {key}")
     if not result["Target"]:
@@ -231,13 +241,6 @@ def driver_option(text: str) -> tuple[str, str]:
     if not equals or not name.strip():
         raise ValueError("invalid key value pair format in driver options")
     return name.strip(), value.strip()
-
-
-def _priority(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"invalid gw-priority ({text}): invalid syntax") from None
 
 
 def mount(text: str) -> dict[str, Any]:

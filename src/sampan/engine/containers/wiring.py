@@ -54,12 +54,17 @@ class Wiring:
         self._parts = parts
         self.names = ContainerNames(parts)
         self._publishing = Publishing(parts)
-        self._detaching: set[asyncio.Task[None]] = set()
+        self._detaching: dict[asyncio.Task[None], str] = {}
+        """Addresses on their way back, and the ids of the containers that had them."""
 
     # Before the start
 
     async def plan(self, record: ContainerRecord) -> Plan:
-        """Reserve addresses in all of the container's networks. Raises `Conflict`, `NotFound`; nothing is kept then."""
+        """Reserve addresses in all of the container's networks. Raises `Conflict`, `NotFound`; nothing is kept then.
+
+        A restarted container mostly gets the addresses it had: what its last run still holds is waited for.
+        """
+        await self._settled([task for task, owner in self._detaching.items() if owner == record.id])
         mode = record.host.network_mode
         plan = Plan(own=mode != "host" and container_of(mode) is None)
         try:
@@ -160,7 +165,7 @@ class Wiring:
         if not specs:
             return
         task = asyncio.ensure_future(self._detach_all(specs))
-        self._detaching.add(task)
+        self._detaching[task] = record.id
         task.add_done_callback(self._detached)
         if any(one.asked.ipam_config or one.asked.mac_address for one in record.endpoints.values()):
             await asyncio.wait([task])
@@ -176,16 +181,18 @@ class Wiring:
                 self._parts.networks.release(spec)
 
     def _detached(self, task: asyncio.Task[None]) -> None:
-        self._detaching.discard(task)
+        self._detaching.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("an interface of an ended container could not be removed: %s", error)
 
     async def settle(self) -> bool:
         """Wait until no address is on its way back; False when none was."""
-        waiting = tuple(self._detaching)
-        if waiting:
-            await asyncio.wait(waiting)
-        return bool(waiting)
+        return await self._settled(tuple(self._detaching))
+
+    async def _settled(self, tasks: Sequence[asyncio.Task[None]]) -> bool:
+        if tasks:
+            await asyncio.wait(tasks)
+        return bool(tasks)
 
     def forget(self, record: ContainerRecord) -> ContainerRecord:
         """The record without its running network; the name server is closed. Addresses: see `end`."""

@@ -129,7 +129,11 @@ def plan(
         options=dict(body.options),
         labels=dict(body.labels),
         ipam_options=body.ipam.options or {},
-        ipam_config=(*(body.ipam.config or ()), *chosen_pools(families.values())),
+        # What was given comes first, IPv4 before IPv6 in whatever order: as Docker shows it.
+        ipam_config=(
+            *sorted(body.ipam.config or (), key=lambda pool: ":" in pool.subnet),
+            *chosen_pools(families.values()),
+        ),
         fixed_subnet=bool(body.ipam.config),
         asked_pools=len(body.ipam.config or ()),
     )
