@@ -482,6 +482,33 @@ def test_a_staged_volume_appears_complete_or_not_at_all(
     run(test())
 
 
+def test_nobody_waits_for_a_volume_that_is_being_staged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sampan.engine.volumes.service.syncfs", lambda *_: None)
+
+    async def test() -> None:
+        volumes = Volumes(tmp_path, FakeMetadata(), EventBus())
+        await volumes.create("old")
+        async with volumes.staged("new") as directory:
+            # A clone of `old` opens it now: were `new` locked, a rename to it would wait for us, and we for that.
+            (directory / "file").write_text("12345")
+            with pytest.raises(Conflict, match="rename new: a volume with this name is being restored"):
+                await volumes.rename("old", "new", lambda: None)
+            with pytest.raises(Conflict, match="create new: a volume with this name is being restored"):
+                await volumes.create("new")
+            with pytest.raises(Conflict, match="create new: a volume with this name is being restored"):
+                async with volumes.staged("new"):
+                    raise AssertionError("nothing to write into")
+            async with volumes.opened("old") as path:
+                assert path == volumes.path("old")
+        assert (volumes.path("new") / "file").read_text() == "12345"
+        await volumes.remove("new")
+        await volumes.create("new")
+
+    run(asyncio.wait_for(test(), 20))
+
+
 def test_a_held_volume_is_not_removed(tmp_path: Path) -> None:
     async def test() -> None:
         volumes = Volumes(tmp_path, FakeMetadata(), EventBus())

@@ -61,6 +61,8 @@ class Volumes:
         self.busy: Callable[[str], Sequence[str]] = lambda _name: ()
         """Which containers (names) that use a volume run, or are about to."""
         self._holds: list[set[str]] = []
+        self._coming: set[str] = set()
+        """Names of volumes that `staged` makes."""
         self._mounting = Mounting(self._drivers)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._records = {
@@ -103,6 +105,7 @@ class Volumes:
                     "volume name must be unique"
                 )
             if existing is None:
+                self._check_coming("create", record.name)
                 await self._made(record)
             if hold is not None:
                 hold.add(record.name)
@@ -177,7 +180,11 @@ class Volumes:
         async with self._changing(record.name):
             if record.name in self._records:
                 raise Conflict(f"create {name}: a volume with this name exists already")
-            staged = await asyncio.to_thread(self._local.stage, record)
+            self._check_coming("create", record.name)
+            self._coming.add(record.name)
+        # Not locked meanwhile: it takes as long as a client likes, and other volumes are waited for in it.
+        try:
+            staged = await to_its_end(asyncio.to_thread(self._local.stage, record))
             try:
                 yield staged / DATA
                 # The time at which it appears.
@@ -186,10 +193,20 @@ class Volumes:
             except BaseException:
                 await to_its_end(asyncio.to_thread(self._local.discard, staged))
                 raise
+        finally:
+            self._coming.discard(record.name)
 
     async def _published(self, staged: Path, record: VolumeRecord) -> None:
         await asyncio.to_thread(self._publish, staged, record)
         self._arrived(record)
+
+    def _check_coming(self, what: str, name: str) -> None:
+        """Raises `Conflict` when a volume of this name is being restored or cloned."""
+        if name in self._coming:
+            raise Conflict(
+                f"{what} {name}: a volume with this name is being restored or cloned",
+                hint="wait until that has ended, or take another name",
+            )
 
     def _publish(self, staged: Path, record: VolumeRecord) -> None:
         _flush(staged)
@@ -250,6 +267,7 @@ class Volumes:
             record = self.get(name)
             if new in self._records:
                 raise Conflict(f"rename {name}: a volume with the name {new} exists already")
+            self._check_coming("rename", new)
             if record.driver != self._local.name:
                 raise Unsupported(f"rename {name}: the driver {record.driver} knows the volume by its name")
             if self._mounting.is_used(name) or any(name in held for held in self._holds):
