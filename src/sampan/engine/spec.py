@@ -52,9 +52,8 @@ class SpecFacts:
     `ipc_process`: whose /dev/shm is shared, if anybody's. `namespaces`: type -> path of a namespace to join;
     `shared`: types that stay the host's. `files`: place in the container -> file on the host (hostname, hosts,
     resolv.conf). `devices`: with their numbers looked up; `block_devices`: path -> (major, minor) for block I/O limits.
-    `mounts`: sources filled in. `readonly_trees`: the kernel makes mounts read-only with all below.
-    `rlimits`: by the host's own limits. `ids`: of its user namespace, if it has one.
-    `mounts`: sources filled in. `rlimits`: by the host's own limits. `ids`: of its user namespace, if it has one.
+    `mounts`: sources filled in. `readonly_trees`: the kernel makes mounts read-only with all below. `ids`: of its user
+    namespace, if it has one.
     `linked`: environment variables of legacy links.
     """
 
