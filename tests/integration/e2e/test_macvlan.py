@@ -60,6 +60,14 @@ def cable() -> Iterator[Cable]:
     made.close()
 
 
+@pytest.fixture
+def stray() -> Iterator[str]:
+    """The name of a device that a test makes; whatever happens to it, it is gone afterwards."""
+    name = f"sms{secrets.token_hex(3)}"
+    yield name
+    ip("link", "delete", name, check=False)
+
+
 def create(sampan: Any, name: str, *words: str) -> Any:
     return sampan.run("network", "create", "-d", "macvlan", *words, name)
 
@@ -180,7 +188,7 @@ def test_a_running_container_is_connected_and_disconnected(sampan: Any, cable: C
 
 
 def test_a_killed_engine_leaves_no_parent_behind_and_finds_its_containers_again(
-    fresh_sampan: Any, cable: Cable
+    fresh_sampan: Any, cable: Cable, stray: str
 ) -> None:
     sampan = fresh_sampan
     networks = [
@@ -194,11 +202,11 @@ def test_a_killed_engine_leaves_no_parent_behind_and_finds_its_containers_again(
     sampan.engine.kill()
     ip("link", "delete", lost)
     alias = json.loads(ip("-j", "link", "show", kept))[0]["ifalias"]
-    ip("link", "add", "smstray0", "type", "ifb")
-    ip("link", "set", "smstray0", "alias", alias)
+    ip("link", "add", stray, "type", "ifb")
+    ip("link", "set", stray, "alias", alias)
     sampan.engine.start()
     assert cable.pings(one)
-    assert ip("-o", "link", "show", "smstray0", check=False) == "", "a parent that no network has"
+    assert ip("-o", "link", "show", stray, check=False) == "", "a parent that no network has"
     assert "UP" in ip("-o", "link", "show", lost), "one that somebody has removed is made again"
     sampan.ok("network", "disconnect", "link", "one")
     assert not cable.pings(one)
