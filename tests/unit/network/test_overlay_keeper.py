@@ -111,3 +111,22 @@ def test_a_disk_that_is_full_changes_nothing_and_is_no_end(tmp_path: Path) -> No
     again = keeper_state.KeeperState(tmp_path / "store.db", lambda: 0.0)
     assert {key: entry.value for key, entry in again.entries.items()} == {"t/a": b"after"}
     again.close()
+
+
+@pytest.mark.parametrize("place", [0, 4096])
+def test_a_store_that_is_damaged_begins_anew_and_is_kept_for_people(tmp_path: Path, place: int) -> None:
+    """Its first page, or another one."""
+    path = tmp_path / "store.db"
+    state = KeeperState(path, lambda: 0.0)
+    state.commit([], [Put(f"t/{number}", bytes(100)) for number in range(200)])
+    state.close()
+    before = bytearray(path.read_bytes())
+    before[place : place + 4096] = bytes(range(256)) * 16
+    path.write_bytes(before)
+    again = KeeperState(path, lambda: 0.0)
+    assert not again.entries and again.commit([], [Put("t/a", b"x")])
+    again.close()
+    assert (tmp_path / "store.damaged").read_bytes() == before
+    last = KeeperState(path, lambda: 0.0)
+    assert list(last.entries) == ["t/a"]
+    last.close()

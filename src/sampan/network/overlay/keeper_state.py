@@ -5,6 +5,7 @@ The same model as etcd's in little (`store`). Blocking; the one who serves it ta
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sqlite3
 from collections import deque
@@ -26,6 +27,8 @@ from sampan.network.overlay.store import (
     Snapshot,
 )
 
+log = logging.getLogger(__name__)
+
 _HISTORY = 4096
 """Changes that a watcher may be behind; who is further behind reads everything again."""
 MAX_BYTES = 16 << 20
@@ -44,26 +47,43 @@ class KeeperState:
     """`now`: seconds of a clock that never goes back. A lease's time begins anew with the keeper, as etcd has it."""
 
     def __init__(self, path: Path, now: Callable[[], float]) -> None:
-        """Raises `Unavailable` when the file can not be used."""
+        """A file that is damaged is put aside: the engines tell what they know. Raises `Unavailable`."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._now = now
         try:
-            self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.executescript(_SCHEMA)
-            rows = self._database.execute("SELECT key, value, created, modified, lease FROM entries")
-            self.entries = {str(key): Entry(bytes(value), *rest) for key, value, *rest in rows}
-            self._leases = dict(self._database.execute("SELECT id, seconds FROM leases"))
-            found = self._database.execute("SELECT number FROM revision").fetchone()
-        except sqlite3.Error as error:
+            try:
+                self._read(path)
+            except sqlite3.DatabaseError as error:
+                code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what belongs to it
+                if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                    raise
+                aside = path.with_suffix(".damaged")
+                log.error(
+                    "%s: %s; it is %s now, and the cluster's store begins anew", path, error, aside.name
+                )
+                self._database.close()
+                path.replace(aside)
+                for rest in ("-wal", "-shm"):
+                    path.with_name(path.name + rest).unlink(missing_ok=True)
+                self._read(path)
+        except (sqlite3.Error, OSError) as error:
             raise Unavailable(f"{path}: {error}") from error
-        self.revision = int(found[0]) if found else 1
-        if not found:
-            self._database.execute("INSERT INTO revision VALUES (1)")
         self._ends = {lease: now() + seconds for lease, seconds in self._leases.items()}
         self._history: deque[Changes] = deque(maxlen=_HISTORY)
         self._bytes = sum(entry.size(key) for key, entry in self.entries.items())
+
+    def _read(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        self._database.executescript(_SCHEMA)
+        rows = self._database.execute("SELECT key, value, created, modified, lease FROM entries")
+        self.entries = {str(key): Entry(bytes(value), *rest) for key, value, *rest in rows}
+        self._leases = dict(self._database.execute("SELECT id, seconds FROM leases"))
+        found = self._database.execute("SELECT number FROM revision").fetchone()
+        self.revision = int(found[0]) if found else 1
+        if not found:
+            self._database.execute("INSERT INTO revision VALUES (1)")
 
     def close(self) -> None:
         self._database.close()

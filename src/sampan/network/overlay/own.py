@@ -156,7 +156,7 @@ def conflicts(own: Own, view: View) -> dict[tuple[str, str], str]:
     found = {}
     for (network, address), claim in own.claims.items():
         other = _others(own, view, network, address)
-        if other and claim.endpoint:
+        if other and (claim.endpoint or not claim.mac):
             found[network, address] = other
     return found
 
