@@ -50,6 +50,11 @@ class TarReader:
         """Bytes of the stream used so far."""
         return self._base + self._pos
 
+    @property
+    def left(self) -> int:
+        """Stored bytes of the current member that were not taken yet."""
+        return self._left
+
     def take(self) -> memoryview:
         """Some of the current member's stored bytes, as they come; empty when it has no more."""
         if not self._left:

@@ -119,8 +119,9 @@ def unpack(
     with spool(directory) as lines:
         reader = _Unpacking(root, lines, bases, digests, limits or Limits(), progress)
         try:
-            for layer in layers:
-                reader.archive(layer)
+            following = iter(layers)
+            for layer in following:
+                reader.archive(layer, following)
             return reader.finish()
         finally:
             reader.close()
@@ -156,9 +157,16 @@ class _Unpacking:
             if one.descriptor != self._root:
                 os.close(one.descriptor)
 
-    def archive(self, chunks: Iterable[bytes]) -> None:
+    def archive(self, layer: Iterable[bytes], following: Iterator[Iterable[bytes]]) -> None:
+        """A layer, and those of the following ones in which its last file goes on."""
+
+        def plain() -> Iterator[bytes]:
+            yield from self._watched(decompressed(layer, _PLAIN_MAX))
+            while reader.left and (more := next(following, None)) is not None:
+                yield from self._watched(decompressed(more, _PLAIN_MAX))
+
         limits = msgspec.structs.replace(ARCHIVE_LIMITS, members=self._limits.entries + 8)
-        reader = TarReader(self._watched(decompressed(chunks, _PLAIN_MAX)), limits)
+        reader = TarReader(plain(), limits)
         for member in reader:
             try:
                 self._member(member, reader)

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from sampan.storage.content import BlobWriter
 
 LAYER_SIZE: Final = 512 << 20
-"""Compressed bytes after which the archive goes on in another layer: registries and proxies have limits."""
+"""Compressed bytes after which the archive goes on in another layer: registries and proxies have limits.
+A file that would make it twice as large is in several."""
 PARTS_MAX: Final = 1000
 _READ: Final = 1 << 20
 
@@ -71,6 +72,10 @@ class LayerTarget:
     @property
     def full(self) -> bool:
         return self._writer is not None and self._writer.size >= LAYER_SIZE
+
+    @property
+    def overfull(self) -> bool:
+        return self._writer is not None and self._writer.size >= 2 * LAYER_SIZE
 
     def cut(self) -> None:
         if self._writer is not None:

@@ -105,7 +105,7 @@ class Plan:
 class _Output:
     """The archive and messages about it in one stream: Docker's frames, the archive as standard output."""
 
-    full = False
+    full = overfull = False
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write

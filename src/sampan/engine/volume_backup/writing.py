@@ -1,7 +1,8 @@
 """Writing a backup: a tree, or what of it the backup before does not have, as a tar in zstd with its manifest.
 
 The archive ends with the manifest in a frame of its own and a footer that says where, so that a reader who can seek
-has it without the rest. In a registry the archive is several layers, each a tar by itself.
+has it without the rest. In a registry the archive is several layers, each a tar by itself; only a file that is larger
+than a layer may be goes on in the next one, in a frame of its own.
 """
 
 from __future__ import annotations
@@ -72,6 +73,10 @@ class Target(Protocol):
     @property
     def full(self) -> bool:
         """The archive should go on in another layer."""
+
+    @property
+    def overfull(self) -> bool:
+        """It should, be it in the middle of a file."""
 
     def cut(self) -> None:
         """It does: what was written since the last cut is one."""
@@ -244,13 +249,16 @@ class _Writer:
             )
             self._frames.write(encoded)
         before = self._size
-        done = 0
+        done, data = 0, size if pieces is None else sum(length for _, length in pieces)
 
         def take(piece: bytes) -> None:
             nonlocal done
             self._frames.write(piece)
             done += len(piece)
             self._progress(before + done)
+            if self._target.overfull and done < data:
+                self._frames.cut()
+                self._target.cut()
 
         sha256 = self._contents.digest(descriptor, size, pieces, take)
         self._frames.write(bytes(-stored % tf.BLOCK))

@@ -23,12 +23,13 @@ from sampan.errors import Conflict, Invalid
 
 
 class Memory:
-    """The archive; `layer`: entries after which it goes on in another one."""
+    """The archive; `layer`: entries after which it goes on in another one, `most`: bytes after which a file does."""
 
-    def __init__(self, layer: int = 0) -> None:
+    def __init__(self, layer: int = 0, most: int = 0) -> None:
         self.layers: list[bytes] = []
         self._pieces: list[bytes] = []
         self._layer = layer
+        self._most = most
         self._entries = 0
 
     def write(self, data: bytes, /) -> None:
@@ -39,14 +40,20 @@ class Memory:
         self._entries += 1
         return bool(self._layer) and self._entries % self._layer == 0
 
+    @property
+    def overfull(self) -> bool:
+        return bool(self._most) and sum(map(len, self._pieces)) >= self._most
+
     def cut(self) -> None:
         self.layers.append(b"".join(self._pieces))
         self._pieces.clear()
 
 
-def backup(tree: Path, work: Path, base: bytes = b"", layer: int = 0) -> tuple[list[bytes], Summary]:
+def backup(
+    tree: Path, work: Path, base: bytes = b"", layer: int = 0, most: int = 0
+) -> tuple[list[bytes], Summary]:
     """`base`: of another backup, its archive."""
-    target = Memory(layer)
+    target = Memory(layer, most)
     known = read_manifest([manifest_of(base)]) if base else None
     head = Head(FORMAT, "v", "2026-11-25T15:00:00Z", {"a": "b"}, known.id if known else "")
     root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
@@ -191,6 +198,28 @@ def test_an_archive_in_layers_restores_the_same_and_each_layer_is_a_tar(tree: Pa
     assert entries(tmp_path / "new") == entries(tree)
     for layer in layers:
         subprocess.run(["tar", "--zstd", "-t"], input=layer, check=True, capture_output=True)
+
+
+def test_a_file_larger_than_a_layer_goes_on_in_the_next(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As little as can be is on its way to the compressor when a layer is found to be full.
+    monkeypatch.setattr("sampan.engine.volume_backup.frames._processors", lambda: 0)
+    monkeypatch.setattr("sampan.engine.volume_backup.frames._WAITING", 1)
+    (tree / "dir/huge").write_bytes(os.urandom(60 << 20))
+    with open(tree / "dir/sparse-huge", "wb") as file:
+        for offset in (1 << 30, 2 << 30):
+            file.seek(offset)
+            file.write(os.urandom(20 << 20))
+    layers, summary = backup(tree, tmp_path, most=8 << 20)
+    assert len(layers) >= 5 and max(map(len, layers)) <= 24 << 20
+    restored = restore([layers], tmp_path / "new", tmp_path)
+    assert entries(tmp_path / "new") == entries(tree)
+    assert backup(tree, tmp_path)[1].id == summary.id == restored.summary.id
+    subprocess.run(["tar", "--zstd", "-t"], input=b"".join(layers), check=True, capture_output=True)
+    for missing in range(1, len(layers)):
+        with pytest.raises(Invalid):
+            restore([layers[:missing] + layers[missing + 1 :]], tmp_path / f"without{missing}", tmp_path)
 
 
 def test_equal_trees_have_equal_ids_whenever_they_are_backed_up(tree: Path, tmp_path: Path) -> None:

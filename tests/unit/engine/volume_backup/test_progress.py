@@ -21,7 +21,7 @@ SIZE = 40 << 20
 
 
 class Whole:
-    full = False
+    full = overfull = False
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
