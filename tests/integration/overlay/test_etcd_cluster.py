@@ -406,6 +406,19 @@ def test_rubbish_in_etcd_is_not_believed_and_hurts_nobody(cluster: Any, tools: A
         assert two.inspect("x")["Driver"] == "bridge" and one.inspect("x")["Driver"] == "overlay"
         two.run("db", "--network", "backend")
         tools.until(lambda: two.pings("db", "web"), "the rest works")
+        # Somebody makes another network of it: those who are in it stay among themselves.
+        was = put("get", "--print-value-only", f"sampan/networks/{network}").strip()
+        try:
+            put("put", f"sampan/networks/{network}", json.dumps({**json.loads(was), "vni": 9998}))
+            use = ("run", "--rm", "--network", "backend", "busybox:latest", "true")
+            tools.until(
+                lambda: "has been changed in the cluster's store" in two.engine.cli(*use, check=False).stderr,
+                "the change is seen",
+            )
+            assert two.pings("db", "web")
+        finally:
+            put("put", f"sampan/networks/{network}", was)
+        tools.until(lambda: two.engine.cli(*use, check=False).returncode == 0, "it is as it was")
     finally:
         two.sampan("network", "rm", two.inspect("x")["Id"])
         for key in (f"addresses/{network}/10.0.0.99", f"hosts/{'e' * 32}", f"networks/{'f' * 64}"):

@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from sampan.engine.networks.cluster_settings import ClusterSettings, parse_cluster
-from sampan.engine.networks.overlay import container_mtu, is_secure, network_of, record_of
-from sampan.errors import Invalid
+from sampan.engine.networks.overlay import check_same, container_mtu, is_secure, network_of, record_of
+from sampan.errors import Conflict, Invalid
 from sampan.network.overlay.schema import Network
 
 SECRET = {"secret-file": "/s"}
@@ -109,6 +109,10 @@ def test_what_an_engine_keeps_of_a_network_says_all_that_others_need() -> None:
     )  # fmt: skip
     record = record_of(network)
     assert network_of(record) == network
+    check_same(record, network)
+    for change in ({"vni": 5001}, {"secure": False}, {"subnet6": "fd00:1::/64"}, {"gateway": "10.1.0.2"}):
+        with pytest.raises(Conflict, match="is not what it was"):
+            check_same(record, replace(network, **change))
     six = replace(network, subnet6="fd00:1::/64")
     for fixed, fixed6, pools in ((True, True, 2), (False, True, 1), (True, False, 1), (False, False, 0)):
         both = replace(six, fixed_subnet=fixed, fixed_subnet6=fixed6)

@@ -17,6 +17,7 @@ from sampan.engine.config import IpamConfig
 from sampan.engine.model import ContainerRecord, NetworkRecord
 from sampan.engine.networks.overlay import (
     check_encryption,
+    check_same,
     held_places,
     network_of,
     overlapping,
@@ -196,6 +197,7 @@ class Cluster:
         if network is None:
             self.control.require()
             raise NotFound(f"network {record.name} not found")
+        check_same(record, network)
         await self._make(record)
         wanted6 = str(IPv6Address(asked.ipv6_address)) if asked.ipv6_address else ""
         place, address6 = await allocation.take_addresses(self.control, network, asked.ipv4_address, wanted6)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 
 from sampan.engine.model import IpamPool, NetworkRecord
-from sampan.errors import Invalid, Unsupported
+from sampan.errors import Conflict, Invalid, Unsupported
 from sampan.network.model import NetworkSpec
 from sampan.network.overlay import encryption
 from sampan.network.overlay.driver import bridge_name
@@ -20,6 +20,8 @@ from sampan.network.pools import AnyNetwork, overlap
 ENCRYPTED = "encrypted"
 MTU = "com.docker.network.driver.mtu"
 VNI = "com.docker.network.driver.overlay.vxlanid_list"
+_FOR_GOOD = ("vni", "secure", "subnet", "gateway", "subnet6", "gateway6")
+"""What nobody changes of a network that is there."""
 _UNDERLAY_MTU = 1500
 _VXLAN_BYTES = {4: 50, 6: 70}
 """Ethernet, VXLAN, UDP and IP headers around a container's packet, by the version of the hosts' addresses."""
@@ -123,6 +125,18 @@ def network_of(record: NetworkRecord) -> Network:
         ipv4=bool(spec.subnet),
         fixed_subnet6=bool(spec.subnet6) and spec.subnet6 in fixed,
     )
+
+
+def check_same(record: NetworkRecord, network: Network) -> None:
+    """Raises `Conflict` when the store's network is another one than that which containers here are in."""
+    known, told = record.spec, record_of(network).spec
+    if known is None or told is None:
+        return
+    if any(getattr(known, name) != getattr(told, name) for name in _FOR_GOOD):
+        raise Conflict(
+            f"network {record.name} is not what it was: it has been changed in the cluster's store",
+            hint="What this host has of it stays as it is; to change a network, remove it and create it again.",
+        )
 
 
 def _places(spec: NetworkSpec) -> Places:
