@@ -29,6 +29,7 @@ from sampan.build.model import MAX_DOCKERFILE, BuildRequest, RunLimits
 from sampan.build.output_options import Output, check_outputs, parse_output
 from sampan.engine.client_directory import ClientDirectory
 from sampan.engine.engine import Engine
+from sampan.engine.validate import check_extra_hosts
 from sampan.errors import Conflict, Invalid, SampanError, Unsupported
 from sampan.oci.reference import Reference, parse_reference
 from sampan.registry.platforms import parse_platform
@@ -279,7 +280,9 @@ def _extra_hosts(request: Request) -> list[str]:
     entries: list[str] = []
     for text in request.query_list("extrahosts"):
         entries += _decoded("extrahosts", text, list[str]) if text.startswith("[") else text.split(",")
-    return [entry for entry in entries if entry]
+    found = [entry for entry in entries if entry]
+    check_extra_hosts(found)
+    return found
 
 
 def _json(request: Request, name: str, kind: type[T]) -> T | None:

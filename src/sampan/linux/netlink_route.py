@@ -66,6 +66,8 @@ _IFADDRMSG = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, ind
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst len, src len, tos, table, protocol, scope, type, flags
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 
+_IFLA_BR_FDB_MAX_LEARNED = 49
+MAX_LEARNED = 4096  # Ethernet addresses of a bridge beside those that it was told
 _IFNAMSIZ = 16  # with the closing zero byte
 _NAME = re.compile(r"[^\s/:\0]+")
 _NOT_NAMES = (".", "..", "all", "default")
@@ -171,7 +173,12 @@ def create_link(
 
 
 def create_bridge(name: str, *, address: str, mtu: int) -> Message:
-    return create_link("bridge", name, address=address, mtu=mtu, up=True)
+    """A bridge that learns only so many addresses: a port could send from any number, and fill the kernel's memory.
+
+    Kernels before 6.7 know no such limit, and ignore it.
+    """
+    limit = _u32(_IFLA_BR_FDB_MAX_LEARNED, MAX_LEARNED)
+    return create_link("bridge", name, data=(limit,), address=address, mtu=mtu, up=True)
 
 
 def create_veth(name: str, peer: PeerLink, *, mtu: int, master: int = 0) -> Message:

@@ -25,6 +25,7 @@ from sampan.linux.netlink_route import (
     set_bridge_port,
     set_link,
 )
+from sampan.linux.netlink_vxlan import set_port_of
 from sampan.network.model import EndpointSpec, HostPolicy, NetworkSpec, derived_mac
 from sampan.network.pools import AnyNetwork
 from sampan.network.routes import default_routes
@@ -220,7 +221,9 @@ def plug(route: RouteSocket, network: NetworkSpec, endpoint: EndpointSpec) -> bo
     bridge, port = route.link(network.bridge), route.link(host_interface(endpoint.id))
     if bridge is None or port is None or port.master == bridge.index:
         return False
-    route.perform([set_link(port.index, up=True, master=bridge.index), *_port_flags(port.name, network)])
+    mac = endpoint.mac or derived_mac(endpoint.address or endpoint.address6)
+    joins = set_link(port.index, up=True, master=bridge.index)
+    route.perform([joins, *_port_flags(port.name, network), set_port_of(port.index, mac)])
     return True
 
 
@@ -246,7 +249,11 @@ def remove_leftovers(
 
 
 def attach(route: RouteSocket, namespace: int, network: NetworkSpec, endpoint: EndpointSpec) -> None:
-    """A veth pair: one end a port of the bridge, the other made and configured in the namespace."""
+    """A veth pair: one end a port of the bridge, the other made and configured in the namespace.
+
+    The bridge is told its address: it need not learn it, and so sends others nothing that is for it, even when
+    somebody has filled the table of what it may learn.
+    """
     bridge = route.link(network.bridge)
     if bridge is None:
         raise NotFound(f"network {network.name} has no bridge {network.bridge}")
@@ -256,8 +263,10 @@ def attach(route: RouteSocket, namespace: int, network: NetworkSpec, endpoint: E
     )
     route.perform([create_veth(host, peer, mtu=network.mtu, master=bridge.index)])
     try:
-        if flags := _port_flags(host, network):
-            route.perform(flags)
+        port = route.link(host)
+        if port is None:
+            raise NotFound(f"interface {host} vanished as it was made")
+        route.perform([*_port_flags(host, network), set_port_of(port.index, peer.address)])
         in_namespace(namespace, lambda: configure_interface(endpoint))
     except BaseException:
         route.delete(host)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import socket
 import struct
 import subprocess
@@ -11,6 +14,7 @@ from ipaddress import ip_address
 import pytest
 from tests.integration.network.conftest import Container
 
+from sampan.linux.netlink_route import MAX_LEARNED
 from sampan.network.model import EndpointSpec
 from sampan.testing.places import Place
 
@@ -80,11 +84,12 @@ class Attacker:
         self._socket = place.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
         self._socket.bind(("eth0", 0))
 
-    def send(self, *frames: bytes, then: str) -> None:
+    def send(self, *frames: bytes, then: str = "") -> None:
         """And wait until a neighbour at this address has answered something that was sent after them."""
         for frame in frames:
             self._socket.send(frame)
-        self._place.ask_tcp(then, 80)
+        if then:
+            self._place.ask_tcp(then, 80)
 
     def close(self) -> None:
         self._socket.close()
@@ -186,7 +191,30 @@ def test_a_neighbour_s_mac_address_stays_at_its_port(street, guarded):
         line for line in table.splitlines() if line.startswith(mac_of(two)) and "permanent" not in line
     )
     port = place.split()[2]
-    assert (port == world.engine.run(lambda: port_of(two))) is guarded
+    assert port == world.engine.run(lambda: port_of(two))  # the bridge knows it also without the rules
+
+
+def test_a_flood_of_sender_addresses_fills_no_memory_and_shows_nobody_the_others_traffic(street):
+    world, _, evil, one, two, attacker = street
+    if tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) < (6, 7):
+        pytest.skip("before Linux 6.7 a bridge learns without a limit")
+    there, wire = mac(mac_of(one)), evil.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+    for number in range(MAX_LEARNED + 500):
+        attacker.send(there + b"\x06" + number.to_bytes(5, "big") + b"\x88\xb5" + bytes(46))
+    attacker.send(then=one.address)
+    known_ones = world.engine.command("bridge", "fdb", "show", "br", "smp1").splitlines()
+    assert MAX_LEARNED <= len(known_ones) < MAX_LEARNED + 100
+    with wire:
+        wire.bind(("eth0", 3))  # every protocol
+        assert one.ask_tcp(two.address, 80, b"a secret").endswith("a secret")
+        attacker.send(then=one.address)
+        wire.setblocking(False)
+        heard = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                heard.append(wire.recv(2000))
+    assert heard
+    assert not any(b"a secret" in frame for frame in heard)
 
 
 def port_of(container: Container) -> str:
