@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 VM_TESTS := tests/integration/linux tests/integration/engine/test_limits.py tests/integration/engine/test_user_namespaces.py \
 	tests/integration/engine/test_security_switches.py tests/integration/runtime/test_confinement.py tests/integration/network/test_sctp.py \
 	tests/integration/e2e/test_volume_sizes.py tests/integration/e2e/test_volume_nfs.py \
-	tests/integration/network/test_overlay_encryption.py \
+	tests/integration/network/test_on_parents.py tests/integration/network/test_overlay_encryption.py \
 	tests/integration/overlay/test_static_cluster.py::test_containers_of_an_encrypted_network_talk_by_keys_that_engines_renew
 
 .PHONY: help setup demo test guide differential load durability vm lint bench clean

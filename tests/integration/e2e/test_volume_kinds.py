@@ -35,14 +35,16 @@ def place(sampan: Any, volume: str) -> str:
 
 
 @pytest.fixture
-def disk(tmp_path: Path, wait_until: Callable[..., None]) -> Iterator[Path]:
-    """A file with an ext4 file system."""
+def disk(request: Any, tmp_path: Path, wait_until: Callable[..., None]) -> Iterator[Path]:
+    """A file with a file system of the kind that is the fixture's parameter."""
+    # Where the kernel does not load it by itself.
+    subprocess.run(["modprobe", "-q", "-a", "loop", request.param], check=False)
+    if f"\t{request.param}\n" not in Path("/proc/filesystems").read_text():
+        pytest.skip(f"this kernel has no {request.param}")
     image = tmp_path / "disk.img"
     with open(image, "wb") as file:
-        file.truncate(16 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
-    # Where the kernel does not load it by itself.
-    subprocess.run(["modprobe", "-q", "loop"], check=False)
+        file.truncate(128 << 20)
+    subprocess.run([f"mkfs.{request.param}", "-q", image], check=True)
     yield image
 
     def devices() -> str:
@@ -97,8 +99,9 @@ def test_a_bind_volume_keeps_its_directory_whatever_happens_to_the_volume(
     assert (data / "more").read_text() == "more\n"
 
 
-def test_a_device_volume_and_a_part_of_it(sampan: Any, disk: Path) -> None:
-    sampan.ok("volume", "create", *option(type="ext4", device=str(disk)), "disk")
+@pytest.mark.parametrize(("disk", "kind"), [("ext4", "ext4"), ("btrfs", "btrfs")], indirect=["disk"])
+def test_a_device_volume_and_a_part_of_it(sampan: Any, disk: Path, kind: str) -> None:
+    sampan.ok("volume", "create", *option(type=kind, device=str(disk)), "disk")
     script = "mkdir -p /d/deep/er /d/up; echo here >/d/deep/er/f; ln -s /deep /d/link; ln -s / /d/up/root"
     sampan.ok("run", "--rm", "-v", "disk:/d", BUSYBOX, "sh", "-c", script)
     assert mounted_below(place(sampan, "disk")) == []
