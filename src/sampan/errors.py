@@ -34,6 +34,12 @@ class Conflict(SampanError):
     kind = "conflict"
 
 
+class Exhausted(Conflict):
+    """All addresses of a network are given out. Docker's API has the status 500 for it."""
+
+    kind = "exhausted"
+
+
 class Invalid(SampanError):
     """Bad input: a value that can never work."""
 
@@ -75,13 +81,24 @@ _HTTP_STATUS = {
     "not found": 404,
     "conflict": 409,
     "internal": 500,
+    "exhausted": 500,
     "unsupported": 501,
     "unavailable": 503,
 }
 
 _BY_KIND: dict[str, type[SampanError]] = {
     cls.kind: cls
-    for cls in (NotFound, Conflict, Invalid, Unauthorized, Denied, Unavailable, Unsupported, Internal)
+    for cls in (
+        NotFound,
+        Conflict,
+        Exhausted,
+        Invalid,
+        Unauthorized,
+        Denied,
+        Unavailable,
+        Unsupported,
+        Internal,
+    )
 }
 
 

@@ -66,8 +66,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/networks", list_),
     Route("POST", "/networks/create", create),
     Route("POST", "/networks/prune", prune),
-    Route("GET", "/networks/{id}", inspect),
-    Route("DELETE", "/networks/{id}", remove),
-    Route("POST", "/networks/{id}/connect", connect),
-    Route("POST", "/networks/{id}/disconnect", disconnect),
+    Route("GET", "/networks/{id*}", inspect),
+    Route("DELETE", "/networks/{id*}", remove),
+    Route("POST", "/networks/{id*}/connect", connect),
+    Route("POST", "/networks/{id*}/disconnect", disconnect),
 )

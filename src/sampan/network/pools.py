@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
-from sampan.errors import Conflict, Denied, Invalid
+from sampan.errors import Conflict, Denied, Exhausted, Invalid
 
 AnyNetwork = IPv4Network | IPv6Network
 AnyAddress = IPv4Address | IPv6Address
@@ -60,13 +60,14 @@ class SubnetPool:
                 raise Invalid(f"pool {network} can not be cut into networks of size {prefix}")
 
     def allocate(self, in_use: Iterable[AnyNetwork] = (), version: int = 4) -> AnyNetwork:
-        """The first piece that overlaps no network of ours and none of `in_use` (the host's). `Conflict` when none."""
+        """The first piece that overlaps no network of ours and none of `in_use` (the host's). `Invalid` when none
+        (as Docker 28; 20.10 has another message and the status 404)."""
         busy = [*self._taken, *(network for network in in_use if network.prefixlen > 0)]
         for pool, prefix in self._pools:
             if pool.version == version and (candidate := _free_piece(pool, prefix, busy)) is not None:
                 self._taken.add(candidate)
                 return candidate
-        raise Conflict(
+        raise Invalid(
             "all predefined address pools have been fully subnetted",
             hint="Remove unused networks, or give the network a subnet.",
         )
@@ -131,14 +132,14 @@ class AddressPool:
             self.reserve(address)
 
     def allocate(self) -> AnyAddress:
-        """The lowest free address. `Conflict` when the pool is exhausted."""
+        """The lowest free address. `Exhausted` when there is none."""
         while self._lowest <= self._last:
             candidate = self._lowest
             self._lowest += 1
             if candidate not in self._taken and candidate not in self._forbidden:
                 self._taken.add(candidate)
                 return type(self.subnet.network_address)(candidate)
-        raise Conflict(
+        raise Exhausted(
             "no available addresses on this pool",
             hint=f"All addresses of {self.subnet} that are given out are in use.",
         )

@@ -348,8 +348,10 @@ def _direct_rules(batch: Batch, table: str, bridge: str, version: _Version, mode
 
 
 def _comment(name: str) -> str:
-    """At most 100 bytes of a name: the kernel keeps 128 for a comment."""
-    return name.encode()[:100].decode("utf-8", "ignore")
+    """At most 100 bytes of a name: the kernel keeps 128 for a comment. What `nft list` prints must be read back by
+    `nft -f` as what it is: no quote ends the comment, no backslash or line break is in it."""
+    plain = "".join(one if one.isprintable() and one not in '"\\' else "?" for one in name)
+    return plain.encode()[:100].decode("utf-8", "ignore")
 
 
 def _postrouting_rules(batch: Batch, table: str, network: NetworkSpec, version: _Version) -> None:

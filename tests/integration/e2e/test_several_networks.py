@@ -169,3 +169,24 @@ def test_links_are_hosts_entries_and_variables_on_the_default_bridge_and_names_e
     assert "1 packets received" in told and "MY_PEER" not in told
     done = sampan.run("run", "--rm", "--link", "new:my-peer", BUSYBOX, "true")
     assert done.returncode == 125 and "not attached to default bridge network" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["my net", "team/web", 'a"b\\', "-d", "größe'; }"])
+def test_a_network_may_have_any_name_that_can_be_seen(sampan: Any, name: str) -> None:
+    """As with Docker, 20.10 and 28.5."""
+    sampan.ok("network", "create", "--internal", "--", name)
+    assert sampan.ok("network", "inspect", "-f", "{{.Name}}", "--", name) == name
+    run = ("run", "-d", f"--network={name}")
+    sampan.ok(*run, "--name", "one", BUSYBOX, "sleep", "1000")
+    sampan.ok("run", "-d", "--name", "two", "--network", "none", BUSYBOX, "sleep", "1000")
+    sampan.ok("network", "disconnect", "none", "two")
+    sampan.ok("network", "connect", "--alias", "second", "--", name, "two")
+    sampan.ok("exec", "one", "ping", "-c1", "-W2", "second")
+    listed = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+    own = [part for part in listed.split("\ntable ") if "sampan-" in part.partition("{")[0]]
+    table = "\ntable ".join(["", *own])
+    subprocess.run(["nft", "-c", "-f", "-"], input=table, text=True, check=True)  # it can be read back
+    sampan.ok("network", "disconnect", "--", name, "two")
+    sampan.ok("rm", "-f", "one", "two")
+    sampan.ok("network", "rm", "--", name)
+    assert name not in sampan.ok("network", "ls", "--format", "{{.Name}}").splitlines()

@@ -7,6 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from sampan.engine.config import EndpointSettings, IpamConfig
+from sampan.engine.containers.connecting import networking_failure
 from sampan.engine.model import IpamPool, NetworkRecord
 from sampan.engine.networks import default_bridge, gateways, ipam
 from sampan.engine.networks.addresses import AddressBook
@@ -14,7 +15,7 @@ from sampan.engine.networks.plan import check_create, plan
 from sampan.engine.networks.requests import Ipam, NetworkCreate
 from sampan.engine.networks.views import network_json
 from sampan.engine.settings import Settings
-from sampan.errors import Conflict, Denied, Invalid, SampanError
+from sampan.errors import Conflict, Denied, Invalid, SampanError, http_status
 
 OWN = "fd00:1:2"
 
@@ -229,6 +230,8 @@ def test_an_endpoint_has_an_address_of_each_family_or_none_at_all() -> None:
     assert (
         caught.value.message == f"no available IPv6 addresses on this network's address pools: x ({spec.id})"
     )
+    # As Docker 28, of `network connect` and of a start.
+    assert [http_status(one) for one in (caught.value, networking_failure(caught.value))] == [500, 500]
     addresses.close(spec)
 
 

@@ -23,7 +23,7 @@ from sampan.engine.settings import Settings
 from sampan.engine.volumes.local_options import LocalMount
 from sampan.engine.volumes.service import Volumes
 from sampan.engine.volumes.sizes import directory_size
-from sampan.errors import Conflict, Denied, Invalid, NotFound, Unavailable
+from sampan.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Unavailable
 from sampan.network.model import EndpointSpec, NetworkSpec
 from sampan.network.overlay.schema import Network
 from sampan.storage.metadata import Table
@@ -111,7 +111,11 @@ def test_the_default_subnet_can_be_given_with_the_gateways_address() -> None:
     [
         (NetworkCreate("bridge"), Denied, "operation is not permitted on predefined bridge network"),
         (NetworkCreate("taken"), Conflict, "network with name taken already exists"),
-        (NetworkCreate("a b"), Invalid, "invalid network name"),
+        (NetworkCreate("  "), Invalid, "invalid name: name is empty"),
+        (NetworkCreate("a\nb"), Invalid, "invalid network name"),
+        (NetworkCreate("\x1b[31m"), Invalid, "invalid network name"),
+        (NetworkCreate("a\u202eb"), Invalid, "invalid network name"),  # what comes after it is read backwards
+        (NetworkCreate("a b", driver="overlay"), Invalid, "invalid network name"),
         (NetworkCreate("x", driver="foo"), NotFound, 'plugin "foo" not found'),
         (NetworkCreate("x", driver="host"), Denied, 'only one instance of "host" network is allowed'),
         (NetworkCreate("x", ipam=Ipam(config=(IpamPool("10.1.0.1"),))), Invalid, "invalid subnet 10.1.0.1"),
@@ -249,7 +253,7 @@ def test_addresses_are_given_once_and_come_back() -> None:
         assert [one.address for _ in range(3) if (one := allocate())] == [
             "10.3.0.3/29", "10.3.0.4/29", "10.3.0.6/29",
         ]  # fmt: skip
-        with pytest.raises(Conflict, match="no available IPv4 addresses"):
+        with pytest.raises(Exhausted, match="no available IPv4 addresses"):
             allocate()
         networks.release(fixed)
         assert allocate("10.3.0.5") is not None

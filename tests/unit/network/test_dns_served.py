@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from dnslib import DNSRecord
 
 from sampan.network.dns_loop import READ, Loop
@@ -98,3 +99,21 @@ def test_a_handler_that_was_removed_in_the_same_turn_is_not_called() -> None:
     for pair in pipes:
         for descriptor in pair:
             os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    "network", ["with blanks", "n/m", "back\\slash", "end\\", 'qu"ote', "dots..", ".dot", "grün", "x" * 300]
+)
+def test_a_network_s_name_that_no_dns_name_can_have_keeps_nobody_from_an_answer(network: str) -> None:
+    directory = Directory()
+    directory.tell("n", "db", Member(("db", f"db.{network}"), ("10.0.0.3",), f"db.{network}"))
+    made = View(Outlook(networks=("n",)), directory)
+    found = made.find(packet("db"), stream=False)
+    assert isinstance(found, bytes)
+    assert [str(record.rdata) for record in DNSRecord.parse(b"\0\0" + found).rr] == ["10.0.0.3"]
+    backwards = bytes(DNSRecord.question("3.0.0.10.in-addr.arpa", "PTR").pack())
+    reply = made.find(backwards, stream=False)
+    assert isinstance(reply, bytes)
+    answer = DNSRecord.parse(b"\0\0" + reply)
+    assert answer.header.rcode == 0
+    assert len(answer.rr) <= 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sampan.errors import Conflict, Denied, NotFound, Unavailable
+from sampan.errors import Conflict, Denied, Exhausted, NotFound, Unavailable
 from sampan.network.overlay import allocation, control
 from sampan.network.overlay.cache import Cache
 from sampan.network.overlay.control import Control, Lifetimes
@@ -140,7 +140,7 @@ async def _unique(directory: Path) -> None:
         found = await asyncio.gather(*asked)
         assert len(set(found)) == 61 and "10.1.0.1" not in found
         for site in sites:
-            with pytest.raises(Conflict, match="no available IPv4 addresses"):
+            with pytest.raises(Exhausted, match="no available IPv4 addresses"):
                 await allocation.take_address(site.control, network)
 
 

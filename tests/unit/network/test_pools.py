@@ -4,7 +4,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
-from sampan.errors import Conflict, Denied, Invalid
+from sampan.errors import Conflict, Denied, Exhausted, Invalid
 from sampan.network.pools import DEFAULT_POOLS, AddressPool, SubnetPool, parse_subnet, unique_local_pool
 
 
@@ -28,7 +28,7 @@ def test_when_all_pools_are_taken_the_error_is_docker_s():
     pool = SubnetPool([(IPv4Network("10.0.0.0/23"), 24)])
     pool.allocate()
     pool.allocate()
-    with pytest.raises(Conflict, match="all predefined address pools have been fully subnetted"):
+    with pytest.raises(Invalid, match="all predefined address pools have been fully subnetted"):
         pool.allocate()
 
 
@@ -66,7 +66,7 @@ def test_a_released_address_outside_of_the_range_is_not_given_out():
 def test_a_small_network_gives_out_every_host_address_once_and_then_what_was_released():
     pool = AddressPool(IPv4Network("10.0.0.0/29"), reserved=[IPv4Address("10.0.0.1")])
     assert [str(pool.allocate()) for _ in range(5)] == [f"10.0.0.{last}" for last in range(2, 7)]
-    with pytest.raises(Conflict, match="no available addresses on this pool"):
+    with pytest.raises(Exhausted, match="no available addresses on this pool"):
         pool.allocate()
     pool.release(IPv4Address("10.0.0.4"))
     assert str(pool.allocate()) == "10.0.0.4"
@@ -130,9 +130,9 @@ def test_an_enormous_pool_is_searched_at_once_and_pieces_stay_aligned():
     odd = IPv6Network("2001:db8:8000::80/121")
     assert str(pool.allocate([half, odd], version=6)) == "2001:db8:8000::100/120"
     assert str(pool.allocate([half, odd], version=6)) == "2001:db8:8000::200/120"
-    with pytest.raises(Conflict, match="all predefined address pools have been fully subnetted"):
+    with pytest.raises(Invalid, match="all predefined address pools have been fully subnetted"):
         pool.allocate([IPv6Network("2001::/16")], version=6)
-    with pytest.raises(Conflict, match="all predefined address pools have been fully subnetted"):
+    with pytest.raises(Invalid, match="all predefined address pools have been fully subnetted"):
         pool.allocate()  # it has no IPv4
 
 
@@ -144,5 +144,5 @@ def test_ipv6_addresses_ascend_from_one_and_only_the_routers_anycast_address_is_
         pool.reserve(IPv6Address("fd00::"))
     small = AddressPool(IPv6Network("fd00::/126"))
     assert [str(small.allocate()) for _ in range(3)] == ["fd00::1", "fd00::2", "fd00::3"]
-    with pytest.raises(Conflict, match="no available addresses on this pool"):
+    with pytest.raises(Exhausted, match="no available addresses on this pool"):
         AddressPool(IPv6Network("fd00::/128")).allocate()

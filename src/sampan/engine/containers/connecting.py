@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sampan.engine.model import ContainerRecord, NetworkRecord
 from sampan.engine.validate import container_of
-from sampan.errors import Conflict, Denied, Internal, Invalid, NotFound, SampanError, Unsupported
+from sampan.errors import Conflict, Denied, Exhausted, Internal, Invalid, NotFound, SampanError, Unsupported
 
 _FAILED = "failed to set up container networking: "
 
@@ -45,6 +45,6 @@ def networking_failure(error: SampanError, what: str = "") -> SampanError:
     """Of a container that starts, as Docker tells it; `what` comes before the error's own message."""
     if error.message.startswith(_FAILED):
         return error
-    kinds = (NotFound, Conflict, Invalid, Denied, Unsupported)
+    kinds = (Exhausted, NotFound, Conflict, Invalid, Denied, Unsupported)
     kind = next((kind for kind in kinds if isinstance(error, kind)), Internal)
     return kind(f"{_FAILED}{what}: {error.message}" if what else _FAILED + error.message, hint=error.hint)

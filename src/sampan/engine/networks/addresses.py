@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 from sampan.engine.config import EndpointSettings
 from sampan.engine.model import new_id
-from sampan.errors import Conflict
+from sampan.errors import Exhausted
 from sampan.network.model import EndpointSpec, NetworkSpec, derived_mac
 from sampan.network.pools import (
     DEFAULT_POOLS,
@@ -42,7 +42,7 @@ class AddressBook:
     def take_subnet(
         self, asked: AnyNetwork | None, in_use: Iterable[AnyNetwork], version: int = 4
     ) -> AnyNetwork:
-        """The subnet that was asked for (raises `Denied`), else a free one that the host does not use (`Conflict`)."""
+        """The subnet that was asked for (raises `Denied`), else a free one that the host does not use (`Invalid`)."""
         if asked is None:
             return self._subnets.allocate(in_use, version)
         self._subnets.reserve(asked)
@@ -168,10 +168,10 @@ def _take(spec: NetworkSpec, pools: Sequence[AddressPool], fixed: str) -> str:
     for pool in pools:
         try:
             return f"{pool.allocate()}/{pool.subnet.prefixlen}"
-        except Conflict as error:
+        except Exhausted as error:
             hint = error.hint
     family = f"IPv{pools[0].subnet.version}"
-    raise Conflict(
+    raise Exhausted(
         f"no available {family} addresses on this network's address pools: {spec.name} ({spec.id})",
         hint=hint,
     )

@@ -18,7 +18,8 @@ from sampan.network.pools import AnyAddress, AnyNetwork
 
 PREDEFINED = ("bridge", "host", "none")
 _LEAST_MTU6 = 1280  # bytes; RFC 8200, section 5: the kernel switches IPv6 off below
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_SHARED_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+"""Of a network that other hosts read from the cluster's store."""
 
 SubnetsInUse = Callable[[], Iterable[AnyNetwork]]
 
@@ -30,7 +31,12 @@ def check_create(body: NetworkCreate) -> None:
         raise Invalid("invalid name: name is empty")
     if name in (*PREDEFINED, "default") or name.startswith("container:"):
         raise Denied(f"operation is not permitted on predefined {name} network ")
-    if not _NAME.fullmatch(name):
+    if not name.isprintable():
+        raise Invalid(
+            f"invalid network name: {name!r}",
+            hint="Its characters must be ones that can be seen: the name is shown on terminals and in logs.",
+        )
+    if body.driver == "overlay" and not _SHARED_NAME.fullmatch(name):
         raise Invalid(f"invalid network name: {name}, only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
     if body.driver in ("host", "null"):
         raise Denied(f'only one instance of "{body.driver}" network is allowed')

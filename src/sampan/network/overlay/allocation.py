@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, ip_network
 import msgspec
 from msgspec.structs import replace
 
-from sampan.errors import Conflict, Denied, Invalid, NotFound, Unavailable
+from sampan.errors import Conflict, Denied, Exhausted, Invalid, NotFound, Unavailable
 from sampan.network.overlay import schema
 from sampan.network.overlay.control import Control
 from sampan.network.overlay.own import candidates
@@ -67,13 +67,13 @@ def _number(network_id: str, taken: set[int]) -> int:
 
 
 def choose_subnet(taken: Iterable[IPv4Network]) -> IPv4Network:
-    """The first piece of the pool that overlaps none of these. Raises `Conflict`."""
+    """The first piece of the pool that overlaps none of these. Raises `Invalid`."""
     pool, prefix = DEFAULT_POOL
     busy = [network for network in taken if network.prefixlen and network.overlaps(pool)]
     for piece in pool.subnets(new_prefix=prefix):
         if not any(piece.overlaps(network) for network in busy):
             return piece
-    raise Conflict(
+    raise Invalid(
         "all predefined address pools have been fully subnetted",
         hint="Remove unused networks, or give the network a subnet.",
     )
@@ -215,7 +215,7 @@ async def _claim_any(control: Control, network: Network) -> str:
         tried.add(address)
         if await _claim(control, network, address):
             return address
-    raise Conflict(
+    raise Exhausted(
         "no available IPv4 addresses on this network's address pools",
         hint=f"All addresses of {network.ip_range or network.subnet} are in use.",
     )
