@@ -22,6 +22,7 @@ from sampan.errors import NotFound, Unavailable
 from sampan.linux.cgroups import detect
 from sampan.oci.image import Healthcheck
 from sampan.runtime.messages import EXIT_FILE, SHIM_SOCKET
+from sampan.storage.metadata import Metadata, Table
 
 pytestmark = pytest.mark.root
 
@@ -392,3 +393,45 @@ def test_a_container_stopped_by_a_person_stays_stopped_unless_it_always_runs(pla
         assert again.containers.record("unless").state.status == "exited"
 
     place.run(first)
+
+
+def test_records_that_can_not_be_read_are_told_of_and_what_they_stand_for_is_kept(
+    place: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half-written, empty, no text at all: of a container, a volume, a network and the default one."""
+    first = Process(place)
+    try:
+        lost = first.docker("create", "--name", "lost", "box:1", "true").strip()
+        first.docker("run", "--rm", "-v", "data:/data", "box:1", "touch", "/data/kept")
+        networks = [first.docker("network", "create", "net").strip()]
+        networks.append(first.docker("network", "inspect", "-f", "{{.Id}}", "bridge").strip())
+        first.docker("create", "--name", "whole", "-v", "data:/data", "box:1", "ls", "/data")
+    finally:
+        first.kill()
+    root = place.base / "root"
+    metadata = Metadata(root)
+    try:
+        for table, key, damage in (
+            (Table.CONTAINERS, lost, lambda body: body[: len(body) // 2]),
+            (Table.VOLUMES, "data", lambda _: b""),
+            (Table.NETWORKS, networks[0], lambda _: b"\xff\xfe"),
+            (Table.NETWORKS, networks[1], lambda body: b"[" + body + b"]"),
+        ):
+            metadata.put(table, key, damage(metadata.get(table, key)))
+    finally:
+        metadata.close()
+
+    async def test(engine: Any) -> None:
+        told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        assert {message.partition(" can't be read")[0] for message in told} == {
+            f"the record of container {lost}",
+            "the record of volume data",
+            *(f"the record of network {network}" for network in networks),
+        }
+        assert [record.name for record in engine.containers.records()] == ["whole"]
+        assert (root / "snapshots" / lost).is_dir()
+        assert (root / "containers" / lost).is_dir()
+        assert (await engine.docker("start", "-a", "whole"))[:2] == (0, "file\nkept\n")  # on the bridge
+        await engine.docker("network", "create", "net")
+
+    place.run(test)

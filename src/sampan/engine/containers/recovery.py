@@ -245,7 +245,7 @@ class Recovery:
     def _sweep(self) -> None:
         """Blocking: what no record speaks of."""
         parts = self._parts
-        known = {record.id for record in parts.store}
+        known = {record.id for record in parts.store} | parts.store.unreadable
         kept: set[str] = set()
         for directory in (parts.settings.containers_dir, parts.settings.containers_run_dir):
             if not directory.is_dir():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from sampan.engine.model import ContainerRecord
-from sampan.engine.record_store import Store
+from sampan.engine.record_store import Store, read_records
 from sampan.errors import Conflict, Internal, Invalid, NotFound
 from sampan.storage.metadata import Table
 
@@ -52,8 +52,11 @@ class ContainerStore:
         self._metadata = metadata
         self._slots: dict[str, Slot] = {}
         self._names: dict[str, str] = {}
-        for key, body in metadata.items(Table.CONTAINERS):
-            record = _decoded(key, body)
+        records, self.unreadable = read_records(
+            metadata, Table.CONTAINERS, ContainerRecord, "container", "its files are left as they are"
+        )
+        # Ids of containers that nobody can use, and whose files are kept.
+        for key, record in records.items():
             self._slots[key] = Slot(record)
             self._names[record.name] = key
 

@@ -33,7 +33,7 @@ from sampan.engine.networks import (
 from sampan.engine.networks.addresses import AddressBook
 from sampan.engine.networks.requests import GivenFamilies, NetworkCreate
 from sampan.engine.networks.views import Json, Member
-from sampan.engine.record_store import Store
+from sampan.engine.record_store import Store, read_records
 from sampan.engine.settings import Settings
 from sampan.errors import Conflict, Denied, Invalid, NotFound, SampanError, Unavailable
 from sampan.network.host import NetworkHost
@@ -71,14 +71,14 @@ class Networks:
         self._events = events
         self.members: Callable[[str], Sequence[Member]] = lambda _network_id: ()
         self._book = AddressBook(settings.address_pools, owner=owner or str(settings.root))
-        self._records: dict[str, NetworkRecord] = {}
+        self._records, _ = read_records(
+            metadata, Table.NETWORKS, NetworkRecord, "network", "'network create' makes it anew"
+        )
         self._busy_names: set[str] = set()
         self._removing: set[str] = set()
         self._making: list[NetworkRecord] = []
         self._shared: SharedNetworks | None = None
-        for key, body in metadata.items(Table.NETWORKS):
-            record = msgspec.json.decode(body, type=NetworkRecord)
-            self._records[key] = record
+        for record in self._records.values():
             if record.spec is not None:
                 self._restore(record, record.spec)
 

@@ -18,7 +18,7 @@ from sampan.engine.events import EventBus
 from sampan.engine.filters import check_filters
 from sampan.engine.model import NEVER, VolumeRecord, new_id, now
 from sampan.engine.mounts import check_volume_name
-from sampan.engine.record_store import Store
+from sampan.engine.record_store import Store, read_records
 from sampan.engine.settings import PLUGIN_DIR
 from sampan.engine.threads import to_its_end
 from sampan.engine.volumes.drivers import Drivers, VolumeDriver
@@ -65,9 +65,13 @@ class Volumes:
         """Names of volumes that `staged` makes."""
         self._mounting = Mounting(self._drivers)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._records = {
-            key: msgspec.json.decode(body, type=VolumeRecord) for key, body in metadata.items(Table.VOLUMES)
-        }
+        self._records, _ = read_records(
+            metadata,
+            Table.VOLUMES,
+            VolumeRecord,
+            "volume",
+            "its data is left as it is, and 'volume create' with its name and options brings it back",
+        )
         self._finish_renames()
         local = [record.name for record in self._records.values() if record.driver == self._local.name]
         for name in self._local.sweep(local):
