@@ -51,6 +51,18 @@ async def to_its_end(work: Awaitable[T]) -> T:
         raise
 
 
+async def made_or_undone(make: Callable[[], T], undo: Callable[[T], object]) -> T:
+    """What `make` makes in a thread; when nobody waits for it any more, it is undone there."""
+    made: list[T] = []
+    try:
+        await to_its_end(asyncio.to_thread(lambda: made.append(make())))
+    except asyncio.CancelledError:
+        for one in made:
+            await to_its_end(asyncio.to_thread(undo, one))
+        raise
+    return made[0]
+
+
 async def long_work_ended() -> None:
     """Wait for all work in threads of their own: it needs the loop to its end. Who wanted it has left already."""
     while under_way := tuple(_long):

@@ -116,6 +116,25 @@ def test_a_staged_volume_that_nobody_waits_for_at_its_end_is_known(
     asyncio.run(story())
 
 
+def test_a_restore_given_up_at_its_very_beginning_leaves_nothing(
+    opened: tuple[Volumes, Metadata], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes, metadata = opened
+
+    async def restore(name: str) -> None:
+        async with volumes.replaced(name) if name == "old" else volumes.staged(name):
+            raise AssertionError("nobody waits for it")
+
+    async def story() -> None:
+        await volumes.create("old")
+        for name in ("old", "new"):
+            with halted(monkeypatch, local.LocalDriver, "stage") as (begun, go_on):
+                await given_up(restore(name), begun, go_on)
+        assert agree(volumes, metadata, tmp_path) == ["old"]
+
+    asyncio.run(story())
+
+
 def test_what_is_left_of_a_volume_and_cannot_be_removed_keeps_no_engine_from_starting(
     opened: tuple[Volumes, Metadata],
     tmp_path: Path,

@@ -19,7 +19,7 @@ from sampan.engine.events import EventBus
 from sampan.engine.images import Images
 from sampan.engine.model import VolumeRecord, epoch_ns, now
 from sampan.engine.record_store import Store
-from sampan.engine.threads import in_own_thread, streamed, to_its_end
+from sampan.engine.threads import in_own_thread, made_or_undone, streamed, to_its_end
 from sampan.engine.volume_backup.base import Base
 from sampan.engine.volume_backup.cloning import clone_tree
 from sampan.engine.volume_backup.differences import Side, compare
@@ -413,7 +413,7 @@ class VolumeBackups:
         if record.driver != "local":
             raise Invalid(f"volume {volume} has the driver {record.driver}: it has no snapshots here")
         with self._volumes.holding(volume):
-            staged = await asyncio.to_thread(self._snapshots.begin)
+            staged = await made_or_undone(self._snapshots.begin, remove_tree)
             try:
                 changed: list[bytes] = []
                 source = Source(volume)

@@ -20,7 +20,7 @@ from sampan.engine.model import NEVER, VolumeRecord, new_id, now
 from sampan.engine.mounts import check_volume_name
 from sampan.engine.record_store import Store, read_records
 from sampan.engine.settings import PLUGIN_DIR
-from sampan.engine.threads import to_its_end
+from sampan.engine.threads import made_or_undone, to_its_end
 from sampan.engine.volumes.drivers import Drivers, VolumeDriver
 from sampan.engine.volumes.local import DATA, LocalDriver
 from sampan.engine.volumes.mounting import Mounting
@@ -188,7 +188,7 @@ class Volumes:
             self._coming.add(record.name)
         # Not locked meanwhile: it takes as long as a client likes, and other volumes are waited for in it.
         try:
-            staged = await to_its_end(asyncio.to_thread(self._local.stage, record))
+            staged = await made_or_undone(lambda: self._local.stage(record), self._local.discard)
             try:
                 yield staged / DATA
                 # The time at which it appears.
@@ -238,7 +238,7 @@ class Volumes:
             )
         self._check_idle(name)
         with self.holding(name):
-            staged = await asyncio.to_thread(self._local.stage, record)
+            staged = await made_or_undone(lambda: self._local.stage(record), self._local.discard)
             try:
                 yield staged / DATA
                 await to_its_end(asyncio.to_thread(_flush, staged))
