@@ -119,5 +119,5 @@ def map_ids(tree: int, user_namespace: int, subject: str, *, recursive: bool = F
             raise
         raise Unsupported(
             f"{subject} can't be shown with mapped ids: its file system has no idmapped mounts on this kernel",
-            hint="ext4, XFS and Btrfs have them since Linux 5.12 to 5.15, EROFS and overlayfs since 5.19, tmpfs since 6.3",
+            hint="ext4, XFS and Btrfs have them since Linux 5.12 to 5.15, EROFS and overlayfs 5.19, tmpfs since 6.3",
         ) from error
