@@ -7,6 +7,7 @@ import re
 import subprocess
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +107,8 @@ def test_interfaces_and_bridges_have_the_options_that_were_asked_for(sampan: Any
         "-o", f"{BRIDGE}.name=smpopt0", "-o", f"{BRIDGE}.inhibit_ipv4=true",
         "-o", f"{BRIDGE}.host_binding_ipv4=127.0.0.2", "opted",
     )  # fmt: skip
+    # While no container is there whose interface the bridge would follow.
+    assert Path("/sys/class/net/smpopt0/mtu").read_text() == "1400\n"
     sampan.ok("network", "create", "plain")
     sysctl = f'"driver-opt={ENDPOINT}.sysctls=net.ipv4.conf.IFNAME.log_martians=1,net.ipv4.conf.IFNAME.forwarding=0"'
     sampan.ok(
