@@ -142,11 +142,16 @@ class Lan:
         self.ip("link", "set", "lan", "up")
         self.ip("address", "add", f"{self.address}/24", "dev", "lan")
 
-    def member(self, number: int = 0, of: int = 1) -> EtcdProcess:
+    def member(self, number: int = 0, of: int = 1, certificates: Path | None = None) -> EtcdProcess:
         """An etcd, alone or of several."""
-        prefix = inside(self.namespace)
-        directory = self.directory / f"etcd{number}of{of}"
-        made = EtcdProcess(directory, address=self.address, prefix=prefix, number=number, of=of)
+        made = EtcdProcess(
+            self.directory / f"etcd{number}of{of}",
+            address=self.address,
+            prefix=inside(self.namespace),
+            certificates=certificates,
+            number=number,
+            of=of,
+        )
         self.etcds.append(made)
         return made
 

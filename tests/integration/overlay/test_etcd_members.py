@@ -1,11 +1,14 @@
-"""An etcd of three members: engines go on as long as two of them do, and say so when they can not."""
+"""An etcd of three members, and one behind TLS with users: engines go on as long as it does, or say why not."""
 
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sampan.testing.etcd import make_certificates, make_user
 
 pytestmark = pytest.mark.root
 
@@ -61,3 +64,35 @@ def test_engines_go_on_while_members_of_etcd_are_killed_stopped_and_come_back(
     meet("again")
     for host in (one, two):
         assert b"Traceback" not in host.engine.log.read_bytes()
+
+
+def test_an_engine_shows_etcd_its_certificate_and_its_password(
+    new_lan: Any, tools: Any, tmp_path: Path
+) -> None:
+    make_certificates(tmp_path, new_lan.address)
+    etcd = new_lan.member(certificates=tmp_path)
+    etcd.start()
+    make_user(etcd, "sampan", "of sampan", "sampan/")
+    certificates = {"kv.cacertfile": "ca.pem", "kv.certfile": "cert.pem", "kv.keyfile": "key.pem"}
+    files = {**certificates, "kv.passwordfile": "password"}
+
+    def start(host: Any, password: str) -> None:
+        (tmp_path / "password").write_text(f"{password}\n")
+        options = [f"{name}={tmp_path / file}" for name, file in files.items()]
+        options += ["kv.username=sampan"]
+        host.start(etcd.url, *(word for option in options for word in ("--cluster-store-opt", option)))
+
+    one, two = (new_lan.host() for _ in range(2))
+    start(one, "of sampan")
+    one.sampan("network", "create", "-d", "overlay", "backend")
+    one.run("web", "--network", "backend")
+    assert one.info()["ClusterState"]["State"] == "connected"
+    start(two, "of somebody")
+    state = two.info()["ClusterState"]
+    assert state["State"] == "unreachable" and "invalid user ID or password" in state["Error"]
+    assert "of somebody" not in str(two.info()) + two.engine.log.read_text()
+    two.engine.terminate()
+    start(two, "of sampan")
+    tools.until(lambda: "backend" in two.sampan("network", "ls"), "the network is known")
+    two.run("db", "--network", "backend")
+    tools.reaches(two, "db", "web")

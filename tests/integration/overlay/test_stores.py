@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,7 +20,7 @@ from sampan.network.overlay.keeper import Keeper
 from sampan.network.overlay.signing import SharedSecret
 from sampan.network.overlay.store import Changes, Compacted, Condition, Delete, Kind, Put, Store
 from sampan.testing.cluster_store import MemoryStore, SharedState
-from sampan.testing.etcd import EtcdProcess
+from sampan.testing.etcd import EtcdProcess, make_certificates, make_user
 
 Open = Callable[[], AbstractAsyncContextManager[Store]]
 SECRET = b"of sixteen characters and more"
@@ -214,17 +213,6 @@ def test_an_answer_that_is_not_signed_is_not_believed(etcd: EtcdProcess) -> None
     asyncio.run(story())
 
 
-def make_certificates(directory: Path) -> None:
-    """An authority, and a certificate for 127.0.0.1 that serves both sides."""
-    run = lambda *words: subprocess.run(["openssl", *words], cwd=directory, check=True, capture_output=True)  # noqa: E731
-    new = ("req", "-newkey", "rsa:2048", "-nodes", "-subj")
-    run(*new, "/CN=authority", "-x509", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem")
-    run(*new, "/CN=etcd", "-keyout", "key.pem", "-out", "request.pem")
-    (directory / "names").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
-    run("x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-        "-extfile", "names", "-out", "cert.pem")  # fmt: skip
-
-
 def test_etcd_behind_tls_is_talked_to_by_who_has_a_certificate(tmp_path: Path) -> None:
     for name in ("good", "other"):
         (tmp_path / name).mkdir()
@@ -295,16 +283,7 @@ def test_etcd_with_users_is_asked_with_a_password(tmp_path: Path) -> None:
                     await asyncio.sleep(0.05)
 
     with EtcdProcess(tmp_path / "etcd") as process:
-        for command in (
-            "user add root:of-root",
-            "user add sampan:of_sampan",
-            "role add sampan",
-            "role grant-permission sampan readwrite --prefix sampan/",
-            "user grant-role sampan sampan",
-            "user grant-role root root",
-            "auth enable",
-        ):
-            process.control(*(word.replace("of_", "of ") for word in command.split()))
+        make_user(process, "sampan", "of sampan", "sampan/")
         asyncio.run(story(process))
 
 

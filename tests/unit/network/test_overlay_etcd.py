@@ -255,3 +255,20 @@ def test_a_store_with_more_than_fits_is_not_read(monkeypatch: pytest.MonkeyPatch
                 await store.read("x/")
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            b"Client sent an HTTP request to an HTTPS server.\n",
+            "Client sent an HTTP request to an HTTPS server.",
+        ),
+        (b"", "no reason given"),
+        (b"\x1b[2Jnothing", "no reason given"),
+        (b'{"error":"etcdserver: no"}', "etcdserver: no"),
+    ],
+)
+def test_why_it_is_refused_is_said_also_when_it_is_plain_text(body: bytes, words: str) -> None:
+    (said, _) = asyncio.run(grant(Member(400, body)))
+    assert str(said).endswith(f"answers with status 400: {words}")

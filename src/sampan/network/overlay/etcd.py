@@ -323,7 +323,9 @@ def _refusal(address: http.Address, answer: http.Answer) -> Unavailable:
         failure = msgspec.json.decode(answer.body, type=_Failure)
         said = (failure.error or failure.message)[:300]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        said = "no reason given"
+        # What is no etcd, or its HTTP server before it comes to it: "Client sent an HTTP request to an HTTPS server."
+        text = answer.body[:300].decode("ascii", "replace").strip()
+        said = text if text.isprintable() and text else "no reason given"
     return Unavailable(f"{address} answers with status {answer.status}: {said}")
 
 
