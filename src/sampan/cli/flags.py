@@ -22,9 +22,12 @@ _LABELS = {"bool": "", "memswap": "bytes", "int64": "int", "text": "string"}
 
 
 class Flag:
-    """One declaration: name, shorthand, kind, help, default; `check` turns the text into the value."""
+    """One declaration: name, shorthand, kind, help, default; `check` turns the text into the value.
 
-    __slots__ = ("check", "default", "help", "hidden", "kind", "name", "short")
+    `into`: the flag whose list its values go to, in the order of the command line.
+    """
+
+    __slots__ = ("check", "default", "help", "hidden", "into", "kind", "name", "short")
 
     def __init__(
         self,
@@ -35,6 +38,7 @@ class Flag:
         default: Any = None,
         check: Callable[[Any], Any] | None = None,
         hidden: bool = False,
+        into: str = "",
     ) -> None:
         self.name = name
         self.short = short
@@ -43,6 +47,7 @@ class Flag:
         self.default = default
         self.check = check
         self.hidden = hidden
+        self.into = into or name
 
     @property
     def display(self) -> str:
@@ -105,9 +110,9 @@ class Values:
             ) from None
         self._changed.add(flag.name)
         if flag.kind == "strings":
-            self._values[flag.name].extend(value)
+            self._values[flag.into].extend(value)
         elif flag.kind in _LISTS:
-            self._values[flag.name].append(value)
+            self._values[flag.into].append(value)
         else:
             self._values[flag.name] = value
 

@@ -43,6 +43,8 @@ CREATE = [
     "--network net1 --link a:b busybox",
     "--mac-address 92:d0:c6:0a:29:33 busybox",
     "--dns 1.1.1.1 --dns-search a.b --dns-option ndots:2 --add-host h:1.2.3.4 --add-host g:host-gateway busybox",
+    "--dns-opt timeout:3 --dns-option rotate --dns-opt attempts:2 --dns-opt rotate busybox",
+    "--net net1 --net-alias a1 --network-alias a2 --net-alias a3 busybox",
     "--dns-search . busybox",
     "-m 512m --memory-reservation 256m --memory-swap 1g --memory-swappiness 10 busybox",
     "--memory-swap -1 -m 1.5g busybox",

@@ -162,3 +162,14 @@ def test_settings_of_a_network_that_are_none_are_refused_in_dockers_words(text: 
 def test_a_mode_of_a_tmpfs_is_an_octal_number(mode: str) -> None:
     with pytest.raises(ValueError, match=f"invalid value for tmpfs-mode: {mode}"):
         checks.mount(f"type=tmpfs,dst=/x,tmpfs-mode={mode}")
+
+
+def test_both_spellings_of_a_flag_give_one_list_in_the_order_they_were_said() -> None:
+    sent = body(
+        "--dns-opt", "timeout:3", "--dns-option", "rotate", "--dns-opt", "attempts:2",
+        "--net", "a", "--network", "b", "--net-alias", "x", "--network-alias", "y", "--net-alias", "z", "busybox",
+    )  # fmt: skip
+    assert sent["HostConfig"]["DnsOptions"] == ["timeout:3", "rotate", "attempts:2"]
+    assert sent["HostConfig"]["NetworkMode"] == "a"
+    assert sent["NetworkingConfig"]["EndpointsConfig"]["a"]["Aliases"] == ["x", "y", "z"]
+    assert list(sent["NetworkingConfig"]["EndpointsConfig"]) == ["a", "b"]

@@ -123,7 +123,7 @@ def _host_config(flags: Values) -> dict[str, Any]:
         "CapDrop": flags["cap-drop"] or None,
         "CgroupnsMode": _mode(flags, "cgroupns", ("", "host", "private"), "--cgroupns: invalid CGROUP mode"),
         "Dns": flags["dns"],
-        "DnsOptions": flags["dns-option"] + flags["dns-opt"],
+        "DnsOptions": flags["dns-option"],
         "DnsSearch": flags["dns-search"],
         "ExtraHosts": flags["add-host"] or None,
         "GroupAdd": flags["group-add"] or None,
@@ -323,7 +323,7 @@ def _is_hex(text: str) -> bool:
 
 def _networks(flags: Values) -> tuple[dict[str, Any], str]:
     """(endpoint settings by network, NetworkMode)."""
-    attachments: list[dict[str, Any]] = flags["network"] + flags["net"]
+    attachments: list[dict[str, Any]] = flags["network"]
     first = dict(attachments[0]) if attachments else {"Target": "default"}
     others = attachments[1:]
     _apply_single_options(first, flags)
@@ -350,7 +350,7 @@ def _user_defined(target: str) -> bool:
 
 def _apply_single_options(attachment: dict[str, Any], flags: Values) -> None:
     """--network-alias, --link, --ip ... belong to the first network."""
-    aliases = flags["network-alias"] + flags["net-alias"]
+    aliases = flags["network-alias"]
     conflicts = (
         ("Aliases", aliases, "--network-alias and per-network alias"),
         ("IPv4Address", flags["ip"], "--ip and per-network IPv4 address"),
