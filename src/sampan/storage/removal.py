@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -14,7 +15,11 @@ _DEPTH: Final = 64  # descriptors held at once; what lies deeper is moved up fir
 
 
 def remove_tree(path: Path) -> None:
-    """Remove `path`, whatever it is; nothing happens when it is not there. Raises OSError."""
+    """Remove `path`, whatever it is; nothing happens when it is not there. Raises OSError.
+
+    Several may remove the same tree at once: an engine's start sweeps up what the end of a container that removes
+    itself has in hand.
+    """
     try:
         parent = os.open(path.parent, _DIRECTORY)
     except FileNotFoundError:
@@ -27,24 +32,17 @@ def remove_tree(path: Path) -> None:
 
 def remove_entry(parent: int, name: str | bytes) -> None:
     """Remove the entry `name` of the directory `parent` with everything below it. Raises OSError."""
-    try:
-        os.unlink(name, dir_fd=parent)
+    if _unlinked(parent, name):
         return
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.EPERM):
-            raise
-        if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-            raise
     # Directories nested deeper than _DEPTH are renamed into the top one, so that paths and descriptors stay few.
-    top = os.open(name, _DIRECTORY, dir_fd=parent)
-    try:
-        while _empty(top):
-            pass
-    finally:
-        os.close(top)
-    os.rmdir(name, dir_fd=parent)
+    with contextlib.suppress(FileNotFoundError):
+        top = os.open(name, _DIRECTORY, dir_fd=parent)
+        try:
+            while _empty(top):
+                pass
+        finally:
+            os.close(top)
+        os.rmdir(name, dir_fd=parent)
 
 
 def _empty(top: int) -> bool:
@@ -58,18 +56,20 @@ def _empty(top: int) -> bool:
                 trail.pop()
                 if trail:
                     os.close(fd)
-                    os.rmdir(own, dir_fd=trail[-1][0])
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rmdir(own, dir_fd=trail[-1][0])
                 continue
             name = names.pop()
             if _unlinked(fd, name):
                 continue
-            if len(trail) < _DEPTH:
-                child = os.open(name, _DIRECTORY, dir_fd=fd)
-                trail.append((child, name, []))
-                trail[-1][2].extend(_names(child))
-            else:
-                os.rename(name, f".moved-{secrets.token_hex(8)}", src_dir_fd=fd, dst_dir_fd=top)
-                moved = True
+            with contextlib.suppress(FileNotFoundError):
+                if len(trail) < _DEPTH:
+                    child = os.open(name, _DIRECTORY, dir_fd=fd)
+                    trail.append((child, name, []))
+                    trail[-1][2].extend(_names(child))
+                else:
+                    os.rename(name, f".moved-{secrets.token_hex(8)}", src_dir_fd=fd, dst_dir_fd=top)
+                    moved = True
     finally:
         for fd, _, _ in trail[1:]:
             os.close(fd)
@@ -77,19 +77,23 @@ def _empty(top: int) -> bool:
 
 
 def _names(fd: int) -> list[bytes]:
-    return [os.fsencode(name) for name in os.listdir(fd)]
+    try:
+        return [os.fsencode(name) for name in os.listdir(fd)]
+    except FileNotFoundError:  # the directory is gone, though we hold it
+        return []
 
 
-def _unlinked(directory: int, name: bytes) -> bool:
+def _unlinked(directory: int, name: str | bytes) -> bool:
     """True when `name` is gone now; False when it is a directory."""
     try:
-        os.unlink(name, dir_fd=directory)
+        try:
+            os.unlink(name, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in (errno.EISDIR, errno.EPERM):
+                raise
+            if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                raise
+            return False
     except FileNotFoundError:
-        return True
-    except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.EPERM):
-            raise
-        if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-            raise
-        return False
+        pass
     return True
