@@ -142,12 +142,16 @@ class Lan:
         self.ip("link", "set", "lan", "up")
         self.ip("address", "add", f"{self.address}/24", "dev", "lan")
 
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        return inside(self.namespace)
+
     def member(self, number: int = 0, of: int = 1, certificates: Path | None = None) -> EtcdProcess:
         """An etcd, alone or of several."""
         made = EtcdProcess(
             self.directory / f"etcd{number}of{of}",
             address=self.address,
-            prefix=inside(self.namespace),
+            prefix=self.prefix,
             certificates=certificates,
             number=number,
             of=of,

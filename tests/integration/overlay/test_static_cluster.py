@@ -170,6 +170,24 @@ def test_hosts_that_reach_each_other_by_ipv6_share_networks_too(
     assert "mtu 1430" in one.inside("web", "ip", "link", "show", "eth0").stdout
     assert one.inside("web", "ping", "-c", "1", "-w", "5", "-s", "1402", "db").returncode == 0
 
+    # A network without any IPv4: its ports are published, and its way outside is through its host.
+    new_lan.ip("address", "add", "fd00:18::fe/64", "dev", "lan", "nodad")
+    tools.have_network(new_lan, "six", "--ipv4=false", "--ipv6")
+    one.sampan("run", "-d", "--name", "far", "--network", "six", "busybox:latest", "sleep", "1000000")
+    two.sampan("run", "-d", "--name", "www", "--network", "six", "-p", "8080:80", "busybox:latest",
+               "nc", "-ll", "-p", "80", "-e", "echo", "from two")  # fmt: skip
+    ask = ("busybox", "nc", "-w", "2", two.address, "8080")
+    tools.until(
+        lambda: (
+            subprocess.run([*new_lan.prefix, *ask], capture_output=True, stdin=subprocess.DEVNULL).stdout
+            == b"from two\n"
+        ),
+        "the published port",
+    )
+    tools.until(lambda: one.inside("far", "nc", "-w", "2", "www", "80", check=False).stdout == "from two\n",
+                "the port itself from another host")  # fmt: skip
+    assert two.pings("www", "fd00:18::fe") and one.pings("far", "fd00:18::fe")
+
 
 def test_a_static_list_without_a_secret_is_refused(new_lan: Any) -> None:
     host = new_lan.host()
