@@ -26,6 +26,8 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Protocol
 
+from sampan.network.relay_room import Room
+
 UDP_IDLE = 90.0  # seconds, as Docker's proxy
 UDP_SESSIONS = 2048  # for each port; the oldest goes
 _DATAGRAM = 65536
@@ -38,7 +40,10 @@ _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 49, 50
 _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL = 60, 15  # seconds
 _SCTP = 132  # IPPROTO_SCTP, also the level of its options
 _SCTP_NODELAY = 3
-_PAUSE = 0.2  # seconds without accepting when descriptors have run out
+_PAUSE = (
+    0.2  # seconds without accepting when a port has had its share of the descriptors, or they have run out
+)
+_OF_CONNECTION = 6  # descriptors: two sockets, two pipes
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Handler = Callable[[int], None]
@@ -72,6 +77,7 @@ class Loop:
         self.again: dict[int, Handler] = {}
         self._due: dict[Sweep, float] = {}
         self._soonest = inf
+        self.room = Room(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
     def add(self, descriptor: int, events: int, handler: Handler) -> None:
         self._handlers[descriptor] = handler
@@ -290,6 +296,9 @@ class StreamPort:
         return bool(self._connections)
 
     def _on_client(self, _events: int) -> None:
+        if not self._loop.room.has(len(self._connections) * _OF_CONNECTION, _OF_CONNECTION):
+            self._pause()
+            return
         try:
             client, _ = self._listener.accept()
         except OSError as exc:
@@ -310,10 +319,12 @@ class StreamPort:
             client.close()
             server.close()
             return
+        self._loop.room.take(_OF_CONNECTION)
         self._connections[server.fileno()] = Connection(self._loop, client, server, self._forget)
 
     def _forget(self, key: int) -> None:
-        self._connections.pop(key, None)
+        if self._connections.pop(key, None) is not None:
+            self._loop.room.give_back(_OF_CONNECTION)
 
     def _pause(self) -> None:
         self._loop.remove(self._listener.fileno())
@@ -375,17 +386,22 @@ class UdpPort:
         key = (client, tuple(source))
         session = self._sessions.get(key)
         if session is None:
-            while len(self._sessions) >= UDP_SESSIONS:
+            while self._sessions and self._is_full():
                 self._end(next(iter(self._sessions)))
             server = _connected(self._target)
             if server is None:
                 return None
+            self._loop.room.take(1)
             session = self._sessions[key] = UdpSession(server, client, source)
             self._loop.add(server.fileno(), select.EPOLLIN, lambda _: self._on_answer(key))
             self._loop.expect(self._sweep, UDP_IDLE)
         self._sessions.move_to_end(key)
         session.used = time.monotonic()
         return session
+
+    def _is_full(self) -> bool:
+        own = len(self._sessions)
+        return own >= UDP_SESSIONS or not self._loop.room.has(own, 1)
 
     def _on_answer(self, key: object) -> None:
         session = self._sessions[key]
@@ -402,6 +418,7 @@ class UdpPort:
         session = self._sessions.pop(key)
         self._loop.remove(session.server.fileno())
         session.server.close()
+        self._loop.room.give_back(1)
 
     def _sweep(self, now: float) -> float | None:
         while self._sessions:

@@ -11,6 +11,7 @@ import pytest
 
 from sampan.network import relay
 from sampan.network.relay import Loop, UdpPort
+from sampan.network.relay_room import Room
 
 NOW = 1000.0
 
@@ -92,3 +93,30 @@ def test_a_udp_session_ends_when_nobody_has_used_it_for_its_time(clock: Callable
         send()
         assert loop.expire(NOW + 500) == relay.UDP_IDLE
         port.close(sessions=True)
+
+
+def test_a_port_with_many_connections_leaves_descriptors_for_the_others() -> None:
+    loop = Loop()
+    loop.room = Room(128 + 26)  # enough for four connections of two sockets and two pipes
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    server, greedy, modest = sockets
+    ports = [relay.StreamPort(loop, one, server.getsockname()) for one in (greedy, modest)]
+    clients = [socket.create_connection(greedy.getsockname()) for _ in range(4)]
+    for _ in range(8):
+        loop.expect(lambda _: None, 0.01)  # a turn ends also when nothing happens
+        loop.turn()
+    clients.append(socket.create_connection(modest.getsockname()))
+    server.settimeout(20)
+    served = [server.accept()[0], server.accept()[0]]
+    while not ports[1].busy:
+        loop.turn()
+    served.append(server.accept()[0])
+    server.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        server.accept()  # the greedy one's others wait, though there is room for one more
+    for port in ports:
+        port.close(sessions=True)
+    assert loop.room.has(0, 26)
+    assert not loop.room.has(0, 27)
+    for one in (*sockets, *clients, *served):
+        one.close()
