@@ -7,6 +7,7 @@ from sampan.api.trials import trial
 from sampan.engine.config import Docker, EndpointSettings, decode_docker
 from sampan.engine.engine import Engine
 from sampan.engine.networks.requests import GivenFamilies, NetworkCreate
+from sampan.errors import NotFound
 
 
 class NetworkConnect(Docker, frozen=True):
@@ -35,7 +36,10 @@ async def create(engine: Engine, request: Request) -> AnyResponse:
 
 
 async def inspect(engine: Engine, request: Request) -> AnyResponse:
-    return json_response(engine.networks.inspect(request.match["id"]))
+    found = engine.networks.inspect(request.match["id"])
+    if request.get("scope") not in ("", found["Scope"]):
+        raise NotFound(f"network {request.match['id']} not found")
+    return json_response(found)
 
 
 async def remove(engine: Engine, request: Request) -> AnyResponse:

@@ -42,6 +42,17 @@ def test_relative_volumes_begin_at_the_root_and_what_is_said_twice_counts_once(s
     sampan.ok("volume", "rm", "pair")
 
 
+def test_a_mac_address_is_shown_with_the_configuration_however_it_was_asked_for(sampan: Any) -> None:
+    where = ("inspect", "-f", "{{.Config.MacAddress}}")
+    for flags in (
+        ["--mac-address", "02:42:ac:11:00:97"],
+        ["--network", "name=bridge,mac-address=02:42:ac:11:00:97"],
+    ):
+        sampan.ok("create", "--name", "addressed", *flags, BUSYBOX)
+        assert sampan.ok(*where, "addressed") == "02:42:ac:11:00:97"
+        sampan.ok("rm", "addressed")
+
+
 def test_disk_usage_of_every_volume_as_json(sampan: Any) -> None:
     sampan.ok("run", "--rm", "-v", "counted:/data", BUSYBOX, "sh", "-c", "printf 12345 > /data/file")
     usage = json.loads(sampan.ok("system", "df", "-v", "--format", "json"))

@@ -11,6 +11,7 @@ from sampan.engine.containers.connecting import networking_failure
 from sampan.engine.model import IpamPool, NetworkRecord
 from sampan.engine.networks import default_bridge, gateways, ipam
 from sampan.engine.networks.addresses import AddressBook
+from sampan.engine.networks.endpoint_options import hardware_address
 from sampan.engine.networks.plan import check_create, plan
 from sampan.engine.networks.requests import Ipam, NetworkCreate
 from sampan.engine.networks.views import network_json
@@ -233,6 +234,22 @@ def test_an_endpoint_has_an_address_of_each_family_or_none_at_all() -> None:
     # As Docker 28, of `network connect` and of a start.
     assert [http_status(one) for one in (caught.value, networking_failure(caught.value))] == [500, 500]
     addresses.close(spec)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("02:42:AC:11:00:97", "02:42:ac:11:00:97"),
+        ("02-42-ac-11-00-97", "02:42:ac:11:00:97"),
+        ("0242.ac11.0097", "02:42:ac:11:00:97"),
+        ("02-42:ac:11:00:97", ""),
+        ("01:42:ac:11:00:97", ""),
+        ("00:00:00:00:00:00", ""),
+        ("02:42:ac:11:00", ""),
+    ],
+)
+def test_a_mac_address_has_three_forms_and_is_no_group_s(text: str, found: str) -> None:
+    assert hardware_address(text) == found
 
 
 def test_an_endpoint_of_an_ipv6_network_has_no_ipv4_and_a_mac_of_its_own() -> None:

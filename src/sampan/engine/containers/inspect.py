@@ -6,6 +6,8 @@ import hashlib
 import shlex
 from typing import Any
 
+from msgspec.structs import replace
+
 from sampan.engine import apparmor, default_spec
 from sampan.engine.config import config_json, encode, host_config_json
 from sampan.engine.containers.base import Parts, log_driver
@@ -21,6 +23,15 @@ from sampan.logs.status import LogStatus, read_status
 Json = dict[str, Any]
 
 
+def _main_mac(record: ContainerRecord) -> str:
+    """The MAC address that was asked for in the container's first network."""
+    if record.config.mac_address:
+        return record.config.mac_address
+    mode = record.host.network_mode
+    endpoint = record.endpoints.get("bridge" if mode in ("", "default") else mode)
+    return endpoint.asked.mac_address if endpoint is not None else ""
+
+
 def inspect_json(record: ContainerRecord, parts: Parts, exec_ids: list[str]) -> Json:
     directory = parts.directory(record.id)
     argv = record.config.argv
@@ -32,7 +43,8 @@ def inspect_json(record: ContainerRecord, parts: Parts, exec_ids: list[str]) -> 
         host["MaskedPaths"] = _paths(record.host.masked_paths, default_spec.MASKED_PATHS)
         host["ReadonlyPaths"] = _paths(record.host.readonly_paths, default_spec.READONLY_PATHS)
     host["Links"] = _links(record, parts)
-    config = config_json(record.config)
+    # Docker's newer clients ask for the address with the first network; it is shown here all the same.
+    config = config_json(replace(record.config, mac_address=_main_mac(record)))
     # A health check needs it; Docker does not take it over from the image.
     config.pop("Shell", None)
     started = record.state.started_at != "0001-01-01T00:00:00Z"

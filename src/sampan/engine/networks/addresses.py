@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 from sampan.engine.config import EndpointSettings
 from sampan.engine.model import new_id
+from sampan.engine.networks.endpoint_options import hardware_address
 from sampan.errors import Exhausted
 from sampan.network.model import EndpointSpec, NetworkSpec, derived_mac
 from sampan.network.pools import (
@@ -111,7 +112,7 @@ class AddressBook:
             spec.id,
             taken.get(4, ""),
             interface=interface,
-            mac=asked.mac_address.replace("-", ":").lower() or derived_mac(taken.get(4) or taken.get(6, "")),
+            mac=hardware_address(asked.mac_address) or derived_mac(taken.get(4) or taken.get(6, "")),
             driver=spec.driver,
             address6=taken.get(6, ""),
         )

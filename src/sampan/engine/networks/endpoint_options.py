@@ -14,7 +14,20 @@ INTERFACE = "com.docker.network.endpoint.ifname"
 SYSCTLS = "com.docker.network.endpoint.sysctls"
 _INTERFACE_NAME = re.compile(r"[^\s\x00-\x1f\x7f/:%]{1,15}")
 _PART = re.compile(r"[a-z0-9_]+")
+_MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}|([0-9a-f]{2}-){5}[0-9a-f]{2}|([0-9a-f]{4}\.){2}[0-9a-f]{4}")
 _FAMILIES = ("ipv4", "ipv6", "mpls")
+
+
+def hardware_address(text: str) -> str:
+    """A MAC address in any of the three usual forms as pairs with colons; "" for what no interface can have.
+
+    That is what is of another form, a group's (IEEE 802, the lowest bit of the first byte), and zero.
+    """
+    found = text.lower()
+    if not _MAC.fullmatch(found):
+        return ""
+    packed = bytes.fromhex(re.sub("[:.-]", "", found))
+    return "" if packed[0] & 1 or not any(packed) else packed.hex(":")
 
 
 def problems(asked: EndpointSettings) -> list[str]:

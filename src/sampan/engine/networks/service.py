@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
-import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MAC = re.compile(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}")
 _LIST_FILTERS = ("driver", "id", "label", "label!", "name", "scope", "type", "dangling")
 _PRUNE_FILTERS = ("label", "label!", "until")
 
@@ -374,7 +372,7 @@ class Networks:
         faults += endpoint_options.problems(asked)
         if faults:
             raise Invalid("invalid endpoint settings:\n" + ipam.joined(faults))
-        if asked.mac_address and not _is_one_station(asked.mac_address):
+        if asked.mac_address and not endpoint_options.hardware_address(asked.mac_address):
             raise Invalid(f"invalid MAC address: {asked.mac_address}")
 
     def allocate(
@@ -431,11 +429,3 @@ class Networks:
         self._book.release(endpoint)
         if self.cluster is not None and endpoint.driver == OVERLAY:
             self.cluster.release(endpoint)
-
-
-def _is_one_station(mac: str) -> bool:
-    """An interface can have it: it is no group's (IEEE 802, the lowest bit of the first byte), and not zero."""
-    if not _MAC.fullmatch(mac):
-        return False
-    packed = bytes.fromhex(mac.replace(":", "").replace("-", ""))
-    return not packed[0] & 1 and any(packed)
