@@ -49,7 +49,8 @@ class Replacing:
                 # With a directory it is linkat(2), which follows the link in /proc.
                 os.link(_place(self._descriptor), self._temporary, src_dir_fd=self._descriptor)
                 self._named = True
-            descriptor, self._descriptor = self._descriptor, -1  # it is closed also when that reports an error
+            # It is closed also when that reports an error.
+            descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
             if kind is None:
                 os.replace(self._temporary, self._path)
