@@ -27,8 +27,6 @@ _WITHOUT_EFFECT: Mapping[str, str] = {
     "cpu-rt-period": _REALTIME,
     "cpu-rt-runtime": _REALTIME,
     "cri-containerd": _CONTAINERD,
-    "default-shm-size": "/dev/shm has 64 MiB unless a container asks for more",
-    "default-ulimits": "containers have the limits of the engine unless they ask for others",
     "init-path": "the init of `--init` is the engine's own",
     "max-download-attempts": "downloads go on where they broke off",
     "network-control-plane-mtu": _SWARM,

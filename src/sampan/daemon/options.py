@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sampan.daemon import docker_keys, network_options
+from sampan.daemon import container_defaults, docker_keys, network_options
 from sampan.daemon.builder_entitlements import allowed_entitlements
 from sampan.daemon.builder_gc import collection_rules
 from sampan.daemon.runtimes import check_default, parse_runtimes
@@ -140,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--add-runtime", action="append", help="a further OCI runtime that containers may choose, NAME=PATH")
     add("--default-runtime", help="runtime of containers that choose none (default sampan)")
     add("--label", action="append", help="label of the engine, KEY=VALUE")
+    add("--default-ulimit", action="append", help="limit of containers that set none, NAME=SOFT[:HARD]")
+    add("--default-shm-size", help="size of containers' /dev/shm (default 64m)")
     add("--init", action=argparse.BooleanOptionalAction, default=None, help="run an init in every container")
     add(
         "--no-new-privileges",
@@ -180,6 +182,7 @@ _LISTS = {
     "default_network_opt": "default-network-opts",
     "dns": "dns",
     "host_gateway_ip": "host-gateway-ips",
+    "default_ulimit": "default-ulimits",
     "dns_search": "dns-search",
     "dns_opt": "dns-opts",
     "insecure_registry": "insecure-registries",
@@ -274,6 +277,8 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
             values, "max_concurrent_downloads", default.max_concurrent_downloads
         ),
         max_concurrent_uploads=_positive(values, "max_concurrent_uploads", default.max_concurrent_uploads),
+        default_ulimits=container_defaults.ulimits(values["default_ulimit"]),
+        default_shm_size=container_defaults.shm_size(values["default_shm_size"]),
         init_by_default=bool(values["init"]),
         no_new_privileges=bool(values["no_new_privileges"]),
         seccomp_profile=_profile(values["seccomp_profile"]),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sampan.build.consent import DEFAULT_ALLOWED
 from sampan.build.solver.collection import Rule, default_rules
+from sampan.engine.config import Ulimit
 from sampan.engine.networks.cluster_settings import ClusterSettings
 from sampan.engine.userns import IdMaps
 from sampan.registry.proxies import NO_PROXIES, Proxies
@@ -72,6 +73,10 @@ class Settings:
     """For what the engine fetches itself: images, and what builds ADD or have as context."""
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
+    default_ulimits: tuple[Ulimit, ...] = ()
+    """Of new containers that do not set them themselves."""
+    default_shm_size: int = 0
+    """Bytes of /dev/shm of those that say nothing; 0 is Docker's."""
     init_by_default: bool = False
     no_new_privileges: bool = False
     seccomp_profile: str = ""

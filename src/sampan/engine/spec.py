@@ -152,7 +152,7 @@ def override_environment(base: tuple[str, ...], changes: tuple[str, ...]) -> tup
     return tuple(found.values())
 
 
-_ULIMITS = frozenset(
+ULIMITS = frozenset(
     (
         *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc"),
         *("rss", "rtprio", "rttime", "sigpending", "stack"),
@@ -164,7 +164,7 @@ def rlimits(host: HostConfig) -> tuple[Rlimit, ...]:
     """Only those that were asked for: what is not said is inherited, which needs no privilege."""
     found = []
     for ulimit in host.ulimits or ():
-        if ulimit.name not in _ULIMITS:
+        if ulimit.name not in ULIMITS:
             raise Invalid(f"invalid ulimit type: {ulimit.name}")
         # -1 is "unlimited", RLIM_INFINITY in 64 bits.
         hard, soft = ulimit.hard % (1 << 64), ulimit.soft % (1 << 64)

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from sampan.daemon.options import parse_options
+from sampan.engine.config import HostConfig, Ulimit
+from sampan.engine.containers.create import with_default_limits
+from sampan.engine.settings import Settings
 from sampan.errors import Invalid, SampanError
 from sampan.registry.proxies import Proxies
 
@@ -312,8 +315,10 @@ def test_a_file_with_every_key_of_docker_s_is_taken_with_its_meaning(tmp_path: P
     assert (settings.host_binding, settings.host_gateways) == ("127.0.0.1", ("192.0.2.7",))
     assert (settings.default_subnet, settings.default_gateway) == ("10.9.0.1/24", "10.9.0.254")
     assert settings.mtu == 1500
+    assert settings.default_ulimits == (Ulimit("nofile", 64000, 64000),)
+    assert settings.default_shm_size == 64 << 20
     assert {sentence.split()[0].rstrip(":") for sentence in found.told} >= {
-        "allow-direct-routing", "bridge", "default-ulimits", "exec-opts", "shutdown-timeout", "storage-driver",
+        "allow-direct-routing", "bridge", "exec-opts", "shutdown-timeout", "storage-driver",
     }  # fmt: skip
     for quiet in ("live-restore", "userland-proxy", "features"):
         assert not any(sentence.startswith(quiet) for sentence in found.told)
@@ -340,6 +345,10 @@ def test_rules_forwarding_and_the_host_s_gateway_are_docker_s_defaults_unless_a_
         ({"iptables": False, "cluster-store": "static:192.0.2.3"}, "overlay networks need rules"),
         ({"host-gateway-ips": ["192.0.2.1", "192.0.2.2"]}, "only one IPv4 and one IPv6 host gateway"),
         ({"host-gateway-ip": "here"}, "invalid host-gateway-ip"),
+        ({"default-ulimits": {"nofile": 5}}, "nofile: expected numbers"),
+        ({"default-ulimits": {"nofile": {"Soft": 5, "Hard": 4}}}, "must be less than or equal"),
+        ({"default-ulimits": {"files": {"Soft": 5, "Hard": 6}}}, "invalid ulimit type: files"),
+        ({"default-shm-size": "much"}, "invalid size"),
         ({"tls": True}, "tls: not supported"),
         ({"authorization-plugins": ["opa"]}, "authorization-plugins: not supported"),
     ],
@@ -349,3 +358,15 @@ def test_what_can_not_be_kept_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(SampanError, match=message):
         parse_options(with_file(tmp_path, content))
+
+
+def test_a_container_s_own_limits_win_over_the_engine_s() -> None:
+    flags = ["--default-ulimit", "nofile=10:20", "--default-ulimit", "core=0", "--default-shm-size", "8m"]
+    settings = parse_options(flags).settings
+    assert settings.default_ulimits == (Ulimit("nofile", 20, 10), Ulimit("core", 0, 0))
+    own = HostConfig(ulimits=(Ulimit("nofile", 5, 5),))
+    found = with_default_limits(own, settings)
+    assert found.ulimits == (Ulimit("nofile", 5, 5), Ulimit("core", 0, 0))
+    assert found.shm_size == 8 << 20
+    assert with_default_limits(HostConfig(shm_size=1 << 20), settings).shm_size == 1 << 20
+    assert with_default_limits(HostConfig(), Settings()) == HostConfig()

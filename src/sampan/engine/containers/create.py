@@ -36,6 +36,7 @@ from sampan.engine.model import (
     new_id,
     now,
 )
+from sampan.engine.settings import Settings
 from sampan.engine.validate import container_of
 from sampan.errors import Conflict, Internal, Invalid, NotFound, SampanError, Unsupported
 from sampan.linux.binfmt import host_architecture
@@ -69,7 +70,8 @@ class Creator:
         unasked = [] if platform else platform_warnings(image)
         config = self._config(body, image, container_id)
         merged = merge_log_config(body.host_config.log_config, parts.settings)
-        host, warnings = validate.check_host(replace(body.host_config, log_config=merged), parts.facts)
+        asked = replace(with_default_limits(body.host_config, parts.settings), log_config=merged)
+        host, warnings = validate.check_host(asked, parts.facts)
         warnings = [*unasked, *warnings]
         validate.check_joined(body.config(), host)
         security.parse_security(host.security_opt or ())
@@ -405,3 +407,14 @@ def _copy_into(source: int, point: MountPoint) -> None:
         ) from error
     finally:
         os.close(target)
+
+
+def with_default_limits(host: HostConfig, settings: Settings) -> HostConfig:
+    """With the engine's ulimits, and its size of /dev/shm, where the container has none of its own."""
+    own = host.ulimits or ()
+    added = tuple(one for one in settings.default_ulimits if one.name not in {each.name for each in own})
+    return replace(
+        host,
+        ulimits=(*own, *added) if added else host.ulimits,
+        shm_size=host.shm_size or settings.default_shm_size,
+    )
