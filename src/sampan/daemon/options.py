@@ -374,7 +374,7 @@ def _profile(path: str | None) -> str:
 
 
 def _bridge(name: str | None, root: Path, default: Settings) -> str:
-    if name is None:
+    if name is None or name == "none":  # which would be no bridge at all: see `docker_keys`
         if root == default.root:
             return default.instance
         # Another root is another engine: without a name of its own it would fight for the bridge.

@@ -270,6 +270,7 @@ EVERYTHING_OF_DOCKER_28 = {
     "insecure-registries": [],
     "ip": "127.0.0.1",
     "ip-forward": False,
+    "ip-forward-no-drop": True,
     "ip-masq": False,
     "ip6tables": False,
     "iptables": False,
@@ -315,6 +316,8 @@ def test_a_file_with_every_key_of_docker_s_is_taken_with_its_meaning(tmp_path: P
     assert (settings.host_binding, settings.host_gateways) == ("127.0.0.1", ("192.0.2.7",))
     assert (settings.default_subnet, settings.default_gateway) == ("10.9.0.1/24", "10.9.0.254")
     assert settings.mtu == 1500
+    assert settings.instance != "none"
+    assert parse_options(["--bridge", "none"]).settings.instance == Settings().instance
     assert settings.default_ulimits == (Ulimit("nofile", 64000, 64000),)
     assert settings.default_shm_size == 64 << 20
     assert {sentence.split()[0].rstrip(":") for sentence in found.told} >= {
