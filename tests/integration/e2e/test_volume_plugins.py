@@ -125,7 +125,7 @@ def test_a_plugin_without_volumes_is_asked_once(sampan: Any, own_engine: Any, tm
 
 
 def test_what_a_plugin_refuses_is_told_in_its_words_and_nothing_is_left(
-    sampan: Any, plugin: VolumePlugin
+    sampan: Any, plugin: VolumePlugin, tmp_path: Path
 ) -> None:
     missing = refusal(sampan.run("volume", "create", "-d", "nosuch", "one"))
     assert 'create one: error looking up volume plugin nosuch: plugin "nosuch" not found' in missing
@@ -137,6 +137,12 @@ def test_what_a_plugin_refuses_is_told_in_its_words_and_nothing_is_left(
     failed = sampan.run("run", "--name", "tried", "-v", "one:/v", BUSYBOX)
     assert "error while mounting volume '': no disk today" in refusal(failed)
     sampan.ok("rm", "tried")
+    plugin.refuse = {}
+    (tmp_path / "data/one").rmdir()
+    # A client that waits for the container's removal would wait for ever.
+    failed = sampan.run("run", "--rm", "-v", "one:/v", BUSYBOX)
+    assert "data/one' to rootfs at '/v': no such file or directory" in refusal(failed)
+    assert sampan.ok("ps", "-aq") == ""
     plugin.refuse = {"Remove": "not now"}
     assert "remove one: not now" in refusal(sampan.run("volume", "rm", "one"))
     assert sampan.ok("volume", "ls", "-q") == "one"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from sampan.engine.model import NEVER, VolumeRecord
 from sampan.engine.volumes.plugins import Address, Plugin, PluginDirectories, PluginDriver, parse_address
-from sampan.errors import Invalid, NotFound, Unavailable
+from sampan.errors import Internal, Invalid, NotFound, Unavailable
 
 
 def test_sockets_come_before_descriptions(tmp_path: Path) -> None:
@@ -75,3 +81,76 @@ def test_answers_of_another_form_than_dockers_are_no_volumes(
     assert driver.volumes() == ({"3": ""} if isinstance(odd, list) else {})
     with pytest.raises(NotFound, match="does not implement"):
         driver.activate()
+
+
+class TcpPlugin:
+    """Answers on a port of the loopback interface; `answers`: raw, by method."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, bytes] = {"Plugin.Activate": b'{"Implements":["VolumeDriver"]}'}
+        self.bodies: list[object] = []
+        plugin = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                plugin.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(plugin.answers.get(self.path.removeprefix("/"), b"{}"))
+
+            def log_message(self, *_: object) -> None:
+                """Nothing."""
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture
+def tcp(tmp_path: Path) -> Iterator[TcpPlugin]:
+    plugin = TcpPlugin()
+    (tmp_path / "far.spec").write_text(f"tcp://127.0.0.1:{plugin.server.server_port}\n")
+    thread = threading.Thread(target=plugin.server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield plugin
+    finally:
+        plugin.server.shutdown()
+        thread.join()
+        plugin.server.server_close()
+
+
+def test_a_plugin_is_reached_over_tcp_and_its_answers_are_bounded(
+    tcp: TcpPlugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = PluginDriver(Plugin("far", PluginDirectories((), (tmp_path,))))
+    record = VolumeRecord("one", NEVER, "far", options={"a": "b"})
+    driver.activate()
+    tcp.answers["VolumeDriver.Get"] = b'{"Err":"no such volume"}'
+    driver.create(record)
+    assert tcp.bodies[-1] == {"Name": "one", "Opts": {"a": "b"}}
+    tcp.answers["VolumeDriver.Mount"] = b'{"Mountpoint":"/mnt/one"}'
+    assert driver.mount(record, "user") == Path("/mnt/one")
+    assert tcp.bodies[-1] == {"Name": "one", "ID": "user"}
+    for place in (b"relative", b"/mnt\\u0000/one", b""):
+        tcp.answers["VolumeDriver.Mount"] = b'{"Mountpoint":"%s"}' % place
+        with pytest.raises(Internal, match="gives no place for volume one"):
+            driver.mount(record, "user")
+    for odd in (b"[" * 100_000, b"\xff\xfe", b"null"):
+        tcp.answers["VolumeDriver.List"] = odd
+        assert driver.volumes() == {}
+    monkeypatch.setattr("sampan.engine.volumes.plugins._MAX_ANSWER", 1000)
+    tcp.answers["VolumeDriver.List"] = b" " * 1001
+    with pytest.raises(Internal, match="more than 1000 bytes"):
+        driver.volumes()
+
+
+def test_a_plugin_that_answers_byte_by_byte_is_not_waited_for_longer_than_another(
+    tcp: TcpPlugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = PluginDriver(Plugin("far", PluginDirectories((), (tmp_path,))))
+    driver.activate()
+    tcp.answers["VolumeDriver.List"] = b'{"Volumes":[]}'
+    moments = iter(range(0, 1000, 11))
+    clock = SimpleNamespace(monotonic=lambda: next(moments))
+    monkeypatch.setattr("sampan.engine.volumes.plugins.time", clock)
+    with pytest.raises(Unavailable, match="contacting plugin far for .*: connection timed out"):
+        driver.volumes()

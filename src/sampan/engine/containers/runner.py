@@ -95,6 +95,10 @@ class Runner:
                 raise
         except BaseException as error:
             self.drop_clients(record.id)
+            if isinstance(error, OSError):
+                # The host's trouble, or what a volume's plugin said: the container has to end like any that fails.
+                log.exception("container %s does not start", record.id)
+                error = Internal(f"failed to start the container: {error}")
             if isinstance(error, SampanError):
                 failure = start_failure(error)
                 code = error.exit_code if isinstance(error, ExecFailed) else 128

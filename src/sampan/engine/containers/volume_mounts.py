@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from sampan.engine.containers.base import Parts
 from sampan.engine.model import ContainerRecord, MountPoint
-from sampan.errors import NotFound, SampanError
+from sampan.errors import Internal, NotFound, SampanError
 from sampan.linux import detached, mount
 from sampan.linux.paths import open_in_root
 from sampan.oci.digest import Digest
@@ -120,7 +120,15 @@ class GivenMounts:
             os.close(root)
 
     def _tree(self, point: MountPoint) -> int:
-        top = os.open(point.within or point.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        place = point.within or point.source
+        try:
+            top = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            # A plugin can name any place.
+            raise Internal(
+                f"error mounting {place!r} to rootfs at {point.destination!r}: "
+                f"{os.strerror(error.errno or errno.EIO).lower()}"
+            ) from error
         try:
             found = open_subpath(top, point.subpath, point.within)
             try:

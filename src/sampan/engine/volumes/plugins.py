@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,11 +176,12 @@ class Plugin:
         raw = msgspec.json.encode(body or {})
         headers = {"Accept": _MEDIA_TYPE, "Content-Type": _MEDIA_TYPE}
         try:
-            connection = _connection(address, _LOOK_SECONDS if method in _QUESTIONS else _SECONDS)
+            seconds = _LOOK_SECONDS if method in _QUESTIONS else _SECONDS
+            connection = _connection(address, seconds)
             try:
                 connection.request("POST", f"/{method}", raw, headers)
                 response = connection.getresponse()
-                answer = response.read(_MAX_ANSWER + 1)
+                answer = _read_answer(response, time.monotonic() + seconds)
             finally:
                 connection.close()
         except (OSError, http.client.HTTPException) as error:
@@ -198,9 +200,21 @@ class Plugin:
             raise Internal(f"plugin {self.name} answers {method} with more than {_MAX_ANSWER} bytes")
         try:
             decoded = msgspec.json.decode(answer or b"{}")
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             decoded = {}
         return decoded if isinstance(decoded, dict) else {}
+
+
+def _read_answer(response: http.client.HTTPResponse, end: float) -> bytes:
+    """No more than is wanted of it, and until `end` (monotonic) even when it comes byte by byte. Raises OSError."""
+    pieces: list[bytes] = []
+    size = 0
+    while size <= _MAX_ANSWER and (piece := response.read1(_MAX_ANSWER)):
+        pieces.append(piece)
+        size += len(piece)
+        if time.monotonic() > end:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    return b"".join(pieces)
 
 
 def _connection(address: Address, timeout: float) -> http.client.HTTPConnection:
@@ -287,7 +301,7 @@ class PluginDriver:
             place = str(self._call("Mount", record, ID=user).get("Mountpoint") or "")
         except Internal as error:
             raise Internal(f"error while mounting volume '': {error.message}") from error
-        if not place.startswith("/"):
+        if not place.startswith("/") or "\0" in place:
             raise Internal(
                 f"error while mounting volume '': plugin {self.name} gives no place for volume {record.name}"
             )
