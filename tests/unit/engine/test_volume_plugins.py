@@ -152,5 +152,5 @@ def test_a_plugin_that_answers_byte_by_byte_is_not_waited_for_longer_than_anothe
     moments = iter(range(0, 1000, 11))
     clock = SimpleNamespace(monotonic=lambda: next(moments))
     monkeypatch.setattr("sampan.engine.volumes.plugins.time", clock)
-    with pytest.raises(Unavailable, match="contacting plugin far for .*: connection timed out"):
+    with pytest.raises(Unavailable, match=r"contacting plugin far for .*: connection timed out"):
         driver.volumes()
