@@ -104,7 +104,9 @@ class Host:
         return found
 
     def pings(self, name: str, target: str) -> bool:
-        return self.inside(name, "ping", "-c", "1", "-w", "2", target, check=False).returncode == 0
+        # With -w alone BusyBox waits ten seconds for the answer to its last packet.
+        ask = ("ping", "-c", "1", "-w", "2", "-W", "2", target)
+        return self.inside(name, *ask, check=False).returncode == 0
 
     def cut_off(self, *, cut: bool = True) -> None:
         """The cable is pulled, or put back."""
