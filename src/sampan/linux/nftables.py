@@ -159,6 +159,8 @@ class Batch:
     def __init__(self, family: Family) -> None:
         self.family = family
         self.messages: list[Message] = []
+        self.rules = 0
+        """How many it adds."""
         self._set_id = 0
 
     def _add(self, kind: int, body: bytes, flags: int, operation: str) -> None:
@@ -189,6 +191,7 @@ class Batch:
             value = comment.encode() + b"\0"
             body += attribute(7, bytes([_COMMENT, len(value)]) + value)
         flags = NLM_F_CREATE | (0 if first else NLM_F_APPEND)
+        self.rules += 1
         self._add(_NEWRULE, body, flags, f"add rule to {table} {chain}")
 
     def delete_rule(self, table: str, chain: str, handle: int) -> None:

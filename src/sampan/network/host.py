@@ -236,7 +236,7 @@ class NetworkHost:
         Changes nothing when there is nothing to mend, so that engines that hear of each other's changes come to rest.
         """
         with self._lock:
-            done = [*self._mend_devices(), *self._ports.refresh()]
+            done = [*self._mend_forwarding(), *self._mend_devices(), *self._ports.refresh()]
             if self._guard.mend():
                 done.append("the table of overlay networks was removed, and is back")
             if self._impersonation.refresh():
@@ -244,6 +244,18 @@ class NetworkHost:
             if self._open_passage():
                 done.append("its filter now lets our bridges pass")
             return tuple(done)
+
+    def _mend_forwarding(self) -> tuple[str, ...]:
+        """A file of /etc/sysctl.d that is loaded again, say, cuts every container off."""
+        done = []
+        if bridge.read_sysctl("ipv4/ip_forward") != "1":
+            bridge.write_sysctl("ipv4/ip_forward", "1")
+            done.append("IPv4 is forwarded again")
+        routed6 = any(network.bridge and network.subnet6 for network in self._networks.values())
+        if routed6 and bridge.read_sysctl("ipv6/conf/all/forwarding") == "0":
+            bridge.forward_ipv6()
+            done.append("IPv6 is forwarded again")
+        return tuple(done)
 
     def _mend_devices(self) -> tuple[str, ...]:
         done: list[str] = []

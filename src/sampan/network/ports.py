@@ -61,6 +61,7 @@ class PublishedPorts:
         self._generation: int | None = None
         self._filtered: frozenset[int] = frozenset()
         self._handle: int | None = None  # of our table, as we wrote it
+        self._rules = 0  # how many are in it
         self.foreign: frozenset[str] = frozenset()  # bridges of other engines, for the next table
 
     @property
@@ -158,6 +159,12 @@ class PublishedPorts:
             )
             self.commit(batch)
             self._handle = self._nftables.table_handle(rules.FAMILY, self._table)
+            self._rules = batch.rules
+
+    def _is_whole(self) -> bool:
+        """Our table is the one that we wrote, and none of its rules was flushed or deleted."""
+        handle = self._nftables.table_handle(rules.FAMILY, self._table)
+        return handle == self._handle and len(self._nftables.rules(rules.FAMILY, self._table)) == self._rules
 
     def seclude(self, foreign: frozenset[str]) -> None:
         """Our containers reach only what is published of those behind these bridges of other engines."""
@@ -175,7 +182,7 @@ class PublishedPorts:
                 self.write_rules(self._networks)
 
     def refresh(self) -> tuple[str, ...]:
-        """Has somebody removed our table, or begun or ceased to filter input? Returns what was mended, in words."""
+        """Has somebody removed our table or rules of it, or begun or ceased to filter input? Says what was mended."""
         with self._lock:
             facts = self._facts()
             changed = [one for one in self._everything() if facts.way(one.binding, one.address) != one.way]
@@ -186,7 +193,7 @@ class PublishedPorts:
                 self.restore(self._networks, published)
                 by_nat = facts.way(changed[0].binding, changed[0].address).translated
                 return (f"ports are now published by {'NAT' if by_nat else 'the relay'}",)
-            if self._nftables.table_handle(rules.FAMILY, self._table) != self._handle:
+            if not self._is_whole():
                 self.write_rules(self._networks)
                 self._forget_intruders()
                 return (f"table {self._table} is written anew",)

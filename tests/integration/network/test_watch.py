@@ -115,6 +115,8 @@ def answer(world, port=8080):
     [
         "nft flush ruleset",
         "nft delete table inet sampan-one",
+        "nft flush table inet sampan-one",
+        "nft flush chain inet sampan-one prerouting",
         # As a service that loads rules which somebody has saved at an earlier time.
         "nft --terse list ruleset > $SAVED; nft flush ruleset; nft -f $SAVED",
     ],
@@ -188,6 +190,14 @@ def test_an_ipv6_address_that_a_bridge_lost_comes_back(world, watch):
     watched = watch()
     change(world, "ip -6 address flush dev smp1 scope global", watched)
     eventually(lambda: f" {network.gateway6}/64 " in world.engine.command("ip", "-6", "addr", "show", "smp1"))
+
+
+def test_forwarding_that_was_switched_off_is_on_again(world, watch):
+    world.network(families="46")
+    watched = watch()
+    for setting in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
+        change(world, f"sysctl -q -w net.{setting}=0", watched)
+        eventually(lambda name=setting: world.engine.command("sysctl", "-n", f"net.{name}") == "1\n")
 
 
 def test_ends_of_containers_cause_no_look(world, web, watch):

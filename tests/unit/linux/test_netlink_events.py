@@ -64,3 +64,16 @@ def test_devices_and_addresses_that_vanish_pass_but_not_those_of_every_container
     assert not accepts(program, vanished(17, b"veth012\0"))
     assert not accepts(program, vanished(16, b"br-0123456789ab\0"))  # a device that comes or changes
     assert not accepts(program, vanished(24, b"br-0123456789ab\0"))  # a route
+
+
+def test_a_change_of_forwarding_passes_but_not_the_settings_of_every_new_device():
+    """RTM_NEWNETCONF (80): struct netconfmsg, NETCONFA_IFINDEX (1), NETCONFA_FORWARDING (2)."""
+
+    def settings(index):
+        body = struct.pack("<B3xHHiHHi", 2, 8, 1, index, 8, 2, 0)
+        return struct.pack("<IHHII", 16 + len(body), 80, 0, 0, 0) + body
+
+    program = link_events._filter()
+    assert accepts(program, settings(-1))
+    assert not accepts(program, settings(-2))  # what new devices begin with
+    assert not accepts(program, settings(7))
