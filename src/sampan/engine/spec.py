@@ -185,6 +185,8 @@ def namespaces(facts: SpecFacts) -> tuple[Namespace, ...]:
 def mounts(record: ContainerRecord, facts: SpecFacts) -> tuple[Mount, ...]:
     """The system's own mounts, then the engine's files, then what was asked for, parents first.
 
+    What was asked for in a directory above the engine's files (a volume on /etc) comes before them, or it hid them.
+
     A mount that was asked for takes the place of one of the system's own. What belongs to the engine (its files,
     volumes) holds ids as the container sees them; directories of the host are shown with the host's.
     """
@@ -198,18 +200,20 @@ def mounts(record: ContainerRecord, facts: SpecFacts) -> tuple[Mount, ...]:
     ]
     kept = [mount for mount in found if mount is not None]
     idmap = ("idmap",) if facts.ids is not None else ()
+
+    def wanted(point: MountPoint) -> Mount:
+        own = point.type in ("volume", "image") or point.internal
+        return point_mount(point, idmap if own else (), readonly_trees=facts.readonly_trees)
+
+    above = [
+        point for point in asked if any(place.startswith(f"{point.destination}/") for place in facts.files)
+    ]
+    kept += [wanted(point) for point in above]
     for place, source in facts.files.items():
         if place not in places:
             options = ("rbind", "rprivate", *(("ro",) if host.readonly_rootfs else ()), *idmap)
             kept.append(Mount(destination=place, type="bind", source=source, options=options))
-    kept += [
-        point_mount(
-            point,
-            idmap if point.type in ("volume", "image") or point.internal else (),
-            readonly_trees=facts.readonly_trees,
-        )
-        for point in asked
-    ]
+    kept += [wanted(point) for point in asked if point not in above]
     return tuple(kept)
 
 

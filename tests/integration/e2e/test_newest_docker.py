@@ -53,6 +53,17 @@ def test_a_mac_address_is_shown_with_the_configuration_however_it_was_asked_for(
         sampan.ok("rm", "addressed")
 
 
+def test_a_volume_on_etc_does_not_hide_the_containers_own_files(sampan: Any) -> None:
+    sampan.ok("network", "create", "named")
+    sampan.ok("run", "-d", "--name", "neighbour", "--network", "named", BUSYBOX, "sleep", "1000")
+    look = "cat /etc/hostname; grep -c 127.0.0.11 /etc/resolv.conf; ping -c1 -W5 neighbour >/dev/null && echo reached"
+    run = ("run", "--rm", "--network", "named", "--hostname", "here", BUSYBOX, "sh", "-c", look)
+    for mount in (["-v", "settings:/etc"], ["-v", "settings:/etc", "--read-only"], ["--tmpfs", "/etc"]):
+        assert sampan.ok(*run[:2], *mount, *run[2:]).split() == ["here", "1", "reached"]
+    for kind, name in (("container", "neighbour"), ("network", "named"), ("volume", "settings")):
+        sampan.ok(kind, "rm", *(["-f"] if kind == "container" else []), name)
+
+
 def test_disk_usage_of_every_volume_as_json(sampan: Any) -> None:
     sampan.ok("run", "--rm", "-v", "counted:/data", BUSYBOX, "sh", "-c", "printf 12345 > /data/file")
     usage = json.loads(sampan.ok("system", "df", "-v", "--format", "json"))
