@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sampan.errors import NotFound, Unavailable
 from sampan.network.overlay.keeper_state import KeeperState
-from sampan.network.overlay.store import Changes, Condition, Operation, Snapshot
+from sampan.network.overlay.store import Changes, Condition, LeaseEnded, Operation, Snapshot
 
 
 class SharedState:
@@ -63,7 +63,7 @@ class MemoryStore:
         try:
             done = self._shared.state.commit(conditions, operations)
         except NotFound as error:
-            raise Unavailable(error.message) from error
+            raise LeaseEnded(error.message) from error
         self.commits += done
         await self._shared.tell()
         return done

@@ -382,6 +382,29 @@ async def _moved(directory: Path) -> None:
 test_a_host_that_has_another_address_now_is_itself_when_the_old_one_is_over = story(_moved)
 
 
+async def _late(directory: Path) -> None:
+    async with hosts(directory, 2) as (one, two):
+        network = await one.network()
+        address = await allocation.take_address(one.control, network)
+        states = []
+        told = one.control.on_change
+
+        def changed(networks: frozenset[str]) -> None:
+            states.append(one.control.status.connected)
+            told(networks)
+
+        one.control.on_change = changed
+        leases = one.control._leases
+        assert leases is not None
+        one.shared.state.revoke(leases.short)  # as if the store had not heard of the host for too long
+        one.run(network, address, "web")
+        await two.until(lambda: two.names(network) == {"web"})
+        assert one.control._leases != leases and all(states)
+
+
+test_a_host_whose_lease_has_ended_writes_with_a_new_one_and_stays_connected = story(_late)
+
+
 class _Forgetful(MemoryStore):
     """Never knows what happened since; `reads` are the moments at which it was read."""
 

@@ -27,6 +27,7 @@ from sampan.network.overlay.store import (
     Condition,
     Delete,
     Kind,
+    LeaseEnded,
     Operation,
     Put,
     Store,
@@ -322,10 +323,14 @@ class Control:
             if leases is None:
                 return
             if not (await self.store.keep(leases.short) and await self.store.keep(leases.long)):
-                log.warning("cluster store: this host was taken for gone; what it has is written again")
-                await self._take_leases()
-                self._written.clear()
-                self._dirty.set()
+                await self._begin_again()
+
+    async def _begin_again(self) -> None:
+        log.warning("cluster store: this host was taken for gone; what it has is written again")
+        await asyncio.sleep(_RETRY[0])  # a store that always says so is not asked without end
+        await self._take_leases()
+        self._written.clear()
+        self._dirty.set()
 
     async def _write(self) -> None:
         while True:
@@ -335,8 +340,11 @@ class Control:
             if leases is None:
                 return
             self._check_alone(self.view)
-            for step in list(steps(self.own, self.view, self.keys, leases, self._written)):
-                await self._perform(step)
+            try:
+                for step in list(steps(self.own, self.view, self.keys, leases, self._written)):
+                    await self._perform(step)
+            except LeaseEnded:
+                await self._begin_again()
             self._tell_conflicts()
 
     async def _perform(self, step: Step) -> None:

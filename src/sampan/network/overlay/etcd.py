@@ -25,6 +25,7 @@ from sampan.network.overlay.store import (
     Delete,
     Entry,
     Kind,
+    LeaseEnded,
     Operation,
     Put,
     Snapshot,
@@ -247,9 +248,8 @@ class EtcdStore:
     async def revoke(self, lease: int) -> None:
         try:
             await self._call("/v3/lease/revoke", {"ID": str(lease)}, _Lease)
-        except Unavailable as error:
-            if _ENDED not in error.message:
-                raise
+        except LeaseEnded:
+            return
 
     async def close(self) -> None:
         """Nothing is kept open between calls."""
@@ -326,7 +326,8 @@ def _refusal(address: http.Address, answer: http.Answer) -> Unavailable:
         # What is no etcd, or its HTTP server before it comes to it: "Client sent an HTTP request to an HTTPS server."
         text = answer.body[:300].decode("ascii", "replace").strip()
         said = text if text.isprintable() and text else "no reason given"
-    return Unavailable(f"{address} answers with status {answer.status}: {said}")
+    kind = LeaseEnded if _ENDED in said else Unavailable
+    return kind(f"{address} answers with status {answer.status}: {said}")
 
 
 def _watched(line: _WatchLine, address: http.Address, revision: int) -> _Watched:

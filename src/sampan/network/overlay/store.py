@@ -98,6 +98,10 @@ class Compacted(Unavailable):
     """The store no longer knows the changes that were asked for: read everything again."""
 
 
+class LeaseEnded(Unavailable):
+    """What was to be written belongs to a lease whose time is over."""
+
+
 class Store(Protocol):
     """Used from the event loop's thread. Every call raises `Unavailable` when the store does not answer.
 
