@@ -22,6 +22,7 @@ from sampan.errors import NotFound, Unavailable
 from sampan.linux.cgroups import detect
 from sampan.oci.image import Healthcheck
 from sampan.runtime.messages import EXIT_FILE, SHIM_SOCKET
+from sampan.runtime.shim_client import kill_shim
 from sampan.storage.metadata import Metadata, Table
 
 pytestmark = pytest.mark.root
@@ -433,5 +434,24 @@ def test_records_that_can_not_be_read_are_told_of_and_what_they_stand_for_is_kep
         assert (root / "containers" / lost).is_dir()
         assert (await engine.docker("start", "-a", "whole"))[:2] == (0, "file\nkept\n")  # on the bridge
         await engine.docker("network", "create", "net")
+
+    place.run(test)
+
+
+def test_an_exit_record_that_can_not_be_read_keeps_no_engine_from_starting(place: Any) -> None:
+    first = Process(place)
+    try:
+        ids = [first.docker("run", "-d", "box:1", "sleep", "1000").strip() for _ in range(2)]
+    finally:
+        first.kill()
+    for container_id, content in zip(ids, (b"", b'{"exit_code": 1, '), strict=True):
+        run_dir = place.base / "run" / "containers" / container_id
+        kill_shim(run_dir)
+        (run_dir / EXIT_FILE).write_bytes(content)
+
+    async def test(engine: Any) -> None:
+        for container_id in ids:
+            shown = (await engine.containers.inspect(container_id))["State"]
+            assert (shown["Status"], shown["ExitCode"]) == ("exited", 255)
 
     place.run(test)

@@ -31,7 +31,7 @@ from sampan.engine.containers.store import Slot
 from sampan.engine.containers.volume_mounts import VolumeMounts
 from sampan.engine.containers.wiring import Wiring
 from sampan.engine.model import epoch_ns, now
-from sampan.errors import Conflict, Invalid, NotFound, SampanError, Unsupported
+from sampan.errors import Conflict, Internal, Invalid, NotFound, SampanError, Unsupported
 from sampan.linux.cgroups import Cgroup
 from sampan.linux.process import start_time
 from sampan.network.model import EndpointSpec, PortBinding
@@ -183,7 +183,11 @@ class Recovery:
     def _end_of(self, slot: Slot) -> ExitRecord:
         """Blocking: how a container ended while no engine was there."""
         record = slot.record
-        found = read_exit(self._parts.run_directory(record.id))
+        try:
+            found = read_exit(self._parts.run_directory(record.id))
+        except Internal as error:  # half-written, where the run directory's disk was full
+            log.error("how container %s ended is not known: %s", record.id, error.message)
+            found = None
         if found is None:
             self._kill_orphan(slot)
             found = ExitRecord(LOST, now(), error="")
