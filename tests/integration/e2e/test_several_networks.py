@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
 import subprocess
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
 pytestmark = pytest.mark.root
@@ -193,3 +197,47 @@ def test_a_network_may_have_any_name_that_can_be_seen(sampan: Any, name: str) ->
     sampan.ok("rm", "-f", "one", "two")
     sampan.ok("network", "rm", "--", name)
     assert name not in sampan.ok("network", "ls", "--format", "{{.Name}}").splitlines()
+
+
+def test_a_container_that_ends_while_it_is_connected_and_disconnected_leaves_nothing(sampan: Any) -> None:
+    api = sampan.api.api
+    nets = [
+        api.create_network(name, ipam={"Config": [{"Subnet": f"10.97.{number}.0/28"}]})["Id"]
+        for number, name in enumerate(("b1", "b2"))
+    ]
+    api.create_container(
+        BUSYBOX,
+        ["sleep", "1000"],
+        name="one",
+        ports=[80],
+        host_config=api.create_host_config(network_mode="b1", port_bindings={80: 18977}),
+    )
+
+    def ask(call: Callable[..., Any], *arguments: str) -> None:
+        with contextlib.suppress(docker.errors.APIError):  # it has ended, or is not in the network
+            call(*arguments)
+
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(20):
+            api.start("one")
+            leaves = number % 4 == 3
+            change = api.disconnect_container_from_network if leaves else api.connect_container_to_network
+            wait([pool.submit(ask, change, "one", nets[not leaves]), pool.submit(ask, api.kill, "one")])
+            ask(api.disconnect_container_from_network, "one", nets[1])
+            ask(api.connect_container_to_network, "one", nets[0])
+            ask(api.kill, "one")
+            api.wait("one")
+    api.remove_container("one", force=True)
+    listing = subprocess.run(
+        ["nft", "list", "table", "bridge", f"sampan-{sampan.engine.bridge}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert set(re.findall(r"10\.97\.\d\.\d+", listing)) == {"10.97.0.1", "10.97.1.1"}, (
+        "the gateways' claims alone"
+    )
+    with socket.create_server(("127.0.0.1", 18977)):
+        pass
+    for network in nets:
+        api.remove_network(network)

@@ -415,3 +415,19 @@ def test_the_default_bridge_moves_to_other_subnets_only_while_nothing_runs_on_it
         default_bridge.revise(idle, addresses, before, lambda: (), idle=True)
     endpoint = addresses.allocate(idle.spec, EndpointSettings(), interface="eth0")
     assert endpoint.address == "10.8.0.2/24"  # it is as it was
+
+
+def test_an_address_that_is_given_back_twice_is_not_taken_from_who_has_it_now() -> None:
+    addresses = book()
+    record = make(NetworkCreate(name="n", ipam=Ipam(config=(IpamPool(subnet="10.5.0.0/29"),))), addresses)
+    assert record.spec is not None
+    first = addresses.allocate(record.spec, EndpointSettings(), interface="eth0")
+    addresses.release(first)
+    second = addresses.allocate(record.spec, EndpointSettings(), interface="eth0")
+    while second.address != first.address:
+        second = addresses.allocate(record.spec, EndpointSettings(), interface="eth0")
+    addresses.release(first)
+    with pytest.raises(Conflict):
+        for _ in range(8):
+            found = addresses.allocate(record.spec, EndpointSettings(), interface="eth0")
+            assert found.address != second.address

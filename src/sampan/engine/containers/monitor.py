@@ -146,6 +146,12 @@ class Monitor:
             log.warning("the control group of container %s could not be removed: %s", record.id, error)
         return end
 
+    async def _give_back(self, record: ContainerRecord) -> None:
+        try:
+            await self._wiring.end(record)
+        except (SampanError, OSError) as error:
+            log.warning("network of container %s could not be taken down: %s", record.id, error)
+
     async def ended(self, slot: Slot, end: ExitRecord, live: Live | None) -> None:
         """Everything that follows the end of a container's process.
 
@@ -155,11 +161,11 @@ class Monitor:
         parts = self._parts
         record = slot.record
         self.on_ended(slot)
-        try:
-            await self._wiring.end(record)
-        except (SampanError, OSError) as error:
-            log.warning("network of container %s could not be taken down: %s", record.id, error)
+        await self._give_back(record)
         await self._volume_mounts.unmount(record)
+        while record.endpoints != slot.record.endpoints or record.published != slot.record.published:
+            record = slot.record  # it was connected to a network, or left one, while that went on
+            await self._give_back(record)
         decision = self._decide(slot.record, end, live)
         oom, oom_untold = self._oom.ended(slot, end)
         # Anew: somebody may have renamed it, or stopped it, meanwhile.

@@ -145,7 +145,11 @@ class Containers:
             served = self._wiring.names.serves(record.id)
             if record.running:
                 endpoint = await self._wiring.plan_endpoint(record, wanted, asked)
-                after = await self._wiring.attach(record, wanted, endpoint)
+                try:
+                    after = await self._wiring.attach(record, wanted, endpoint)
+                except BaseException:
+                    await self._wiring.give_up(record)
+                    raise
                 await self._connected(slot, after, wanted.name)
             else:
                 endpoints = {**slot.record.endpoints, wanted.name: Endpoint(wanted.id, asked)}
@@ -183,11 +187,12 @@ class Containers:
 
     async def _connected(self, slot: Slot, after: ContainerRecord, new: str = "") -> None:
         """Its networks are those of `after` from now on."""
-        if not slot.record.running:  # it has ended meanwhile (or did not run), and given back what it had
-            after = await asyncio.to_thread(self._wiring.abandon, after, new)
-        else:
+        if slot.record.running:
             directory = self._parts.directory(slot.record.id)
             await asyncio.to_thread(follow_networks, directory, slot.record, after.endpoints)
+        if not slot.record.running:  # it has ended meanwhile (or did not run), and given back what it had
+            self._wiring.names.forget(after.id)
+            after = await asyncio.to_thread(self._wiring.abandon, after, new)
         changed = replace(slot.record, endpoints=after.endpoints, published=after.published)
         self._parts.store.replace(slot, changed)
 

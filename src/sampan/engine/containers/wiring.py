@@ -278,8 +278,16 @@ class Wiring:
         self._publishing.unpublish(record)
         made = record.endpoints[new].spec if new else None
         if made is not None:
+            self._parts.network_host.detach(made)
             self._parts.networks.release(made)
         return replace(record, endpoints=without_interfaces(record.endpoints), published=())
+
+    async def give_up(self, record: ContainerRecord) -> None:
+        """After an `attach` or `detach` that failed: of a container that has ended meanwhile, ports that were put back
+        where they were are nobody's any more, and nobody asks for names there."""
+        if not os.path.exists(f"/proc/{record.state.pid}/ns/net"):
+            await asyncio.to_thread(self._publishing.unpublish, record)
+            self.names.forget(record.id)
 
     async def detach(self, record: ContainerRecord, name: str) -> ContainerRecord:
         """Take the interface out of the namespace of a running container, whose endpoints and ports are these from now

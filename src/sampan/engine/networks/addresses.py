@@ -128,12 +128,12 @@ class AddressBook:
             self._endpoints.setdefault(endpoint.network_id, set()).add(endpoint.id)
 
     def release(self, endpoint: EndpointSpec) -> None:
-        """Idempotent."""
-        pools = self._pools.get(endpoint.network_id)
-        if pools is not None:
+        """Idempotent: an address that somebody else has got since stays taken."""
+        pools, holders = self._pools.get(endpoint.network_id), self._endpoints.get(endpoint.network_id, set())
+        if pools is not None and endpoint.id in holders:
             for address in _addresses(endpoint):
                 _release(pools, address)
-            self._endpoints.get(endpoint.network_id, set()).discard(endpoint.id)
+            holders.discard(endpoint.id)
 
     def has(self, network_id: str) -> bool:
         """Whether addresses of the network can be had: its subnet is no other network's here."""
