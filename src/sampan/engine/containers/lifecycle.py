@@ -329,17 +329,19 @@ class Lifecycle:
             except SampanError:
                 await asyncio.to_thread(undo)
                 raise
+            if record.running and not slot.record.running:  # it has ended meanwhile
+                await asyncio.to_thread(self._publishing.unpublish, record, published)
+                published = ()
             # Not `record`: an OOM kill, which lower limits may bring, or a health check was written down meanwhile.
             changed = replace(slot.record, host=plan.host, config=plan.config, published=published)
             self._parts.store.replace(slot, changed)
             try:
                 await self._parts.store.save(slot, durable=True)
             except SampanError:
-                before = replace(
-                    slot.record, host=record.host, config=record.config, published=record.published
-                )
+                held = record.published if slot.record.running else ()
+                before = replace(slot.record, host=record.host, config=record.config, published=held)
                 self._parts.store.replace(slot, before)
-                if changes.wanted and record.running:
+                if changes.wanted and slot.record.running:
                     await asyncio.to_thread(self._publishing.take_back, record, plan, published)
                 await asyncio.to_thread(undo)
                 raise
