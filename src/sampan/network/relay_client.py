@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 from sampan.errors import Unavailable
-from sampan.network.relay import retire_address, same_mounts
+from sampan.network.relay_door import retire_address, same_mounts
 from sampan.network.side_process import launch
 
 _log = logging.getLogger(__name__)

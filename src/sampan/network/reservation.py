@@ -14,7 +14,7 @@ from ipaddress import ip_address
 
 from sampan.errors import Conflict, Denied, Internal, Invalid, Unsupported
 from sampan.network.model import ANY_IPV4, ANY_IPV6, PortBinding
-from sampan.network.relay import report_destination
+from sampan.network.relay_datagram import report_destination
 
 EPHEMERAL = range(49153, 65536)
 _BACKLOG = 4096

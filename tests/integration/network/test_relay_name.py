@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from sampan.network.relay import retire_address
 from sampan.network.relay_client import RelayClient
+from sampan.network.relay_door import retire_address
 
 pytestmark = pytest.mark.root
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sampan.network.relay import retire_address
 from sampan.network.relay_client import RelayClient
+from sampan.network.relay_door import retire_address
 
 pytestmark = pytest.mark.root
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import select
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from sampan.network import relay
-from sampan.network.relay import Loop, UdpPort
+from sampan.network.relay_datagram import UDP_IDLE, UdpPort, report_destination
+from sampan.network.relay_loop import Loop
 from sampan.network.relay_room import Room
+from sampan.network.relay_stream import StreamPort
 
 NOW = 1000.0
 
@@ -19,11 +21,11 @@ NOW = 1000.0
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
     """Sets the relay's time; it begins at `NOW`."""
-    time = [NOW]
-    monkeypatch.setattr(relay.time, "monotonic", lambda: time[0])
+    at = [NOW]
+    monkeypatch.setattr(time, "monotonic", lambda: at[0])
 
     def set_to(now: float) -> None:
-        time[0] = now
+        at[0] = now
 
     yield set_to
 
@@ -73,7 +75,7 @@ def test_a_udp_session_ends_when_nobody_has_used_it_for_its_time(clock: Callable
     with server, bound, client:
         for one in (server, bound):
             one.bind(("127.0.0.1", 0))
-        relay.report_destination(bound)
+        report_destination(bound)
         loop = Loop()
         port = UdpPort(loop, bound, server.getsockname())
 
@@ -85,13 +87,13 @@ def test_a_udp_session_ends_when_nobody_has_used_it_for_its_time(clock: Callable
         send()
         clock(NOW + 60)
         send()
-        assert loop.expire(NOW + relay.UDP_IDLE) == 60
+        assert loop.expire(NOW + UDP_IDLE) == 60
         assert port.busy
-        assert loop.expire(NOW + 60 + relay.UDP_IDLE) is None
+        assert loop.expire(NOW + 60 + UDP_IDLE) is None
         assert not port.busy
         clock(NOW + 500)
         send()
-        assert loop.expire(NOW + 500) == relay.UDP_IDLE
+        assert loop.expire(NOW + 500) == UDP_IDLE
         port.close(sessions=True)
 
 
@@ -100,7 +102,7 @@ def test_a_port_with_many_connections_leaves_descriptors_for_the_others() -> Non
     loop.room = Room(128 + 26)  # enough for four connections of two sockets and two pipes
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
     server, greedy, modest = sockets
-    ports = [relay.StreamPort(loop, one, server.getsockname()) for one in (greedy, modest)]
+    ports = [StreamPort(loop, one, server.getsockname()) for one in (greedy, modest)]
     clients = [socket.create_connection(greedy.getsockname()) for _ in range(4)]
     for _ in range(8):
         loop.expect(lambda _: None, 0.01)  # a turn ends also when nothing happens
