@@ -247,6 +247,8 @@ class NetworkHost:
 
     def _mend_forwarding(self) -> tuple[str, ...]:
         """A file of /etc/sysctl.d that is loaded again, say, cuts every container off."""
+        if not self._policy.forward:
+            return ()
         done = []
         if bridge.read_sysctl("ipv4/ip_forward") != "1":
             bridge.write_sysctl("ipv4/ip_forward", "1")
@@ -338,9 +340,9 @@ class NetworkHost:
             self._open_passage()
 
     def _open_passage(self) -> bool:
+        """Whether a foreign filter was changed. What is known of other engines' bridges is followed."""
         if not self._policy.rules:
             return False
-        """Whether a foreign filter was changed. What is known of other engines' bridges is followed."""
         bridges = [network.bridge for network in self._networks.values() if network.bridge]
         found = passage.open_for(self._nftables, self._alias, bridges)
         self._ports.seclude(self._bridges_among(found.foreign))

@@ -164,6 +164,8 @@ class PublishedPorts:
     def _is_whole(self) -> bool:
         """Our table is the one that we wrote, and none of its rules was flushed or deleted."""
         handle = self._nftables.table_handle(rules.FAMILY, self._table)
+        if handle is None and self._handle is None:  # of an engine that writes none
+            return True
         return handle == self._handle and len(self._nftables.rules(rules.FAMILY, self._table)) == self._rules
 
     def seclude(self, foreign: frozenset[str]) -> None:
