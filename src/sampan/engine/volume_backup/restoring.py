@@ -12,7 +12,8 @@ from typing import Protocol
 from sampan.engine.volume_backup.cloning import clone_tree
 from sampan.engine.volume_backup.format import FORMAT, Entry, Head, Summary, bytes_of
 from sampan.engine.volume_backup.manifests import read_entries, read_manifest
-from sampan.engine.volume_backup.reading import Limits, Restored, unpack
+from sampan.engine.volume_backup.placing import Limits
+from sampan.engine.volume_backup.reading import Restored, unpack
 from sampan.engine.volume_backup.registry import Registry
 from sampan.engine.volume_backup.reuse import Bases
 from sampan.engine.volume_backup.room import check_room

@@ -37,7 +37,8 @@ from sampan.engine.volume_backup.messages import (
     told,
     translated,
 )
-from sampan.engine.volume_backup.reading import Limits, Restored
+from sampan.engine.volume_backup.placing import Limits
+from sampan.engine.volume_backup.reading import Restored
 from sampan.engine.volume_backup.registry import Artifact, LayerTarget, Registry
 from sampan.engine.volume_backup.restoring import AsSnapshot, Given, restore_chain
 from sampan.engine.volume_backup.room import check_room

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from sampan.engine.volume_backup.reading import Limits, unpack
+from sampan.engine.volume_backup.placing import Limits
+from sampan.engine.volume_backup.reading import unpack
 from sampan.errors import Invalid
 
 Added = tuple[tarfile.TarInfo, bytes]
