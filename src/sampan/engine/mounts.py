@@ -19,6 +19,8 @@ from sampan.errors import Invalid
 _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _MAX_VOLUME_NAME = 255
 """It names a directory."""
+_PATH_MAX, _NAME_MAX = 4096, 255
+"""Bytes; the first with the zero byte behind the path."""
 _PROPAGATIONS = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
 _LABELS = frozenset({"z", "Z"})
 _CONSISTENCY = frozenset({"consistent", "cached", "delegated", "default"})
@@ -146,9 +148,16 @@ def _destination(path: str, spec: str, kind: str = "volume") -> str:
 
 
 def _clean(path: str) -> str:
-    """Normalised; POSIX lets a path begin with two slashes, here it has one. Raises `Invalid` for one with a NUL."""
+    """Normalised; POSIX lets a path begin with two slashes, here it has one.
+
+    Raises `Invalid` for one with a NUL, and for one that no kernel takes (limits.h: PATH_MAX, NAME_MAX).
+    """
     _refuse_nul(path)
-    return "/" + posixpath.normpath(path).lstrip("/")
+    clean = "/" + posixpath.normpath(path).lstrip("/")
+    raw = clean.encode(errors="surrogatepass")
+    if len(raw) >= _PATH_MAX or any(len(name) > _NAME_MAX for name in raw.split(b"/")):
+        raise Invalid(f"invalid mount path: '{clean[:64]}...': file name too long")
+    return clean
 
 
 def _refuse_nul(path: str) -> None:

@@ -208,3 +208,15 @@ def test_volumes_from_has_a_mode() -> None:
 def test_parents_are_mounted_before_their_children() -> None:
     points = collect(HostConfig(binds=("/1:/a/b/c", "/2:/a", "/3:/a/b")), ())
     assert [point.destination for point in mount_order(points)] == ["/a", "/a/b", "/a/b/c"]
+
+
+def test_a_target_that_no_kernel_takes_is_refused() -> None:
+    """limits.h: a name has at most 255 bytes, a path 4095."""
+    longest = "/" + "/".join(["é" * 127 + "a"] * 15) + "/" + "b" * 254
+    assert len(longest.encode()) == 4095
+    assert parse_bind(f"vol:{longest}").destination == longest
+    for long in (longest + "b", "/" + "é" * 128):
+        with pytest.raises(Invalid, match="invalid mount path: .* file name too long"):
+            parse_mount(MountRequest(type="volume", source="vol", target=long))
+        with pytest.raises(Invalid, match="file name too long"):
+            parse_tmpfs(long, "")

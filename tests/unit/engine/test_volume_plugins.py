@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -134,6 +133,10 @@ def test_a_plugin_is_reached_over_tcp_and_its_answers_are_bounded(
         tcp.answers["VolumeDriver.Mount"] = b'{"Mountpoint":"%s"}' % place
         with pytest.raises(Internal, match="gives no place for volume one"):
             driver.mount(record, "user")
+    for place in (b"/", b"//", b"/mnt/.."):
+        tcp.answers["VolumeDriver.Mount"] = b'{"Mountpoint":"%s"}' % place
+        with pytest.raises(Internal, match="gives the host's root directory as the place of volume one"):
+            driver.mount(record, "user")
     for odd in (b"[" * 100_000, b"\xff\xfe", b"null"):
         tcp.answers["VolumeDriver.List"] = odd
         assert driver.volumes() == {}
@@ -143,14 +146,30 @@ def test_a_plugin_is_reached_over_tcp_and_its_answers_are_bounded(
         driver.volumes()
 
 
+@pytest.mark.parametrize("beginning", [b"HTTP/1.1 200 OK\r\nX-Odd: ", b"HTTP/1.1 200 OK\r\n\r\n"])
 def test_a_plugin_that_answers_byte_by_byte_is_not_waited_for_longer_than_another(
-    tcp: TcpPlugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    beginning: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    driver = PluginDriver(Plugin("far", PluginDirectories((), (tmp_path,))))
-    driver.activate()
-    tcp.answers["VolumeDriver.List"] = b'{"Volumes":[]}'
-    moments = iter(range(0, 1000, 11))
-    clock = SimpleNamespace(monotonic=lambda: next(moments))
-    monkeypatch.setattr("sampan.engine.volumes.plugins.time", clock)
-    with pytest.raises(Unavailable, match=r"contacting plugin far for .*: connection timed out"):
-        driver.volumes()
+    monkeypatch.setattr("sampan.engine.volumes.plugins._LOOK_SECONDS", 0.3)
+    left = threading.Event()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "slow.sock"))
+        server.listen()
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client, pytest.raises(OSError):
+                client.sendall(beginning)
+                # An end, should nobody hang up: 20 seconds of bytes, each sooner than a time-out.
+                for _ in range(400):
+                    client.sendall(b" ")
+                    threading.Event().wait(0.05)
+            left.set()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(Unavailable, match=r"contacting plugin slow for .*: connection timed out"):
+            PluginDriver(Plugin("slow", PluginDirectories((tmp_path,), ()))).volumes()
+        assert left.wait(10)
+        thread.join()
+

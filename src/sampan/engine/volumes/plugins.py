@@ -6,14 +6,16 @@ A plugin is found by a socket `<name>.sock` in the run directory, or by a file `
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import os
+import posixpath
 import re
 import socket
 import ssl
-import time
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,9 +181,11 @@ class Plugin:
             seconds = _LOOK_SECONDS if method in _QUESTIONS else _SECONDS
             connection = _connection(address, seconds)
             try:
-                connection.request("POST", f"/{method}", raw, headers)
-                response = connection.getresponse()
-                answer = _read_answer(response, time.monotonic() + seconds)
+                connection.connect()
+                with _ended_after(seconds, connection.sock):
+                    connection.request("POST", f"/{method}", raw, headers)
+                    response = connection.getresponse()
+                    answer = _read_answer(response)
             finally:
                 connection.close()
         except (OSError, http.client.HTTPException) as error:
@@ -205,16 +209,42 @@ class Plugin:
         return decoded if isinstance(decoded, dict) else {}
 
 
-def _read_answer(response: http.client.HTTPResponse, end: float) -> bytes:
-    """No more than is wanted of it, and until `end` (monotonic) even when it comes byte by byte. Raises OSError."""
+def _read_answer(response: http.client.HTTPResponse) -> bytes:
+    """No more than is wanted of it. Raises OSError."""
     pieces: list[bytes] = []
     size = 0
     while size <= _MAX_ANSWER and (piece := response.read1(_MAX_ANSWER)):
         pieces.append(piece)
         size += len(piece)
-        if time.monotonic() > end:
-            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
     return b"".join(pieces)
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float, channel: socket.socket) -> Iterator[None]:
+    """What is done with a connection in the block has `seconds` in all, else `TimeoutError` is raised.
+
+    The socket's own time-out is for each piece alone: headers or a body may come byte by byte.
+    """
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        with contextlib.suppress(OSError):  # it has ended by itself
+            socket.socket.shutdown(channel, socket.SHUT_RDWR)  # not TLS's own: that waits for the other side
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException):
+        if not late.is_set():
+            raise
+    finally:
+        timer.cancel()
+        timer.join()
+    if late.is_set():
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 
 def _connection(address: Address, timeout: float) -> http.client.HTTPConnection:
@@ -304,6 +334,12 @@ class PluginDriver:
         if not place.startswith("/") or "\0" in place:
             raise Internal(
                 f"error while mounting volume '': plugin {self.name} gives no place for volume {record.name}"
+            )
+        if posixpath.normpath(place).strip("/") == "":
+            # Nobody means that, and what the image has at the target would be copied into it.
+            raise Internal(
+                f"error while mounting volume '': plugin {self.name} gives the host's root directory as the place "
+                f"of volume {record.name}"
             )
         self._places[record.name] = Path(place)
         return self._places[record.name]
