@@ -172,4 +172,3 @@ def test_a_plugin_that_answers_byte_by_byte_is_not_waited_for_longer_than_anothe
             PluginDriver(Plugin("slow", PluginDirectories((tmp_path,), ()))).volumes()
         assert left.wait(10)
         thread.join()
-
