@@ -216,7 +216,7 @@ def test_a_target_that_no_kernel_takes_is_refused() -> None:
     assert len(longest.encode()) == 4095
     assert parse_bind(f"vol:{longest}").destination == longest
     for long in (longest + "b", "/" + "é" * 128):
-        with pytest.raises(Invalid, match="invalid mount path: .* file name too long"):
+        with pytest.raises(Invalid, match=r"invalid mount path: .* file name too long"):
             parse_mount(MountRequest(type="volume", source="vol", target=long))
         with pytest.raises(Invalid, match="file name too long"):
             parse_tmpfs(long, "")
