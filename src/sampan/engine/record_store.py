@@ -29,18 +29,18 @@ class Store(Protocol):
 
 def read_records(
     metadata: Store, table: Table, kind: type[T], what: str, hint: str
-) -> tuple[dict[str, T], frozenset[str]]:
-    """The records by key, and the keys of those that can't be read: damaged, or a newer engine's.
+) -> tuple[dict[str, T], dict[str, bytes]]:
+    """The records by key, and those that can't be read, as they are: damaged, or a newer engine's.
 
     One such record must not keep an engine from starting, which has all the others. It is told of (`what` it is, and
     what can be done) and stays in the database. Whoever asks must keep what it stands for, too.
     """
     records: dict[str, T] = {}
-    unreadable: set[str] = set()
+    unreadable: dict[str, bytes] = {}
     for key, body in metadata.items(table):
         try:
             records[key] = msgspec.json.decode(body, type=kind)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             log.error("the record of %s %s can't be read: %s; %s", what, key, error, hint)
-            unreadable.add(key)
-    return records, frozenset(unreadable)
+            unreadable[key] = body
+    return records, unreadable

@@ -399,10 +399,14 @@ def test_a_container_stopped_by_a_person_stays_stopped_unless_it_always_runs(pla
 def test_records_that_can_not_be_read_are_told_of_and_what_they_stand_for_is_kept(
     place: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Half-written, empty, no text at all: of a container, a volume, a network and the default one."""
+    """Half-written, empty, no text at all: of containers, a volume, a network and the default one."""
     first = Process(place)
     try:
-        lost = first.docker("create", "--name", "lost", "box:1", "true").strip()
+        lost = first.docker("create", "--name", "lost", "-v", "data:/data", "box:1", "true").strip()
+        newer = first.docker(
+            "create", "--name", "newer", "-v", "needed:/n", "-v", "/a", "box:1", "true"
+        ).strip()
+        first.docker("volume", "create", "unneeded")
         first.docker("run", "--rm", "-v", "data:/data", "box:1", "touch", "/data/kept")
         networks = [first.docker("network", "create", "net").strip()]
         networks.append(first.docker("network", "inspect", "-f", "{{.Id}}", "bridge").strip())
@@ -414,6 +418,7 @@ def test_records_that_can_not_be_read_are_told_of_and_what_they_stand_for_is_kep
     try:
         for table, key, damage in (
             (Table.CONTAINERS, lost, lambda body: body[: len(body) // 2]),
+            (Table.CONTAINERS, newer, lambda body: body[:-1] + b',"name":"\xff"}'),
             (Table.VOLUMES, "data", lambda _: b""),
             (Table.NETWORKS, networks[0], lambda _: b"\xff\xfe"),
             (Table.NETWORKS, networks[1], lambda body: b"[" + body + b"]"),
@@ -426,6 +431,7 @@ def test_records_that_can_not_be_read_are_told_of_and_what_they_stand_for_is_kep
         told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
         assert {message.partition(" can't be read")[0] for message in told} == {
             f"the record of container {lost}",
+            f"the record of container {newer}",
             "the record of volume data",
             *(f"the record of network {network}" for network in networks),
         }
@@ -434,6 +440,10 @@ def test_records_that_can_not_be_read_are_told_of_and_what_they_stand_for_is_kep
         assert (root / "containers" / lost).is_dir()
         assert (await engine.docker("start", "-a", "whole"))[:2] == (0, "file\nkept\n")  # on the bridge
         await engine.docker("network", "create", "net")
+        known = {one["Name"] for one in engine.volumes.list({})["Volumes"]}
+        gone = await engine.volumes.prune({"all": ("true",)})
+        assert gone["VolumesDeleted"] == ["unneeded"]
+        assert len(known) == 4, "needed, unneeded and two without a name"
 
     place.run(test)
 

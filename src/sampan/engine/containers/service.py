@@ -68,6 +68,7 @@ class Containers:
         self._monitor.on_started = self._started
         self._monitor.on_ended = self._ended
         parts.volumes.users = self._volume_users
+        parts.volumes.may_be_needed = parts.store.may_need
         parts.volumes.busy = self._volume_busy
         parts.networks.members = self._network_members
 

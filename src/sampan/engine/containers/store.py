@@ -52,10 +52,9 @@ class ContainerStore:
         self._metadata = metadata
         self._slots: dict[str, Slot] = {}
         self._names: dict[str, str] = {}
-        records, self.unreadable = read_records(
+        records, self._unreadable = read_records(
             metadata, Table.CONTAINERS, ContainerRecord, "container", "its files are left as they are"
         )
-        # Ids of containers that nobody can use, and whose files are kept.
         for key, record in records.items():
             self._slots[key] = Slot(record)
             self._names[record.name] = key
@@ -65,6 +64,16 @@ class ContainerStore:
 
     def __iter__(self) -> Iterator[ContainerRecord]:
         return iter([slot.record for slot in self.slots()])
+
+    @property
+    def unreadable(self) -> frozenset[str]:
+        """Ids of containers that nobody can use, and whose files and volumes are kept."""
+        return frozenset(self._unreadable)
+
+    def may_need(self, volume: str) -> bool:
+        """Whether the record of one of those names it. An engine that can read the record may come back."""
+        name = msgspec.json.encode(volume)
+        return any(name in body for body in self._unreadable.values())
 
     def slots(self) -> list[Slot]:
         """Those of this moment, also for another thread (what images are in use): one step of the interpreter."""

@@ -128,7 +128,7 @@ class SnapshotStore:
             raise NotFound(f"No such snapshot: {snapshot}") from None
         try:
             record = msgspec.json.decode(body, type=Snapshot)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Internal(
                 f"snapshot {snapshot} is damaged: {_RECORD}: {error}",
                 hint=f"remove it: sampan volume snapshot rm {snapshot}",

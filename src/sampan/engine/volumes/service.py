@@ -58,6 +58,8 @@ class Volumes:
         self._local = LocalDriver(root)
         self._drivers = Drivers(plugin_dir, self._local)
         self.users: Callable[[str], Sequence[str]] = lambda _name: ()
+        self.may_be_needed: Callable[[str], bool] = lambda _name: False
+        """By what nobody can ask at present: it goes only when a person names it."""
         self.busy: Callable[[str], Sequence[str]] = lambda _name: ()
         """Which containers (names) that use a volume run, or are about to."""
         self._holds: list[set[str]] = []
@@ -532,7 +534,7 @@ class Volumes:
     async def remove_unused(self, name: str) -> None:
         """Remove it unless another container uses it (anonymous volumes of a removed container)."""
         async with self._changing(name):
-            if name in self._records and not self._in_use(name):
+            if name in self._records and not self._in_use(name) and not self.may_be_needed(name):
                 await self._delete(name)
 
     async def _delete(self, name: str) -> None:
@@ -564,6 +566,8 @@ class Volumes:
         freed = 0
         for record in tuple(self._records.values()):
             if not prunable(record, filters) or self._local.snapshots(record.name):
+                continue
+            if self.may_be_needed(record.name):
                 continue
             async with self._changing(record.name):
                 if record.name not in self._records or self._in_use(record.name, without):

@@ -64,7 +64,7 @@ class Protector:
             return msgspec.json.decode(self._nonce_file.read_bytes(), type=_Kept)
         except (Unsupported, FileNotFoundError):
             return None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             log.warning("%s is not used: %s", self._nonce_file, error)
             return None
 

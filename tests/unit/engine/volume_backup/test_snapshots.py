@@ -125,7 +125,6 @@ def test_snapshots_that_are_damaged_or_just_removed_keep_nobody_from_the_others(
     for tag in ("good", "empty", "going"):
         store.publish(store.begin(), Snapshot("pg", tag, "2026-11-25T15:00:00Z"))
     record = tmp_path / "pg/_snapshots/empty/snapshot.json"
-    record.write_bytes(b"")  # as after a power failure
     look = store.get
 
     def going(snapshot: Source) -> Snapshot:
@@ -134,9 +133,11 @@ def test_snapshots_that_are_damaged_or_just_removed_keep_nobody_from_the_others(
         return look(snapshot)
 
     monkeypatch.setattr(store, "get", going)
-    assert [one.tag for one in store.list("pg")] == ["good"]
-    with pytest.raises(Internal, match="pg@empty is damaged"):
-        store.tree(Source("pg", "empty"))
+    for damage in (b"", b'{"volume":"\xff"}'):  # as after a power failure
+        record.write_bytes(damage)
+        assert [one.tag for one in store.list("pg")] == ["good"]
+        with pytest.raises(Internal, match="pg@empty is damaged"):
+            store.tree(Source("pg", "empty"))
     store.remove(Source("pg", "empty"))
     assert not record.parent.exists()
 
