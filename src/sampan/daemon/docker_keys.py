@@ -88,14 +88,6 @@ def take(stored: dict[str, Any]) -> tuple[str, ...]:
         told.append(f"live-restore has no effect: {_EVERY}")
     if any(str(one) != "native.cgroupdriver=cgroupfs" for one in stored.pop("exec-opts", None) or ()):
         told.append("exec-opts has no effect: control groups are made by the engine itself (cgroupfs)")
-    if stored.pop("allow-direct-routing", False):
-        told.append(
-            "allow-direct-routing has no effect: name the interfaces that may reach containers' addresses with the"
-            " network option com.docker.network.bridge.trusted_host_interfaces"
-        )
-    if stored.get("bridge") == "none":
-        del stored["bridge"]
-        told.append("bridge: none has no effect: the engine is not without a default bridge")
     for key in sorted(_WITHOUT_EFFECT.keys() & stored.keys()):
         del stored[key]
         told.append(f"{key} has no effect: {_WITHOUT_EFFECT[key]}")

@@ -30,8 +30,7 @@ def switch(values: Mapping[str, Any], flag: str) -> bool:
 
 
 def rules(values: Mapping[str, Any]) -> bool:
-    """Docker's `iptables`. Rules of ours are for both families: `ip6tables` alone changes nothing."""
-    switch(values, "ip6tables")
+    """Docker's `iptables`: without it there are none for IPv6 either."""
     switch(values, "userland_proxy")
     wanted = switch(values, "iptables")
     if not wanted and values["port_mode"] == "nat":
@@ -40,6 +39,10 @@ def rules(values: Mapping[str, Any]) -> bool:
         raise Unsupported(
             "iptables: overlay networks need rules",
             hint="Without them any host could send packets into the cluster's networks.",
+        )
+    if values["port_mode"] == "nat" and not switch(values, "ip6tables"):
+        raise Invalid(
+            "ip6tables: IPv6 ports can not be published by NAT without rules", hint="See --port-mode."
         )
     return wanted
 

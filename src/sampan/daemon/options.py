@@ -62,7 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--root", "--data-root", type=Path, help="persistent state (default /var/lib/sampan)")
     add("--run", "--exec-root", type=Path, help="state that ends with the host's boot (default /run/sampan)")
     add("-H", "--host", action="append", help="listen here: unix://PATH, tcp://HOST:PORT; may be repeated")
-    add("-b", "--bridge", help="name of the default bridge; engines on one host need different ones")
+    add(
+        "-b",
+        "--bridge",
+        help="name of the default bridge (none: there is none); engines on one host need different",
+    )
     add("--bip", help="address and prefix of the default bridge, e.g. 10.1.0.1/24")
     add("--bip6", help="its IPv6 address and prefix, e.g. fd00:1::1/64")
     add("--ipv6", type=_boolean, nargs="?", const=True, help="give the default bridge IPv6 addresses")
@@ -93,11 +97,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, what in (
         ("--iptables", "write rules: address translation, published ports, borders between networks"),
-        ("--ip6tables", "the same for IPv6; as --iptables, which is for both"),
+        ("--ip6tables", "the same for IPv6; without it, what goes to containers by IPv6 passes"),
         ("--ip-forward", "let the host forward packets (net.ipv4.ip_forward)"),
         ("--userland-proxy", "as Docker's; the engine chooses by itself, see --port-mode"),
     ):
         add(name, type=_boolean, nargs="?", const=True, help=f"{what} (default true)")
+    add(
+        "--allow-direct-routing",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        help="published ports are open at containers' own addresses too, to hosts that have a way there",
+    )
     add("--host-gateway-ip", action="append", help="address that host-gateway stands for in --add-host")
     add("--default-network-opt", action="append", help="DRIVER=KEY=VALUE for networks that do not set it")
     add("--default-address-pool", action="append", help="base=CIDR,size=PREFIX for networks without a subnet")
@@ -244,6 +255,7 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         root=root,
         run=run,
         instance=_bridge(values["bridge"], root, default),
+        default_bridge=values["bridge"] != "none",
         default_subnet=network_options.bridge_address(values["bip"], 4),
         ipv6=bool(values["ipv6"]),
         default_subnet6=network_options.bridge_address(values["bip6"], 6),
@@ -254,6 +266,8 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         icc=network_options.switch(values, "icc"),
         masquerade=network_options.switch(values, "ip_masq"),
         rules=network_options.rules(values),
+        rules6=network_options.switch(values, "ip6tables"),
+        direct_routing=bool(values["allow_direct_routing"]),
         ip_forward=network_options.switch(values, "ip_forward"),
         host_gateways=network_options.host_gateways(_strings(values, "host_gateway_ip")),
         host_binding=network_options.address(values, "ip", 4, 6) or default.host_binding,
@@ -374,7 +388,7 @@ def _profile(path: str | None) -> str:
 
 
 def _bridge(name: str | None, root: Path, default: Settings) -> str:
-    if name is None or name == "none":  # which would be no bridge at all: see `docker_keys`
+    if name is None or name == "none":  # which is no bridge at all
         if root == default.root:
             return default.instance
         # Another root is another engine: without a name of its own it would fight for the bridge.

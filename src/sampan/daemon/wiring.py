@@ -203,7 +203,9 @@ async def assemble(settings: Settings) -> Assembled:
     host = NetworkHost(
         settings.instance,
         mode=PublishMode(settings.port_mode),
-        policy=HostPolicy(rules=settings.rules, forward=settings.ip_forward),
+        policy=HostPolicy(
+            settings.rules, settings.ip_forward, rules6=settings.rules6, direct=settings.direct_routing
+        ),
         overlay_address=place.address if place else "",
     )
     names = NameServer(settings.run)

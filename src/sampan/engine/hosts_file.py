@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from sampan.errors import Invalid
+
 _HEAD = """\
 127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
@@ -53,10 +55,12 @@ def for_step(hostname: str, extra: Iterable[str], gateways: Sequence[str]) -> st
 
 
 def entries(extra: Iterable[str], gateways: Sequence[str]) -> str:
-    """The lines of --add-host; `host-gateway` is the host's addresses, `gateways`."""
+    """The lines of --add-host; `host-gateway` is the host's addresses, `gateways`. Raises `Invalid` without any."""
     lines = []
     for entry in extra:
         name, _, address = entry.replace("=", ":", 1).partition(":")
         chosen = gateways if address == HOST_GATEWAY else (address.strip("[]"),)
+        if not chosen:
+            raise Invalid("unable to derive the IP value for host-gateway")
         lines += [f"{one}\t{name}\n" for one in chosen]
     return "".join(lines)

@@ -23,6 +23,8 @@ class Settings:
     run: Path = Path("/run/sampan")
     instance: str = "sampan0"
     """Name of the default bridge, and part of the names of everything made on the host."""
+    default_bridge: bool = True
+    """There is a network "bridge"; without it, who is to be in it has only its loopback."""
     default_subnet: str | None = None
     """CIDR of the default bridge with the gateway's address; None takes the first free pool."""
     ipv6: bool = False
@@ -41,6 +43,10 @@ class Settings:
     """Their connections outwards come from the host's address."""
     rules: bool = True
     """Rules are written; without them there is no address translation, ports have the relay, and no border holds."""
+    rules6: bool = True
+    """Rules are about IPv6 too; else what is forwarded by IPv6 passes, and the relay serves its ports."""
+    direct_routing: bool = False
+    """Published ports are open at containers' own addresses, to other hosts that have a way there."""
     ip_forward: bool = True
     """The engine makes the host forward packets; else that is its owner's affair."""
     host_gateways: tuple[str, ...] = ()

@@ -58,7 +58,7 @@ class NetworkHost:
         self._lock = threading.RLock()
         self._nftables = NftablesSocket() if policy.rules else NoRules()
         mode = mode if policy.rules else PublishMode.RELAY
-        self._ports = PublishedPorts(instance, mode, self._nftables, self._lock)
+        self._ports = PublishedPorts(instance, mode, self._nftables, self._lock, policy)
         self._impersonation = ImpersonationGuard(self._table, self._nftables, self._lock, self._ports.commit)
         self._impersonation.supported = policy.rules
         self._networks: dict[str, NetworkSpec] = {}
@@ -344,7 +344,7 @@ class NetworkHost:
         if not self._policy.rules:
             return False
         bridges = [network.bridge for network in self._networks.values() if network.bridge]
-        found = passage.open_for(self._nftables, self._alias, bridges)
+        found = passage.open_for(self._nftables, self._alias, bridges, ipv6=self._policy.rules6)
         self._ports.seclude(self._bridges_among(found.foreign))
         return found.changed
 

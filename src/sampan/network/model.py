@@ -120,10 +120,13 @@ class Forward(msgspec.Struct, frozen=True):
 
 class HostPolicy(msgspec.Struct, frozen=True):
     """What may be done to the host. `rules`: nftables rules are written; without them nothing is translated, and no
-    border between networks holds. `forward`: the host is made to forward packets."""
+    border between networks holds. `rules6`: so for IPv6. `forward`: the host is made to forward packets. `direct`:
+    published ports are open at containers' own addresses too, to whoever has a way there."""
 
     rules: bool = True
     forward: bool = True
+    rules6: bool = True
+    direct: bool = False
 
 
 class PortBinding(msgspec.Struct, frozen=True):

@@ -92,8 +92,8 @@ def docker_bridges(rules: Iterable[Rule]) -> frozenset[str]:
     )
 
 
-def open_for(nftables: NftablesSocket, mark: str, bridges: Sequence[str]) -> Result:
-    """Exactly these bridges may pass; rules of ours for others are removed."""
+def open_for(nftables: NftablesSocket, mark: str, bridges: Sequence[str], *, ipv6: bool = True) -> Result:
+    """Exactly these bridges may pass; rules of ours for others are removed. `ipv6`: by IPv6 too."""
     chains = nftables.chains()
     known: set[str] = set()
 
@@ -101,8 +101,16 @@ def open_for(nftables: NftablesSocket, mark: str, bridges: Sequence[str]) -> Res
         known.update(foreign)
         return wanted(mark, bridges, foreign)
 
-    changed = [_replace(nftables, place, chains, mark, bridges, passes) for place in _PLACES]
-    changed += [passage_legacy.replace(version, mark, passes) for version in (4, 6)]
+    def no_passes(foreign: frozenset[str]) -> list[Pass]:
+        passes(foreign)
+        return []
+
+    passes6 = passes if ipv6 else no_passes
+    changed = [
+        _replace(nftables, place, chains, mark, bridges, passes6 if place is IP6TABLES else passes)
+        for place in _PLACES
+    ]
+    changed += [passage_legacy.replace(version, mark, wish) for version, wish in ((4, passes), (6, passes6))]
     return Result(any(changed), frozenset(known - set(bridges)))
 
 

@@ -19,7 +19,7 @@ from sampan.linux.netlink_conntrack import forget_direct, forget_flows
 from sampan.linux.nftables import Batch, NftablesSocket
 from sampan.network import bridge, reservation, rules
 from sampan.network.firewall import nftables_filter_input
-from sampan.network.model import NetworkSpec, PortBinding, PublishMode
+from sampan.network.model import HostPolicy, NetworkSpec, PortBinding, PublishMode
 from sampan.network.publishing import NOWHERE, Facts, Way, opened_binding
 from sampan.network.relay_client import RelayClient
 
@@ -48,8 +48,14 @@ class PublishedPorts:
     """Thread-safe. The nftables socket, and the lock that guards it, are shared with the owner."""
 
     def __init__(
-        self, instance: str, mode: PublishMode, nftables: NftablesSocket, lock: threading.RLock
+        self,
+        instance: str,
+        mode: PublishMode,
+        nftables: NftablesSocket,
+        lock: threading.RLock,
+        policy: HostPolicy = HostPolicy(),  # noqa: B008 (frozen)
     ) -> None:
+        self._policy = policy
         self._table = rules.table_name(instance)
         self._mode = mode
         self._nftables = nftables
@@ -155,7 +161,13 @@ class PublishedPorts:
             elements = _elements([*self._everything(), *also])
             crossing = bridge.bridged_traffic_is_filtered("ip6")
             rules.write_table(
-                batch, self._table, self._networks, elements, loopback6=not crossing, foreign=self.foreign
+                batch,
+                self._table,
+                self._networks,
+                elements,
+                loopback6=not crossing,
+                foreign=self.foreign,
+                policy=self._policy,
             )
             self.commit(batch)
             self._handle = self._nftables.table_handle(rules.FAMILY, self._table)
@@ -233,15 +245,19 @@ class PublishedPorts:
     def _facts(self) -> Facts:
         """What decides now, in this namespace, how a port is published."""
         crossing = bridge.bridged_traffic_is_filtered("ip6")
+        return Facts(self._never_translated(), crossing, self._networks, self._policy.direct)
+
+    def _never_translated(self) -> frozenset[int]:
+        """The versions of IP whose ports a relay has to serve."""
+        own = frozenset(() if self._policy.rules6 else (6,))
         if self._mode is not PublishMode.AUTO:
-            filtered = frozenset((4, 6) if self._mode is PublishMode.RELAY else ())
-            return Facts(filtered, crossing, self._networks)
+            return frozenset((4, 6)) if self._mode is PublishMode.RELAY else own
         generation = self._nftables.generation()
         if generation != self._generation:
             self._filtered = nftables_filter_input(self._nftables)
             self._generation = generation
         legacy = frozenset(version for version in (4, 6) if xtables.input_can_drop(version))
-        return Facts(self._filtered | legacy, crossing, self._networks)
+        return self._filtered | legacy | own
 
     def _reserve(
         self,

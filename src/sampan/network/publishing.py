@@ -33,11 +33,12 @@ NOWHERE = Way()
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What decides. `filtered`: the versions of IP (4, 6) whose input the host filters; `crossing`: br_netfilter gives
-    IPv6 packets that cross bridges to the rules; `networks`: the engine's."""
+    IPv6 packets that cross bridges to the rules; `networks`: the engine's; `direct`: see `HostPolicy`."""
 
     filtered: frozenset[int]
     crossing: bool
     networks: Sequence[NetworkSpec]
+    direct: bool = False
 
     def way(self, binding: PortBinding, address: str, host: str | None = None) -> Way:
         """Of a binding, on the host's address `host` (its own, when it is definite), to a container's `address`."""
@@ -45,7 +46,8 @@ class Facts:
         way = self._way(host, address)
         network = self._network(address)
         same = _version(host) == _version(address) and not way.open
-        return replace_way(way, direct=True) if same and network and network.trusted else way
+        direct = same and network and (network.trusted or self.direct)
+        return replace_way(way, direct=True) if direct else way
 
     def _way(self, host: str, address: str) -> Way:
         version = _version(host)

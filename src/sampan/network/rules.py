@@ -17,7 +17,7 @@ from ipaddress import ip_address, ip_network
 
 from sampan.linux import nftables_expressions as ex
 from sampan.linux.nftables import BaseHook, Batch, Family, Field, Hook, pack_fields
-from sampan.network.model import ANY_IPV4, ANY_IPV6, NetworkSpec, PortBinding
+from sampan.network.model import ANY_IPV4, ANY_IPV6, HostPolicy, NetworkSpec, PortBinding
 
 FAMILY = Family.INET
 
@@ -152,6 +152,7 @@ def write_table(
     *,
     loopback6: bool = True,
     foreign: Iterable[str] = (),
+    policy: HostPolicy = HostPolicy(),  # noqa: B008 (frozen)
 ) -> None:
     """The whole table from nothing, in the same transaction that removes what was there.
 
@@ -172,12 +173,14 @@ def write_table(
         batch.add_chain(table, version.publish)
     for name, base in _BASE_CHAINS.items():
         batch.add_chain(table, name, base)
+        if not policy.rules6:
+            batch.add_rule(table, name, ex.family_is(_IPV6.family), ex.verdict(ex.Verdict.ACCEPT))
     _guard_rules(batch, table)
     _seclusion_rules(batch, table, ordered)
     for version in _VERSIONS:
         _publish_rules(batch, table, version)
     _entrance_rules(batch, table, loopback6)
-    _forward_rules(batch, table, ordered)
+    _forward_rules(batch, table, ordered, direct=policy.direct)
     for network in ordered:
         for version in _VERSIONS:
             _postrouting_rules(batch, table, network, version)
@@ -296,8 +299,11 @@ def _seclusion_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) 
             batch.add_rule(table, "arrival", inwards, new, ex.destination_is_not_unicast(), drop)
 
 
-def _forward_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) -> None:
+def _forward_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec], *, direct: bool) -> None:
     """Who may open connections: a container outwards; into a network only through a published port."""
+    strangers = b""
+    for ours in (_BRIDGES, _FOREIGN):
+        strangers += ex.meta(ex.Meta.IIFNAME) + ex.lookup(ours, inverted=True)
     accept, drop = ex.verdict(ex.Verdict.ACCEPT), ex.verdict(ex.Verdict.DROP)
     batch.add_rule(table, "forward", ex.state_has(ex.CT_ESTABLISHED | ex.CT_RELATED), accept)
     for network in networks:
@@ -324,9 +330,9 @@ def _forward_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) ->
         if not network.internal:
             translated = ex.output_is(network.bridge) + ex.status_has(ex.IPS_DST_NAT)
             batch.add_rule(table, "forward", translated, accept)
-            for name in network.trusted:
+            for source in [strangers] if direct else [ex.input_is(name) for name in network.trusted]:
                 for version in _VERSIONS:
-                    here = ex.input_is(name) + ex.output_is(network.bridge) + ex.family_is(version.family)
+                    here = source + ex.output_is(network.bridge) + ex.family_is(version.family)
                     published = _address_and_port(version) + ex.lookup(version.open)
                     batch.add_rule(table, "forward", here, published, accept)
             _direct_rules(batch, table, network.bridge, _IPV4, network.gateway_mode)

@@ -45,6 +45,27 @@ def test_nothing_is_written_and_ports_are_published_by_the_relay(bare: Any) -> N
     assert not bare.outside.can_reach(bare.ADDRESS, 8080)
 
 
+def test_without_rules_for_ipv6_its_ports_have_the_relay_and_what_is_forwarded_passes() -> None:
+    world = World(policy=HostPolicy(rules6=False))
+    try:
+        network, inside = world.network(1, families="46"), world.network(2, families="46", internal=True)
+        web, other = world.container(network), world.container(inside)
+        for port in (80, 81):
+            web.serve_tcp(port, "web", "::")
+        bindings = world.publish(web, PortBinding(80, host_port=8080))
+        modes = {one.host_address: world.host.publish_mode(one) for one in bindings}
+        assert modes == {"0.0.0.0": "nat", "::": "relay"}
+        assert world.outside.ask_tcp(world.ADDRESS6, 8080).startswith("web ")
+        world.outside.command("ip", "route", "add", "fd00:213:1::/64", "via", world.ADDRESS6)
+        assert world.outside.ask_tcp(web.address6, 81).startswith("web "), "no rule of ours drops it"
+        world.outside.command("ip", "route", "add", "10.213.1.0/24", "via", world.ADDRESS)
+        assert not world.outside.can_reach(web.address, 81), "IPv4's rules hold"
+        other.command("ip", "-4", "route", "add", "default", "via", inside.gateway)
+        assert not other.can_reach(web.address, 80)
+    finally:
+        world.close()
+
+
 def test_the_host_s_own_loopback_stays_closed_to_containers(bare: Any) -> None:
     network = bare.network()
     container = bare.container(network)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from tests.integration.network.conftest import World
 
 from sampan.errors import Conflict, Invalid
-from sampan.network.model import PortBinding
+from sampan.network.model import HostPolicy, PortBinding
 
 pytestmark = pytest.mark.root
 
@@ -47,6 +48,23 @@ def test_published_ports_are_open_at_the_container_s_address_by_interfaces_that_
     assert world.outside.ask_tcp(trusting.address, 80).startswith("web "), "the other one still publishes it"
     world.unpublish(trusting, two)
     assert not world.outside.can_reach(trusting.address, 80)
+
+
+def test_with_direct_routing_published_ports_are_open_at_the_container_s_address_but_to_no_other_network():
+    world = World(policy=HostPolicy(direct=True))
+    try:
+        web, other = world.container(world.network(1)), world.container(world.network(2))
+        for port in (80, 81):
+            web.serve_tcp(port, "web")
+        published = world.publish(web, PortBinding(80, host_port=8080))
+        world.outside.command("ip", "route", "add", "10.213.1.0/24", "via", world.ADDRESS)
+        assert world.outside.ask_tcp(web.address, 80) == "web 192.0.2.1 hello"
+        assert not world.outside.can_reach(web.address, 81), "it is not published"
+        assert not other.can_reach(web.address, 80), "networks stay apart"
+        world.unpublish(web, *published)
+        assert not world.outside.can_reach(web.address, 80)
+    finally:
+        world.close()
 
 
 def test_without_masquerade_the_container_s_own_address_arrives(world):

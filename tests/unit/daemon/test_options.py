@@ -316,12 +316,13 @@ def test_a_file_with_every_key_of_docker_s_is_taken_with_its_meaning(tmp_path: P
     assert (settings.host_binding, settings.host_gateways) == ("127.0.0.1", ("192.0.2.7",))
     assert (settings.default_subnet, settings.default_gateway) == ("10.9.0.1/24", "10.9.0.254")
     assert settings.mtu == 1500
-    assert settings.instance != "none"
+    assert settings.instance != "none" and not settings.default_bridge
+    assert settings.direct_routing and not settings.rules6
     assert parse_options(["--bridge", "none"]).settings.instance == Settings().instance
     assert settings.default_ulimits == (Ulimit("nofile", 64000, 64000),)
     assert settings.default_shm_size == 64 << 20
     assert {sentence.split()[0].rstrip(":") for sentence in found.told} >= {
-        "allow-direct-routing", "bridge", "exec-opts", "shutdown-timeout", "storage-driver",
+        "exec-opts", "shutdown-timeout", "storage-driver",
     }  # fmt: skip
     for quiet in ("live-restore", "userland-proxy", "features"):
         assert not any(sentence.startswith(quiet) for sentence in found.told)

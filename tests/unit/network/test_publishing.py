@@ -44,6 +44,15 @@ def test_the_way_of_a_port(host: str, address: str, filtered: str, crossing: boo
     assert facts.way(PortBinding(80, host_address=host, host_port=8080), address) == expected
 
 
+def test_with_direct_routing_a_translated_or_served_port_is_open_at_the_container_s_address_too() -> None:
+    facts = Facts(frozenset({6}), False, (PLAIN, ROUTED), direct=True)
+    four, six = (PortBinding(80, host_address=one, host_port=8080) for one in ("0.0.0.0", "::"))
+    assert facts.way(four, "10.1.0.2") == Way(translated=True, direct=True)
+    assert facts.way(six, "fd00:1::2") == Way(served=True, direct=True)
+    assert facts.way(six, "10.1.0.2") == RELAY, "the container has no address of that family"
+    assert facts.way(four, "10.2.0.2") == OPEN
+
+
 def test_a_port_that_is_open_without_one_of_the_host_s_is_shown_as_docker_shows_it() -> None:
     asked = PortBinding(82, host_address="127.0.0.1", host_port=8082, host_port_end=8090)
     assert opened_binding(asked, "127.0.0.1") == PortBinding(82, host_address="0.0.0.0")

@@ -199,7 +199,9 @@ class BuildSteps:
             ),
             self._parts.facts,
         )
-        record = self._parts.networks.find(network)
+        networks = self._parts.networks
+        without = network == "bridge" and networks.default is None
+        network_id = "" if without else networks.find(network).id
         labels = self._parts.labels(host)
         return ContainerRecord(
             request.snapshot_id,
@@ -217,7 +219,7 @@ class BuildSteps:
             ),
             host,
             tuple(mounts),
-            {record.name: Endpoint(record.id)},
+            {network: Endpoint(network_id)},
             process_label=labels[0],
             mount_label=labels[1],
         )

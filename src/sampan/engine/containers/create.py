@@ -193,7 +193,10 @@ class Creator:
                     "conflicting options: cannot attach both user-defined and container network-modes"
                 )
             return {}
-        main = self._network(mode)
+        if mode in ("default", "bridge") and self._parts.networks.default is None:
+            main = NetworkRecord("", "bridge", "", "bridge", predefined=True)
+        else:
+            main = self._network(mode)
         own = asked.pop(mode, None) or asked.pop(main.name, None) or asked.pop(main.id, None)
         chosen = own or EndpointSettings()
         if config.mac_address and not chosen.mac_address:

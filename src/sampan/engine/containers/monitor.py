@@ -218,11 +218,9 @@ class Monitor:
         parts.announce(record, "die", {"exitCode": str(end.exit_code)})
         for name, endpoint in record.endpoints.items():
             network = parts.networks.get(endpoint.network_id)
-            attributes = {
-                "container": record.id,
-                "name": name,
-                "type": network.driver if network is not None else "bridge",
-            }
+            if network is None:
+                continue
+            attributes = {"container": record.id, "name": name, "type": network.driver}
             parts.events.publish("network", "disconnect", endpoint.network_id, attributes)
         parts.announce_volumes(record, "unmount")
 

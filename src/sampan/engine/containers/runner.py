@@ -232,8 +232,9 @@ class Runner:
     def _network_events(self, record: ContainerRecord, action: str) -> None:
         for name, endpoint in record.endpoints.items():
             network = self._parts.networks.get(endpoint.network_id)
-            kind = network.driver if network is not None else "bridge"
-            attributes = {"container": record.id, "name": name, "type": kind}
+            if network is None:
+                continue
+            attributes = {"container": record.id, "name": name, "type": network.driver}
             self._parts.events.publish("network", action, endpoint.network_id, attributes)
 
     async def _undo(self, record: ContainerRecord, plan: Plan, *, connected: bool, created: bool) -> None:

@@ -70,6 +70,9 @@ class Wiring:
         try:
             for name, endpoint in record.endpoints.items():
                 network = self._network(name, endpoint)
+                if network is None:
+                    plan.endpoints[name] = replace(endpoint, network_id="", spec=None)
+                    continue
                 spec = await self._allocate(
                     network,
                     endpoint.asked,
@@ -96,9 +99,15 @@ class Wiring:
             self._parts.networks.give_back(network, prepared)
             raise
 
-    def _network(self, name: str, endpoint: Endpoint) -> NetworkRecord:
-        """The endpoint's network; one that was removed and made again under its name takes its place."""
-        return self._parts.networks.get(endpoint.network_id) or self._parts.networks.find(name)
+    def _network(self, name: str, endpoint: Endpoint) -> NetworkRecord | None:
+        """The endpoint's network; one that was removed and made again under its name takes its place.
+
+        None: the default bridge, which this engine is without. Raises `NotFound`.
+        """
+        networks = self._parts.networks
+        if name == "bridge" and networks.default is None:
+            return None
+        return networks.get(endpoint.network_id) or networks.find(name)
 
     def _network_of(self, endpoint: Endpoint) -> NetworkRecord | None:
         return self._parts.networks.get(endpoint.network_id)

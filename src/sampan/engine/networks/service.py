@@ -108,6 +108,9 @@ class Networks:
             if name not in names:
                 record = NetworkRecord(new_id(), name, now(), driver, predefined=True)
                 await self.store(record)
+        if not self._settings.default_bridge:
+            await self._without_bridge()
+            return
         if "bridge" not in names:
             in_use = await asyncio.to_thread(self._host.subnets_in_use)
             await self.store(default_bridge.make(self._book, self._settings, lambda: in_use))
@@ -120,6 +123,16 @@ class Networks:
         revised = default_bridge.revise(bridge, self._book, self._settings, lambda: foreign, idle=idle)
         if revised is not bridge:
             await self.store(revised)
+
+    async def _without_bridge(self) -> None:
+        """The default bridge of an earlier start goes, unless containers run on it."""
+        record = self.default
+        if record is None:
+            return
+        if any(endpoint.spec for _, endpoint in self.members(record.id)):
+            log.warning("the default bridge stays while containers run on it")
+            return
+        await self.forget(record)
 
     async def store(self, record: NetworkRecord) -> None:
         body = msgspec.json.encode(record)
@@ -144,6 +157,11 @@ class Networks:
             raise NotFound(f"network {name} not found")
         return found[0]
 
+    @property
+    def default(self) -> NetworkRecord | None:
+        """The network "bridge", which an engine may be without."""
+        return next((record for record in self._records.values() if record.name == "bridge"), None)
+
     def removing(self, network_id: str) -> bool:
         """Somebody here is removing it just now."""
         return network_id in self._removing
@@ -163,10 +181,13 @@ class Networks:
 
     @property
     def host_addresses(self) -> tuple[str, ...]:
-        """The host's own on the default bridge, IPv4 first (what `host-gateway` stands for)."""
+        """The host's own on the default bridge, IPv4 first (what `host-gateway` stands for); () without it."""
         if self._settings.host_gateways:
             return self._settings.host_gateways
-        spec = self.find("bridge").spec
+        bridge = self.default
+        if bridge is None:
+            return ()
+        spec = bridge.spec
         found = (spec.gateway, spec.gateway6) if spec is not None else ("127.0.0.1",)
         return tuple(address for address in found if address)
 
