@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from sampan.network.dns_message import (
 from sampan.network.dns_records import Directory
 from sampan.network.dns_stream import Answer, StreamClient
 from sampan.network.model import Outlook
+from sampan.network.relay_room import Room
 from sampan.network.resolvconf import EMBEDDED
 
 _ROUNDS = 64  # datagrams of one container before the others get their turn,
@@ -90,6 +92,7 @@ class Surroundings:
 
     def __init__(self, loop: Loop, resolvers: Callable[[], Sequence[str]], timeout: float) -> None:
         self.loop, self.resolvers, self.timeout = loop, resolvers, timeout
+        self.room = Room(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     def open_beside(self, neighbour: socket.socket, family: int, kind: int) -> socket.socket:
@@ -129,6 +132,8 @@ class Served:
         self._clients: set[StreamClient] = set()
         self._pause: Due | None = None
         self._closed = False
+        self._room = surroundings.room
+        self._room.take(len(self.sockets))
         for one in self.sockets:
             one.setblocking(False)
         self._loop.add(datagrams.fileno(), READ, self._on_datagrams)
@@ -151,6 +156,7 @@ class Served:
         self.leave()
         for exchange in self._exchanges.values():
             exchange.close()
+        self._room.give_back(len(self._exchanges) + len(self.sockets))
         self._exchanges.clear()
         for client in list(self._clients):
             client.close()
@@ -225,9 +231,15 @@ class Served:
         if under_way is not None:
             under_way.waiting.append(reply)
             return
+        if not self._has_room():
+            self._waiting -= 1
+            reply(refusal(query))
+            return
+        self._room.take(1)
 
         def done(answer: bytes) -> None:
             del self._exchanges[key]
+            self._room.give_back(1)
             self._waiting -= len(exchange.waiting)
             said = answer if stream else fit(answer, query)
             for waiting in exchange.waiting:
@@ -245,6 +257,10 @@ class Served:
         exchange.waiting.append(reply)
         self._exchanges[key] = exchange
         exchange.start()
+
+    def _has_room(self) -> bool:
+        """For one more socket: containers that ask without end leave the others theirs."""
+        return self._room.has(len(self._exchanges) + len(self._clients), 1)
 
     def _servers(self) -> Sequence[str]:
         outlook = self.view.outlook
@@ -264,11 +280,16 @@ class Served:
                 self._loop.remove(self.sockets[1].fileno())
                 self._pause = self._loop.later(_PAUSE, self._listen)
             return
-        if len(self._clients) >= _MAX_CONNECTIONS:
+        if len(self._clients) >= _MAX_CONNECTIONS or not self._has_room():
             client.close()
             return
         client.setblocking(False)
-        self._clients.add(StreamClient(self._loop, self.ask, client, self._clients.discard))
+        self._room.take(1)
+        self._clients.add(StreamClient(self._loop, self.ask, client, self._client_left))
+
+    def _client_left(self, client: StreamClient) -> None:
+        self._clients.discard(client)
+        self._room.give_back(1)
 
     def _listen(self) -> None:
         self._loop.add(self.sockets[1].fileno(), READ, self._on_client)

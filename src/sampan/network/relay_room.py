@@ -1,4 +1,7 @@
-"""How the relay's descriptors are shared among the published ports: none can take them all. Pure."""
+"""How the descriptors of a process are shared: the relay's among published ports, the name server's among containers.
+
+None can take them all. Pure.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -96,7 +97,10 @@ class Place:
         parts: Any = SimpleNamespace(network_host=self.host, networks=self.networks)
         self.wiring = Wiring(parts)
         self.served: Callable[[], None] = lambda: None
-        self.wiring.names = SimpleNamespace(serve=self._serve)  # type: ignore[assignment]
+        self.forgotten: list[str] = []
+        self.wiring.names = SimpleNamespace(  # type: ignore[assignment]
+            serve=self._serve, forget=self.forgotten.append
+        )
         first = EndpointSpec("e-m", "id-m", "10.1.0.2/24", interface="eth0")
         host = HostConfig(port_bindings={"80/tcp": bindings or (HostPort("", "8080"),)})
         record = ContainerRecord("id", "name", "", "", "", (), ContainerConfig(), host)
@@ -200,3 +204,55 @@ def test_requests_for_any_port_ask_for_the_ones_they_have_each_its_own() -> None
         (82, 0, 0),
         (82, 8082, 0),
     ]
+
+
+def ended(record: ContainerRecord) -> ContainerRecord:
+    """Its process is gone, and nobody has dealt with that yet."""
+    with subprocess.Popen(["true"]) as process:
+        pass
+    return replace(record, state=State("running", process.pid))
+
+
+def test_a_container_that_has_just_ended_keeps_no_port_of_the_network_that_it_leaves() -> None:
+    place = Place()
+    left = place.disconnect(ended(place.record), "m")
+    assert place.host.ports == {}  # whoever deals with its end does not know this address any more
+    assert left.published == ()
+    assert place.networks.released == ["e-m"]
+
+
+def test_a_connection_that_fails_because_the_container_has_ended_is_docker_s_conflict() -> None:
+    place = Place()
+    running = place.record
+    asyncio.run(place.wiring.give_up(running))  # it failed for another reason
+    assert place.host.ports == {8080: "10.1.0.2"}
+    place.record = ended(running)
+    with pytest.raises(OSError):
+        place.connect()
+    assert place.networks.released == ["e-a"]
+    with pytest.raises(Conflict, match="container id is not running"):
+        asyncio.run(place.wiring.give_up(place.record))
+    assert place.host.ports == {}
+    assert place.forgotten == ["id"]
+
+
+def test_an_address_is_given_back_though_its_interface_or_ports_can_not_be_removed() -> None:
+    place = Place()
+    place.served = refuse
+
+    def fails(*_: object) -> None:
+        raise Conflict("the kernel does not want it")
+
+    place.host.detach = fails  # type: ignore[method-assign]
+    with pytest.raises(SampanError):
+        place.connect()
+    assert place.networks.released == ["e-a"]
+    place.host.unpublish = fails  # type: ignore[method-assign]
+
+    async def end() -> None:
+        with pytest.raises(SampanError):
+            await place.wiring.end(place.record)
+        await place.wiring.settle()
+
+    asyncio.run(end())
+    assert place.networks.released == ["e-a", "e-m"]

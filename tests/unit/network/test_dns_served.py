@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 from dnslib import DNSRecord
@@ -10,8 +11,9 @@ from dnslib import DNSRecord
 from sampan.network.dns_loop import READ, Loop
 from sampan.network.dns_message import Query
 from sampan.network.dns_records import Directory
-from sampan.network.dns_served import Turns, View
+from sampan.network.dns_served import Served, Surroundings, Turns, View
 from sampan.network.model import Member, Outlook
+from sampan.network.relay_room import Room
 
 
 def packet(name: str, number: int = 1) -> bytes:
@@ -117,3 +119,40 @@ def test_a_network_s_name_that_no_dns_name_can_have_keeps_nobody_from_an_answer(
     answer = DNSRecord.parse(b"\0\0" + reply)
     assert answer.header.rcode == 0
     assert len(answer.rr) <= 1
+
+
+def test_containers_that_ask_without_end_leave_descriptors_for_the_others() -> None:
+    loop = Loop()
+    silent = socket.create_server(("127.0.0.1", 0))
+    around = Surroundings(loop, lambda: (f"127.0.0.1#{silent.getsockname()[1]}",), 60.0)
+    around.room = Room(128 + 6 + 12)  # its own, the sockets of three containers, and twelve more
+    served, clients = [], []
+    for _ in range(3):
+        datagrams, stream = (
+            socket.socket(socket.AF_INET, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)
+        )
+        for one in (datagrams, stream):
+            one.bind(("127.0.0.1", 0))
+        stream.listen(64)
+        served.append(Served(around, 0, datagrams, stream, view()))
+    greedy, connected, modest = served
+    said: list[bytes] = []
+    for number in range(40):
+        client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        client.connect(connected.sockets[1].getsockname())
+        clients.append(client)
+        assert greedy.ask(packet(f"n{number}.test"), said.append)
+        loop.turn()
+    assert {one[1] & 0x0F for one in said} == {5}  # REFUSED
+    assert greedy.ask(packet("db"), said.append)  # names of the networks are always known
+    assert said[-1][1] & 0x0F == 0
+    asked: list[bytes] = []
+    assert modest.ask(packet("example.test"), asked.append)
+    assert asked == []  # it has been forwarded, not refused
+    assert modest.busy
+    for one in served:
+        one.close()
+    assert around.room.has(0, 18)
+    assert not around.room.has(0, 19)
+    for client in (*clients, silent):
+        client.close()

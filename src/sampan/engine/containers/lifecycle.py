@@ -362,6 +362,7 @@ class Lifecycle:
         try:
             return await asyncio.to_thread(self._publishing.change, record, plan)
         except SampanError as error:
+            await asyncio.to_thread(self._publishing.give_up, record)
             raise _not_updated(record, error) from error
 
     async def _limit(self, record: ContainerRecord, host: HostConfig) -> Callable[[], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
@@ -103,6 +104,14 @@ class Publishing:
         """After `change` from this record: the ports of the record again."""
         self.unpublish(record, [one for one in published if one not in record.published])
         self._publish_again(record, plan.removed)
+
+    def give_up(self, record: ContainerRecord) -> bool:
+        """After a change of a running container's ports that failed: when it has ended meanwhile, those that were put
+        back where they were are nobody's. Whether that is so."""
+        if os.path.exists(f"/proc/{record.state.pid}/ns/net"):
+            return False
+        self.unpublish(record)
+        return True
 
     def _publish_again(self, record: ContainerRecord, bindings: Sequence[PortBinding]) -> None:
         """Another program may have been faster."""

@@ -140,6 +140,7 @@ class Containers:
         slot = parts.store.find(reference)
         wanted = parts.networks.find(network)
         async with slot.lock:
+            self._check_present(slot)
             record = slot.record
             parts.networks.check_endpoint(wanted, asked)
             check_connect(record, wanted)
@@ -148,7 +149,7 @@ class Containers:
                 endpoint = await self._wiring.plan_endpoint(record, wanted, asked)
                 try:
                     after = await self._wiring.attach(record, wanted, endpoint)
-                except BaseException:
+                except (SampanError, OSError):
                     await self._wiring.give_up(record)
                     raise
                 await self._connected(slot, after, wanted.name)
@@ -158,7 +159,7 @@ class Containers:
             await parts.store.save(slot, durable=True)
             if not served and self._wiring.names.serves(record.id):
                 await asyncio.to_thread(self._specs.name_server_came, record)
-        self._wiring.names.refresh(slot.record)
+            self._wiring.names.refresh(slot.record)
         self._network_event(wanted.id, wanted.name, wanted.driver, "connect", slot)
 
     async def disconnect(self, network: str, reference: str, *, force: bool = False) -> None:
@@ -178,19 +179,28 @@ class Containers:
                 raise
             wanted = NetworkRecord("", network, "", "bridge")
         async with slot.lock:
+            self._check_present(slot)
             record = slot.record
             check_disconnect(record, wanted)
             await self._connected(slot, await self._wiring.detach(record, wanted.name))
             await parts.store.save(slot, durable=True)
-        self._wiring.names.refresh(slot.record)
+            self._wiring.names.refresh(slot.record)
         if wanted.id:
             self._network_event(wanted.id, wanted.name, wanted.driver, "disconnect", slot)
+
+    def _check_present(self, slot: Slot) -> None:
+        """Whoever waited for the lock may find the container gone."""
+        if self._parts.store.get(slot.record.id) is not slot:
+            raise NotFound(f"No such container: {slot.record.id}")
 
     async def _connected(self, slot: Slot, after: ContainerRecord, new: str = "") -> None:
         """Its networks are those of `after` from now on."""
         if slot.record.running:
             directory = self._parts.directory(slot.record.id)
-            await asyncio.to_thread(follow_networks, directory, slot.record, after.endpoints)
+            try:
+                await asyncio.to_thread(follow_networks, directory, slot.record, after.endpoints)
+            except (SampanError, OSError) as error:  # a full disk, say; it is in its networks all the same
+                log.warning("/etc/hosts of container %s stays as it is: %s", slot.record.id, error)
         if not slot.record.running:  # it has ended meanwhile (or did not run), and given back what it had
             self._wiring.names.forget(after.id)
             after = await asyncio.to_thread(self._wiring.abandon, after, new)

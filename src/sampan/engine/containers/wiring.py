@@ -168,16 +168,24 @@ class Wiring:
         away again only after it. Where a person fixed an address, the next start must find it free: then it is
         waited for.
         """
-        if record.published:
-            await asyncio.to_thread(self._publishing.unpublish, record)
+        try:
+            if record.published:
+                await asyncio.to_thread(self._publishing.unpublish, record)
+        finally:  # ports that can't be taken back keep no addresses
+            task = self._detach_later(record)
+        if task is not None and any(
+            one.asked.ipam_config or one.asked.mac_address for one in record.endpoints.values()
+        ):
+            await asyncio.wait([task])
+
+    def _detach_later(self, record: ContainerRecord) -> asyncio.Task[None] | None:
         specs = _specs(record)
         if not specs:
-            return
+            return None
         task = asyncio.ensure_future(self._detach_all(specs))
         self._detaching[task] = record.id
         task.add_done_callback(self._detached)
-        if any(one.asked.ipam_config or one.asked.mac_address for one in record.endpoints.values()):
-            await asyncio.wait([task])
+        return task
 
     async def _detach_all(self, specs: Sequence[EndpointSpec]) -> None:
         """One that can't be removed keeps neither its address, which ended with its namespace, nor the others'."""
@@ -242,15 +250,17 @@ class Wiring:
         host = self._parts.network_host
         try:
             namespace = os.open(f"/proc/{record.state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, ProcessLookupError) as error:
+        except OSError:
             self._parts.networks.release(spec)
-            raise Conflict(f"container {record.id} is not running") from error
+            raise
         try:
             await asyncio.to_thread(host.attach, namespace, network.spec, spec)
             return await self._join(record, {**record.endpoints, network.name: endpoint}, namespace)
         except BaseException:
-            await asyncio.to_thread(host.detach, spec, namespace)
-            self._parts.networks.release(spec)
+            try:
+                await asyncio.to_thread(host.detach, spec, namespace)
+            finally:
+                self._parts.networks.release(spec)
             raise
         finally:
             os.close(namespace)
@@ -287,16 +297,18 @@ class Wiring:
         self._publishing.unpublish(record)
         made = record.endpoints[new].spec if new else None
         if made is not None:
-            self._parts.network_host.detach(made)
-            self._parts.networks.release(made)
+            try:
+                self._parts.network_host.detach(made)
+            finally:
+                self._parts.networks.release(made)
         return replace(record, endpoints=without_interfaces(record.endpoints), published=())
 
     async def give_up(self, record: ContainerRecord) -> None:
-        """After an `attach` or `detach` that failed: of a container that has ended meanwhile, ports that were put back
-        where they were are nobody's any more, and nobody asks for names there."""
-        if not os.path.exists(f"/proc/{record.state.pid}/ns/net"):
-            await asyncio.to_thread(self._publishing.unpublish, record)
+        """After an `attach` that failed. Raises `Conflict` when that is so because the container has ended meanwhile:
+        nobody asks for names there any more, see also `Publishing.give_up`."""
+        if await asyncio.to_thread(self._publishing.give_up, record):
             self.names.forget(record.id)
+            raise Conflict(f"container {record.id} is not running")
 
     async def detach(self, record: ContainerRecord, name: str) -> ContainerRecord:
         """Take the interface out of the namespace of a running container, whose endpoints and ports are these from now
@@ -309,7 +321,11 @@ class Wiring:
         detach = self._parts.network_host.detach
         try:
             namespace = os.open(f"/proc/{record.state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, ProcessLookupError):  # it has just ended, and its namespace with it
+        except (FileNotFoundError, ProcessLookupError):
+            # It has just ended, and its namespace with it. Ports may have led to this address: who deals with the end
+            # will not know it any more.
+            await asyncio.to_thread(self._publishing.unpublish, record)
+            after = replace(after, published=())
             await asyncio.to_thread(detach, endpoint.spec)
         else:
             try:
