@@ -174,6 +174,7 @@ def check_joined(config: ContainerConfig, host: HostConfig) -> None:
 
 
 _ONE_NAME = re.compile(r"[^\s\x00-\x1f\x7f#]+")
+_PORT = re.compile(r"[0-9]{1,5}")
 
 
 def check_extra_hosts(entries: Iterable[str]) -> None:
@@ -190,7 +191,8 @@ def check_extra_hosts(entries: Iterable[str]) -> None:
 def check_resolvers(host: HostConfig) -> None:
     """Each is a word, or a line's end, of resolv.conf: none may begin another line there. Raises `Invalid`."""
     for server in host.dns or ():
-        if not _is_address(server.partition("#")[0]):
+        address, mark, port = server.partition("#")
+        if not _is_address(address) or (mark and not _PORT.fullmatch(port)):
             raise Invalid(f"{server} is not an ip address")
     for domain in host.dns_search or ():
         if domain and not _ONE_NAME.fullmatch(domain):
