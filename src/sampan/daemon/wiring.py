@@ -300,15 +300,17 @@ def _connect_images(stores: Stores, images: Images, containers: Containers, laun
     def layer_roots(without: Collection[str] = ()) -> set[Digest]:
         records = [record for record in containers.records() if record.id not in without]
         used = {Digest(layer) for record in records for layer in record.needed_layers}
-        return used | stores.cache.layers()
+        return used | containers.unreadable.digests(tuple(without)) | stores.cache.layers()
 
     def uses(image_id: Digest) -> list[Use]:
-        return [Use(record.id, record.running) for record in containers.image_users(image_id)]
+        lost = [Use(container_id, running=False) for container_id in containers.unreadable.naming(image_id)]
+        return [Use(record.id, record.running) for record in containers.image_users(image_id)] + lost
 
     stores.images.layer_roots = layer_roots
     images.layer_roots = layer_roots
     stores.images.release = launcher.release_layers
     images.uses = uses
+    images.unknown = containers.unreadable.unknown
 
 
 def layer_kind() -> Literal["erofs", "dir"]:

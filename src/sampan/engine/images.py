@@ -56,6 +56,8 @@ class Images:
         self._settings = settings
         self._events = events
         self.uses: Callable[[Digest], Sequence[Use]] = lambda _image_id: ()
+        self.unknown: Callable[[], Sequence[str]] = lambda: ()
+        """Containers (ids) of which nobody knows all images that they use."""
         self.layer_roots: Callable[[Collection[str]], Iterable[Digest]] = lambda _without: ()
         self.config = RegistryConfig(
             insecure_registries=settings.insecure_registries,
@@ -143,12 +145,15 @@ class Images:
         everything = any(value.lower() in ("false", "0") for value in filters.get("dangling", ()))
         until = min((parse_time(text) / 1e9 for text in filters.get("until", ())), default=None)
         store = self._trial(without) if dry_run else self.store
+        unknown = [Use(container_id, running=False) for container_id in self.unknown()]
         removal = await asyncio.to_thread(
             store.prune,
             dangling=not everything,
             until=until,
             matches=lambda labels: label_matches(labels, filters),
-            uses=lambda image: [one for one in self.uses(image) if one.container_id not in without],
+            uses=lambda image: [
+                one for one in (*self.uses(image), *unknown) if one.container_id not in without
+            ],
         )
         if dry_run:
             return removal

@@ -442,7 +442,7 @@ def test_records_that_can_not_be_read_are_told_of_and_what_they_stand_for_is_kep
         await engine.docker("network", "create", "net")
         known = {one["Name"] for one in engine.volumes.list({})["Volumes"]}
         gone = await engine.volumes.prune({"all": ("true",)})
-        assert gone["VolumesDeleted"] == ["unneeded"]
+        assert gone["VolumesDeleted"] == []  # "lost" may have named any: half of it is missing
         assert len(known) == 4, "needed, unneeded and two without a name"
 
     place.run(test)

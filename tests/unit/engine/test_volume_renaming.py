@@ -12,6 +12,7 @@ import pytest
 
 from sampan.engine.config import ContainerConfig, HostConfig
 from sampan.engine.containers.store import Slot
+from sampan.engine.containers.unreadable import Unreadable
 from sampan.engine.containers.volume_renaming import VolumeRenaming
 from sampan.engine.model import NEVER, ContainerRecord, MountPoint
 from sampan.errors import Conflict
@@ -37,7 +38,11 @@ def renaming(slots: dict[str, Slot], meanwhile: Callable[[], object]) -> tuple[V
         users=lambda _name: list(slots),
         rename=rename,
     )
-    store = SimpleNamespace(get=slots.get, replace=lambda one, record: setattr(one, "record", record))
+    store = SimpleNamespace(
+        get=slots.get,
+        replace=lambda one, record: setattr(one, "record", record),
+        unreadable=Unreadable({"f" * 64: b'{"mounts":[{"name":"lost"}]'}),
+    )
     metadata = SimpleNamespace(put=lambda _table, key, _body: written.append(key))
     parts: Any = SimpleNamespace(volumes=volumes, store=store, metadata=metadata)
     return VolumeRenaming(parts), written
@@ -57,3 +62,10 @@ def test_containers_that_were_there_before_know_the_new_name() -> None:
     asyncio.run(service.rename("old", "new"))
     assert written == ["first", "second"]
     assert {one.record.mounts[0].source for one in slots.values()} == {"/volumes/new/_data"}
+
+
+def test_a_volume_of_a_container_whose_record_can_not_be_read_keeps_its_name() -> None:
+    service, written = renaming({}, lambda: None)
+    with pytest.raises(Conflict, match="rename lost: volume is in use by container ffff"):
+        asyncio.run(service.rename("lost", "new"))
+    assert written == []

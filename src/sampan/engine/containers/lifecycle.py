@@ -16,7 +16,7 @@ from sampan.engine.containers.base import Parts
 from sampan.engine.containers.create import Creator
 from sampan.engine.containers.monitor import Monitor
 from sampan.engine.containers.publishing import Publishing, check_publishes
-from sampan.engine.containers.runner import Runner, end_silent
+from sampan.engine.containers.runner import Runner, end_shim, end_silent
 from sampan.engine.containers.store import Slot
 from sampan.engine.model import ContainerRecord
 from sampan.engine.names import check_name
@@ -379,7 +379,11 @@ class Lifecycle:
 
     async def remove(self, reference: str, *, force: bool = False, volumes: bool = False) -> None:
         """Raises `Conflict` while it runs, unless `force`d."""
-        slot = self._parts.store.find(reference)
+        try:
+            slot = self._parts.store.find(reference)
+        except NotFound:
+            await self._give_up(self._parts.store.unreadable.find(reference), force=force)
+            return
         state.check_remove(slot.record, force=force)
         async with slot.lock:
             self._check_present(slot)
@@ -390,6 +394,17 @@ class Lifecycle:
             else:
                 state.check_remove(slot.record, force=False)
             await self._remove(slot, volumes=volumes)
+
+    async def _give_up(self, container_id: str, *, force: bool) -> None:
+        """One whose record can't be read. The record goes last: until then what is left is not swept by halves."""
+        parts = self._parts
+        parts.store.unreadable.check_remove(container_id, force=force)
+        group = parts.cgroups.group(f"{parts.settings.cgroup_parent}/{container_id}")
+        run_dir = parts.run_directory(container_id)
+        if run_dir.exists():
+            await asyncio.to_thread(end_shim, run_dir, group)
+        await asyncio.to_thread(self._creator.discard, container_id)
+        await parts.store.give_up(container_id)
 
     async def remove_link(self, path: str) -> None:
         """`parent/alias`: the parent forgets that link. Raises `Conflict` for a container's own name, `NotFound`."""

@@ -249,7 +249,7 @@ class Recovery:
     def _sweep(self) -> None:
         """Blocking: what no record speaks of."""
         parts = self._parts
-        known = {record.id for record in parts.store} | parts.store.unreadable
+        known = {record.id for record in parts.store} | parts.store.unreadable.ids()
         kept: set[str] = set()
         for directory in (parts.settings.containers_dir, parts.settings.containers_run_dir):
             if not directory.is_dir():

@@ -68,7 +68,8 @@ class Containers:
         self._monitor.on_started = self._started
         self._monitor.on_ended = self._ended
         parts.volumes.users = self._volume_users
-        parts.volumes.may_be_needed = parts.store.may_need
+        parts.volumes.unknown = parts.store.unreadable.unknown
+        self.unreadable = parts.store.unreadable
         parts.volumes.busy = self._volume_busy
         parts.networks.members = self._network_members
 
@@ -214,9 +215,10 @@ class Containers:
     # What others ask of the containers
 
     def _volume_users(self, name: str) -> builtins.list[str]:
-        return self._parts.store.using(
+        known = self._parts.store.using(
             lambda record: any(point.type == "volume" and point.name == name for point in record.mounts)
         )
+        return [*known, *self._parts.store.unreadable.naming(name)]
 
     def _volume_busy(self, name: str) -> builtins.list[str]:
         """Those that run, or whose state somebody changes: it may be a start."""

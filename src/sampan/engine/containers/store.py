@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from sampan.engine.containers.unreadable import Unreadable
 from sampan.engine.model import ContainerRecord
 from sampan.engine.record_store import Store, read_records
 from sampan.errors import Conflict, Internal, Invalid, NotFound
@@ -52,9 +53,14 @@ class ContainerStore:
         self._metadata = metadata
         self._slots: dict[str, Slot] = {}
         self._names: dict[str, str] = {}
-        records, self._unreadable = read_records(
-            metadata, Table.CONTAINERS, ContainerRecord, "container", "its files are left as they are"
+        records, unreadable = read_records(
+            metadata,
+            Table.CONTAINERS,
+            ContainerRecord,
+            "container",
+            "its files are left as they are; 'rm --force' with its id gives them up",
         )
+        self.unreadable = Unreadable(unreadable)
         for key, record in records.items():
             self._slots[key] = Slot(record)
             self._names[record.name] = key
@@ -64,16 +70,6 @@ class ContainerStore:
 
     def __iter__(self) -> Iterator[ContainerRecord]:
         return iter([slot.record for slot in self.slots()])
-
-    @property
-    def unreadable(self) -> frozenset[str]:
-        """Ids of containers that nobody can use, and whose files and volumes are kept."""
-        return frozenset(self._unreadable)
-
-    def may_need(self, volume: str) -> bool:
-        """Whether the record of one of those names it. An engine that can read the record may come back."""
-        name = msgspec.json.encode(volume)
-        return any(name in body for body in self._unreadable.values())
 
     def slots(self) -> list[Slot]:
         """Those of this moment, also for another thread (what images are in use): one step of the interpreter."""
@@ -159,6 +155,11 @@ class ContainerStore:
             await asyncio.to_thread(self._metadata.delete, Table.CONTAINERS, record.id, durable=durable)
             self._slots.pop(record.id, None)
             self.release_name(record.name, record.id)
+
+    async def give_up(self, container_id: str) -> None:
+        """Take a record that can't be read out of the database."""
+        await asyncio.to_thread(self._metadata.delete, Table.CONTAINERS, container_id, durable=True)
+        self.unreadable.forget(container_id)
 
     def using(self, wanted: Callable[[ContainerRecord], bool]) -> list[str]:
         """Ids of the containers for which `wanted` holds."""

@@ -54,6 +54,12 @@ class VolumeRenaming:
                 self._parts.store.replace(slot, record)
 
     def _users(self, name: str) -> list[Slot]:
+        """Raises `Conflict` when one of them can't be told of its new name."""
+        lost = self._parts.store.unreadable.naming(name)
+        if lost:
+            raise Conflict(
+                f"rename {name}: volume is in use by container {lost[0]}, whose record can't be read"
+            )
         found = (self._parts.store.get(container) for container in self._parts.volumes.users(name))
         return [slot for slot in found if slot is not None]
 

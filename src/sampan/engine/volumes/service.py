@@ -58,10 +58,10 @@ class Volumes:
         self._local = LocalDriver(root)
         self._drivers = Drivers(plugin_dir, self._local)
         self.users: Callable[[str], Sequence[str]] = lambda _name: ()
-        self.may_be_needed: Callable[[str], bool] = lambda _name: False
-        """By what nobody can ask at present: it goes only when a person names it."""
         self.busy: Callable[[str], Sequence[str]] = lambda _name: ()
         """Which containers (names) that use a volume run, or are about to."""
+        self.unknown: Callable[[], Sequence[str]] = lambda: ()
+        """Containers (ids) of which nobody knows all volumes that they have."""
         self._holds: list[set[str]] = []
         self._coming: set[str] = set()
         """Names of volumes that `staged` makes."""
@@ -534,7 +534,7 @@ class Volumes:
     async def remove_unused(self, name: str) -> None:
         """Remove it unless another container uses it (anonymous volumes of a removed container)."""
         async with self._changing(name):
-            if name in self._records and not self._in_use(name) and not self.may_be_needed(name):
+            if name in self._records and not self._in_use(name):
                 await self._delete(name)
 
     async def _delete(self, name: str) -> None:
@@ -564,10 +564,11 @@ class Volumes:
         check_values(filters)
         removed: list[str] = []
         freed = 0
-        for record in tuple(self._records.values()):
+        unknown = [user for user in self.unknown() if user not in without]
+        if unknown:
+            log.warning("no volume is pruned: what container %s has is not known", unknown[0])
+        for record in tuple(self._records.values()) if not unknown else ():
             if not prunable(record, filters) or self._local.snapshots(record.name):
-                continue
-            if self.may_be_needed(record.name):
                 continue
             async with self._changing(record.name):
                 if record.name not in self._records or self._in_use(record.name, without):
