@@ -281,6 +281,15 @@ def test_a_registry_has_backups_as_artifacts_that_restore_by_themselves(
     document = manifest_of(session_registry, name.partition("/")[2], "two")
     assert document["artifactType"] == "application/vnd.sampan.volume.backup.v1"
     assert [layer["annotations"]["sampan.volume.backup.part"] for layer in document["layers"]] == ["0", "1"]
+    # One that was put together of others' parts is not taken for what it says it is.
+    older = manifest_of(session_registry, name.partition("/")[2], "one")
+    for other, *arguments in (
+        ({**document, "layers": document["layers"][:1]}, "restore", "none", f"{name}:mixed"),
+        ({**document, "config": older["config"]}, "backup", filled, f"{name}:on", "--base", f"{name}:mixed"),
+    ):
+        put_manifest(session_registry, name.partition("/")[2], "mixed", other)
+        refused = sampan.run("volume", *arguments)
+        assert (refused.returncode, "as it says" in refused.stderr) == (1, True), refused.stderr
     assert remaining(sampan) == []
 
 
@@ -310,6 +319,17 @@ def manifest_of(registry: RealRegistry, repository: str, tag: str) -> Any:
     )
     with urlopen(request) as answer:
         return json.load(answer)
+
+
+def put_manifest(registry: RealRegistry, repository: str, tag: str, document: Any) -> None:
+    request = Request(
+        f"{registry.url}/v2/{repository}/manifests/{tag}",
+        data=json.dumps(document).encode(),
+        method="PUT",
+        headers={"Content-Type": "application/vnd.oci.image.manifest.v1+json"},
+    )
+    with urlopen(request) as answer:
+        assert answer.status == 201
 
 
 def damaged(data: bytes) -> list[bytes]:

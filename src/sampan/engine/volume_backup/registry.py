@@ -49,11 +49,23 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A backup in a registry. `parts`: of each backup of the chain, the oldest first, its layers."""
+    """A backup in a registry. `parts`: of each backup of the chain, the oldest first, its layers.
+
+    `id`: what its manifest says that it is, "" when it says nothing.
+    """
 
     reference: Reference
     config: Descriptor
     parts: tuple[tuple[Descriptor, ...], ...]
+    id: str = ""
+
+    def check(self, found: str) -> None:
+        """`found`: the id of what its layers or its configuration hold. Raises `Invalid` for another one."""
+        if self.id and found != self.id:
+            raise Invalid(
+                f"{self.reference.familiar} holds the backup {found[:12]}, not {self.id[:12]} as it says",
+                hint="layers or the configuration were exchanged in the registry",
+            )
 
 
 class LayerTarget:
@@ -123,7 +135,8 @@ class Registry:
             parts[-1].append(layer)
         if not parts:
             raise Invalid(f"{self.reference.familiar} has no layers")
-        return Artifact(self.reference, manifest.config, tuple(tuple(part) for part in parts))
+        told = (manifest.annotations or {}).get(ID_NOTE, "")
+        return Artifact(self.reference, manifest.config, tuple(tuple(part) for part in parts), told)
 
     def manifest(self, artifact: Artifact, cancelled: threading.Event) -> bytes:
         """Compressed."""
@@ -133,7 +146,10 @@ class Registry:
             return fetch_small(client, self.reference, artifact.config, MANIFEST_BYTES, cancelled)
 
     def base(self, artifact: Artifact, cancelled: threading.Event) -> Base:
-        return read_manifest([self.manifest(artifact, cancelled)])
+        """Raises `Invalid` also when it is another backup's."""
+        base = read_manifest([self.manifest(artifact, cancelled)])
+        artifact.check(base.id)
+        return base
 
     def blobs(
         self, layers: Sequence[Descriptor], report: Report, cancelled: threading.Event

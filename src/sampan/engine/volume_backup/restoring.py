@@ -14,7 +14,7 @@ from sampan.engine.volume_backup.format import FORMAT, Entry, Head, Summary, byt
 from sampan.engine.volume_backup.manifests import read_entries, read_manifest
 from sampan.engine.volume_backup.placing import Limits
 from sampan.engine.volume_backup.reading import Restored, unpack
-from sampan.engine.volume_backup.registry import Registry
+from sampan.engine.volume_backup.registry import Artifact, Registry
 from sampan.engine.volume_backup.reuse import Bases
 from sampan.engine.volume_backup.room import check_room
 from sampan.engine.volume_backup.snapshots import Source
@@ -48,6 +48,8 @@ class AsSnapshot:
 
 
 Given = Uploaded | InRegistry | AsSnapshot
+_Step = tuple[_LAYERS | AsSnapshot, Artifact | None]
+"""A backup, and the artifact of which it is the last."""
 
 
 class Finder(Protocol):
@@ -82,7 +84,7 @@ def restore_chain(
     restored: Restored | None = None
     with contextlib.ExitStack() as stack:
         bases: Bases | None = None
-        for number, (step, final) in enumerate(_marked(_steps(given, finder, report, cancelled))):
+        for number, ((step, artifact), final) in enumerate(_marked(_steps(given, finder, report, cancelled))):
             if isinstance(step, AsSnapshot):
                 bases = _snapshot_base(step.snapshot, finder, stack)
                 continue
@@ -95,6 +97,8 @@ def restore_chain(
             restored = unpack(
                 step, root, directory, bases=bases, digests=digests, limits=limits, progress=progress
             )
+            if artifact is not None:
+                artifact.check(restored.summary.id)
             bases = Bases(restored.summary.id, root, digests or {}, ours=True)
     if restored is None:
         raise Invalid("no backup is given")
@@ -103,22 +107,24 @@ def restore_chain(
 
 def _steps(
     given: Sequence[Given], finder: Finder, report: Callable[[Progress], None], cancelled: threading.Event
-) -> Iterator[_LAYERS | AsSnapshot]:
+) -> Iterator[_Step]:
     """Each backup on the way, the oldest first."""
     for one in given:
         if isinstance(one, Uploaded):
-            yield [one.chunks]
+            yield [one.chunks], None
         elif isinstance(one, AsSnapshot):
-            yield one
+            yield one, None
         else:
             registry = finder.registry(one.reference, one.credentials)
-            for layers in registry.look(cancelled).parts:
-                yield registry.blobs(layers, report, cancelled)
+            artifact = registry.look(cancelled)
+            for layers in artifact.parts:
+                last = layers is artifact.parts[-1]
+                yield registry.blobs(layers, report, cancelled), artifact if last else None
 
 
-def _marked(steps: Iterator[_LAYERS | AsSnapshot]) -> Iterator[tuple[_LAYERS | AsSnapshot, bool]]:
+def _marked(steps: Iterator[_Step]) -> Iterator[tuple[_Step, bool]]:
     """With whether it is the last."""
-    before: _LAYERS | AsSnapshot | None = None
+    before: _Step | None = None
     for step in steps:
         if before is not None:
             yield before, False
