@@ -320,17 +320,19 @@ def _forward_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec], *,
     # A source that no way leads back to is forged: no answer could arrive. Only here, where br_netfilter's bridged
     # packets are through: those may come from addresses that the host has no route to.
     batch.add_rule(table, "forward", _FROM_OURS, ex.no_way_back(), drop)
-    for network in networks:
-        for name in network.trusted:
-            batch.add_rule(table, "forward", ex.input_is(network.bridge), ex.output_is(name), accept)
     # What another engine has published it has translated before.
     elsewhere = ex.meta(ex.Meta.OIFNAME) + ex.lookup(_FOREIGN)
+    for network in networks:
+        for name in network.trusted:
+            batch.add_rule(
+                table, "forward", ex.input_is(network.bridge), ex.output_is(name), elsewhere, accept
+            )
     batch.add_rule(table, "forward", _FROM_OURS, elsewhere, ex.status_has_not(ex.IPS_DST_NAT), drop)
     for network in networks:
         if not network.internal:
             translated = ex.output_is(network.bridge) + ex.status_has(ex.IPS_DST_NAT)
             batch.add_rule(table, "forward", translated, accept)
-            for source in [strangers] if direct else [ex.input_is(name) for name in network.trusted]:
+            for source in [*map(ex.input_is, network.trusted), *([strangers] if direct else ())]:
                 for version in _VERSIONS:
                     here = source + ex.output_is(network.bridge) + ex.family_is(version.family)
                     published = _address_and_port(version) + ex.lookup(version.open)

@@ -140,6 +140,16 @@ def test_two_engines_on_one_host_keep_their_networks_apart_and_each_its_own_rule
         world.outside.ask_tcp(world.ADDRESS, 8080)
 
 
+def test_a_network_that_trusts_another_ones_bridge_is_let_into_it_no_more_than_others(world):
+    """`trusted_host_interfaces` is about who comes in by an interface."""
+    network = world.network(1)
+    web, other = world.container(network), world.container(world.network(2, trusted=(network.bridge,)))
+    web.serve_tcp(80, "web")
+    other.serve_tcp(80, "other")
+    assert not other.can_reach(web.address, 80)
+    assert not web.can_reach(other.address, 80), "it is not published"
+
+
 DOCKER_RULES = """
 iptables-nft -P FORWARD DROP
 iptables-nft -N DOCKER
