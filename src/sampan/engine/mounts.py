@@ -358,7 +358,9 @@ def collect(
     tmpfs = {_clean(path) for path in host.tmpfs or {}}
     for path in image_volumes:
         destination = _clean(f"/{path}")  # relative ones too, as with Docker: `VOLUME data` is /data
-        if destination != "/" and destination not in points and destination not in tmpfs:
+        if destination == "/":  # Docker takes it, and fails at the start
+            raise Invalid("invalid specification: destination can't be '/'")
+        if destination not in points and destination not in tmpfs:
             points[destination] = MountPoint(
                 "volume", destination, anonymous=True, copy=True, driver=host.volume_driver
             )

@@ -321,3 +321,12 @@ def test_top_shows_processes_of_any_user_whatever_columns_are_asked_for(sampan: 
     assert pid in sampan.ok("top", "box", "-p", pid).split()
     refused = sampan.run("top", "box", "-o", "uid")
     assert refused.returncode == 1 and "Couldn't find PID field in ps output" in refused.stderr
+
+
+def test_at_a_start_volumes_are_told_of_before_networks_as_docker_28_does(sampan: Any) -> None:
+    since = time.time()
+    sampan.ok("run", "--rm", "-v", "told:/v", "busybox", "true")
+    span = ("--since", f"{since:.9f}", "--until", f"{time.time():.9f}")
+    lines = sampan.ok("events", *span, "--format", "{{.Type}} {{.Action}}").splitlines()
+    wanted = ("volume mount", "network connect", "container start")
+    assert [line for line in lines if line in wanted] == list(wanted)

@@ -95,6 +95,10 @@ def test_a_fixed_address_needs_a_subnet_of_ones_own(place: Any) -> None:
 
 def test_a_running_container_is_connected_and_disconnected(place: Any) -> None:
     async def test(engine: Any) -> None:
+        async def sandbox() -> Any:
+            body = await engine.containers.inspect("moves")
+            return body["NetworkSettings"]["SandboxID"]
+
         await engine.docker("network", "create", "extra")
         await engine.docker("run", "-d", "--name", "moves", "box:1", "sleep", "1000")
         assert (await engine.docker("network", "connect", "extra", "moves"))[0] == 0
@@ -106,6 +110,9 @@ def test_a_running_container_is_connected_and_disconnected(place: Any) -> None:
         assert code == 1 and "has active endpoints" in err
         await engine.docker("network", "disconnect", "extra", "moves")
         assert "eth1" not in (await engine.docker("exec", "moves", "ip", "addr"))[1]
+        known = await sandbox()
+        await engine.docker("network", "disconnect", "bridge", "moves")
+        assert known and await sandbox() == known, "the same also without a network"
         assert (await engine.docker("network", "rm", "extra"))[0] == 0
 
     place.run(test)

@@ -191,6 +191,12 @@ def test_relative_volumes_of_an_image_begin_at_the_root() -> None:
     assert [point.destination for point in points] == ["/data", "/up", "/a/b"]
 
 
+@pytest.mark.parametrize("path", ["/", "/..", "."])
+def test_a_volume_over_the_root_is_refused(path: str) -> None:
+    with pytest.raises(Invalid, match="invalid specification: destination can't be '/'"):
+        collect(HostConfig(), (path,))
+
+
 def test_inherited_mounts_are_not_filled_and_can_be_read_only() -> None:
     inherited = inherit(collect(HostConfig(binds=("named:/data", "/h:/h")), ()), read_only=True)
     assert [(point.rw, point.copy) for point in inherited] == [(False, False), (False, False)]

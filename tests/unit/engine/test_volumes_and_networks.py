@@ -119,6 +119,12 @@ def test_the_default_subnet_can_be_given_with_the_gateways_address() -> None:
         (NetworkCreate("x", driver="foo"), NotFound, 'plugin "foo" not found'),
         (NetworkCreate("x", driver="host"), Denied, 'only one instance of "host" network is allowed'),
         (NetworkCreate("x", ipam=Ipam(config=(IpamPool("10.1.0.1"),))), Invalid, "invalid subnet 10.1.0.1"),
+        (NetworkCreate("x", ipam=Ipam("null")), Invalid, "ipv4 pool is empty"),
+        (
+            NetworkCreate("x", ipam=Ipam("null", config=(IpamPool("10.1.0.0/24"),))),
+            Invalid,
+            "null ipam driver does not handle specific address pool requests",
+        ),
         (
             NetworkCreate("x", ipam=Ipam(config=(IpamPool("172.18.0.0/24"),))),
             Denied,

@@ -12,11 +12,11 @@ from sampan.engine import apparmor, default_spec
 from sampan.engine.config import config_json, encode, host_config_json
 from sampan.engine.containers.base import Parts, log_driver
 from sampan.engine.containers.names import dns_names
-from sampan.engine.containers.publishing import publishing_address
 from sampan.engine.model import ContainerRecord, Endpoint, MountPoint, State, epoch_ns
 from sampan.engine.networks import gateways
 from sampan.engine.ports import port_name, ports_json, summary_json
 from sampan.engine.security import apparmor_option
+from sampan.engine.validate import container_of
 from sampan.errors import SampanError
 from sampan.logs.status import LogStatus, read_status
 
@@ -243,10 +243,8 @@ def network_json(record: ContainerRecord) -> Json:
     default = record.endpoints.get("bridge")
     shown = default if default is not None and default.spec is not None else Endpoint("")
     flat = endpoint_json(record, shown)
-    main = publishing_address(record.endpoints)
-    sandbox = main.id if main is not None else ""
-    if not sandbox and record.endpoints and record.state.started_at != _NEVER:
-        sandbox = _made_up(record, "sandbox")
+    own = record.endpoints or (record.running and container_of(record.host.network_mode) is None)
+    sandbox = _made_up(record, "sandbox") if own and record.state.started_at != _NEVER else ""
     return {
         "Bridge": "",
         "SandboxID": sandbox,

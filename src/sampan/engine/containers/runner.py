@@ -211,8 +211,8 @@ class Runner:
                 client.socket.close()
         parts.store.replace(slot, running)
         self._wiring.names.refresh(running)
-        self._network_events(running, "connect")
         parts.announce_volumes(running, "mount")
+        self._network_events(running, "connect")
         parts.announce(running, "start")
         self._monitor.watch(slot, shim)
 

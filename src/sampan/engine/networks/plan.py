@@ -53,6 +53,12 @@ def check_create(body: NetworkCreate) -> None:
             f"cannot create a {body.scope} scoped network when swarm is not active",
             hint="Leave --scope away: networks are the host's own, those of the driver overlay the cluster's.",
         )
+    if body.ipam.driver == "null":
+        raise Invalid(
+            "null ipam driver does not handle specific address pool requests"
+            if body.ipam.config
+            else "ipv4 pool is empty",
+        )
     if body.ipam.driver not in ("", "default"):
         raise NotFound(f'plugin "{body.ipam.driver}" not found')
     if not body.enable_ipv4 and not body.enable_ipv6:
