@@ -35,7 +35,7 @@ def renaming(slots: dict[str, Slot], meanwhile: Callable[[], object]) -> tuple[V
     volumes = SimpleNamespace(
         get=lambda _name: None,
         path=lambda _name: Path("/volumes/old/_data"),
-        users=lambda _name: list(slots),
+        use=SimpleNamespace(users=lambda _name: list(slots)),
         rename=rename,
     )
     store = SimpleNamespace(

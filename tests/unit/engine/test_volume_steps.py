@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from sampan.engine.events import EventBus
-from sampan.engine.volumes import local, service
+from sampan.engine.volumes import local, renaming, staging
 from sampan.engine.volumes.service import Volumes
+from sampan.errors import Conflict, SampanError
 from sampan.storage.metadata import Metadata, Table
 
 Change = Callable[[Volumes], Awaitable[None]]
@@ -30,7 +31,7 @@ def state(root: Path) -> dict[str, str]:
     try:
         names = sorted(one["Name"] for one in volumes.list({})["Volumes"])
         assert sorted(os.listdir(root / "volumes")) == names
-        assert metadata.items(Table.SETTINGS, service.RENAME_NOTE) == []
+        assert metadata.items(Table.SETTINGS, renaming.RENAME_NOTE) == []
         return {name: (volumes.path(name) / "file").read_text() for name in names}
     finally:
         metadata.close()
@@ -75,7 +76,7 @@ def _count_down(step: int) -> None:
         (Metadata, "put"),
         (Metadata, "delete"),
         (Metadata, "_end"),
-        (service, "_flush"),
+        (staging, "_flush"),
     ):
         setattr(owner, name, counting(getattr(owner, name)))
 
@@ -137,13 +138,13 @@ def test_a_volume_in_use_or_of_another_name_is_not_renamed(tmp_path: Path) -> No
     async def refused() -> None:
         for name in ("one", "two"):
             await volumes.create(name)
-        for new, kind in (("two", service.Conflict), ("x/y", service.SampanError), ("", service.SampanError)):
+        for new, kind in (("two", Conflict), ("x/y", SampanError), ("", SampanError)):
             with pytest.raises(kind):
                 await volumes.rename("one", new, lambda: None)
-        with volumes.holding("one"), pytest.raises(service.Conflict):
+        with volumes.holding("one"), pytest.raises(Conflict):
             await volumes.rename("one", "three", lambda: None)
-        volumes.busy = lambda _name: ["container"]
-        with pytest.raises(service.Conflict, match="running containers: container"):
+        volumes.use.busy = lambda _name: ["container"]
+        with pytest.raises(Conflict, match="running containers: container"):
             await volumes.rename("one", "three", lambda: None)
         assert volumes.path("one").is_dir()
 

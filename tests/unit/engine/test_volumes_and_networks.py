@@ -396,7 +396,7 @@ def test_a_volume_in_use_stays(tmp_path: Path) -> None:
     async def test() -> None:
         volumes = Volumes(tmp_path, FakeMetadata(), EventBus())
         await volumes.create("data")
-        volumes.users = lambda name: ["abc"] if name == "data" else []
+        volumes.use.users = lambda name: ["abc"] if name == "data" else []
         with pytest.raises(Conflict) as caught:
             await volumes.remove("data")
         assert caught.value.message == "remove data: volume is in use - [abc]"
@@ -438,7 +438,7 @@ def test_prune_takes_unused_anonymous_volumes_and_named_ones_only_when_told(tmp_
         await volumes.create("named")
         anonymous = await volumes.create()
         used = await volumes.create()
-        volumes.users = lambda name: ["c"] if name == used.name else []
+        volumes.use.users = lambda name: ["c"] if name == used.name else []
         assert (await volumes.prune({}))["VolumesDeleted"] == [anonymous.name]
         assert (await volumes.prune({"all": ["true"]}))["VolumesDeleted"] == ["named"]
         assert [one["Name"] for one in volumes.list({})["Volumes"]] == [used.name]
@@ -467,7 +467,7 @@ def test_a_staged_volume_appears_complete_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A disk that others write to makes this slow.
-    monkeypatch.setattr("sampan.engine.volumes.service.syncfs", lambda *_: None)
+    monkeypatch.setattr("sampan.engine.volumes.staging.syncfs", lambda *_: None)
 
     async def test() -> None:
         metadata = FakeMetadata()
@@ -495,7 +495,7 @@ def test_a_staged_volume_appears_complete_or_not_at_all(
 def test_nobody_waits_for_a_volume_that_is_being_staged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sampan.engine.volumes.service.syncfs", lambda *_: None)
+    monkeypatch.setattr("sampan.engine.volumes.staging.syncfs", lambda *_: None)
 
     async def test() -> None:
         volumes = Volumes(tmp_path, FakeMetadata(), EventBus())

@@ -67,10 +67,10 @@ class Containers:
         recovery = Recovery(parts, creator, self._wiring, volume_mounts, self._runner, self._monitor)
         self._monitor.on_started = self._started
         self._monitor.on_ended = self._ended
-        parts.volumes.users = self._volume_users
-        parts.volumes.unknown = parts.store.unreadable.unknown
+        parts.volumes.use.users = self._volume_users
+        parts.volumes.use.unknown = parts.store.unreadable.unknown
         self.unreadable = parts.store.unreadable
-        parts.volumes.busy = self._volume_busy
+        parts.volumes.use.busy = self._volume_busy
         parts.networks.members = self._network_members
 
         self.recover = recovery.recover

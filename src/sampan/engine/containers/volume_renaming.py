@@ -60,7 +60,7 @@ class VolumeRenaming:
             raise Conflict(
                 f"rename {name}: volume is in use by container {lost[0]}, whose record can't be read"
             )
-        found = (self._parts.store.get(container) for container in self._parts.volumes.users(name))
+        found = (self._parts.store.get(container) for container in self._parts.volumes.use.users(name))
         return [slot for slot in found if slot is not None]
 
 
