@@ -12,7 +12,15 @@ from typing import Final
 
 from sampan.engine.copy_tree import FICLONE, copy_content
 from sampan.engine.volume_backup.room import check_room
-from sampan.engine.volume_backup.walk import Found, kind_of, node_xattrs, open_file, read_xattrs, walk
+from sampan.engine.volume_backup.walk import (
+    Found,
+    kind_of,
+    node_xattrs,
+    open_file,
+    read_target,
+    read_xattrs,
+    walk,
+)
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -96,7 +104,7 @@ class _Cloning:
         if kind == "file":
             self._file(found, parent, name)
         elif kind == "symlink":
-            os.symlink(os.readlink(found.name, dir_fd=found.parent), name, dir_fd=parent)
+            os.symlink(read_target(found), name, dir_fd=parent)
             os.chown(name, status.st_uid, status.st_gid, dir_fd=parent, follow_symlinks=False)
             times = (status.st_atime_ns, status.st_mtime_ns)
             os.utime(name, ns=times, dir_fd=parent, follow_symlinks=False)

@@ -18,6 +18,7 @@ from sampan.engine.volume_backup.walk import (
     make_entry,
     node_xattrs,
     open_file,
+    read_target,
     read_xattrs,
     walk,
 )
@@ -81,7 +82,7 @@ def _entry(found: Found, links: dict[tuple[int, int], bytes], contents: Contents
         if first != found.path:
             return make_entry(found.path, "hardlink", status, target=first)
     if kind == "symlink":
-        return make_entry(found.path, kind, status, target=os.readlink(found.name, dir_fd=found.parent))
+        return make_entry(found.path, kind, status, target=read_target(found))
     if kind != "file":
         return make_entry(found.path, kind, status, xattrs=node_xattrs(found))
     descriptor = open_file(found)

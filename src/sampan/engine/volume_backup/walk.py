@@ -145,6 +145,16 @@ def open_file(found: Found) -> int:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), found.name) from error
 
 
+def read_target(found: Found) -> bytes:
+    """Of a symbolic link. Raises `FileNotFoundError` also when it has become something else."""
+    try:
+        return os.readlink(found.name, dir_fd=found.parent)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), found.name) from error
+
+
 def read_xattrs(descriptor: int | str) -> dict[bytes, bytes]:
     """The attributes that travel, by name in order; `descriptor` may be a path."""
     try:

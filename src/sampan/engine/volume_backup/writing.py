@@ -50,6 +50,7 @@ from sampan.engine.volume_backup.walk import (
     make_entry,
     node_xattrs,
     open_file,
+    read_target,
     read_xattrs,
     walk,
 )
@@ -170,7 +171,7 @@ class _Writer:
         if kind == "file":
             self._file(found)
         elif kind == "symlink":
-            target = os.readlink(found.name, dir_fd=found.parent)
+            target = read_target(found)
             self._put(make_entry(found.path, kind, status, target=target), tf.SYMLINK, link=target)
         else:
             xattrs = node_xattrs(found)

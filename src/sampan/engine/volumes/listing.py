@@ -86,7 +86,9 @@ class Listing:
 
     def _matches(self, record: VolumeRecord, filters: Filters) -> bool:
         scope = self._store.drivers.of(record).scope
-        return matches(record, filters, in_use=bool(self._use.users(record.name)), scope=scope)
+        # All containers are looked through for one volume's users: not for nothing.
+        in_use = "dangling" in filters and bool(self._use.users(record.name))
+        return matches(record, filters, in_use=in_use, scope=scope)
 
     async def disk_usage(self) -> builtins.list[Json]:
         """Every volume that takes room here, with its size and its number of users: no mounts, as in Docker's."""

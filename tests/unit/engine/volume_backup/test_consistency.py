@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from sampan.engine.volume_backup import consistency
+from sampan.engine.volume_backup.cloning import clone_tree
 from sampan.engine.volume_backup.format import Entry
 from sampan.engine.volume_backup.reuse import Bases, link_or_copy
 from sampan.engine.volume_backup.room import check_room
+from sampan.engine.volume_backup.walk import read_target, walk
 from sampan.errors import Unavailable
 
 
@@ -120,3 +122,27 @@ def test_a_file_of_a_base_is_not_copied_where_there_is_no_room(
     with pytest.raises(Unavailable):
         link_or_copy(bases, bases.entry(b"f"), target, b"two", room)
     assert (tmp_path / "new/two").stat().st_blocks == 0
+
+
+def test_a_link_that_becomes_a_file_meanwhile_is_gone(tmp_path: Path, opened: Callable[[Path], int]) -> None:
+    tree, copy = opened(tmp_path / "tree"), opened(tmp_path / "copy")
+    for name in ("first", "second"):
+        os.symlink("target", tmp_path / "tree" / name)
+
+    def exchange() -> None:
+        (tmp_path / "tree/second").unlink()
+        (tmp_path / "tree/second").write_text("file")
+
+    gone: list[bytes] = []
+    seen = walk(tree)
+    assert [next(seen).path, next(seen).path] == [b"", b"first"]
+    second = next(seen)
+    exchange()
+    with pytest.raises(FileNotFoundError):
+        read_target(second)
+    exchange()
+    looks = iter(((), (), (exchange,)))
+    os.replace(tmp_path / "tree/first", tmp_path / "tree/second")
+    os.symlink("target", tmp_path / "tree/first")
+    clone_tree(tree, copy, vanished=gone.append, look=lambda: [do() for do in next(looks)])
+    assert (os.listdir(copy), gone) == (["first"], [b"second"])
