@@ -442,7 +442,7 @@ def test_prune_takes_unused_anonymous_volumes_and_named_ones_only_when_told(tmp_
         assert (await volumes.prune({}))["VolumesDeleted"] == [anonymous.name]
         assert (await volumes.prune({"all": ["true"]}))["VolumesDeleted"] == ["named"]
         asked: list[str] = []
-        volumes.users = lambda name: asked.append(name) or ["c"]
+        volumes.use.users = lambda name: asked.append(name) or ["c"]
         assert [one["Name"] for one in volumes.list({})["Volumes"]] == [used.name]
         assert asked == []  # all containers are looked through for it
         assert volumes.list({"dangling": ["true"]})["Volumes"] == []
