@@ -42,9 +42,18 @@ class Flow:
     translated: bool
 
 
-def forget_flows(protocol: int, ports: Collection[int]) -> int:
-    """Delete the flows to these destination ports; returns how many. Of the calling thread's namespace."""
-    return forget(lambda flow: flow.protocol == protocol and flow.port in ports)
+def forget_flows(
+    protocol: int, ports: Collection[int], places: Collection[tuple[IPv4Address | IPv6Address, int]] = ()
+) -> int:
+    """Delete the flows to these destination ports, and to these addresses and ports; returns how many.
+
+    Of the calling thread's namespace.
+    """
+    return forget(
+        lambda flow: (
+            flow.protocol == protocol and (flow.port in ports or (flow.destination, flow.port) in places)
+        )
+    )
 
 
 def forget_direct(subnets: Collection[IPv4Network | IPv6Network]) -> int:

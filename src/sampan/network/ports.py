@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import msgspec
 
@@ -401,14 +401,21 @@ class PublishedPorts:
             )
 
     def _forget_flows(self, changed: Sequence[_Active], *, relayed: bool = False) -> None:
-        """A UDP flow goes the way of its first packet for as long as packets come. `relayed`: to the host, too."""
+        """A UDP flow goes the way of its first packet for as long as packets come, to whoever has the address by then.
+
+        `relayed`: to the host, too.
+        """
+        datagrams = [one for one in changed if one.binding.protocol == "udp"]
         ports = {
-            one.binding.host_port
-            for one in changed
-            if one.binding.protocol == "udp" and (one.way.translated or (relayed and one.way.served))
+            one.binding.host_port for one in datagrams if one.way.translated or (relayed and one.way.served)
         }
-        if ports:
-            forget_flows(socket.IPPROTO_UDP, ports)
+        straight = {
+            (ip_address(one.address), one.binding.container_port)
+            for one in datagrams
+            if one.way.open or one.way.direct
+        }
+        if ports or straight:
+            forget_flows(socket.IPPROTO_UDP, ports, straight)
 
 
 def _only_by_nat(binding: PortBinding, host: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from tests.integration.network.conftest import World
 
@@ -65,6 +67,26 @@ def test_with_direct_routing_published_ports_are_open_at_the_container_s_address
         assert not world.outside.can_reach(web.address, 80)
     finally:
         world.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"gateway_mode": "routed"}, {"trusted": ("uplink",)}])
+def test_a_udp_flow_through_a_port_ends_with_the_port(world, options):
+    """Its packets would go on to whoever has the address next, published or not."""
+    container = world.container(world.network(**options))
+    container.serve_udp(53, "names")
+    published = world.publish(container, PortBinding(53, "udp", host_port=5353))
+    world.outside.command("ip", "route", "add", "10.213.1.0/24", "via", world.ADDRESS)
+    place = (container.address, 53) if options else (world.ADDRESS, 5353)
+    with world.outside.socket(socket.SOCK_DGRAM) as client:
+        client.connect(place)
+        for _ in range(2):
+            client.send(b"hello")
+            assert client.recv(100) == b"names 192.0.2.1 hello"
+        world.unpublish(container, *published)
+        client.settimeout(0.3)
+        with pytest.raises(OSError, match="timed out|refused|unreachable|prohibited"):
+            client.send(b"hello")
+            client.recv(100)
 
 
 def test_without_masquerade_the_container_s_own_address_arrives(world):
