@@ -23,22 +23,26 @@ class Unreadable:
     def __init__(self, bodies: Mapping[str, bytes]) -> None:
         self._bodies = dict(bodies)
 
+    def _entries(self) -> list[tuple[str, bytes]]:
+        """Those of this moment, also for another thread (what images are in use): one step of the interpreter."""
+        return list(self._bodies.items())
+
     def ids(self) -> frozenset[str]:
         return frozenset(self._bodies)
 
     def naming(self, text: str) -> list[str]:
         """Ids of those that name an image or a volume."""
         wanted = msgspec.json.encode(text)
-        return [key for key, body in self._bodies.items() if wanted in body]
+        return [key for key, body in self._entries() if wanted in body]
 
     def digests(self, without: Sequence[str] = ()) -> set[Digest]:
         """Of images and layers, whichever they are."""
-        bodies = [body for key, body in self._bodies.items() if key not in without]
+        bodies = [body for key, body in self._entries() if key not in without]
         return {Digest(found.decode()) for body in bodies for found in _DIGEST.findall(body)}
 
     def unknown(self) -> list[str]:
         """Ids of those that may have named more than what is left of them does."""
-        return [key for key, body in self._bodies.items() if not _is_whole(body)]
+        return [key for key, body in self._entries() if not _is_whole(body)]
 
     def find(self, reference: str) -> str:
         """The id of one, by that or a part of it that only it begins with. Raises `NotFound`."""
