@@ -162,7 +162,8 @@ class ContainerRecord(msgspec.Struct, frozen=True):
 
 
 class VolumeRecord(msgspec.Struct, frozen=True):
-    """`anonymous`: named by the engine, for one container."""
+    """`anonymous`: named by the engine, for one container. `owner`: the id of the container with which it goes: without
+    that container and any other user, at the engine's start, its making or its removal was interrupted."""
 
     name: str
     created: str
@@ -170,6 +171,7 @@ class VolumeRecord(msgspec.Struct, frozen=True):
     labels: dict[str, str] | None = None
     options: dict[str, str] | None = None
     anonymous: bool = False
+    owner: str = ""
 
 
 class IpamPool(Docker, frozen=True):

@@ -46,3 +46,36 @@ def test_no_prune_takes_what_a_container_whose_record_can_not_be_read_may_have(f
     assert "busybox" not in pruned("image")  # the whole record names it
     sampan.ok("rm", "-f", named)
     assert volume in pruned("volume") and "busybox" in pruned("image")
+
+
+def test_a_volume_that_goes_with_a_container_does_so_when_the_engine_is_killed_in_between(
+    fresh_sampan: Any,
+) -> None:
+    """In the making of the container, or in its removal: its record is not in the database, or not any more."""
+    sampan = fresh_sampan
+
+    def create(name: str, *options: str) -> tuple[str, str]:
+        container = sampan.ok("create", "--name", name, "-v", "/anonymous", *options, "busybox", "true")
+        return container, sampan.ok("inspect", "-f", "{{(index .Mounts 0).Name}}", name)
+
+    gone = {name: create(name) for name in ("cut", "lent", "named", "kept")}
+    nobodys = sampan.ok("volume", "create")
+    sampan.ok("create", "--name", "borrower", "--volumes-from", "lent", "busybox", "true")
+    sampan.ok("create", "--name", "other", "-v", f"{gone['named'][1]}:/data", "busybox", "true")
+    sampan.ok("rm", "kept")  # its volume stays, as Docker's
+    sampan.ok("rm", "-v", "other")
+    sampan.engine.kill()
+    metadata = Metadata(sampan.engine.root)
+    try:
+        for name in ("cut", "lent", "named"):
+            metadata.delete(Table.CONTAINERS, gone[name][0])
+    finally:
+        metadata.close()
+    sampan.engine.start()
+    staying = {nobodys, *(gone[name][1] for name in ("lent", "named", "kept"))}
+    assert set(sampan.ok("volume", "ls", "-q").split()) == staying
+    assert not (sampan.engine.root / "volumes" / gone["cut"][1]).exists()
+    sampan.ok("rm", "borrower")
+    sampan.engine.kill()
+    sampan.engine.start()
+    assert set(sampan.ok("volume", "ls", "-q").split()) == staying

@@ -1,8 +1,8 @@
 """Making a container: checks, names, mounts, volumes, snapshot, record.
 
 Order of what is written, so that a crash at any point leaves either nothing that is visible or a whole container:
-volumes (harmless alone), the snapshot and the container's directory (swept at the next start when no
-record names them), the record.
+volumes (the anonymous ones go at the next start when there is no such container), the snapshot and the container's
+directory (swept at the next start when no record names them), the record.
 """
 
 from __future__ import annotations
@@ -281,6 +281,7 @@ class Creator:
                     driver=point.driver,
                     labels=wanted.labels,
                     options=wanted.driver_config.options if wanted.driver_config else None,
+                    owner="" if point.name else record.id,
                     hold=held,
                 )
             except NotFound as error:

@@ -453,7 +453,7 @@ class Lifecycle:
         record = replace(slot.record, removing=True)
         self._parts.store.replace(slot, record)
         try:
-            await self._delete_record(slot)
+            await self._delete_record(slot, volumes=volumes)
         except BaseException:
             self._parts.store.replace(slot, replace(slot.record, removing=False))
             raise
@@ -468,13 +468,20 @@ class Lifecycle:
                 if point.type == "volume" and point.anonymous:
                     await self._parts.volumes.remove_unused(point.name)
 
-    async def _delete_record(self, slot: Slot) -> None:
+    async def _delete_record(self, slot: Slot, *, volumes: bool) -> None:
         """On a full disk the container's files go first after all: they make the room that the database needs."""
         try:
-            await self._parts.store.delete(slot)
+            await self._leave(slot, volumes=volumes)
         except Unavailable:
             await asyncio.to_thread(self._creator.discard, slot.record.id)
-            await self._parts.store.delete(slot)
+            await self._leave(slot, volumes=volumes)
+
+    async def _leave(self, slot: Slot, *, volumes: bool) -> None:
+        """The volumes that stay belong to no container, before it is gone; those that go with it still do."""
+        for point in slot.record.mounts:
+            if point.type == "volume" and not (volumes and point.anonymous):
+                await self._parts.volumes.disown(point.name)
+        await self._parts.store.delete(slot)
 
 
 def _not_updated(record: ContainerRecord, error: SampanError) -> SampanError:
