@@ -101,7 +101,7 @@ class Recovery:
         for slot, end in ended:
             await self._record_end(slot, end)
         await asyncio.to_thread(self._sweep)
-        await self._remove_forsaken()
+        await parts.volumes.remove_forsaken({one.id for one in parts.store} | parts.store.unreadable.ids())
         await parts.volumes.settle()
         self._monitor.spawn(self._restart_all(was_running))
         for slot in parts.store.slots():
@@ -263,16 +263,6 @@ class Recovery:
                     self._creator.discard(entry)
                     self._remove_group(entry)
         parts.snapshots.sweep(known | kept)
-
-    async def _remove_forsaken(self) -> None:
-        """Anonymous volumes whose container was never there, or is gone with them: the engine was killed meanwhile."""
-        parts = self._parts
-        known = {record.id for record in parts.store} | parts.store.unreadable.ids()
-        for name in parts.volumes.forsaken(known):
-            try:
-                await parts.volumes.remove_unused(name)
-            except (SampanError, OSError) as error:
-                log.warning("volume %s, which no container has any more, stays: %s", name, error)
 
     def _group(self, container_id: str) -> Cgroup:
         """The control group of a container without a record: in the engine's own parent."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from sampan.engine.model import VolumeRecord, new_id, now
 from sampan.engine.mounts import check_volume_name
 from sampan.engine.threads import to_its_end
@@ -47,16 +49,18 @@ class Creation:
         labels: Mapping[str, str] | None = None,
         options: Mapping[str, str] | None = None,
         anonymous: bool = False,
+        owner: str = "",
         hold: set[str] | None = None,
     ) -> VolumeRecord:
         """Make a volume; one that exists already is returned as it is. Raises `Invalid`, `NotFound`, `Conflict`.
 
+        `owner`: the container (id) that it is made for, and goes with.
         `hold`, of `Use.holding`, gets its name: then it can't be removed before the caller's container is known.
         """
         if name:
             check_volume_name(name)
         chosen = self._store.local if driver in ("", "local") else await self._load(name, driver)
-        record = new_record(name, chosen, labels, options, anonymous=anonymous)
+        record = replace(new_record(name, chosen, labels, options, anonymous=anonymous), owner=owner)
         async with self._store.changing(record.name):
             existing = self._store.records.get(record.name)
             if existing is None and name and not driver:
@@ -69,6 +73,8 @@ class Creation:
             if existing is None:
                 self._store.check_coming("create", record.name)
                 await self._made(record)
+            else:
+                existing = await self._store.disowned(existing)  # whoever asks knows its name
             if hold is not None:
                 hold.add(record.name)
         return existing or record

@@ -13,7 +13,7 @@ from sampan.engine.threads import to_its_end
 from sampan.engine.volumes.store import VolumeStore
 from sampan.engine.volumes.use import Use
 from sampan.engine.volumes.views import PRUNE_FILTERS, Filters, Json, check_values, prunable
-from sampan.errors import Conflict
+from sampan.errors import Conflict, SampanError
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,17 @@ class Removal:
         async with self._store.changing(name):
             if name in self._store.records and not self._use.in_use(name):
                 await self.delete(name)
+
+    async def remove_forsaken(self, containers: Collection[str]) -> None:
+        """At the engine's start: what goes with containers that are not among these (ids), and nobody uses. An engine
+        was killed as it made or removed them."""
+        for record in tuple(self._store.records.values()) if not self._use.unknown() else ():
+            if not record.owner or record.owner in containers or self._store.local.snapshots(record.name):
+                continue
+            try:
+                await self.remove_unused(record.name)
+            except (SampanError, OSError) as error:
+                log.warning("volume %s, which no container has any more, stays: %s", record.name, error)
 
     async def delete(self, name: str) -> None:
         """A removal that has begun goes to its end, whoever still waits: half of it would be a record without data."""

@@ -47,7 +47,7 @@ class Renaming:
                 raise Conflict(f"rename {name}: volume is in use")
             self._use.check_idle(name)
             self._store.local.check_free(new)
-            renamed = replace(record, name=new, anonymous=False)
+            renamed = replace(record, name=new, anonymous=False, owner="")
             with self._metadata.transaction():
                 self._metadata.put(Table.SETTINGS, RENAME_NOTE + name, new.encode())
                 self._store.put(renamed)

@@ -46,6 +46,8 @@ class Volumes:
         self.adopt = use.adopt
         self.settle = use.settle
 
+        self.disown = store.disown
+
         self.get = store.get
         self.find = store.find
         self.path = store.path
@@ -60,4 +62,5 @@ class Volumes:
         self.remove = removal.remove
         self.would_remove = removal.would_remove
         self.remove_unused = removal.remove_unused
+        self.remove_forsaken = removal.remove_forsaken
         self.prune = removal.prune

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from sampan.engine.events import EventBus
 from sampan.engine.model import NEVER, VolumeRecord
 from sampan.engine.record_store import Store, read_records
+from sampan.engine.threads import to_its_end
 from sampan.engine.volumes.drivers import Drivers
 from sampan.engine.volumes.local import LocalDriver
 from sampan.errors import Conflict, NotFound, SampanError
@@ -67,6 +69,20 @@ class VolumeStore:
     def put(self, record: VolumeRecord) -> None:
         """Blocking: the record, in the database. What it names is there before."""
         self._metadata.put(Table.VOLUMES, record.name, msgspec.json.encode(record))
+
+    async def disown(self, name: str) -> None:
+        """From now on it goes only when somebody says so."""
+        async with self.changing(name):
+            if name in self.records:
+                await self.disowned(self.records[name])
+
+    async def disowned(self, record: VolumeRecord) -> VolumeRecord:
+        """As `disown`, of whoever holds `changing`."""
+        if not record.owner:
+            return record
+        self.records[record.name] = free = replace(record, owner="")
+        await to_its_end(asyncio.to_thread(self.put, free))
+        return free
 
     def drop(self, name: str) -> None:
         """Blocking: the record, in the database."""
