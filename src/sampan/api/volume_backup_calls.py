@@ -22,9 +22,10 @@ from sampan.engine.engine import Engine
 from sampan.engine.threads import blocking_chunks
 from sampan.engine.volume_backup.manifests import MANIFEST_BYTES
 from sampan.engine.volume_backup.messages import Json, error_line
+from sampan.engine.volume_backup.orders import Backup, OnChange, Order
 from sampan.engine.volume_backup.placing import Limits
 from sampan.engine.volume_backup.restoring import AsSnapshot, Given, InRegistry, Uploaded
-from sampan.engine.volume_backup.service import Backup, OnChange, Order, VolumeBackups
+from sampan.engine.volume_backup.service import VolumeBackups
 from sampan.engine.volume_backup.snapshots import Source, parse_keep, parse_source
 from sampan.engine.volume_backup.users import parse_how
 from sampan.errors import Invalid, SampanError
