@@ -39,7 +39,7 @@ def _stored(name: str, fields: Any) -> Ulimit:
 
 
 def _limit(name: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < -1:
+    if not isinstance(value, int) or isinstance(value, bool) or not -1 <= value < 1 << 63:
         raise Invalid(f"default-ulimits: {name}: expected numbers Soft and Hard")
     return value
 
@@ -48,7 +48,7 @@ def _said(text: str) -> Ulimit:
     name, _, limits = text.partition("=")
     soft, colon, hard = limits.partition(":")
     try:
-        return Ulimit(name, int(hard if colon else soft), int(soft))
+        return Ulimit(name, _limit(name, int(hard if colon else soft)), _limit(name, int(soft)))
     except ValueError:
         raise Invalid(f"default-ulimits: invalid ulimit argument: {text}") from None
 

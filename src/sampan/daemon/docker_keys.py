@@ -86,7 +86,7 @@ def take(stored: dict[str, Any]) -> tuple[str, ...]:
         stored.pop(key, None)
     if stored.pop("live-restore", True) is False:
         told.append(f"live-restore has no effect: {_EVERY}")
-    if any(str(one) != "native.cgroupdriver=cgroupfs" for one in stored.pop("exec-opts", None) or ()):
+    if stored.pop("exec-opts", None) not in (None, [], ["native.cgroupdriver=cgroupfs"]):
         told.append("exec-opts has no effect: control groups are made by the engine itself (cgroupfs)")
     for key in sorted(_WITHOUT_EFFECT.keys() & stored.keys()):
         del stored[key]

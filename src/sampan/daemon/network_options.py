@@ -21,12 +21,14 @@ def bridge_address(text: str | None, version: int) -> str | None:
     return str(interface)
 
 
-def switch(values: Mapping[str, Any], flag: str) -> bool:
-    """On unless said otherwise."""
+def switch(values: Mapping[str, Any], flag: str, *, default: bool = True) -> bool:
+    """As `default` unless said otherwise."""
     value = values[flag]
-    if value is not None and not isinstance(value, bool):
+    if value is None:
+        return default
+    if not isinstance(value, bool):
         raise Invalid(f"{flag.replace('_', '-')}: expected true or false, not {value!r}")
-    return value is not False
+    return value
 
 
 def rules(values: Mapping[str, Any]) -> bool:

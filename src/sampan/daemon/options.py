@@ -267,7 +267,7 @@ def _typed(values: Mapping[str, Any]) -> DaemonOptions:
         masquerade=network_options.switch(values, "ip_masq"),
         rules=network_options.rules(values),
         rules6=network_options.switch(values, "ip6tables"),
-        direct_routing=bool(values["allow_direct_routing"]),
+        direct_routing=network_options.switch(values, "allow_direct_routing", default=False),
         ip_forward=network_options.switch(values, "ip_forward"),
         host_gateways=network_options.host_gateways(_strings(values, "host_gateway_ip")),
         host_binding=network_options.address(values, "ip", 4, 6) or default.host_binding,

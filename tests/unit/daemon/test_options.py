@@ -350,6 +350,8 @@ def test_rules_forwarding_and_the_host_s_gateway_are_docker_s_defaults_unless_a_
         ({"host-gateway-ips": ["192.0.2.1", "192.0.2.2"]}, "only one IPv4 and one IPv6 host gateway"),
         ({"host-gateway-ip": "here"}, "invalid host-gateway-ip"),
         ({"default-ulimits": {"nofile": 5}}, "nofile: expected numbers"),
+        ({"allow-direct-routing": "false"}, "allow-direct-routing: expected true or false"),
+        ({"default-ulimits": {"nofile": {"Soft": 1 << 64, "Hard": 1 << 64}}}, "nofile: expected numbers"),
         ({"default-ulimits": {"nofile": {"Soft": 5, "Hard": 4}}}, "must be less than or equal"),
         ({"default-ulimits": {"files": {"Soft": 5, "Hard": 6}}}, "invalid ulimit type: files"),
         ({"default-shm-size": "much"}, "invalid size"),
@@ -374,3 +376,13 @@ def test_a_container_s_own_limits_win_over_the_engine_s() -> None:
     assert found.shm_size == 8 << 20
     assert with_default_limits(HostConfig(shm_size=1 << 20), settings).shm_size == 1 << 20
     assert with_default_limits(HostConfig(), Settings()) == HostConfig()
+
+
+@pytest.mark.parametrize("odd", [5, True, "native.cgroupdriver=systemd", ["native.cgroupdriver=systemd"]])
+def test_options_of_runc_in_any_form_are_told_to_have_no_effect(tmp_path: Path, odd: object) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(json.dumps({"exec-opts": odd}))
+    (told,) = parse_options(["--config-file", str(file)]).told
+    assert told.startswith("exec-opts has no effect")
+    file.write_text(json.dumps({"exec-opts": ["native.cgroupdriver=cgroupfs"]}))
+    assert parse_options(["--config-file", str(file)]).told == ()
