@@ -99,25 +99,7 @@ def plan(
             version: family(body, book, in_use, version, taken) if enabled else Family()
             for version, enabled in ((4, body.enable_ipv4), (6, body.enable_ipv6))
         }
-        four, six = families[4], families[6]
-        bridged = body.driver in ("", "bridge")
-        general = NetworkSpec(
-            identity or new_id(),
-            body.name,
-            "",
-            str(four.subnet or ""),
-            str(four.gateway or ""),
-            ip_range=four.ip_range,
-            aux=_auxiliary(body),
-            internal=body.internal,
-            driver=body.driver or "bridge",
-            subnet6=str(six.subnet or ""),
-            gateway6=str(six.gateway or ""),
-            ip_range6=six.ip_range,
-            more=_further(body, book, taken),
-            router=four.router if bridged else "",
-            router6=six.router if bridged else "",
-        )
+        general = _general(body, families[4], families[6], _further(body, book, taken), identity or new_id())
         spec = options.specific(general, body, settings)
         if spec.internal and (spec.router or spec.router6):
             raise Invalid("no gateway can be set on an internal bridge network")
@@ -148,6 +130,30 @@ def plan(
         ),
         fixed_subnet=bool(body.ipam.config),
         asked_pools=len(body.ipam.config or ()),
+    )
+
+
+def _general(
+    body: NetworkCreate, four: Family, six: Family, further: tuple[Subnet, ...], identity: str
+) -> NetworkSpec:
+    """What networks of every driver have."""
+    bridged = body.driver in ("", "bridge")
+    return NetworkSpec(
+        identity,
+        body.name,
+        "",
+        str(four.subnet or ""),
+        str(four.gateway or ""),
+        ip_range=four.ip_range,
+        aux=_auxiliary(body),
+        internal=body.internal,
+        driver=body.driver or "bridge",
+        subnet6=str(six.subnet or ""),
+        gateway6=str(six.gateway or ""),
+        ip_range6=six.ip_range,
+        more=further,
+        router=four.router if bridged else "",
+        router6=six.router if bridged else "",
     )
 
 
