@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sampan.engine.events import EventBus
+from sampan.engine.model import NEVER, VolumeRecord
 from sampan.engine.volumes import local, renaming, staging
 from sampan.engine.volumes.service import Volumes
 from sampan.errors import Conflict, SampanError
@@ -77,6 +78,7 @@ def _count_down(step: int) -> None:
         (Metadata, "delete"),
         (Metadata, "_end"),
         (staging, "_flush"),
+        (local, "_flush"),
     ):
         setattr(owner, name, counting(getattr(owner, name)))
 
@@ -149,4 +151,43 @@ def test_a_volume_in_use_or_of_another_name_is_not_renamed(tmp_path: Path) -> No
         assert volumes.path("one").is_dir()
 
     asyncio.run(refused())
+    metadata.close()
+
+
+def test_what_a_creation_that_died_before_its_record_left_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes, metadata = opened(tmp_path)
+    driver = local.LocalDriver(tmp_path / "volumes")
+    nobodys, filled = "a" * 64, "b" * 64
+    for name in (nobodys, filled, "named", "other", "full"):
+        driver.create(VolumeRecord(name, NEVER, "local"))
+    for name in (filled, "full"):
+        (tmp_path / "volumes" / name / "_data/file").write_text("kept")
+    asyncio.run(volumes.create("mine"))
+    metadata.put(Table.VOLUMES, "c" * 64, b"a newer engine's")
+    driver.create(VolumeRecord("c" * 64, NEVER, "local"))
+    metadata.close()
+    volumes, metadata = opened(tmp_path)
+    assert not (tmp_path / "volumes" / nobodys).exists()
+    assert (tmp_path / "volumes" / ("c" * 64)).exists()
+    flushed: list[Path] = []
+    monkeypatch.setattr(local, "_flush", lambda place: flushed.append(place) or (place / "named").stat())
+
+    async def change() -> None:
+        async with volumes.staged("named") as place:
+            (place / "file").write_text("new")
+        await volumes.rename("mine", "other", lambda: None)
+        with pytest.raises(Conflict, match="belongs to no volume"):
+            async with volumes.staged("full"):
+                pass
+
+    asyncio.run(change())
+    metadata.close()
+    assert flushed == [tmp_path / "volumes"]  # once it had its name
+    assert (tmp_path / "volumes/named/_data/file").read_text() == "new"
+    for name in (filled, "full"):
+        assert (tmp_path / "volumes" / name / "_data/file").read_text() == "kept"
+    volumes, metadata = opened(tmp_path)
+    assert sorted(one["Name"] for one in volumes.list({})["Volumes"]) == ["named", "other"]
     metadata.close()

@@ -6,8 +6,9 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from sampan.engine.model import VolumeRecord, new_id
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 DATA = "_data"
 SNAPSHOTS = "_snapshots"
+_ANONYMOUS = re.compile("[0-9a-f]{64}")
 _FIRST_PROJECT = 0x5A000000
 """Far from the small numbers that people give to projects."""
 
@@ -41,11 +43,12 @@ class LocalDriver:
         self._root = root.resolve()
         self._projects = threading.Lock()
 
-    def sweep(self, names: Iterable[str]) -> list[str]:
+    def sweep(self, names: Iterable[str], known: Collection[str]) -> list[str]:
         """What was being made or removed when the engine died goes. Returns those of `names` that are gone with it.
 
-        A volume is removed by renaming its directory to a name with a dot before the record goes; a plain
-        directory without a record is left alone, because it may hold data.
+        `known`: of which there are records. A volume is removed by renaming its directory to a name with a dot before
+        the record goes; a plain directory without a record is left alone, because it may hold data. Only an empty one
+        that has an anonymous volume's name goes: nobody will ever ask for it.
         """
         for entry in self._root.iterdir():
             if entry.name.startswith("."):
@@ -56,6 +59,8 @@ class LocalDriver:
                     remove_tree(entry)
                 except OSError as error:  # a file that a container has made immutable, say
                     log.warning("%s, what is left of a volume, can't be removed: %s", entry, error)
+            elif entry.name not in known and _ANONYMOUS.fullmatch(entry.name):
+                self._gone_if_empty(entry)
         return [name for name in names if not (self._root / name).is_dir()]
 
     def check(self, name: str, options: Mapping[str, str]) -> None:
@@ -144,7 +149,7 @@ class LocalDriver:
         return staged
 
     def publish(self, staged: Path, record: VolumeRecord) -> None:
-        """What was staged is the volume's directory now, by one rename. There is none of this volume yet.
+        """What was staged is the volume's directory now, by one rename, and on the disk. There is none of it yet.
 
         Raises `Conflict` when there is a directory that belongs to no volume.
         """
@@ -158,11 +163,24 @@ class LocalDriver:
                 f"create {record.name}: {place} is there and belongs to no volume",
                 hint="move it away if you need what is in it, else remove it",
             ) from error
+        _flush(self._root)
+
+    @staticmethod
+    def _gone_if_empty(place: Path) -> bool:
+        """A directory of no volume that holds nothing: an engine died between making it and writing its record."""
+        try:
+            if os.listdir(place) != [DATA]:
+                return False
+            os.rmdir(place / DATA)
+            os.rmdir(place)
+        except OSError:  # there is something in it, or mounted on it
+            return False
+        return True
 
     def check_free(self, name: str) -> None:
         """Raises `Conflict` when there is a directory of this name, which then belongs to no volume."""
         place = self._root / name
-        if place.exists():
+        if place.exists() and not self._gone_if_empty(place):
             raise Conflict(
                 f"{place} is there and belongs to no volume",
                 hint="move it away if you need what is in it, else remove it",
@@ -194,6 +212,10 @@ class LocalDriver:
             if error.errno not in (errno.EINVAL, errno.ENOSYS):
                 raise
             raise Unsupported(f"the file system of {self._root} can't exchange directories") from error
+
+    def flush(self, record: VolumeRecord) -> None:
+        """An exchange is on the disk."""
+        _flush(self._root / record.name)
 
     def discard(self, staged: Path) -> None:
         remove_tree(staged)
@@ -227,3 +249,12 @@ class LocalDriver:
         if wanted is not None and (wanted.is_remote or not is_mounted(str(path))):
             return -1
         return directory_size(path)
+
+
+def _flush(directory: Path) -> None:
+    """Its own entries are on the disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -87,6 +87,7 @@ class Staging:
                     # On the loop: no container begins to use it between the look and the exchange.
                     self._use.check_idle(name)
                     self._store.local.exchange(staged, record)
+                    await to_its_end(asyncio.to_thread(self._store.local.flush, record))
             finally:
                 await to_its_end(asyncio.to_thread(self._store.local.discard, staged))
 
@@ -96,7 +97,9 @@ class Staging:
 
     def _publish(self, staged: Path, record: VolumeRecord) -> None:
         _flush(staged)
-        # A record without a directory goes at the next start; a directory without a record would be in the way.
+        # A record without a directory goes at the next start; a directory without a record would be in the way, and
+        # with the record it would be taken for the volume.
+        self._store.local.check_free(record.name)
         self._store.put(record)
         try:
             self._store.local.publish(staged, record)

@@ -33,18 +33,19 @@ class VolumeStore:
         self.coming: set[str] = set()
         """Names of volumes whose data is being written, by a restore or a clone."""
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self.records, _ = read_records(
+        self.records, unreadable = read_records(
             metadata,
             Table.VOLUMES,
             VolumeRecord,
             "volume",
             "its data is left as it is, and 'volume create' with its name and options brings it back",
         )
+        self._unreadable = frozenset(unreadable)
 
     def sweep(self) -> None:
         """At the engine's start: what an engine that died has left goes."""
         local = [record.name for record in self.records.values() if record.driver == self.local.name]
-        for name in self.local.sweep(local):
+        for name in self.local.sweep(local, self._unreadable | self.records.keys()):
             # A removal had begun, its record is still there.
             self.drop(name)
             del self.records[name]

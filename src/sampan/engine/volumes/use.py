@@ -82,12 +82,15 @@ class Use:
 
     async def settle(self) -> None:
         """At the engine's start, when all users are known: what nobody uses is not mounted."""
+        local = self._store.local
         for record in tuple(self._store.records.values()):
+            if record.driver != local.name or not local.needs_mount(record):
+                continue
             async with self._store.changing(record.name):
-                if record.driver != self._store.local.name or self._mounting.is_used(record.name):
+                if self._mounting.is_used(record.name):
                     continue
                 try:
-                    await asyncio.to_thread(self._store.local.unmount, record, "", last=True)
+                    await asyncio.to_thread(local.unmount, record, "", last=True)
                 except OSError as error:
                     log.warning("volume %s could not be unmounted: %s", record.name, error)
 
