@@ -294,7 +294,8 @@ class HttpConnection(asyncio.Protocol):
                 log.error("%s %s failed: %s", request.method, request.path, full)
             else:
                 log.exception("%s %s failed", request.method, request.path)
-            response = json_response({"message": full or "internal error, see the daemon's log"}, 500)
+            said = full or _replaced_engine(error) or "internal error, see the daemon's log"
+            response = json_response({"message": said}, 500)
         if isinstance(response, HijackedResponse) or self._hijacked:
             return
         if isinstance(response, StreamingResponse):
@@ -439,6 +440,16 @@ def _full_disk(error: Exception) -> str:
         return ""
     place = f"{error.filename}: " if error.filename else ""
     return f"{place}{os.strerror(error.errno).lower()}"
+
+
+def _replaced_engine(error: Exception) -> str:
+    """The message of an error that a module of ours, loaded when it is needed, is not the one that this engine goes
+    with: another version was installed meanwhile. Else empty."""
+    if not isinstance(error, ImportError) or (error.name or "").partition(".")[0] != "sampan":
+        return ""
+    return (
+        "sampan was replaced by another version while this engine runs\nrestart the engine: containers run on"
+    )
 
 
 def error_response(error: SampanError) -> Response:

@@ -77,6 +77,29 @@ def test_an_unexpected_error_does_not_show_its_insides() -> None:
     assert b"secret" not in answer
 
 
+def test_an_engine_whose_modules_were_replaced_under_it_says_what_to_do() -> None:
+    async def changed(request: Request) -> AnyResponse:
+        from sampan.api.http import NotInThisVersion  # type: ignore[attr-defined]
+
+        raise NotInThisVersion
+
+    async def gone(request: Request) -> AnyResponse:
+        import sampan.api.not_in_this_version  # type: ignore[import-not-found]
+
+        raise sampan.api.not_in_this_version.Error
+
+    async def other(request: Request) -> AnyResponse:
+        import not_installed_here  # type: ignore[import-not-found]
+
+        raise not_installed_here.Error
+
+    for fail, told in ((changed, True), (gone, True), (other, False)):
+        answer = exchange(fail, b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        assert (b"restart the engine" in answer) == told
+        assert (b"internal error" in answer) != told
+
+
 def test_a_body_sent_in_pieces_reaches_the_handler_whole() -> None:
     async def echo(request: Request) -> AnyResponse:
         return Response(body=await request.body())
