@@ -320,7 +320,7 @@ EVENT_CASES = [
                         "--filter type=container --filter type=volume",
                     )
                 ),
-                f"all: {EVENTS} --filter nosuch=1",
+                f"all: {EVENTS} --filter nosuch=1 --filter type=container",
             ]
         ),
     ),
