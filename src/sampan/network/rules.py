@@ -26,6 +26,7 @@ PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "icmpv6": 58}
 _RAW, _DSTNAT, _TRANSLATED, _FILTER, _SRCNAT = -300, -100, -90, 0, 100
 _BRIDGES = "bridges"  # names of our bridges
 _FOREIGN = "foreign"  # of other engines'
+_LOOPBACK_ONLY = "loopback-only"  # protocol . port that the relay serves at 127.0.0.0/8 alone
 _FROM_OURS = ex.meta(ex.Meta.IIFNAME) + ex.lookup(_BRIDGES)
 _LINK_LOCAL = "fe80::/10"
 _MULTICAST6 = "ff00::/8"
@@ -130,11 +131,13 @@ def open_element(address: str, binding: PortBinding) -> Element:
 
 
 def relayed_element(binding: PortBinding) -> Element | None:
-    """The set element of a port that the relay serves; None where containers of internal networks can't ask there."""
-    if binding.host_address not in (ANY_IPV4, ANY_IPV6):
-        return None
+    """The set element of a port that the relay serves; None where nobody has to be kept from it."""
     protocol = bytes([PROTOCOL_NUMBERS[binding.protocol]])
     key = pack_fields(protocol, binding.host_port.to_bytes(2, "big"))
+    if binding.host_address.startswith("127."):
+        return Element(_LOOPBACK_ONLY, key, None)
+    if binding.host_address not in (ANY_IPV4, ANY_IPV6):
+        return None
     return Element(_version(binding.host_address).relayed, key, None)
 
 
@@ -168,6 +171,7 @@ def write_table(
         batch.add_elements(table, _BRIDGES, names)
     batch.add_set(table, _FOREIGN, (Field.INTERFACE_NAME,))
     change_foreign(batch, table, foreign, ())
+    batch.add_set(table, _LOOPBACK_ONLY, (Field.INET_PROTOCOL, Field.INET_SERVICE))
     for version in _VERSIONS:
         _add_maps(batch, table, version)
         batch.add_chain(table, version.publish)
@@ -259,11 +263,19 @@ def _entrance_rules(batch: Batch, table: str, loopback6: bool) -> None:
 
 
 def _guard_rules(batch: Batch, table: str) -> None:
-    """route_localnet is on at the bridges; without these rules containers could reach the host's 127.0.0.1."""
+    """route_localnet is on at the bridges; without these rules containers could reach the host's 127.0.0.1.
+
+    Where somebody has switched it on for other interfaces too, neighbours on the link reach the host's 127.0.0.1, but
+    not what is published there.
+    """
     drop = ex.verdict(ex.Verdict.DROP)
     ipv4 = ex.family_is(_IPV4.family)
     batch.add_rule(table, "guard", ipv4, ex.destination_in(_IPV4.loopback), _FROM_OURS, drop)
     batch.add_rule(table, "guard", ipv4, ex.source_in(_IPV4.loopback), _FROM_OURS, drop)
+    port = ex.payload(ex.Base.TRANSPORT, 2, 2, ex.FIRST_REGISTER + 1)
+    published = ex.meta(ex.Meta.L4PROTO) + port + ex.lookup(_LOOPBACK_ONLY)
+    elsewhere = ex.destination_in(_IPV4.loopback) + ex.input_is_not("lo")
+    batch.add_rule(table, "guard", ipv4, elsewhere, published, drop)
 
 
 def _seclusion_rules(batch: Batch, table: str, networks: Sequence[NetworkSpec]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.integration.network.conftest import World
 
 from sampan.errors import Conflict, Invalid
-from sampan.network.model import HostPolicy, PortBinding
+from sampan.network.model import HostPolicy, PortBinding, PublishMode
 
 pytestmark = pytest.mark.root
 
@@ -191,7 +191,14 @@ def test_with_br_netfilter_a_container_still_reaches_its_own_published_port(worl
     assert client.ask_tcp(server.address, 80) == "web 10.213.1.3 hello"
 
 
-def test_a_port_published_on_loopback_is_closed_to_others_even_when_they_forge_the_route(world):
+@pytest.mark.parametrize("mode", [PublishMode.NAT, PublishMode.RELAY])
+def test_a_port_published_on_loopback_is_closed_to_others_even_when_they_forge_the_route(world, mode):
+    """Also where the host itself takes packets to 127.0.0.1 from its links."""
+    world.host = world.start_engine("two", mode)
+    for interface in ("all", "uplink"):
+        world.engine.command("sysctl", "-qw", f"net.ipv4.conf.{interface}.rp_filter=0")
+    world.engine.command("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+    world.engine.serve_tcp(81, "host", "127.0.0.1")
     container = world.container(world.network())
     container.serve_tcp(80, "web")
     world.publish(container, PortBinding(80, host_address="127.0.0.1", host_port=8080))
@@ -199,6 +206,7 @@ def test_a_port_published_on_loopback_is_closed_to_others_even_when_they_forge_t
     world.outside.command("ip", "addr", "del", "127.0.0.1/8", "dev", "lo")
     world.outside.command("ip", "route", "add", "127.0.0.1/32", "via", world.ADDRESS, "src", world.OUTSIDE)
     assert world.engine.ask_tcp("127.0.0.1", 8080).startswith("web ")
+    assert world.outside.can_reach("127.0.0.1", 81)  # so it is our rules that keep it closed
     assert not world.outside.can_reach("127.0.0.1", 8080)
     assert not world.outside.can_reach(world.ADDRESS, 8080)
 
