@@ -54,7 +54,8 @@ _VETH_INFO_PEER = 1
 _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 4, 33
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
 _IFA_F_NODAD = 0x02
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 5, 6, 7, 15
+_RTPROT_KERNEL, _PREFIX_METRIC = 2, 256  # of the routes that come with IPv6 addresses: IP6_RT_PRIO_ADDRCONF
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RTN_UNICAST = 254, 4, 0, 253, 1
 _RT_TABLE_LOCAL, _RT_SCOPE_HOST, _RTN_LOCAL = 255, 254, 2
 _RT_SCOPE_NOWHERE = 255
@@ -288,6 +289,18 @@ def add_local_route(destination: str, *, index: int, metric: int) -> Message:
     payload += attribute(_RTA_DST, network.network_address.packed)
     payload += _u32(_RTA_OIF, index) + _u32(_RTA_PRIORITY, metric)
     return Message(RTM_NEWROUTE, payload, NLM_F_CREATE | NLM_F_REPLACE, f"add local route {destination}")
+
+
+def add_own_route(address: str, *, index: int) -> Message:
+    """The kernel's route to the subnet of an interface's address (with prefix length). EEXIST: it is there."""
+    own = ip_interface(address)
+    four = own.version == 4
+    family, scope = (socket.AF_INET, _RT_SCOPE_LINK) if four else (socket.AF_INET6, _RT_SCOPE_UNIVERSE)
+    length = own.network.prefixlen
+    payload = _RTMSG.pack(family, length, 0, 0, _RT_TABLE_MAIN, _RTPROT_KERNEL, scope, _RTN_UNICAST, 0)
+    payload += attribute(_RTA_DST, own.network.network_address.packed) + _u32(_RTA_OIF, index)
+    payload += attribute(_RTA_PREFSRC, own.ip.packed) if four else _u32(_RTA_PRIORITY, _PREFIX_METRIC)
+    return Message(RTM_NEWROUTE, payload, NLM_F_CREATE | NLM_F_EXCL, f"add the route of {address}")
 
 
 def delete_route(destination: str, *, gateway: str | None = None, index: int = 0) -> Message:

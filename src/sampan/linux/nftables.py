@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -323,6 +323,18 @@ class NftablesSocket(NetlinkSocket):
                 key = parse_attributes(attributes.get(1, b"")).get(1, b"")
                 found[key] = parse_attributes(attributes.get(2, b"")).get(1, b"")
         return found
+
+    def holds(self, family: Family, table: str, expected: Mapping[str, int]) -> bool:
+        """Are there so many elements, or more, in each of these sets? Asked twice, for what `elements` says."""
+        try:
+            return all(
+                any(len(self.elements(family, table, name)) >= number for _ in range(2))
+                for name, number in expected.items()
+            )
+        except NetlinkError as exc:
+            if exc.errno != errno.ENOENT:
+                raise
+            return False
 
     def _list(
         self, kind: int, family: int, body: bytes, operation: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -10,7 +11,7 @@ from contextlib import suppress
 from ipaddress import ip_interface, ip_network
 
 from sampan.errors import Conflict, Invalid, NotFound, Unsupported
-from sampan.linux.netlink import Message
+from sampan.linux.netlink import Message, NetlinkError
 from sampan.linux.netlink_namespace import in_namespace
 from sampan.linux.netlink_route import (
     IFF_UP,
@@ -18,6 +19,7 @@ from sampan.linux.netlink_route import (
     RouteSocket,
     add_address,
     add_local_route,
+    add_own_route,
     create_bridge,
     create_veth,
     delete_address,
@@ -103,6 +105,8 @@ class BridgeDriver:
         if not _is_whole(route, network):
             ensure_bridge(route, network, self._alias, self._policy)
             done.append(f"bridge {network.bridge} is as it was")
+        elif _mend_routes(route, network):
+            done.append(f"the route to bridge {network.bridge} is as it was")
         plugged = [plug(route, network, endpoint) for endpoint in endpoints]
         if any(plugged):
             done.append(f"{sum(plugged)} containers are on bridge {network.bridge} again")
@@ -146,6 +150,7 @@ def ensure_bridge(route: RouteSocket, network: NetworkSpec, alias: str, policy: 
     if network.gateway6:
         messages.append(answer_loopback(link.index))
     route.perform(messages)
+    _mend_routes(route, network)
     # For ports published on 127.0.0.1 by NAT. Without rules nothing would keep containers from that address.
     if policy.rules or own:
         write_sysctl(f"ipv4/conf/{network.bridge}/route_localnet", "1" if policy.rules else "0")
@@ -216,10 +221,30 @@ def _is_whole(route: RouteSocket, network: NetworkSpec) -> bool:
     return wanted <= {entry.interface for entry in route.addresses() if entry.index == link.index}
 
 
+def _mend_routes(route: RouteSocket, network: NetworkSpec) -> bool:
+    """Make the routes again that come with the bridge's addresses; whether one had been deleted. They are not looked
+    for: hosts may have a million others."""
+    link = route.link(network.bridge)
+    missed = False
+    for address in own_addresses(network) if link is not None else ():
+        if (
+            link is None or ip_interface(address).network.num_addresses == 1
+        ):  # it has no route but the host's own
+            continue
+        try:
+            route.perform([add_own_route(address, index=link.index)])
+        except NetlinkError as error:
+            if error.errno != errno.EEXIST:
+                raise
+            continue
+        missed = True
+    return missed
+
+
 def plug(route: RouteSocket, network: NetworkSpec, endpoint: EndpointSpec) -> bool:
     """Make the endpoint's interface a port of the bridge again; False when it is one, or there is no such interface."""
     bridge, port = route.link(network.bridge), route.link(host_interface(endpoint.id))
-    if bridge is None or port is None or port.master == bridge.index:
+    if bridge is None or port is None or (port.master == bridge.index and port.flags & IFF_UP):
         return False
     mac = endpoint.mac or derived_mac(endpoint.address or endpoint.address6)
     joins = set_link(port.index, up=True, master=bridge.index)

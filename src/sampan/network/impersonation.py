@@ -49,6 +49,7 @@ class ImpersonationGuard:
             Counter()
         )  # a fixed MAC address may be there in two networks
         self._handle: int | None = None  # of our table, as we wrote it
+        self._rules = 0  # how many are in it
         self.supported = True  # the kernel filters bridged frames
 
     def add(self, key: str, claim: Claim) -> None:
@@ -68,7 +69,7 @@ class ImpersonationGuard:
                 batch = Batch(rules.FAMILY)
                 rules.add(batch, self._table, elements)
                 claim.add_targets(batch, self._table)
-                self._change(batch)
+                self._change(batch, batch.rules)
 
     def remove(self, key: str) -> None:
         """Idempotent."""
@@ -84,9 +85,8 @@ class ImpersonationGuard:
             if self._handle is not None:
                 batch = Batch(rules.FAMILY)
                 rules.delete(batch, self._table, leaving)
-                if claim.has_targets:
-                    self._delete_targets(batch, claim)
-                self._change(batch)
+                fewer = self._delete_targets(batch, claim) if claim.has_targets else 0
+                self._change(batch, -fewer)
 
     def restore(self, claims: Mapping[str, Claim]) -> None:
         """Exactly these claims, in one transaction."""
@@ -96,12 +96,21 @@ class ImpersonationGuard:
             self._write()
 
     def refresh(self) -> bool:
-        """Write the table anew when somebody else has removed or replaced it; whether that was so."""
+        """Write the table anew when somebody else has removed or replaced it or what is in it; whether that was so."""
         with self._lock:
-            if not self.supported or self._nftables.table_handle(rules.FAMILY, self._table) == self._handle:
+            if not self.supported or self._is_whole():
                 return False
             self._write()
             return True
+
+    def _is_whole(self) -> bool:
+        if self._nftables.table_handle(rules.FAMILY, self._table) != self._handle:
+            return False
+        if self._handle is None:
+            return True
+        expected = Counter(name for name, _ in self._counts)
+        present = len(self._nftables.rules(rules.FAMILY, self._table))
+        return present == self._rules and self._nftables.holds(rules.FAMILY, self._table, expected)
 
     def clear(self) -> None:
         """Nothing of it stays in the kernel."""
@@ -114,14 +123,22 @@ class ImpersonationGuard:
                 rules.delete_table(batch, self._table)
                 self._perform(batch)
 
-    def _delete_targets(self, batch: Batch, claim: Claim) -> None:
-        for rule in self._nftables.rules(rules.FAMILY, self._table, rules.TARGETS):
-            if rule.comment == claim.name:
-                batch.delete_rule(self._table, rules.TARGETS, rule.handle)
+    def _delete_targets(self, batch: Batch, claim: Claim) -> int:
+        """How many they are."""
+        leaving = [
+            rule
+            for rule in self._nftables.rules(rules.FAMILY, self._table, rules.TARGETS)
+            if rule.comment == claim.name
+        ]
+        for rule in leaving:
+            batch.delete_rule(self._table, rules.TARGETS, rule.handle)
+        return len(leaving)
 
-    def _change(self, batch: Batch) -> None:
+    def _change(self, batch: Batch, more: int) -> None:
+        """`more`: rules, of which there are so many more (or fewer) afterwards."""
         try:
             self._commit(batch)
+            self._rules += more
         except NetlinkError as exc:
             if exc.errno != errno.ENOENT:
                 raise
@@ -135,6 +152,7 @@ class ImpersonationGuard:
         rules.write_table(batch, self._table, self._claims.values())
         if self._perform(batch):
             self._handle = self._nftables.table_handle(rules.FAMILY, self._table)
+            self._rules = batch.rules
 
     def _perform(self, batch: Batch) -> bool:
         """False where the kernel can not filter bridged frames: that is said once, and the engine works without."""

@@ -6,6 +6,7 @@ import errno
 import logging
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
@@ -174,11 +175,14 @@ class PublishedPorts:
             self._rules = batch.rules
 
     def _is_whole(self) -> bool:
-        """Our table is the one that we wrote, and none of its rules was flushed or deleted."""
+        """Our table is the one that we wrote, and nothing in it was flushed or deleted."""
         handle = self._nftables.table_handle(rules.FAMILY, self._table)
         if handle is None and self._handle is None:  # of an engine that writes none
             return True
-        return handle == self._handle and len(self._nftables.rules(rules.FAMILY, self._table)) == self._rules
+        if handle != self._handle or len(self._nftables.rules(rules.FAMILY, self._table)) != self._rules:
+            return False
+        ports = Counter(element.map for element in _elements(self._everything()))
+        return self._nftables.holds(rules.FAMILY, self._table, ports)
 
     def seclude(self, foreign: frozenset[str]) -> None:
         """Our containers reach only what is published of those behind these bridges of other engines."""

@@ -7,11 +7,13 @@ import logging
 import os
 import threading
 import time
+from string import Template
 
 import pytest
 
 from sampan.linux.nftables import Batch, Family, NftablesSocket
 from sampan.linux.nftables_events import RulesetEvents
+from sampan.network import bridge, impersonation_rules
 from sampan.network.model import PortBinding
 from sampan.network.watch import RulesetWatch
 
@@ -117,6 +119,7 @@ def answer(world, port=8080):
         "nft delete table inet sampan-one",
         "nft flush table inet sampan-one",
         "nft flush chain inet sampan-one prerouting",
+        "nft flush map inet sampan-one ports-any",
         # As a service that loads rules which somebody has saved at an earlier time.
         "nft --terse list ruleset > $SAVED; nft flush ruleset; nft -f $SAVED",
     ],
@@ -169,6 +172,7 @@ def test_a_new_forward_policy_drop_is_passed(world, web, watch):
         "ip link delete smp1",
         "ip link delete smp1; nft flush ruleset",
         "ip address flush dev smp1",
+        "ip route delete 10.213.1.0/24 dev smp1",
         "ip address delete 10.213.1.1/24 dev smp1; ip link set smp1 down",
     ],
 )
@@ -183,6 +187,40 @@ def test_a_bridge_that_was_deleted_or_lost_its_address_is_made_again_with_its_co
     assert neighbour.ask_tcp(web.address, 80).startswith("web ")
     assert world.engine.ask_tcp("127.0.0.1", 8080).startswith("web ")
     eventually(lambda: "smp1" in caplog.text)  # what was done is told after it is done
+
+
+def test_a_container_s_port_of_the_bridge_that_was_set_down_or_taken_out_is_mended_at_the_next_look(
+    world, web, watch
+):
+    watched = watch()
+    port = bridge.host_interface(web.endpoint.id)
+    for damage in (f"ip link set {port} down", f"ip link set {port} nomaster"):
+        change(world, f"{damage}; nft add table ip somebodys; nft delete table ip somebodys", watched)
+        eventually(lambda: answer(world) == "web 192.0.2.1 hello")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "flush table bridge sampan-one",
+        "flush set bridge sampan-one $SET",
+        "flush chain bridge sampan-one $CHAIN",
+    ],
+)
+def test_rules_that_keep_containers_from_others_addresses_are_written_anew(world, watch, damage):
+    world.container(world.network(families="46"))
+    names = {"SET": impersonation_rules._TAKEN4, "CHAIN": impersonation_rules.TARGETS}
+    before = whole(world)
+    watched = watch()
+    change(world, "nft " + Template(damage).substitute(names), watched)
+    eventually(lambda: whole(world) == before)
+    looks = watched.looks
+    world.engine.run(world.host.refresh)
+    assert watched.looks == looks + 1 and whole(world) == before
+
+
+def whole(world):
+    return sorted(world.engine.command("nft", "list", "table", "bridge", "sampan-one").splitlines())
 
 
 def test_an_ipv6_address_that_a_bridge_lost_comes_back(world, watch):

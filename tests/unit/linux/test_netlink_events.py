@@ -66,6 +66,21 @@ def test_devices_and_addresses_that_vanish_pass_but_not_those_of_every_container
     assert not accepts(program, vanished(24, b"br-0123456789ab\0"))  # a route
 
 
+def test_routes_of_the_kernel_to_a_subnet_pass_when_they_vanish():
+    """RTM_DELROUTE (25): struct rtmsg (family, lengths, TOS, table, protocol, scope, type, flags)."""
+
+    def route(kind, table, protocol, scope):
+        return struct.pack("<IHHII", 28, kind, 0, 0, 0) + struct.pack(
+            "<8BI", 2, 24, 0, 0, table, protocol, scope, 1, 0
+        )
+
+    program = link_events._filter()
+    assert accepts(program, route(25, 254, 2, 253))
+    assert not accepts(program, route(24, 254, 2, 253))  # one that comes
+    assert not accepts(program, route(25, 255, 2, 254))  # an address of the host's own
+    assert not accepts(program, route(25, 254, 3, 253))  # RTPROT_BOOT: an administrator's
+
+
 def test_a_change_of_forwarding_passes_but_not_the_settings_of_every_new_device():
     """RTM_NEWNETCONF (80): struct netconfmsg, NETCONFA_IFINDEX (1), NETCONFA_FORWARDING (2)."""
 
