@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sampan.errors import Conflict, Invalid, NotFound
+from sampan.linux.durability import sync_directory
 from sampan.oci.digest import Digest, digest_of, hex_of, parse_digest
 from sampan.storage.metadata import storage_error
 
@@ -186,7 +187,7 @@ class ContentStore:
         """Make a complete, flushed file visible under its digest."""
         os.chmod(path, 0o444)
         os.rename(path, self.path(digest))
-        _flush_directory(self._blobs)
+        sync_directory(self._blobs)
 
 
 class BlobIngest:
@@ -350,14 +351,6 @@ def _write_if_absent(path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + ".new")
     temporary.write_bytes(data)
     os.replace(temporary, path)
-
-
-def _flush_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager

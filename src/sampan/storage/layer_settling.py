@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from sampan.linux.libc import syncfs
+from sampan.linux.durability import sync_all
 
 log = logging.getLogger(__name__)
 
@@ -75,15 +75,6 @@ class Settling:
                     self._running = False
                     self._changed.notify_all()
                     return
-
-
-def sync_all(path: Path) -> None:
-    """Bring the whole file system of `path` to disk: one syncfs, since one fsync per file costs far more."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        syncfs(fd, str(path))
-    finally:
-        os.close(fd)
 
 
 def replace_file(path: Path, data: bytes) -> None:

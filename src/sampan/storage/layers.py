@@ -20,11 +20,12 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from sampan.errors import Internal, Invalid, NotFound, Unavailable, Unsupported
+from sampan.linux.durability import sync_all, sync_directory
 from sampan.linux.placement import spread_children
 from sampan.oci.digest import Digest, hex_of
 from sampan.oci.rootfs import LayerMount
 from sampan.storage.layer_ingest import Content, DirectorySink, ErofsSink, LayerLimits, LayerSink, Pipeline
-from sampan.storage.layer_settling import Settling, boot_id, replace_file, sync_all
+from sampan.storage.layer_settling import Settling, boot_id, replace_file
 from sampan.storage.removal import remove_tree
 from sampan.storage.tar_writer import Sink, write_tree
 
@@ -279,9 +280,9 @@ class LayerStore:
             file.write(msgspec.json.encode(record))
             file.flush()
             os.fsync(file.fileno())
-        _sync_directory(staging)
+        sync_directory(staging)
         if self._rename(staging, diff_id):
-            _sync_directory(self._root)
+            sync_directory(self._root)
 
     def _rename(self, staging: Path, diff_id: Digest) -> bool:
         try:
@@ -437,12 +438,3 @@ def _move(source: Path, target: Path) -> None:
         if error.errno == errno.EXDEV:
             raise Invalid(f"{source} is not on the file system of the layers") from error
         raise
-
-
-def _sync_directory(path: Path) -> None:
-    """Bring the names in it to disk."""
-    fd = os.open(path, _DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

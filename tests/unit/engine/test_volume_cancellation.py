@@ -102,7 +102,7 @@ def test_a_staged_volume_that_nobody_waits_for_at_its_end_is_known(
     opened: tuple[Volumes, Metadata], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volumes, metadata = opened
-    monkeypatch.setattr("sampan.engine.volumes.staging.syncfs", lambda *_: None)
+    monkeypatch.setattr("sampan.engine.volumes.staging.sync_all", lambda _: None)
 
     async def restore() -> None:
         async with volumes.staged("new") as place:

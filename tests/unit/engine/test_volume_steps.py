@@ -77,7 +77,7 @@ def _count_down(step: int) -> None:
         (Metadata, "put"),
         (Metadata, "delete"),
         (Metadata, "_end"),
-        (staging, "_flush"),
+        (staging, "sync_all"),
         (local, "_flush"),
     ):
         setattr(owner, name, counting(getattr(owner, name)))

@@ -471,7 +471,7 @@ def test_a_staged_volume_appears_complete_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A disk that others write to makes this slow.
-    monkeypatch.setattr("sampan.engine.volumes.staging.syncfs", lambda *_: None)
+    monkeypatch.setattr("sampan.engine.volumes.staging.sync_all", lambda _: None)
 
     async def test() -> None:
         metadata = FakeMetadata()
@@ -499,7 +499,7 @@ def test_a_staged_volume_appears_complete_or_not_at_all(
 def test_nobody_waits_for_a_volume_that_is_being_staged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sampan.engine.volumes.staging.syncfs", lambda *_: None)
+    monkeypatch.setattr("sampan.engine.volumes.staging.sync_all", lambda _: None)
 
     async def test() -> None:
         volumes = Volumes(tmp_path, FakeMetadata(), EventBus())

@@ -23,7 +23,7 @@ from sampan.engine.model import epoch_ns
 from sampan.engine.mounts import check_volume_name
 from sampan.engine.volumes.local import SNAPSHOTS
 from sampan.errors import Conflict, Internal, Invalid, NotFound
-from sampan.linux.libc import syncfs
+from sampan.linux.durability import sync_all, sync_directory
 from sampan.storage.removal import remove_tree
 
 log = logging.getLogger(__name__)
@@ -162,13 +162,13 @@ class SnapshotStore:
     def publish(self, staged: Path, snapshot: Snapshot) -> None:
         """It is there from now on, on the disk. Raises `Conflict` when there is one of this name."""
         (staged / _RECORD).write_bytes(msgspec.json.encode(snapshot))
-        _flush(staged)
+        sync_all(staged)
         place = self.directory(Source(snapshot.volume, snapshot.tag))
         place.parent.mkdir(mode=0o700, exist_ok=True)
         if place.exists():
             raise Conflict(f"snapshot {snapshot.name} exists already")
         os.rename(staged, place)
-        _flush(place.parent, whole=False)
+        sync_directory(place.parent)
 
     def free_tag(self, volume: str, created: str) -> str:
         """A name made of the time: 20261125-143000."""
@@ -185,15 +185,3 @@ class SnapshotStore:
         doomed = self._root / f".snapshot.{secrets.token_hex(8)}"
         os.rename(self.directory(snapshot), doomed)
         remove_tree(doomed)
-
-
-def _flush(directory: Path, *, whole: bool = True) -> None:
-    """Bring to disk all that is in the directory; else its own entries only."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if whole:
-            syncfs(descriptor, str(directory))
-        else:
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

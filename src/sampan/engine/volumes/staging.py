@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from sampan.engine.volumes.local import DATA
 from sampan.engine.volumes.store import VolumeStore
 from sampan.engine.volumes.use import Use
 from sampan.errors import Conflict, Unsupported
-from sampan.linux.libc import syncfs
+from sampan.linux.durability import sync_all
 
 
 class Staging:
@@ -82,7 +81,7 @@ class Staging:
             staged = await made_or_undone(lambda: self._store.local.stage(record), self._store.local.discard)
             try:
                 yield staged / DATA
-                await to_its_end(asyncio.to_thread(_flush, staged))
+                await to_its_end(asyncio.to_thread(sync_all, staged))
                 async with self._store.changing(name):
                     # On the loop: no container begins to use it between the look and the exchange.
                     self._use.check_idle(name)
@@ -96,7 +95,7 @@ class Staging:
         self._store.arrived(record)
 
     def _publish(self, staged: Path, record: VolumeRecord) -> None:
-        _flush(staged)
+        sync_all(staged)
         # A record without a directory goes at the next start; a directory without a record would be in the way, and
         # with the record it would be taken for the volume.
         self._store.local.check_free(record.name)
@@ -106,12 +105,3 @@ class Staging:
         except BaseException:
             self._store.drop(record.name)
             raise
-
-
-def _flush(staged: Path) -> None:
-    """What is staged is on the disk before it gets its name."""
-    directory = os.open(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        syncfs(directory, str(staged))
-    finally:
-        os.close(directory)

@@ -153,7 +153,7 @@ def test_a_snapshot_is_on_the_disk_before_it_has_its_name(
     def syncfs(descriptor: int, _subject: str) -> None:
         flushed.append((sorted(os.listdir(descriptor)), place.exists()))
 
-    monkeypatch.setattr("sampan.engine.volume_backup.snapshots.syncfs", syncfs)
+    monkeypatch.setattr("sampan.linux.durability.syncfs", syncfs)
     store.publish(store.begin(), Snapshot("pg", "one", "2026-11-25T15:00:00Z"))
     assert flushed == [(["data", "snapshot.json"], False)]
     assert place.exists()
