@@ -206,13 +206,13 @@ def test_a_file_larger_than_a_layer_goes_on_in_the_next(
     # As little as can be is on its way to the compressor when a layer is found to be full.
     monkeypatch.setattr("sampan.engine.volume_backup.frames._processors", lambda: 0)
     monkeypatch.setattr("sampan.engine.volume_backup.frames._WAITING", 1)
-    (tree / "dir/huge").write_bytes(os.urandom(60 << 20))
+    (tree / "dir/huge").write_bytes(os.urandom(30 << 20))
     with open(tree / "dir/sparse-huge", "wb") as file:
         for offset in (1 << 30, 2 << 30):
             file.seek(offset)
-            file.write(os.urandom(20 << 20))
-    layers, summary = backup(tree, tmp_path, most=8 << 20)
-    assert len(layers) >= 5 and max(map(len, layers)) <= 24 << 20
+            file.write(os.urandom(10 << 20))
+    layers, summary = backup(tree, tmp_path, most=4 << 20)
+    assert len(layers) >= 4 and max(map(len, layers)) <= 16 << 20
     restored = restore([layers], tmp_path / "new", tmp_path)
     assert entries(tmp_path / "new") == entries(tree)
     assert backup(tree, tmp_path)[1].id == summary.id == restored.summary.id
