@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+from sampan.engine.config import EndpointSettings
+from sampan.errors import Unavailable
+from sampan.storage.metadata import Metadata
+
 pytestmark = pytest.mark.root
 
 
@@ -141,5 +145,35 @@ def test_predefined_networks_stay(place: Any) -> None:
         assert sorted(out.splitlines()) == ["bridge bridge", "host host", "none null"]
         code, _, err = await engine.docker("network", "create", "bridge")
         assert code == 1 and "operation is not permitted on predefined bridge network" in err
+
+    place.run(test)
+
+
+def test_a_connection_that_can_not_be_written_down_is_none(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full at that instant, while the container runs and when it does not."""
+
+    async def test(engine: Any) -> None:
+        await engine.docker("network", "create", "second")
+        await engine.docker("run", "-d", "--name", "it", "box:1", "sleep", "1000")
+        for running in (True, False):
+            before = engine.containers.record("it")
+            with monkeypatch.context() as patched:
+                patched.setattr(Metadata, "put", full)
+                with pytest.raises(Unavailable, match="disk is full"):
+                    await engine.containers.connect("second", "it", EndpointSettings())
+            assert engine.containers.record("it").endpoints == before.endpoints
+            if running:
+                links = (await engine.docker("exec", "it", "ls", "/sys/class/net"))[1].split()
+                assert sorted(links) == ["eth0", "lo"]
+                await engine.containers.connect("second", "it", EndpointSettings())
+                links = (await engine.docker("exec", "it", "ls", "/sys/class/net"))[1].split()
+                assert sorted(links) == ["eth0", "eth1", "lo"]
+                await engine.containers.disconnect("second", "it")
+                await engine.containers.stop("it", 0)
+
+    def full(*_: object, **__: object) -> None:
+        raise Unavailable("the disk is full")
 
     place.run(test)

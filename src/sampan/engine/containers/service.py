@@ -157,7 +157,11 @@ class Containers:
             else:
                 endpoints = {**slot.record.endpoints, wanted.name: Endpoint(wanted.id, asked)}
                 parts.store.replace(slot, replace(slot.record, endpoints=endpoints))
-            await parts.store.save(slot, durable=True)
+            try:
+                await parts.store.save(slot, durable=True)
+            except SampanError:  # a full disk: what nobody can write down is not so
+                await self._disconnected(slot, record, wanted.name)
+                raise
             if not served and self._wiring.names.serves(record.id):
                 await asyncio.to_thread(self._specs.name_server_came, record)
             self._wiring.names.refresh(slot.record)
@@ -207,6 +211,15 @@ class Containers:
             after = await asyncio.to_thread(self._wiring.abandon, after, new)
         changed = replace(slot.record, endpoints=after.endpoints, published=after.published)
         self._parts.store.replace(slot, changed)
+
+    async def _disconnected(self, slot: Slot, before: ContainerRecord, name: str) -> None:
+        """As it was when its record was `before`."""
+        if slot.record.running and name in slot.record.endpoints:
+            await self._connected(slot, await self._wiring.detach(slot.record, name))
+            self._wiring.names.refresh(slot.record)
+        else:
+            changed = replace(slot.record, endpoints=before.endpoints)
+            self._parts.store.replace(slot, changed)
 
     def _network_event(self, network_id: str, name: str, driver: str, action: str, slot: Slot) -> None:
         attributes = {"container": slot.record.id, "name": name, "type": driver}
