@@ -172,6 +172,12 @@ def test_a_connection_that_can_not_be_written_down_is_none(
                 assert sorted(links) == ["eth0", "eth1", "lo"]
                 await engine.containers.disconnect("second", "it")
                 await engine.containers.stop("it", 0)
+        await engine.containers.connect("second", "it", EndpointSettings())
+        with monkeypatch.context() as patched:
+            patched.setattr(Metadata, "put", full)
+            with pytest.raises(Unavailable, match="disk is full"):
+                await engine.containers.disconnect("second", "it")
+        assert "second" in engine.containers.record("it").endpoints
 
     def full(*_: object, **__: object) -> None:
         raise Unavailable("the disk is full")

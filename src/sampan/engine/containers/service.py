@@ -188,7 +188,12 @@ class Containers:
             record = slot.record
             check_disconnect(record, wanted)
             await self._connected(slot, await self._wiring.detach(record, wanted.name))
-            await parts.store.save(slot, durable=True)
+            try:
+                await parts.store.save(slot, durable=True)
+            except SampanError:
+                if not record.running:  # else its interface is gone, whatever is written down
+                    parts.store.replace(slot, replace(slot.record, endpoints=record.endpoints))
+                raise
             self._wiring.names.refresh(slot.record)
         if wanted.id:
             self._network_event(wanted.id, wanted.name, wanted.driver, "disconnect", slot)
