@@ -16,6 +16,7 @@ from sampan.linux.paths import RESOLVE_NO_SYMLINKS, change_mode, open_in_root, o
 MAX_DEPTH = 256
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 16 * 1024 * 1024
+_SMALL = 128 * 1024
 FICLONE = 0x40049409
 """ioctl_ficlonerange(2)."""
 _NO_CLONING = frozenset(
@@ -124,15 +125,22 @@ def copy_content(
     where the file system can do that (btrfs, XFS), holes left as they are elsewhere. `room` is told how many bytes
     that takes if they can't be shared, before it does; `progress` then how far it is, now and then. Raises OSError,
     and what these two raise."""
+    status = os.fstat(source)
+    if not status.st_size and not status.st_blocks:
+        return
     try:
         fcntl.ioctl(target, FICLONE, source)
         return
     except OSError as error:
         if error.errno not in _NO_CLONING:
             raise
-    status = os.fstat(source)
     room(status.st_blocks * 512)
     size, position = status.st_size, 0
+    if size <= min(_SMALL, status.st_blocks * 512):
+        # No holes: two calls instead of six.
+        data = os.pread(source, size, 0)
+        if len(data) == size and os.write(target, data) == size:
+            return
     while position < size:
         try:
             start = os.lseek(source, position, os.SEEK_DATA)

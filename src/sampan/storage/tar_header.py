@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
@@ -80,6 +81,11 @@ def _split(name: bytes) -> tuple[bytes | None, bytes]:
     return None, b""
 
 
+def _byte_sum(block: bytes) -> int:
+    """Of a header's bytes. Adler-32's low half is 1 + the sum modulo 65521, which 256 bytes do not reach."""
+    return (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF) - 2
+
+
 def _block(
     name: bytes,
     kind: bytes,
@@ -110,4 +116,4 @@ def _block(
         b"%07o\0" % device[1],
         prefix,
     )
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+    return block[:148] + b"%06o\0 " % _byte_sum(block) + block[156:]

@@ -124,8 +124,11 @@ def bounded_time(nanoseconds: int) -> int:
     return min(max(nanoseconds, _TIME_MIN), _TIME_MAX)
 
 
+_encode: Final = msgspec.json.Encoder().encode
+
+
 def encode_line(entry: Entry) -> bytes:
-    return msgspec.json.encode(entry) + b"\n"
+    return _encode(entry) + b"\n"
 
 
 def encode_footer(footer: Footer) -> bytes:

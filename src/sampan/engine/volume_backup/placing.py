@@ -18,7 +18,7 @@ from sampan.engine.volume_backup.members import KINDS, described, relative, show
 from sampan.engine.volume_backup.own_manifest import OwnManifest
 from sampan.engine.volume_backup.reuse import Bases, link_or_copy
 from sampan.engine.volume_backup.room import check_room
-from sampan.engine.volume_backup.walk import open_below
+from sampan.engine.volume_backup.walk import SMALL, open_below
 from sampan.errors import Invalid
 from sampan.storage import tar_format as tf
 from sampan.storage.tar_format import Member
@@ -164,6 +164,10 @@ class Placing:
         self._known(path, entry)
 
     def _write(self, descriptor: int, member: Member, reader: TarReader) -> str:
+        if member.stored <= SMALL:
+            data = reader.read()
+            _write_all(descriptor, memoryview(data))
+            return hashlib.sha256(data).hexdigest()
         hashed = hashlib.sha256()
         left = member.stored
         while left:

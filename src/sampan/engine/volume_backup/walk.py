@@ -10,8 +10,9 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from sampan.engine.volume_backup.format import DEPTH_MAX, Entry, Kind, bounded_time, piece_mark, text_of
 from sampan.errors import Invalid
@@ -20,6 +21,8 @@ from sampan.linux.process import KERNELS_OWN, filesystem_type
 
 CHUNK: Final = 4 << 20
 """Bytes read at a time: each piece goes through two threads, which have to wait for a processor on a busy host."""
+SMALL: Final = 128 << 10
+"""Bytes of a file that is read at once."""
 PIECES_MAX: Final = 1 << 16
 """Pieces of a sparse file; of one with more the smallest holes are filled."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -31,8 +34,7 @@ _KEPT: Final = ("user.", "trusted.", "security.capability", "system.posix_acl_")
 Pieces = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """`descriptor`: a directory's own, open until the walk goes on behind it; else -1. The top has the path b""."""
 
     path: bytes
@@ -294,3 +296,13 @@ class Contents:
                 hashed.update(piece)
                 position += len(piece)
         return hashed.hexdigest()
+
+    def whole(self, descriptor: int, size: int) -> tuple[bytes, str]:
+        """A file of at most `SMALL` bytes without holes: its bytes and their digest."""
+        data = os.pread(descriptor, size, 0) if size else b""
+        while len(data) < size and (piece := os.pread(descriptor, size - len(data), len(data))):
+            data += piece
+        self.short = len(data) < size
+        if self.short:
+            data = data.ljust(size, b"\0")
+        return data, hashlib.sha256(data).hexdigest()

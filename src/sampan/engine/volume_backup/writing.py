@@ -42,6 +42,7 @@ from sampan.engine.volume_backup.format import (
 )
 from sampan.engine.volume_backup.frames import Frames
 from sampan.engine.volume_backup.walk import (
+    SMALL,
     Contents,
     Found,
     Pieces,
@@ -227,6 +228,9 @@ class _Writer:
         xattrs: dict[bytes, bytes],
     ) -> None:
         size = status.st_size
+        if pieces is None and size <= SMALL:
+            self._small_file(path, descriptor, status, xattrs)
+            return
         # The header comes first and needs no checksum; the manifest's line follows the content.
         stored = size
         if pieces is None:
@@ -263,13 +267,30 @@ class _Writer:
 
         sha256 = self._contents.digest(descriptor, size, pieces, take)
         self._frames.write(bytes(-stored % tf.BLOCK))
+        self._stored_line(path, status, sha256, sparse=pieces is not None, xattrs=xattrs)
+
+    def _small_file(
+        self, path: bytes, descriptor: int, status: os.stat_result, xattrs: dict[bytes, bytes]
+    ) -> None:
+        size = status.st_size
+        data, sha256 = self._contents.whole(descriptor, size)
+        header = _header(path, tf.REGULAR, status, size=size, xattrs=xattrs)
+        self._frames.write(b"".join((header, data, bytes(-size % tf.BLOCK))))
+        self._stored_line(path, status, sha256, sparse=False, xattrs=xattrs)
+
+    def _stored_line(
+        self,
+        path: bytes,
+        status: os.stat_result,
+        sha256: str,
+        *,
+        sparse: bool,
+        xattrs: dict[bytes, bytes],
+    ) -> None:
+        size = status.st_size
         self._stored += size
         self._stored_files += 1
-        self._line(
-            make_entry(
-                path, "file", status, size=size, sha256=sha256, sparse=pieces is not None, xattrs=xattrs
-            )
-        )
+        self._line(make_entry(path, "file", status, size=size, sha256=sha256, sparse=sparse, xattrs=xattrs))
 
     def _put(
         self, entry: Entry, kind: bytes, *, link: bytes = b"", xattrs: dict[bytes, bytes] | None = None
@@ -303,7 +324,8 @@ class _Writer:
         self._entries += 1
         if self._entries > ENTRIES_MAX or self._lines_size > MANIFEST_MAX:
             raise _beyond(bytes_of(entry.path), f"the volume has more than the {ENTRIES_MAX} entries")
-        _check_xattrs(entry)
+        if entry.xattrs:
+            _check_xattrs(entry)
 
     def finish(self, head: Head, changed: list[bytes], manifest: BinaryIO | None) -> Summary:
         for path in changed:
