@@ -18,13 +18,18 @@ def split(channel: socket.socket, has_terminal: bool, become_user: Callable[[], 
     """Fork; returns in the child, which goes on to be the program. The parent never returns.
 
     `become_user` drops the parent's privileges to those of the program. The parent keeps nothing open but its streams.
+    The child goes on when that is done: the program never sees a process one with more rights than it has itself.
     """
+    dropped, dropping = os.pipe()
     # Blocked before the fork: a signal that comes now is not lost, it is forwarded.
     everything = signal.valid_signals()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, everything)
     child = os.fork()
     if child == 0:
+        os.close(dropping)
+        os.read(dropped, 1)  # ends when the parent closes its end
+        os.close(dropped)
         os.setpgid(0, 0)
         if has_terminal:
             os.tcsetpgrp(0, os.getpgrp())
@@ -32,7 +37,7 @@ def split(channel: socket.socket, has_terminal: bool, become_user: Callable[[], 
         return
     # Its end must not keep the maker waiting for the program's execve.
     channel.close()
-    process.close_except(set())
+    process.close_except({dropping})
     process.set_name("sampan-init")
     # The launcher's arguments name directories of the host.
     process.set_title("/sbin/sampan-init")
@@ -40,6 +45,7 @@ def split(channel: socket.socket, has_terminal: bool, become_user: Callable[[], 
         become_user()
     except (OSError, SampanError):
         os.kill(child, signal.SIGKILL)
+    os.close(dropping)
     _serve(child, everything - _NEVER_FORWARDED)
 
 
