@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines import Contestant, volatile_place
-from measure import alternately, seconds
+from measure import alternately, is_chosen, seconds
 from report import Result
 
 NEWEST = os.environ.get("SAMPAN_NEWEST_DOCKER", "").split()
@@ -108,7 +108,7 @@ def run_all(
     contestants: list[Contestant], state: Path, base: Path, repeat: int, only: str | None
 ) -> list[Result]:
     """Every contestant has each context for itself, and has built it once before anything is measured."""
-    chosen = [work for work in works() if only is None or only in work.title]
+    chosen = [work for work in works() if is_chosen(work.title, only)]
     results: list[Result] = []
     with _prepared(contestants, state, base) as all_builders:
         for work in chosen:

@@ -15,6 +15,11 @@ from engines import Contestant
 PARALLEL = 40
 
 
+def is_chosen(title: str, only: str | None) -> bool:
+    """`only`: parts of titles, with | between them; None for all."""
+    return only is None or any(part in title for part in only.split("|"))
+
+
 def seconds(action: Callable[[], object]) -> float:
     begin = time.perf_counter()
     action()

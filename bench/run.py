@@ -153,7 +153,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repetitions, nothing is written to docs/")
     parser.add_argument("--large", type=Path, help="archive of the large image, instead of making one")
-    parser.add_argument("--only", help="measure only what has this in its title; nothing is written to docs/")
+    parser.add_argument(
+        "--only", help="measure only what has one of these (a|b) in its title; nothing is written to docs/"
+    )
     options = parser.parse_args()
     if os.geteuid() != 0:
         print("the benchmark needs root", file=sys.stderr)
@@ -184,7 +186,7 @@ def compare_all(given: Path | None, quick: bool, only: str | None) -> int:
     build_context(STATE / "context")
     address, registry = start_registry(STATE)
     image = f"{address}/bench/large:1"
-    chosen = [work for work in works(image, STATE / "context", quick) if only is None or only in work.title]
+    chosen = [work for work in works(image, STATE / "context", quick) if measure.is_chosen(work.title, only)]
     pulls = any(work.title == "pull" for work in chosen)
     if pulls and given is None:
         large_tar(large)

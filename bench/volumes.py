@@ -19,7 +19,7 @@ _PAGE = 8192
 
 def run_all(contestants: list[Contestant], state: Path, repeat: int, only: str | None) -> list[Result]:
     sampan = next(each for each in contestants if each.name == "sampan")
-    if only is not None and only not in TITLE:
+    if not measure.is_chosen(TITLE, only):
         return []
     sampan.run("volume", "create", "bench-volume")
     try:
