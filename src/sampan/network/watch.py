@@ -86,7 +86,7 @@ class RulesetWatch:
             if self._events is events:
                 for one in events:
                     one.drain()  # before looking: what comes after this is heard of again
-                await self._look(events)
+                await self._look()
             if heard and self._events is events:
                 self._listen(events)
 
@@ -101,14 +101,14 @@ class RulesetWatch:
             self._wake.clear()
         return True
 
-    async def _look(self, events: tuple[NetlinkEvents, ...]) -> None:
+    async def _look(self) -> None:
         for _ in range(_ATTEMPTS):
             try:
                 mended = await asyncio.to_thread(self._host.refresh)
             except (SampanError, OSError) as exc:
                 _log.warning("the host's network was changed, and looking at it failed: %s", exc)
-                await self._wait(_RETRY)
-                if self._events is not events:
+                if await self._wait(_RETRY):
+                    self._wake.set()  # heard meanwhile, or closed: `_run` looks again, and listens again
                     return
                 continue
             for what in mended:
