@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import threading
@@ -19,7 +20,7 @@ from sampan.network.watch import RulesetWatch
 
 pytestmark = pytest.mark.root
 
-REJECT = "iptables-{} {} INPUT -i uplink -p tcp --dport 8080 -j REJECT"
+REJECT = "iptables-{} --wait {} INPUT -i uplink -p tcp --dport 8080 -j REJECT"
 
 
 class Watched:
@@ -102,7 +103,9 @@ def eventually(condition):
     """A change may take several transactions, and the first look come between them."""
     deadline = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass in time"
+        if time.monotonic() > deadline:
+            faulthandler.dump_traceback()  # what the look, in its thread, is waiting for
+            pytest.fail("it did not come to pass in time")
 
 
 def answer(world, port=8080):
