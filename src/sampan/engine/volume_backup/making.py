@@ -29,8 +29,8 @@ from sampan.engine.volume_backup.orders import Order, Plan
 from sampan.engine.volume_backup.registry import LayerTarget
 from sampan.engine.volume_backup.snapshots import Source
 from sampan.engine.volume_backup.sources import Sources
-from sampan.engine.volume_backup.trees import Trees
-from sampan.engine.volume_backup.writing import spool, write_backup
+from sampan.engine.volume_backup.trees import Tree, Trees
+from sampan.engine.volume_backup.writing import Target, spool, write_backup
 from sampan.engine.volumes.service import Volumes
 from sampan.engine.volumes.sizes import directory_size
 from sampan.errors import SampanError
@@ -95,17 +95,7 @@ class Making:
                     output.say(bar(order.source, "Backing up", done, plan.size))
 
                 try:
-                    with translated(order.source):
-                        summary = write_backup(
-                            tree.descriptor,
-                            output,
-                            head,
-                            base=plan.base,
-                            directory=self._root,
-                            progress=stepped(progress),
-                            changed=tree.changed,
-                        )
-                    _judge(order, summary)
+                    summary = self._write(order, plan, tree, head, output, progress)
                 except SampanError as error:
                     output.say(error_line(error))
                     return
@@ -176,23 +166,37 @@ class Making:
                     stop_if(cancelled)
                     report(bar(order.source, "Backing up", done, plan.size))
 
-                with translated(order.source):
-                    summary = write_backup(
-                        tree.descriptor,
-                        target,
-                        head,
-                        base=plan.base,
-                        directory=self._root,
-                        progress=stepped(progress),
-                        changed=tree.changed,
-                        manifest=config,
-                    )
-                _judge(order, summary)
-                made.append((head, summary))
+                made.append((head, self._write(order, plan, tree, head, target, progress, manifest=config)))
 
             async with contextlib.aclosing(reports(write)) as messages:
                 async for message in messages:
                     yield message
+
+    def _write(
+        self,
+        order: Order,
+        plan: Plan,
+        tree: Tree,
+        head: Head,
+        target: Target,
+        progress: Callable[[int], None],
+        *,
+        manifest: BinaryIO | None = None,
+    ) -> Summary:
+        """Blocks. `progress` is given the bytes that are done. Raises `Conflict` as `_judge`, and what it writes to."""
+        with translated(order.source):
+            summary = write_backup(
+                tree.descriptor,
+                target,
+                head,
+                base=plan.base,
+                directory=self._root,
+                progress=stepped(progress),
+                changed=tree.changed,
+                manifest=manifest,
+            )
+        _judge(order, summary)
+        return summary
 
     async def _plan(self, order: Order) -> Plan:
         """What takes time and needs nobody to be still."""
